@@ -1,0 +1,313 @@
+"""Option records: every option's name, default, bounds and help text, written once.
+
+The command line makes its flags from these records, a configuration file is checked against
+them, and ``docs/options.md`` is printed from them. Precedence: built-in default, then the file
+(one table per command, ``[heads.NAME]`` for a head's parameters), then the flag.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar
+
+from pipeline.errors import ConfigError
+
+Record = TypeVar("Record")
+Kind = Literal["text", "texts", "integer", "switch"]
+
+DEFAULT_SPLIT: Final = "70/15/15"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What an option is, beside its name and default.
+
+    Attributes:
+        kind: ``text``, ``texts`` (repeatable), ``integer`` or ``switch``.
+        help: One line for ``--help`` and the documentation.
+        metavar: The value's name in ``--help``.
+        choices: The valid values, when they are few.
+        minimum: The least valid integer.
+        positional: Whether it is an argument rather than a flag.
+    """
+
+    kind: Kind
+    help: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    minimum: int = 0
+    positional: bool = False
+
+
+def _text(default: str | None, help: str, metavar: str = "NAME", **more: Any) -> Any:  # noqa: A002
+    return field(
+        default=default, metadata={"option": Option("text", help, metavar=metavar, **more)}
+    )
+
+
+def _texts(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+    return field(
+        default=default, metadata={"option": Option("texts", help, metavar=metavar, **more)}
+    )
+
+
+def _choice(default: str | None, choices: tuple[str, ...], help: str) -> Any:  # noqa: A002
+    return field(default=default, metadata={"option": Option("text", help, choices=choices)})
+
+
+def _integer(default: int | None, help: str, minimum: int) -> Any:  # noqa: A002
+    option = Option("integer", help, metavar="N", minimum=minimum)
+    return field(default=default, metadata={"option": option})
+
+
+def _switch(help: str) -> Any:  # noqa: A002
+    return field(default=False, metadata={"option": Option("switch", help)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonOptions:
+    """Options of every command."""
+
+    config: str | None = _text(None, "read options from this TOML file", "FILE")
+    json: bool = _switch("print one JSON object on stdout and nothing else there")
+    quiet: bool = _switch("print no progress and no notes")
+    debug: bool = _switch("show the traceback of an error")
+    strict: bool = _switch("exit with status 1 if anything was skipped")
+    force: bool = _switch("replace an existing output")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleOptions:
+    """Write the embedded sample data set (handwritten digits) as class folders of PNG files."""
+
+    out: str = _text("", "folder to write, one sub-folder a class", "OUT", positional=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractOptions:
+    """Stage 1: run the frozen backbone once over the images and store the pooled features."""
+
+    data: str = _text(
+        "",
+        "folder with one sub-folder a class, split folders above those, or a CSV path,label[,split]",
+        "DATA",
+        positional=True,
+    )
+    store: str | None = _text(
+        None, "feature store to write or add to (default: stores/<base name of DATA>)", "DIR"
+    )
+    manifest: str | None = _text(
+        None, "write the manifest here instead of STORE/manifest.csv", "FILE"
+    )
+    backbone: str = _text("resnet50", "pretrained network without its top")
+    weights: str = _text(
+        "imagenet",
+        "'imagenet' (downloaded once), 'random' (untrained, drawn from --seed) or a weights file",
+        "imagenet|random|PATH",
+    )
+    image_size: int = _integer(224, "side of the square given to the backbone, in pixels", 32)
+    pooling: str = _choice("avg", ("avg", "max"), "pooling over the last feature map")
+    engine: str = _text("auto", "what runs the backbone; 'auto' takes the fastest installed")
+    precision: str = _choice("float32", ("float32",), "arithmetic of the backbone")
+    batch_size: int = _integer(32, "images per call of the backbone", 1)
+    workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
+    on_error: str = _choice("skip", ("skip", "raise"), "what to do with an image that is bad")
+    max_errors: int | None = _integer(None, "stop when more images than this are bad", 0)
+    seed: int = _integer(0, "seed of random weights", 0)
+    rehash: bool = _switch("read and hash every file again, also those that look unchanged")
+    dry_run: bool = _switch("tell what would be done, with time and disk, and write nothing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainHeadOptions:
+    """Stage 2: train heads on stored features, choose on val, score test once."""
+
+    store: str | None = _text(None, "feature store made by extract", "DIR")
+    run: str | None = _text(
+        None, "run directory to write or add to (default: runs/<base name of STORE>)", "DIR"
+    )
+    head: tuple[str, ...] = _texts(
+        ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
+    )
+    preset: str | None = _choice(
+        None, ("seed",), "'seed': the dense head exactly as in the tutorial this grew from"
+    )
+    split: str | None = _text(
+        None,
+        "shares of train/val/test where the data declares no splits "
+        f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train",
+        "A/B/C",
+    )
+    split_seed: int = _integer(0, "seed of the split", 0)
+    seed: int = _integer(0, "seed of initial weights, shuffling and dropout", 0)
+    manifest: str | None = _text(
+        None, "use this manifest instead of STORE/manifest.csv", "FILE"
+    )
+    min_per_class: int = _integer(3, "fewest different images a class must have", 1)
+    rare: str = _choice(
+        "raise", ("drop", "raise"), "what to do with a class below --min-per-class"
+    )
+    refit: bool = _switch("fit once more on train and val before scoring test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareOptions:
+    """Show a leaderboard of runs on their common test images, with paired tests."""
+
+    runs: tuple[str, ...] = _texts((), "run directories", "RUN", positional=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoOptions:
+    """Say what a store or a run is."""
+
+    path: str = _text("", "store or run directory", "STORE|RUN", positional=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyOptions:
+    """Check every byte of a store against its checksums."""
+
+    store: str = _text("", "store directory", "STORE", positional=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneOptions:
+    """Drop features that no manifest row needs and merge small shards."""
+
+    store: str = _text("", "store directory", "STORE", positional=True)
+
+
+RECORDS: Final[Mapping[str, type[Any]]] = MappingProxyType(
+    {
+        "sample": SampleOptions,
+        "extract": ExtractOptions,
+        "train-head": TrainHeadOptions,
+        "compare": CompareOptions,
+        "info": InfoOptions,
+        "verify": VerifyOptions,
+        "prune": PruneOptions,
+    }
+)
+
+
+def options_of(record: type[Any]) -> dict[str, Option]:
+    """Return the options of a record by field name, in order."""
+    return {item.name: item.metadata["option"] for item in dataclasses.fields(record)}
+
+
+def default_of(record: type[Any], name: str) -> Any:
+    """Return the built-in default of one option."""
+    return next(item.default for item in dataclasses.fields(record) if item.name == name)
+
+
+def flag_of(name: str) -> str:
+    """Return the command-line flag of a field: ``image_size`` → ``--image-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def build(record: type[Record], values: Mapping[str, Any]) -> Record:
+    """Make a record from values by field name, checking names, types and bounds.
+
+    Example:
+        >>> build(ExtractOptions, {"data": "photos", "image_size": 64}).image_size
+        64
+
+    Raises:
+        ConfigError: A name is unknown, or a value has the wrong type or is out of bounds.
+    """
+    options = options_of(record)
+    for name in values:
+        if name not in options:
+            raise unknown_name("option", name, options)
+    return record(**{name: _checked(name, options[name], value) for name, value in values.items()})
+
+
+def load_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a TOML file into tables by command name, plus ``heads``.
+
+    Dashes and underscores are the same in table names and keys.
+
+    Raises:
+        ConfigError: The file is missing or is no TOML, or a table or key is unknown.
+    """
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration file {str(path)!r} cannot be read: {error.strerror}."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The configuration file {str(path)!r} is not valid TOML: {error}."
+        ) from error
+    tables = {name.replace("_", "-"): table for name, table in document.items()}
+    for name, table in tables.items():
+        if name not in (*RECORDS, "heads"):
+            raise unknown_name("table", name, (*RECORDS, "heads"), where=str(path))
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: expected a table [{name}]. Received: {name} = {table!r}.")
+        if name == "heads":
+            continue
+        tables[name] = {key.replace("-", "_"): value for key, value in table.items()}
+        build(RECORDS[name], tables[name])
+    return tables
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str], where: str = "") -> ConfigError:
+    """Return the error for an unknown name: the nearest valid one, then all of them."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    place = f" in {where}" if where else ""
+    suggestion = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(
+        f"Unknown {kind} {name!r}{place}.{suggestion}", hint=f"Valid names: {', '.join(names)}."
+    )
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of a value (sorted keys, no spaces), for digests and equality."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _checked(name: str, option: Option, value: Any) -> Any:
+    """Return a value in its field's type, or raise ConfigError with what was expected."""
+    if value is None:
+        return None
+    if option.kind == "texts":
+        items = list(value) if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(item, str) for item in items):
+            raise _mismatch(name, "a list of texts", value)
+        return tuple(items)
+    if option.kind == "switch":
+        if not isinstance(value, bool):
+            raise _mismatch(name, "true or false", value)
+        return value
+    if option.kind == "integer":
+        return _checked_integer(name, option, value)
+    if not isinstance(value, str):
+        raise _mismatch(name, "a text", value)
+    if option.choices and value not in option.choices:
+        raise _mismatch(name, "one of " + ", ".join(option.choices), value)
+    return value
+
+
+def _checked_integer(name: str, option: Option, value: Any) -> int:
+    expected = f"an integer of {option.minimum} or more"
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise _mismatch(name, expected, value) from error
+    if isinstance(number, bool) or not isinstance(number, int) or number < option.minimum:
+        raise _mismatch(name, expected, value)
+    return number
+
+
+def _mismatch(name: str, expected: str, value: Any) -> ConfigError:
+    return ConfigError(f"{flag_of(name)}: expected {expected}. Received: {value!r}.")

@@ -1,0 +1,79 @@
+"""The errors this package raises on purpose; every other module imports them.
+
+* PipelineError
+  + ConfigError (ValueError)               bad or unknown option; lists the valid names
+  + ManifestError (ValueError)             no images, one class, missing column, empty split
+  + DecodeError (ValueError)               bytes that give no image
+  + StoreError
+    - StaleFeaturesError                   the features were made another way; names the field
+    - MissingFeaturesError (KeyError)      no features for these keys; carries .keys
+    - CorruptShardError                    checksum, shape or rows disagree; carries .shard
+  + RunError (ValueError)                  a run directory that does not fit what was asked
+  + WeightsUnavailableError (OSError)      weights that cannot be had, or do not fit
+  + EngineUnavailableError (ImportError)   an engine that is not installed; carries the pip line
+
+Every message says what was expected and what was received; ``hint`` is the next action.
+The command line prints both in one line and exits with status 2.
+"""
+
+from collections.abc import Sequence
+
+
+class PipelineError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class ConfigError(PipelineError, ValueError):
+    """An option, flag or configuration key is unknown or out of range."""
+
+
+class ManifestError(PipelineError, ValueError):
+    """The list of examples cannot be used as it is."""
+
+
+class DecodeError(PipelineError, ValueError):
+    """Bytes that cannot be decoded into an image; the message is the reason alone."""
+
+
+class StoreError(PipelineError):
+    """A feature store cannot be used as it is."""
+
+
+class StaleFeaturesError(StoreError):
+    """The stored features were made in another way than the one asked for."""
+
+
+class MissingFeaturesError(StoreError, KeyError):
+    """The store has no features for some keys."""
+
+    def __init__(self, message: str, *, keys: Sequence[str], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.keys = tuple(keys)
+
+
+class CorruptShardError(StoreError):
+    """A shard's checksum, shape or values are not what they must be."""
+
+    def __init__(self, message: str, *, shard: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.shard = shard
+
+
+class RunError(PipelineError, ValueError):
+    """A run directory does not fit what was asked of it."""
+
+
+class WeightsUnavailableError(PipelineError, OSError):
+    """Backbone weights cannot be had, or do not fit the backbone."""
+
+
+class EngineUnavailableError(PipelineError, ImportError):
+    """An optional runtime is not installed."""

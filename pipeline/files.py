@@ -1,0 +1,108 @@
+"""Files that are complete when they exist: write to a temporary name, fsync, rename.
+
+Called by whatever writes into a store or a run; nothing else in the package opens a final
+name for writing.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import StoreError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Make ``path`` by calling ``write(temporary)``, then fsync and rename.
+
+    Raises:
+        OSError: The disk is full or the folder is read-only; the old file, if any, is intact.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_sibling(path) as temporary:
+        write(temporary)
+        rename_durably(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8 atomically; undecodable bytes of file names survive the round trip."""
+    data = text.encode("utf-8", errors="surrogateescape")
+    write_atomically(path, lambda temporary: temporary.write_bytes(data) and None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON document atomically; NaN is refused, so that every reader can parse it."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def temporary_sibling(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what is left under it at the end is removed."""
+    descriptor, name = tempfile.mkstemp(
+        prefix=TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent
+    )
+    os.close(descriptor)
+    temporary = Path(name)
+    # mkstemp makes files that only their owner can read; stores are meant to be shared.
+    temporary.chmod(0o666 & ~_umask())
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def rename_durably(temporary: Path, path: Path) -> None:
+    """Flush a finished file to disk, give it its final name, and flush the folder's entry."""
+    _fsync(temporary)
+    os.replace(temporary, path)
+    _fsync(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that a killed process left in a folder."""
+    for leftover in folder.glob(TEMPORARY_PREFIX + "*"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(path: Path, busy: str) -> Iterator[None]:
+    """Hold an advisory lock on ``path``; the system drops it when the process dies.
+
+    Raises:
+        StoreError: Another process holds it; ``busy`` is the message.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(busy, hint="Wait for it to end, then run this again.") from error
+        yield
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
