@@ -1,0 +1,505 @@
+"""The decoder against independent computations, and against hostile bytes."""
+
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import photos
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline import images
+from pipeline.errors import DecodeError
+from pipeline.images import decode
+
+SIZE = 16
+
+
+def squashed(image: Image.Image, size: int = SIZE) -> NDArray[np.int64]:
+    """The last step of the rule alone: one antialiased bilinear resize."""
+    resized = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized.convert("RGB")).astype(int)
+
+
+def difference(pixels: NDArray[np.uint8], expected: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.abs(pixels.astype(int) - expected)
+
+
+def over_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> Image.Image:
+    weight = alpha[..., np.newaxis] / 255
+    return Image.fromarray(np.rint(colour * weight + 255 * (1 - weight)).astype(np.uint8))
+
+
+def reason(data: bytes, size: int = SIZE) -> str:
+    with pytest.raises(DecodeError) as caught:
+        decode(data, size)
+    assert caught.value.hint == ""
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", photos.GOOD)
+def test_every_kind_gives_rgb_of_the_asked_size(kind: str) -> None:
+    pixels = decode(photos.GOOD[kind](1), SIZE)
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+    assert pixels.std() > 5
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "animated.png",
+        "bits-16-rgb.png",
+        "deflate.tif",
+        "lossless.webp",
+        "lzw.tif",
+        "rgb.bmp",
+        "rgb.jp2",
+        "rgb.png",
+        "rgb.ppm",
+        "rgb.tif",
+    ],
+)
+@pytest.mark.parametrize("size", [1, SIZE, 100])
+def test_lossless_kinds_are_the_picture_resized_once(kind: str, size: int) -> None:
+    expected = squashed(photos.picture(2), size)
+    np.testing.assert_array_equal(decode(photos.GOOD[kind](2), size), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [
+        ("adobe-cmyk.jpg", 1),
+        ("animated.gif", 6),
+        ("animated.webp", 10),
+        ("cmyk.tif", 1),
+        ("jpeg.tif", 2),
+        ("palette.bmp", 3),
+        ("palette.png", 3),
+        ("progressive.jpg", 10),
+        ("rgb.avif", 10),
+        ("rgb.jpg", 10),
+        ("rgb.webp", 10),
+        ("ycbcr.tif", 2),
+    ],
+)
+def test_lossy_kinds_are_near_the_picture(kind: str, bound: float) -> None:
+    off = difference(decode(photos.GOOD[kind](2), SIZE), squashed(photos.picture(2)))
+    assert off.mean() < bound
+
+
+@pytest.mark.parametrize("kind", ["grey.bmp", "grey.jpg", "grey.png"])
+def test_grey_has_three_equal_channels(kind: str) -> None:
+    pixels = decode(photos.GOOD[kind](3), SIZE)
+    off = difference(pixels, squashed(photos.picture(3).convert("L")))
+    assert off.mean() < 3
+    assert (pixels == pixels[..., :1]).all()
+
+
+@pytest.mark.parametrize("kind", ["bits-1.png", "bits-1.tif"])
+def test_one_bit_is_black_and_white_before_resizing(kind: str) -> None:
+    expected = squashed(photos.picture(3).convert("1").convert("L"))
+    np.testing.assert_array_equal(decode(photos.GOOD[kind](3), SIZE), expected)
+
+
+SCALED: dict[str, Callable[[NDArray[np.uint16]], NDArray[np.float64]]] = {
+    "bits-12.tif": lambda grey: (grey >> 4) * (255 / 4095),
+    "bits-16-big.tif": lambda grey: grey / 257,
+    "bits-16-key.png": lambda grey: np.where(grey == grey[0, 0], 255, grey / 257),
+    "bits-16-white-is-zero.tif": lambda grey: 255 - np.rint(grey / 257),
+    "bits-16.jp2": lambda grey: grey / 257,
+    "bits-16.pgm": lambda grey: grey / 257,
+    "bits-16.png": lambda grey: grey / 257,
+    "bits-16.tif": lambda grey: grey / 257,
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_deep_grey_is_scaled_with_rounding(kind: str) -> None:
+    grey = np.rint(SCALED[kind](photos.grey16(4))).astype(np.uint8)
+    pixels = decode(photos.GOOD[kind](4), SIZE)
+    np.testing.assert_array_equal(pixels, squashed(Image.fromarray(grey)))
+
+
+def test_sixteen_bits_round_to_the_nearest_level() -> None:
+    grey = np.array([[0, 128, 129, 385, 386, 65406, 65407, 65535]] * 8, dtype=np.uint16)
+    pixels = decode(photos.png(grey, depth=16, colour=0), 8)
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 1, 2, 254, 255, 255]
+
+
+@pytest.mark.parametrize(
+    "tiff",
+    [
+        photos.grey_tiff(np.zeros((4, 4), "<i2"), bits=16, photometric=1, sample_format=2),
+        photos.grey_tiff(np.zeros((4, 4), "<u4"), bits=32, photometric=1),
+        photos.grey_tiff(np.zeros((4, 4), "<f4"), bits=32, photometric=1, sample_format=3),
+    ],
+    ids=["signed", "32-bit", "float"],
+)
+def test_pixels_without_a_known_white_are_refused(tiff: bytes) -> None:
+    assert "no fixed white" in reason(tiff)
+
+
+@pytest.mark.parametrize("kind", ["alpha.png", "alpha.tif", "alpha.webp"])
+def test_alpha_lies_over_white(kind: str) -> None:
+    values = np.asarray(photos.with_alpha(5))
+    expected = squashed(over_white(values[..., :3], values[..., 3]))
+    np.testing.assert_array_equal(decode(photos.GOOD[kind](5), SIZE), expected)
+
+
+def test_grey_alpha_lies_over_white() -> None:
+    values = np.asarray(photos.with_alpha(5).convert("LA"))
+    expected = squashed(over_white(values[..., :1].repeat(3, axis=-1), values[..., 1]))
+    np.testing.assert_array_equal(decode(photos.GOOD["grey-alpha.png"](5), SIZE), expected)
+
+
+def test_premultiplied_alpha_is_not_multiplied_again() -> None:
+    values = np.asarray(photos.with_alpha(5).convert("LA")).astype(int)
+    grey = values[..., 0] * values[..., 1] // 255 + 255 - values[..., 1]
+    expected = squashed(Image.fromarray(grey.astype(np.uint8)))
+    assert difference(decode(photos.GOOD["premultiplied.tif"](5), SIZE), expected).max() <= 1
+
+
+def test_palette_alpha_lies_over_white() -> None:
+    indices = photos.picture(5).quantize(16)
+    alpha = (np.asarray(indices) * 16).astype(np.uint8)
+    expected = squashed(over_white(np.asarray(indices.convert("RGB")), alpha))
+    np.testing.assert_array_equal(decode(photos.GOOD["alpha-palette.png"](5), SIZE), expected)
+
+
+def test_a_transparent_palette_entry_is_white() -> None:
+    indices = photos.picture(5).quantize(32)
+    opaque = np.where(np.asarray(indices) == 3, 0, 255).astype(np.uint8)
+    expected = squashed(over_white(np.asarray(indices.convert("RGB")), opaque))
+    np.testing.assert_array_equal(decode(photos.GOOD["palette-key.gif"](5), SIZE), expected)
+
+
+def test_a_transparent_colour_is_white() -> None:
+    colour = np.asarray(photos.picture(5)).copy()
+    colour[(colour == colour[0, 0]).all(axis=-1)] = 255
+    expected = squashed(Image.fromarray(colour))
+    np.testing.assert_array_equal(decode(photos.GOOD["rgb-key.png"](5), SIZE), expected)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_transparent_grey_of_few_bits_is_white(depth: int) -> None:
+    grey = np.arange(16).reshape(4, 4) % 2**depth
+    data = photos.png(grey, depth=depth, colour=0, chunks={b"tRNS": struct.pack(">H", 1)})
+    expected = np.where(grey == 1, 255, grey * 255 // (2**depth - 1))
+    np.testing.assert_array_equal(decode(data, 4)[..., 0], expected)
+
+
+def test_lab_is_converted_by_its_definition() -> None:
+    stored = np.frombuffer(photos.lab(6).tobytes(), np.uint8).reshape(-1, 3)
+    lightness = stored[:, 0] * (100 / 255)
+    a, b = stored[:, 1:].astype(np.int8).astype(float).T
+    f = (lightness + 16) / 116
+    f = np.stack([f + a / 500, f, f - b / 200], axis=-1)
+    xyz = np.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
+    xyz *= [0.9642, 1, 0.8249]  # the white of CIELAB in files: D50
+    to_linear = np.array(
+        [
+            [3.1338561, -1.6168667, -0.4906146],
+            [-0.9787684, 1.9161415, 0.0334540],
+            [0.0719453, -0.2289914, 1.4052427],
+        ]
+    )
+    linear = (xyz @ to_linear.T).clip(0, 1)
+    srgb = np.where(linear > 0.0031308, 1.055 * linear ** (1 / 2.4) - 0.055, 12.92 * linear)
+    picture = np.rint(srgb * 255).astype(np.uint8).reshape(photos.HEIGHT, photos.WIDTH, 3)
+    expected = squashed(Image.fromarray(picture))
+    off = difference(decode(photos.GOOD["lab.tif"](6), SIZE), expected)
+    assert off.mean() < 2
+    assert off.max() <= 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_every_orientation_gives_the_same_upright_image(kind: str, orientation: int) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    pixels = decode(photos.turned(orientation, kind, 7, **options), SIZE)
+    np.testing.assert_array_equal(pixels, squashed(photos.picture(7)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG"])
+def test_orientation_of_lossy_kinds(kind: str, orientation: int) -> None:
+    data = photos.turned(orientation, kind, 7, quality=95, subsampling="4:4:4")
+    assert difference(decode(data, SIZE), squashed(photos.picture(7))).mean() < 2
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_orientation_of_heic(orientation: int) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    data = photos.turned(orientation, "HEIF", 7, quality=95, chroma=444)
+    assert difference(decode(data, SIZE), squashed(photos.picture(7))).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "metadata", [b"II*\0", b"II*\0\xff\xff\xff\xff", b"no metadata", b"\xff" * 99]
+)
+def test_broken_exif_leaves_the_pixels_alone(kind: str, metadata: bytes) -> None:
+    plain = photos.encoded(photos.picture(7), kind)
+    broken = photos.encoded(photos.picture(7), kind, exif=b"Exif\0\0" + metadata)
+    np.testing.assert_array_equal(decode(broken, SIZE), decode(plain, SIZE))
+
+
+def full_scale(data: bytes, size: int) -> NDArray[np.int64]:
+    with Image.open(photos.io.BytesIO(data)) as image:
+        return squashed(image, size)
+
+
+def reduced(data: bytes, size: int, factor: int) -> NDArray[np.int64]:
+    with Image.open(photos.io.BytesIO(data)) as image:
+        image.draft("RGB", (image.width // factor, image.height // factor))
+        assert image.width * factor >= 1000
+        return squashed(image, size)
+
+
+def test_large_jpegs_are_decoded_at_a_reduced_scale() -> None:
+    data = photos.encoded(Image.fromarray(photos.natural(1000, 800, 8)), "JPEG", quality=90)
+    for size, factor in ((64, 4), (50, 8), (101, 2)):
+        np.testing.assert_array_equal(decode(data, size), reduced(data, size, factor))
+        off = difference(decode(data, size), full_scale(data, size))
+        assert 0 < off.mean() < 2
+
+
+@pytest.mark.parametrize(("width", "height", "size"), [(500, 375, 224), (1600, 120, 31)])
+def test_jpegs_are_never_decoded_under_twice_the_target(width: int, height: int, size: int) -> None:
+    data = photos.encoded(Image.fromarray(photos.natural(width, height, 9)), "JPEG")
+    np.testing.assert_array_equal(decode(data, size), full_scale(data, size))
+
+
+def test_reduced_scale_keeps_the_orientation() -> None:
+    wide = Image.fromarray(photos.natural(800, 600, 10))
+    upright = decode(photos.encoded(wide, "JPEG", quality=95), SIZE)
+    held = wide.transpose(Image.Transpose.ROTATE_90)
+    turned = decode(photos.encoded(held, "JPEG", quality=95, exif=photos.exif(6)), SIZE)
+    assert difference(turned, upright.astype(int)).mean() < 1
+
+
+def test_cmyk_is_ink_on_paper() -> None:
+    ink = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 4), dtype=np.uint8)
+    data = photos.encoded(Image.frombytes("CMYK", (SIZE, SIZE), ink.tobytes()), "TIFF")
+    light = 255 - ink.astype(int)
+    expected = np.rint(light[..., :3] * light[..., 3:] / 255).astype(int)
+    assert difference(decode(data, SIZE), expected).max() <= 1
+
+
+REASONS = {
+    "empty.jpg": "empty file",
+    "float.tif": "TIFF of signed, 32-bit or float pixels",
+    "text.jpg": "not an image that Pillow can read",
+    "truncated.gif": "truncated or corrupt GIF: ",
+    "truncated.jpg": "truncated or corrupt JPEG: ",
+    "truncated.png": "truncated or corrupt PNG: ",
+    "truncated.tif": "not an image that Pillow can read",
+    "truncated.webp": "corrupt or unsupported header: ",
+}
+
+
+@pytest.mark.parametrize("kind", photos.BAD)
+def test_bad_files_have_a_short_reason(kind: str) -> None:
+    text = reason(photos.BAD[kind](0))
+    assert text.startswith(REASONS[kind])
+    assert len(text) < 200
+    assert "0x" not in text, "an object's address would change from run to run"
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA"])
+def test_formats_that_run_programs_or_have_no_signature_are_refused(kind: str) -> None:
+    data = photos.encoded(photos.picture(), kind)
+    assert reason(data) == "not an image that Pillow can read"
+
+
+def test_too_many_pixels_are_refused_before_any_is_decoded() -> None:
+    assert reason(photos.png_header(13_378, 13_378)).startswith("too large: ")
+    assert reason(photos.png_header(13_377, 13_377)).startswith("truncated or corrupt PNG")
+
+
+def test_the_cap_holds_whatever_others_set_in_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert reason(photos.png_header(20_000, 10_000)) == (
+        "too large: 20000 x 10000 is more than 178,956,970 pixels"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is a Linux one")
+def test_an_image_that_does_not_fit_into_memory_says_so(tmp_path: Path) -> None:
+    blank = tmp_path / "blank.png"
+    blank.write_bytes(photos.encoded(Image.new("1", (13_000, 13_000)), "PNG"))
+    program = (
+        "import pathlib, resource, sys\n"
+        "from pipeline import errors, images\n"
+        "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))\n"
+        "try:\n"
+        "    images.decode(pathlib.Path(sys.argv[1]).read_bytes(), 16)\n"
+        "except errors.DecodeError as error:\n"
+        "    print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(blank)], capture_output=True, check=True, text=True
+    )
+    assert result.stdout == "too large: no memory for 13000 x 13000 pixels\n"
+
+
+def test_an_image_without_pixels_is_refused() -> None:
+    assert reason(photos.grey_tiff(np.zeros((0, 4), "<u2"), bits=16, photometric=1))
+    assert reason(b"P5 0 5 255 ")
+
+
+def odd_files() -> dict[str, bytes]:
+    """Files at which Pillow or libtiff warns, logs or prints."""
+    tiff = bytearray(photos.GOOD["deflate.tif"](0))
+    tiff[len(tiff) // 2] ^= 0xFF
+    samples = photos.grey_tiff(np.zeros((4, 4), np.uint8), bits=8, photometric=1)
+    return {
+        "bomb warning": photos.png_header(10_000, 10_000),
+        "corrupt deflate": bytes(tiff),
+        "corrupt exif": photos.encoded(
+            photos.picture(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x0f\x01\x02\0" * 4
+        ),
+        "samples per pixel": samples.replace(
+            struct.pack("<HHII", 277, 4, 1, 1), struct.pack("<HHII", 277, 4, 1, 99)
+        ),
+    }
+
+
+def outcome(data: bytes) -> bytes:
+    try:
+        return decode(data, SIZE).tobytes()
+    except DecodeError as error:
+        return str(error).encode()
+
+
+@pytest.mark.parametrize("action", ["always", "error"])
+def test_no_warning_escapes_or_changes_the_outcome(action: str) -> None:
+    expected = {name: outcome(data) for name, data in odd_files().items()}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(action)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(outcome, list(odd_files().values()) * 3))
+    assert caught == []
+    assert found == list(expected.values()) * 3
+
+
+def test_nothing_is_printed_about_odd_files(tmp_path: Path) -> None:
+    for number, data in enumerate(odd_files().values()):
+        (tmp_path / str(number)).write_bytes(data)
+    program = (
+        "import pathlib, sys\n"
+        "from pipeline import errors, images\n"
+        "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
+        "    try:\n"
+        "        images.decode(path.read_bytes(), 16)\n"
+        "    except errors.DecodeError:\n"
+        "        pass\n"
+        "images.environment()\n"
+        "loaded = {'pillow_heif', 'keras', 'tensorflow'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "always", "-c", program, str(tmp_path)],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_heic_is_decoded_by_the_extra() -> None:
+    pytest.importorskip("pillow_heif")
+    off = difference(decode(photos.heic(11), SIZE), squashed(photos.picture(11)))
+    assert off.mean() < 10
+    assert reason(photos.heic(11)[:200])
+
+
+def test_heic_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 100
+    assert "pip install 'embedding-pipeline[heif]'" in reason(data)
+
+
+def test_avif_in_the_shared_container_does_not_ask_for_heic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    avif = photos.GOOD["rgb.avif"](0)
+    shared = avif.replace(b"ftypavif", b"ftypmif1", 1)
+    assert shared != avif
+    np.testing.assert_array_equal(decode(shared, SIZE), decode(avif, SIZE))
+
+
+def test_environment_names_what_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise images.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(images.metadata, "version", lambda name: "1.2.3")
+    assert images.environment() == f"pillow {images.PIL.__version__}, heif 1.2.3"
+    monkeypatch.setattr(images.metadata, "version", absent)
+    assert images.environment() == f"pillow {images.PIL.__version__}"
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    files = [make(12) for make in photos.GOOD.values()] * 4
+    expected = [outcome(data) for data in files]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(outcome, files)) == expected
+
+
+FILES = {**{name: make(13) for name, make in photos.GOOD.items()}, "photo.heic": b""}
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Draw a file of any kind with some bytes changed, and perhaps cut short."""
+    data = bytearray(FILES[draw(st.sampled_from(sorted(FILES)))] or photos.heic(13))
+    # Half of the damage goes where it hurts: into the header.
+    for reach in draw(st.lists(st.sampled_from([len(data), min(200, len(data))]), max_size=8)):
+        data[draw(st.integers(0, reach - 1))] = draw(st.integers(0, 255))
+    return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
+
+
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=damaged())
+def test_damaged_files_give_an_image_or_a_decode_error(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A changed header may promise 178 megapixels; allowed, but slow to run by the hundred.
+    monkeypatch.setattr(images, "MAX_PIXELS", 10**6)
+    try:
+        pixels = decode(data, SIZE)
+    except DecodeError as error:
+        assert 0 < len(str(error)) < 250
+        assert "\n" not in str(error)
+    else:
+        assert pixels.shape == (SIZE, SIZE, 3)
+        assert pixels.dtype == np.uint8
+
+
+def test_a_hundred_mixed_files_are_told_apart(tmp_path: Path) -> None:
+    expected = photos.write_mixed(tmp_path)
+    assert len(expected) == 100
+    found = {}
+    for path in tmp_path.rglob("*.*"):
+        data = path.read_bytes()
+        name = path.relative_to(tmp_path).as_posix()
+        try:
+            found[name] = decode(data, SIZE).shape == (SIZE, SIZE, 3)
+        except DecodeError:
+            found[name] = False
+    assert found == expected
