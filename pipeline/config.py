@@ -94,7 +94,7 @@ class ExtractOptions:
 
     data: str = _text(
         "",
-        "folder with one sub-folder a class, split folders above those, or a CSV path,label[,split]",
+        "folder with a sub-folder a class, split folders above those, or a CSV path,label[,split]",
         "DATA",
         positional=True,
     )
@@ -145,13 +145,9 @@ class TrainHeadOptions:
     )
     split_seed: int = _integer(0, "seed of the split", 0)
     seed: int = _integer(0, "seed of initial weights, shuffling and dropout", 0)
-    manifest: str | None = _text(
-        None, "use this manifest instead of STORE/manifest.csv", "FILE"
-    )
+    manifest: str | None = _text(None, "use this manifest instead of STORE/manifest.csv", "FILE")
     min_per_class: int = _integer(3, "fewest different images a class must have", 1)
-    rare: str = _choice(
-        "raise", ("drop", "raise"), "what to do with a class below --min-per-class"
-    )
+    rare: str = _choice("raise", ("drop", "raise"), "what to do with a class below --min-per-class")
     refit: bool = _switch("fit once more on train and val before scoring test")
 
 

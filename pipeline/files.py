@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8 atomically; undecodable bytes of file names survive the round trip."""
     data = text.encode("utf-8", errors="surrogateescape")
-    write_atomically(path, lambda temporary: temporary.write_bytes(data) and None)
+    write_atomically(path, lambda temporary: _fill(temporary, data))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,7 +66,7 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
 def rename_durably(temporary: Path, path: Path) -> None:
     """Flush a finished file to disk, give it its final name, and flush the folder's entry."""
     _fsync(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
     _fsync(path.parent)
 
 
@@ -106,3 +106,7 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def _fill(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

@@ -202,9 +202,7 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> 
         raise _link_loop(folder)
     for entry in _entries(folder):
         if _is_folder(entry):
-            yield from _walk(
-                folder / entry.name, f"{prefix}{entry.name}/", (*ancestors, identity)
-            )
+            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*ancestors, identity))
         elif entry.name.lower() not in IGNORED_FILES:
             yield prefix + entry.name
 

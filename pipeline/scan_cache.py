@@ -76,9 +76,7 @@ class ScanCache:
 
     def failure(self, key: str, decoder: str) -> str | None:
         """Return why an image could not be decoded by this very decoder, if it could not."""
-        return self._one(
-            "SELECT reason FROM failures WHERE key = ? AND decoder = ?", key, decoder
-        )
+        return self._one("SELECT reason FROM failures WHERE key = ? AND decoder = ?", key, decoder)
 
     def remember_failure(self, key: str, decoder: str, reason: str) -> None:
         """Remember that an image could not be decoded."""

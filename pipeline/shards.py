@@ -67,9 +67,7 @@ def write(folder: Path, keys: Keys, features: Features, *, identity: str) -> Sha
     return Shard(path, keys)
 
 
-def open_shard(
-    path: Path, *, identity: str, dim: int, is_checked: Callable[[Path], bool]
-) -> Shard:
+def open_shard(path: Path, *, identity: str, dim: int, is_checked: Callable[[Path], bool]) -> Shard:
     """Read a shard's keys, after checking the digest of a shard that is not known to be good.
 
     Raises:

@@ -112,9 +112,7 @@ def assign(
     return Assignment(splits, tuple(moved), straddling)
 
 
-def _declared_by_key(
-    keys: Sequence[str], declared: Sequence[str]
-) -> tuple[dict[str, str], int]:
+def _declared_by_key(keys: Sequence[str], declared: Sequence[str]) -> tuple[dict[str, str], int]:
     """Return each key's declared split and how many keys stand in several.
 
     Of several, the one nearest to test counts, so that nothing scored was trained on.
@@ -143,8 +141,7 @@ def _shares_by_declared(
     lacking = [] if "" in declared else [name for name in SPLITS if name not in declared]
     if "train" in lacking:
         raise ManifestError(
-            "The data declares splits but no train. "
-            f"Received: {', '.join(sorted(declared))}.",
+            f"The data declares splits but no train. Received: {', '.join(sorted(declared))}.",
             hint="Add training images, or put the images of all splits into class folders.",
         )
     if "test" in lacking and not fill_missing_test:
@@ -163,7 +160,7 @@ def _by_hash(place: float, shares: Mapping[str, float]) -> str:
     for name, (_, high) in _intervals(shares).items():
         if place < high:
             return name
-    return next(reversed(shares))
+    return list(shares)[-1]
 
 
 def _intervals(shares: Mapping[str, float]) -> dict[str, tuple[float, float]]:

@@ -6,10 +6,9 @@ it. The layout is in ``docs/store.md``.
 """
 
 import hashlib
-import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,18 +18,19 @@ from numpy.typing import NDArray
 from pipeline import shards
 from pipeline.config import canonical_json
 from pipeline.errors import (
-    CorruptShardError,
     ManifestError,
     MissingFeaturesError,
     StaleFeaturesError,
     StoreError,
 )
 from pipeline.files import exclusive, remove_leftovers, sha256_file, write_json
-from pipeline.manifest import KEY_DTYPE, Manifest, mention
+from pipeline.key_index import KeyIndex
+from pipeline.manifest import Manifest, mention
 from pipeline.manifest import read as read_manifest
 from pipeline.manifest import write as write_manifest
 from pipeline.scan_cache import ScanCache
 from pipeline.shards import Features, Keys, Shard
+from pipeline.view import write_view
 
 SCHEMA_VERSION: Final = 1
 SHARD_ROWS: Final = 8192
@@ -44,46 +44,6 @@ _SHARDS = "shards"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
-
-
-@dataclass(frozen=True, slots=True)
-class KeyIndex:
-    """Where each key is.
-
-    Attributes:
-        shards: The shards, the largest first.
-        keys: Distinct keys in ascending order, dtype ``S64``, shape ``(n,)``.
-        shard_of: Position in ``shards`` of each key, shape ``(n,)``.
-        row_of: Row within that shard of each key, shape ``(n,)``.
-    """
-
-    shards: tuple[Shard, ...]
-    keys: Keys
-    shard_of: NDArray[np.intp]
-    row_of: NDArray[np.intp]
-
-    @classmethod
-    def over(cls, parts: Iterable[Shard]) -> "KeyIndex":
-        """Index shards; of copies of a key, the one in the largest shard counts."""
-        ordered = tuple(sorted(parts, key=lambda shard: (-len(shard), shard.name)))
-        everything = np.concatenate(
-            [np.zeros(0, dtype=KEY_DTYPE), *(shard.keys for shard in ordered)]
-        )
-        keys, first = np.unique(everything, return_index=True)
-        sizes = [len(shard) for shard in ordered]
-        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
-        shard_of = np.searchsorted(starts, first, side="right") - 1
-        return cls(ordered, keys, shard_of, first - starts[shard_of])
-
-    def find(self, keys: Keys) -> NDArray[np.intp]:
-        """Return the position of each key, or -1, shape of ``keys``."""
-        if not len(self.keys):
-            return np.full(len(keys), -1, dtype=np.intp)
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[places] == keys, places, -1)
-
-    def __contains__(self, key: str) -> bool:
-        return bool(self.find(np.array([key.encode()], dtype=KEY_DTYPE))[0] >= 0)
 
 
 class Store:
@@ -111,9 +71,15 @@ class Store:
         Raises:
             StoreError: There is no store, it is of another version, or a shard is bad.
         """
-        store = cls(path, _read_record(path))
-        store.reindex()
+        store = cls.unchecked(path)
+        with store.scan_cache() as cache:
+            store.reindex(cache)
         return store
+
+    @classmethod
+    def unchecked(cls, path: Path) -> "Store":
+        """Open a store without looking at its shards; its index is empty."""
+        return cls(path, _read_record(path))
 
     @classmethod
     def create(cls, path: Path, *, identity: Mapping[str, Any], dim: int, root: Path) -> "Store":
@@ -122,13 +88,8 @@ class Store:
         Raises:
             StoreError: The directory holds something else.
         """
-        foreign = [item.name for item in path.iterdir() if item.name != _LOCK] if path.is_dir() else []
-        if foreign:
-            raise StoreError(
-                f"Expected a feature store or an empty folder at {str(path)!r}. "
-                f"Received: a folder with {mention(sorted(foreign))}.",
-                hint="Choose another --store.",
-            )
+        path.mkdir(parents=True, exist_ok=True)
+        _require_empty(path)
         record = {
             "schema_version": SCHEMA_VERSION,
             "identity": dict(identity),
@@ -173,6 +134,11 @@ class Store:
         """Open the cache of what earlier runs learned about files."""
         return ScanCache(self.path / _SCAN)
 
+    def adopt(self, record: dict[str, Any]) -> "Store":
+        """Return this store with another record."""
+        self.record = record
+        return self
+
     def save_record(self) -> None:
         """Write ``store.json``."""
         write_json(self.path / _RECORD, self.record)
@@ -195,14 +161,13 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------
 
-    def reindex(self) -> None:
+    def reindex(self, cache: ScanCache) -> None:
         """Look at the shards again, hashing those that changed since their last good check.
 
         Raises:
             CorruptShardError: A shard is not what was written.
         """
-        with self.scan_cache() as cache:
-            self.index = KeyIndex.over(self._opened(path, cache) for path in self._shard_paths())
+        self.index = KeyIndex.over(self._opened(path, cache) for path in self.shard_paths())
 
     def read(self, keys: Keys) -> Features:
         """Return the features of keys, in their order.
@@ -249,6 +214,16 @@ class Store:
         known = self.record["manifests"].get(self._manifest_name(chosen), {})
         return read_manifest(chosen, root=Path(known.get("root", self.record["root"])))
 
+    def needed_keys(self) -> Keys:
+        """Return the keys in any manifest that this store has written.
+
+        Raises:
+            ManifestError: One of them is gone, so nobody knows what it needs.
+        """
+        paths = [self.path / name for name in self.record["manifests"]]
+        keys = [self.read_manifest(path).keys for path in paths]
+        return np.unique(np.concatenate(keys)) if keys else self.index.keys
+
     # -- writing ---------------------------------------------------------------------------
 
     def require_own_manifest(self, path: Path) -> None:
@@ -283,10 +258,13 @@ class Store:
         self.save_record()
         staged.replace(path)
 
-    def compact(self, *, keep: Keys | None = None, everything: bool = False) -> int:
+    def compact(
+        self, cache: ScanCache, *, keep: Keys | None = None, everything: bool = False
+    ) -> int:
         """Merge small shards into large ones.
 
         Args:
+            cache: Where the checks of shards are remembered.
             keep: Keys to keep, the others are dropped; None keeps all.
             everything: Merge however few small shards there are.
 
@@ -295,32 +273,25 @@ class Store:
         """
         wanted = np.ones(len(self), dtype=bool) if keep is None else np.isin(self.index.keys, keep)
         counts = np.bincount(self.index.shard_of[wanted], minlength=len(self.index.shards))
-        partial = [
-            number
-            for number, shard in enumerate(self.index.shards)
-            if counts[number] < min(len(shard), SHARD_ROWS) or counts[number] < SHARD_ROWS
-        ]
-        shrunk = any(counts[number] < len(self.index.shards[number]) for number in partial)
-        if shrunk or len(partial) > (1 if everything else MAX_SMALL_SHARDS):
-            self._rewrite(partial, wanted)
+        sizes = np.array([len(shard) for shard in self.index.shards], dtype=np.intp)
+        shrunk, small = counts < sizes, sizes < SHARD_ROWS
+        if shrunk.any() or small.sum() > (1 if everything else MAX_SMALL_SHARDS):
+            self._rewrite(np.flatnonzero(shrunk | small), wanted)
+            self.reindex(cache)
         return int(len(wanted) - wanted.sum())
 
     def refresh_view(self) -> None:
         """Rebuild ``features.h5`` from the shards at hand."""
-        from pipeline.view import write_view
-
         write_view(self.view_path, self.index, self.dim)
 
     def add_shard(self, keys: Keys, features: Features) -> Shard:
-        """Write rows as a new shard and remember that its digest is right."""
-        shard = shards.write(
-            self.path / _SHARDS, keys, features, identity=self._identity_digest()
-        )
-        return shard
+        """Write rows as a new shard; ``reindex`` makes them readable."""
+        folder = self.path / _SHARDS
+        return shards.write(folder, keys, features, identity=self._identity_digest())
 
     def remove_features(self) -> None:
         """Delete all features and the encoder, for a store that is replaced by ``--force``."""
-        for path in (*self._shard_paths(), *(self.path / _ENCODER).glob("*.h5")):
+        for path in (*self.shard_paths(), *(self.path / _ENCODER).glob("*.h5")):
             path.unlink()
         self.view_path.unlink(missing_ok=True)
         self.manifest_path.unlink(missing_ok=True)
@@ -335,27 +306,46 @@ class Store:
         """Return where the weights of that digest are kept."""
         return self.path / _ENCODER / f"{weights_sha256}.h5"
 
-    def _rewrite(self, numbers: Sequence[int], wanted: NDArray[np.bool_]) -> None:
+    def _rewrite(self, numbers: NDArray[np.intp], wanted: NDArray[np.bool_]) -> None:
         """Replace some shards by large ones that hold their wanted rows."""
         chosen = wanted & np.isin(self.index.shard_of, numbers)
         keys = self.index.keys[chosen]
+        written = set()
         for start in range(0, len(keys), SHARD_ROWS):
             part = keys[start : start + SHARD_ROWS]
-            self.add_shard(part, self.read(part))
+            written.add(self.add_shard(part, self.read(part)).name)
         for number in numbers:
-            self.index.shards[number].path.unlink(missing_ok=True)
-        self.reindex()
+            if self.index.shards[number].name not in written:
+                self.index.shards[number].path.unlink(missing_ok=True)
 
-    def _shard_paths(self) -> list[Path]:
+    def shard_paths(self) -> list[Path]:
+        """Return the shard files at hand."""
         folder = self.path / _SHARDS
         return sorted(path for path in folder.glob(f"*{shards.SUFFIX}") if path.name[0] != ".")
 
+    def open_shard(self, path: Path, *, is_checked: Callable[[Path], bool]) -> Shard:
+        """Read a shard's keys, hashing it unless ``is_checked`` vouches for it.
+
+        Raises:
+            CorruptShardError: It is not what was written.
+        """
+        identity = self._identity_digest()
+        return shards.open_shard(path, identity=identity, dim=self.dim, is_checked=is_checked)
+
+    def read_shard(self, shard: Shard) -> Features:
+        """Read all rows of one shard, float32 ``(n, dim)``.
+
+        Raises:
+            CorruptShardError: It holds values that are not finite.
+        """
+        out = np.empty((len(shard), self.dim), dtype=np.float32)
+        rows = np.arange(len(shard))
+        shards.read_into(shard, rows, out, rows)
+        return out
+
     def _opened(self, path: Path, cache: ScanCache) -> Shard:
-        shard = shards.open_shard(
-            path,
-            identity=self._identity_digest(),
-            dim=self.dim,
-            is_checked=lambda path: cache.is_checked(path.stem, path.stat()),
+        shard = self.open_shard(
+            path, is_checked=lambda path: cache.is_checked(path.stem, path.stat())
         )
         cache.remember_check(path.stem, path.stat())
         return shard
@@ -368,3 +358,42 @@ class Store:
         full = path.resolve()
         inside = full.parent == self.path.resolve()
         return full.name if inside else str(full)
+
+
+def lock(path: Path) -> AbstractContextManager[None]:
+    """Keep other writers out of a store, existing or to be made, while the context lasts.
+
+    Raises:
+        StoreError: Another process is writing.
+    """
+    return exclusive(path / _LOCK, f"Another extract or prune is writing into {str(path)!r}.")
+
+
+def _require_empty(path: Path) -> None:
+    foreign = sorted(item.name for item in path.iterdir() if item.name != _LOCK)
+    if foreign:
+        raise StoreError(
+            f"Expected a feature store or an empty folder at {str(path)!r}. "
+            f"Received: a folder with {mention(foreign)}.",
+            hint="Choose another --store.",
+        )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"There is no feature store at {str(path)!r}.",
+            hint="Make one with pipeline extract DATA --store DIR.",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path / _RECORD} cannot be read: {error}.") from error
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"Expected a store of schema version {SCHEMA_VERSION} at {str(path)!r}. "
+            f"Received: version {version!r}.",
+            hint="Use the release of pipeline that wrote it, or extract into a new store.",
+        )
+    return record

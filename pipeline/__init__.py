@@ -1,0 +1,27 @@
+"""Two-stage transfer learning for image classification.
+
+Stage 1 runs a frozen backbone once over the images and stores its pooled features; stage 2
+trains heads on them in seconds. The command line is ``pipeline --help``.
+
+Example:
+    >>> import pipeline
+    >>> X, y, names = pipeline.load("stores/sample", split="train")  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline._version import __version__
+
+if TYPE_CHECKING:
+    from pipeline.dataset import load as load
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # NumPy and h5py are loaded by the first use, so that `pipeline --help` answers at once.
+    if name == "load":
+        from pipeline.dataset import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

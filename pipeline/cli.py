@@ -1,0 +1,206 @@
+"""The command line: flags from the option records, results to stdout, progress to stderr.
+
+The only module that prints. Nothing heavy is imported until a command runs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from pipeline import config
+from pipeline._version import __version__
+from pipeline.commands import COMMANDS
+from pipeline.config import CommonOptions, Option
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.reporting import Bar
+
+DONE: Final = 0
+SKIPPED: Final = 1
+FAILED: Final = 2
+INTERRUPTED: Final = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status (0, 1 under --strict, 2, or 130)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be valid Unicode, and terminals need not be UTF-8.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    wants_json, debug = "--json" in arguments, "--debug" in arguments
+    try:
+        return _run(arguments)
+    except PipelineError as error:
+        if debug:
+            raise
+        return _fail(type(error).__name__, error.message, error.hint, wants_json)
+    except OSError as error:
+        if debug:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        message = f"{error.strerror or error}{place}."
+        hint = "Check free disk space, permissions and the open-file limit, then run this again."
+        return _fail(type(error).__name__, message, hint, wants_json)
+    except KeyboardInterrupt:
+        print("Interrupted; what was finished is kept. Run the same again.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    top = _Parser(
+        prog="pipeline",
+        description="Two-stage transfer learning for image classification: extract features "
+        "once with a frozen backbone, then train heads on them in seconds.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"pipeline {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name in COMMANDS:
+        record = config.RECORDS[name]
+        summary = (record.__doc__ or "").strip()
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+        _add_options(command, record)
+        _add_options(command.add_argument_group("everywhere"), CommonOptions)
+    return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse, with errors of this package and the nearest name for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        if "invalid choice" in message:
+            name = message.partition("invalid choice: ")[2].split("'")[1]
+            raise config.unknown_name("command", name, COMMANDS)
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", hint=f"See {self.prog} --help.")
+
+
+class TerminalReporter:
+    """Notes and progress bars on stderr."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        if not self._quiet:
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+
+    def bar(self, total: int, unit: str) -> AbstractContextManager[Bar]:
+        """Show a bar with rate and time left."""
+        return _bar(total, unit, self._quiet)
+
+
+class _TqdmBar:
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def advance(self, **counts: int) -> None:
+        """Move by one."""
+        if counts:
+            self._bar.set_postfix(counts, refresh=False)
+        self._bar.update()
+
+
+@contextmanager
+def _bar(total: int, unit: str, quiet: bool) -> Iterator[Bar]:
+    from tqdm import tqdm
+
+    with tqdm(
+        total=total, unit=unit, disable=quiet, file=sys.stderr, dynamic_ncols=True, leave=False
+    ) as bar:
+        yield _TqdmBar(bar)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    given, unknown = parser().parse_known_args(arguments)
+    values = vars(given)
+    command = values.pop("command")
+    if command is None:
+        if unknown:
+            raise config.unknown_name("flag", unknown[0], ("--help", "--version"))
+        parser().print_help()
+        return DONE
+    record = config.RECORDS[command]
+    _refuse_unknown(unknown, record)
+    common_names = config.options_of(CommonOptions)
+    common = config.build(
+        CommonOptions, {name: values.pop(name) for name in common_names if name in values}
+    )
+    tables = config.load_file(Path(common.config)) if common.config else {}
+    # An empty positional list is argparse's "not given".
+    flags = {name: value for name, value in values.items() if value != []}
+    options = config.build(record, {**tables.get(command, {}), **flags})
+    reporter = TerminalReporter(quiet=common.quiet)
+    result = COMMANDS[command](options, common, reporter, tables.get("heads", {}))
+    _show(command, result, as_json=common.json)
+    return _status(result, strict=common.strict)
+
+
+def _refuse_unknown(unknown: Sequence[str], record: type[Any]) -> None:
+    for argument in unknown:
+        if argument.startswith("-"):
+            names = (*config.options_of(record), *config.options_of(CommonOptions))
+            raise config.unknown_name(
+                "flag", argument.partition("=")[0], [config.flag_of(name) for name in names]
+            )
+        raise ConfigError(f"Unexpected argument {argument!r}.", hint="See --help.")
+
+
+def _add_options(target: Any, record: type[Any]) -> None:
+    for name, option in config.options_of(record).items():
+        if option.positional:
+            count = "*" if option.kind == "texts" else "?"
+            target.add_argument(name, nargs=count, metavar=option.metavar, help=option.help)
+        else:
+            target.add_argument(config.flag_of(name), **_flag(name, option, record))
+
+
+def _flag(name: str, option: Option, record: type[Any]) -> dict[str, Any]:
+    default = config.default_of(record, name)
+    settings: dict[str, Any] = {"help": option.help, "default": argparse.SUPPRESS}
+    if option.kind == "switch":
+        return {**settings, "action": "store_true"}
+    shown = " ".join(default) if isinstance(default, tuple) else default
+    if default is not None:
+        settings["help"] = f"{option.help} (default: {shown})"
+    settings["metavar"] = "|".join(option.choices) or option.metavar
+    return {**settings, "action": "append"} if option.kind == "texts" else settings
+
+
+def _show(command: str, result: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    from pipeline.text import RENDERERS
+
+    for line in RENDERERS[command](result):
+        print(line)
+
+
+def _status(result: Mapping[str, Any], *, strict: bool) -> int:
+    if result.get("ok") is False:
+        return FAILED
+    skipped = result.get("skipped") or result.get("conflicting") or result.get("dropped")
+    return SKIPPED if strict and skipped else DONE
+
+
+def _fail(kind: str, message: str, hint: str, wants_json: bool) -> int:
+    line = " ".join(f"{message} {hint}".split())
+    print(f"pipeline: error: {line}", file=sys.stderr)
+    if wants_json:
+        print(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}))
+    return FAILED

@@ -1,0 +1,168 @@
+"""One function a command: options in, a plain result out; nothing is printed here.
+
+Called by ``cli``. Imports are inside the functions: each command loads only what it needs.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from pipeline.config import (
+    CommonOptions,
+    CompareOptions,
+    ExtractOptions,
+    InfoOptions,
+    PruneOptions,
+    SampleOptions,
+    TrainHeadOptions,
+    VerifyOptions,
+)
+from pipeline.errors import ConfigError, StoreError
+from pipeline.reporting import Reporter
+
+STARTED: Final = time.monotonic()
+
+HeadParameters = Mapping[str, Mapping[str, Any]]
+Result = dict[str, Any]
+
+
+def sample(
+    options: SampleOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+) -> Result:
+    """Write the sample data set."""
+    from pipeline.sample import write_sample
+
+    _require("OUT", options.out)
+    return write_sample(Path(options.out), force=common.force)
+
+
+def extract(
+    options: ExtractOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+) -> Result:
+    """Run stage 1."""
+    from pipeline.extract_command import extract as run
+
+    return run(options, common, reporter, started=STARTED)
+
+
+def train_head(
+    options: TrainHeadOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+) -> Result:
+    """Run stage 2."""
+    from pipeline.train_command import train_head as run
+
+    return run(options, common, reporter, heads)
+
+
+def compare(
+    options: CompareOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+) -> Result:
+    """Return the leaderboard of runs."""
+    from pipeline.compare import compare as run
+    from pipeline.run import Run
+
+    if not options.runs:
+        raise ConfigError(
+            "compare: expected RUN.", hint="For example: pipeline compare runs/sample"
+        )
+    return run([Run.open(Path(path)) for path in options.runs])
+
+
+def info(
+    options: InfoOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+) -> Result:
+    """Say what a store or run is."""
+    from pipeline.store import Store
+
+    _require("STORE or RUN", options.path)
+    path = Path(options.path)
+    if (path / "run.json").is_file():
+        from pipeline.run import Run
+
+        return {"kind": "run", "path": str(path), **Run.open(path).record}
+    if not Store.exists(path):
+        raise StoreError(
+            f"Expected a store or a run. Received: {str(path)!r}, which is neither.",
+            hint="A store holds store.json, a run run.json.",
+        )
+    return _store_info(Store.open(path))
+
+
+def verify(
+    options: VerifyOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+) -> Result:
+    """Check every byte of a store."""
+    from pipeline.verify import verify as run
+
+    _require("STORE", options.store)
+    return run(Path(options.store))
+
+
+def prune(
+    options: PruneOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+) -> Result:
+    """Drop the features that no manifest needs."""
+    from pipeline.store import Store, lock
+
+    _require("STORE", options.store)
+    path = Path(options.store)
+    Store.unchecked(path)
+    with lock(path):
+        store = Store.open(path)
+        before = _bytes(store)
+        store.remove_leftovers()
+        with store.scan_cache() as cache:
+            dropped = store.compact(cache, keep=store.needed_keys(), everything=True)
+        store.refresh_view()
+    return {
+        "store": str(path),
+        "dropped": dropped,
+        "rows": len(store),
+        "shards": len(store.index.shards),
+        "freed_bytes": before - _bytes(store),
+    }
+
+
+def _store_info(store: Any) -> Result:
+    from collections import Counter
+
+    has_manifest = store.manifest_path.exists()
+    manifest = store.read_manifest() if has_manifest else None
+    return {
+        "kind": "store",
+        "path": str(store.path),
+        "rows": len(store),
+        "dim": store.dim,
+        "shards": len(store.index.shards),
+        "bytes": _bytes(store),
+        "images": len(manifest) if manifest else 0,
+        "classes": dict(sorted(Counter(manifest.labels).items())) if manifest else {},
+        "statuses": dict(Counter(manifest.statuses).most_common()) if manifest else {},
+        "root": store.record["root"],
+        "identity": store.identity,
+        "provenance": store.record["provenance"],
+    }
+
+
+def _bytes(store: Any) -> int:
+    return sum(path.stat().st_size for path in store.shard_paths())
+
+
+def _require(name: str, value: str) -> None:
+    if not value:
+        raise ConfigError(f"Expected {name}. Received: nothing.", hint="See --help.")
+
+
+COMMANDS: Final[Mapping[str, Callable[..., Result]]] = MappingProxyType(
+    {
+        "sample": sample,
+        "extract": extract,
+        "train-head": train_head,
+        "compare": compare,
+        "info": info,
+        "verify": verify,
+        "prune": prune,
+    }
+)

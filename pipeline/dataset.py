@@ -1,0 +1,215 @@
+"""The join of a manifest with a store: features, labels and splits, ready to train on.
+
+Called by ``pipeline.load`` and stage 2. Imports neither Keras nor scikit-learn.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import splits
+from pipeline.config import DEFAULT_SPLIT, TrainHeadOptions, default_of
+from pipeline.errors import ManifestError
+from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts, mention
+from pipeline.splits import SPLITS, Moved
+from pipeline.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Labelled rows with a split, grouped train, val, test.
+
+    Attributes:
+        paths: POSIX paths relative to the data.
+        labels: Class names.
+        splits: Split of each row.
+        keys: Content keys, ``S64``.
+        names: All class names, sorted; a label's number is its place here.
+        moved: Keys that left their place by hash.
+        dropped: How many rows are left out, by reason.
+    """
+
+    paths: Sequence[str]
+    labels: Sequence[str]
+    splits: Sequence[str]
+    keys: NDArray[np.bytes_]
+    names: tuple[str, ...]
+    moved: tuple[Moved, ...]
+    dropped: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def y(self) -> NDArray[np.int64]:
+        """Class numbers, int64, shape ``(n,)``."""
+        return _numbers(self.labels, self.names)
+
+    def rows(self, split: str) -> slice:
+        """Return where a split's rows are; they are neighbours."""
+        first = list(self.splits).index(split) if split in self.splits else 0
+        return slice(first, first + list(self.splits).count(split))
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each split."""
+        return {name: list(self.splits).count(name) for name in SPLITS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRule:
+    """How rows without a declared split get one, and which classes are too small.
+
+    Attributes:
+        ratios: As typed, such as ``70/15/15``; None stands for the default, and for not taking
+            a missing test from train.
+        seed: Seed of the hash rule.
+        min_per_class: Fewest distinct images of a class.
+        rare: ``raise`` or ``drop`` a smaller class.
+    """
+
+    ratios: str | None = None
+    seed: int = default_of(TrainHeadOptions, "split_seed")
+    min_per_class: int = default_of(TrainHeadOptions, "min_per_class")
+    rare: str = default_of(TrainHeadOptions, "rare")
+
+
+def load(
+    store: str | Path, manifest: str | Path | None = None, split: str | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
+    """Load stored features with their labels, without TensorFlow.
+
+    Args:
+        store: Store directory.
+        manifest: A manifest to use instead of the store's own; a run's ``manifest.csv`` gives
+            the very rows and splits of that run.
+        split: ``train``, ``val`` or ``test``, as declared, or by the default rule where nothing
+            is declared. None gives every row with status ``ok`` and a label.
+
+    Returns:
+        Features float32 ``(n, dim)`` in manifest order, class numbers int64 ``(n,)``, and the
+        class names, sorted.
+
+    Raises:
+        ManifestError: The manifest cannot be used, or the split's name is unknown.
+        StoreError: The store is missing, damaged, or lacks features.
+
+    Example:
+        X, y, names = pipeline.load("stores/sample", split="train")
+    """
+    opened = Store.open(Path(store))
+    listing = opened.read_manifest(Path(manifest) if manifest is not None else None)
+    rows, _ = usable_rows(listing)
+    names = tuple(sorted({listing.labels[index] for index in rows}))
+    if split is not None:
+        if split not in SPLITS:
+            raise ManifestError(f"Expected a split of {', '.join(SPLITS)}. Received: {split!r}.")
+        chosen = _assign(listing, rows, SplitRule()).splits
+        rows = [index for index, name in zip(rows, chosen, strict=True) if name == split]
+    labels = [listing.labels[index] for index in rows]
+    return opened.read(listing.keys[rows]), _numbers(labels, names), list(names)
+
+
+def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
+    """Choose the rows to train, choose and score on.
+
+    Raises:
+        ManifestError: Fewer than two classes are left, a class is too small, or the declared
+            splits cannot be used.
+    """
+    rows, dropped = usable_rows(manifest)
+    rows, rare = _without_rare(manifest, rows, rule)
+    names = tuple(sorted({manifest.labels[index] for index in rows}))
+    _require_classes(names, manifest, dropped)
+    assignment = _assign(manifest, rows, rule)
+    place = {name: number for number, name in enumerate(SPLITS)}
+    kept = [
+        (place[name], index) for name, index in zip(assignment.splits, rows, strict=True) if name
+    ]
+    order = [index for _, index in sorted(kept)]
+    dropped |= {"rare class": rare, "in two declared splits": len(rows) - len(kept)}
+    examples = Examples(
+        paths=[manifest.paths[index] for index in order],
+        labels=[manifest.labels[index] for index in order],
+        splits=[SPLITS[number] for number, _ in sorted(kept)],
+        keys=manifest.keys[order],
+        names=names,
+        moved=assignment.moved,
+        dropped={reason: count for reason, count in dropped.items() if count},
+    )
+    _require_splits(examples)
+    return examples
+
+
+def usable_rows(manifest: Manifest) -> tuple[list[int], dict[str, int]]:
+    """Return the rows with status ``ok`` and a label, and how many others there are, by reason."""
+    marked = mark_conflicts(manifest)
+    dropped: Counter[str] = Counter()
+    rows = []
+    for index, (status, label) in enumerate(zip(marked.statuses, marked.labels, strict=True)):
+        if status == OK and label:
+            rows.append(index)
+        else:
+            dropped[
+                "no label" if status == OK else CONFLICT if status == CONFLICT else "bad image"
+            ] += 1
+    return rows, dict(dropped)
+
+
+def _assign(manifest: Manifest, rows: Sequence[int], rule: SplitRule) -> splits.Assignment:
+    return splits.assign(
+        [manifest.keys[index].decode() for index in rows],
+        [manifest.labels[index] for index in rows],
+        [manifest.splits[index] for index in rows],
+        ratios=splits.parse_ratios(rule.ratios or DEFAULT_SPLIT),
+        seed=rule.seed,
+        fill_missing_test=rule.ratios is not None,
+    )
+
+
+def _without_rare(
+    manifest: Manifest, rows: Sequence[int], rule: SplitRule
+) -> tuple[list[int], int]:
+    """Return the rows of classes that have enough distinct images, and how many are left out."""
+    keys = defaultdict(set)
+    for index in rows:
+        keys[manifest.labels[index]].add(manifest.keys[index])
+    rare = {label: len(found) for label, found in keys.items() if len(found) < rule.min_per_class}
+    if rare and rule.rare == "raise":
+        listed = [f"{label} ({count})" for label, count in sorted(rare.items())]
+        raise ManifestError(
+            f"Expected {rule.min_per_class} or more different images a class. "
+            f"Received: {mention(listed)}.",
+            hint="Add images, leave these classes out with --rare drop, or lower --min-per-class.",
+        )
+    kept = [index for index in rows if manifest.labels[index] not in rare]
+    return kept, len(rows) - len(kept)
+
+
+def _require_classes(names: Sequence[str], manifest: Manifest, dropped: dict[str, int]) -> None:
+    if len(names) >= 2:
+        return
+    left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in dropped.items())
+    raise ManifestError(
+        f"Expected images of two or more classes. Received: {mention(names) or 'no class'} "
+        f"({len(manifest):,} images{left_out}).",
+        hint="Give DATA one sub-folder a class, or a CSV with a label column, and extract again.",
+    )
+
+
+def _require_splits(examples: Examples) -> None:
+    empty = [name for name, count in examples.counts().items() if not count]
+    if empty:
+        raise ManifestError(
+            f"Expected images in train, val and test. Received: none in {', '.join(empty)} "
+            f"({examples.counts()}).",
+            hint="Add images, or choose other shares with --split.",
+        )
+
+
+def _numbers(labels: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
+    number = {name: index for index, name in enumerate(names)}
+    return np.array([number[label] for label in labels], dtype=np.int64)

@@ -1,0 +1,322 @@
+"""The ``extract`` command: brings a listing, a store and an encoder together for stage 1.
+
+Called by ``commands``. Loads the network only when an image needs it, or when only the network
+can tell the weights' digest.
+"""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline import backbone, engines, weights
+from pipeline import manifest as manifests
+from pipeline.backbone import Encoder, LoadedBackbone
+from pipeline.config import CommonOptions, ExtractOptions
+from pipeline.errors import ConfigError
+from pipeline.extract import Extraction, default_workers
+from pipeline.manifest import CONFLICT, Manifest
+from pipeline.provenance import provenance
+from pipeline.reporting import Reporter
+from pipeline.scan_cache import ScanCache
+from pipeline.store import Store, lock
+
+# Batches timed for the estimate of --dry-run, after one that warms up.
+_TIMED_BATCHES: Final = 2
+
+
+@dataclass(slots=True)
+class Network:
+    """The backbone and its engine, loaded when first needed."""
+
+    options: ExtractOptions
+    engine: str
+    reporter: Reporter
+    saved: Path | None = None
+    _loaded: LoadedBackbone | None = None
+    _encoder: Encoder | None = None
+
+    @property
+    def encoder_if_loaded(self) -> Encoder | None:
+        """The encoder, if anything needed it."""
+        return self._encoder
+
+    def loaded(self) -> LoadedBackbone:
+        """Return the network with its weights."""
+        if self._loaded is None:
+            options = self.options
+            self.reporter.say(f"Loading {options.backbone} (weights: {_weights_text(options)})")
+            self._loaded = backbone.load(
+                options.backbone,
+                weights=options.weights,
+                seed=options.seed,
+                image_size=options.image_size,
+                pooling=options.pooling,
+                saved=self.saved if self.saved and self.saved.exists() else None,
+            )
+        return self._loaded
+
+    def encoder(self) -> Encoder:
+        """Return the network on its engine, compiled."""
+        if self._encoder is None:
+            options = self.options
+            self._encoder = engines.create(
+                self.engine,
+                self.loaded(),
+                batch_size=options.batch_size,
+                precision=options.precision,
+            )
+            self.reporter.say(f"Encoding on {self._encoder.device}, {options.precision}")
+        return self._encoder
+
+
+def extract(
+    options: ExtractOptions, common: CommonOptions, reporter: Reporter, *, started: float
+) -> dict[str, Any]:
+    """Run stage 1; see ``contract`` in the documentation for the keys of the result.
+
+    Args:
+        options: What to extract.
+        common: ``force`` replaces a store of another identity, or an edited manifest.
+        reporter: Where notes and progress go.
+        started: ``time.monotonic()`` at the start of the process.
+    """
+    if not options.data:
+        raise ConfigError("extract: expected DATA.", hint="For example: pipeline extract photos")
+    path = Path(options.store or default_store(options.data))
+    engine, reason = engines.resolve(options.engine)
+    backbone.find(options.backbone)
+    token = weights.source_token(options.weights, seed=options.seed, backbone=options.backbone)
+    listing = manifests.scan(Path(options.data))
+    reporter.say(f"{len(listing):,} files in {options.data}; engine {engine} ({reason})")
+    _note_one_class(listing, reporter)
+    network = Network(options, engine, reporter)
+    if options.dry_run:
+        return _dry_run(options, path, token, listing, network)
+    with lock(path):
+        store = _opened(path, token, network, listing, force=common.force)
+        target = Path(options.manifest) if options.manifest else store.manifest_path
+        if not common.force:
+            store.require_own_manifest(target)
+        with store.scan_cache() as cache:
+            extraction = _extraction(options, listing, store, cache)
+            startup = _encode(extraction, network, options, reporter, started)
+            manifest = extraction.manifest()
+            store.compact(cache)
+            _keep_encoder(store, network)
+        store.refresh_view()
+        _note_provenance(store, options, network, extraction)
+        store.save_manifest(target, manifest)
+    return _result(options, store, network, extraction, manifest, target, startup, started)
+
+
+def default_store(data: str) -> str:
+    """Return where features of a data set go unless told otherwise."""
+    return str(Path("stores") / Path(data).resolve().name)
+
+
+def _opened(path: Path, token: str, network: Network, listing: Manifest, *, force: bool) -> Store:
+    """Open the store, or make it; refuse one whose features were made another way."""
+    if not Store.exists(path):
+        return _created(path, token, network, listing)
+    store = Store.unchecked(path)
+    if force and store.identity != _identity(token, network, store):
+        store.remove_features()
+        network.saved = None
+        return _created(path, token, network, listing)
+    store.require_identity(_identity(token, network, store))
+    store.record["weights"][token] = store.identity["weights_sha256"]
+    store.remove_leftovers()
+    network.saved = store.encoder_path(store.identity["weights_sha256"])
+    return Store.open(path).adopt(store.record)
+
+
+def _created(path: Path, token: str, network: Network, listing: Manifest) -> Store:
+    loaded = network.loaded()
+    identity = _identity_of(network, loaded.weights_sha256)
+    store = Store.create(path, identity=identity, dim=loaded.dim, root=listing.root)
+    store.record["weights"][token] = loaded.weights_sha256
+    store.save_record()
+    return store
+
+
+def _identity(token: str, network: Network, store: Store) -> dict[str, Any]:
+    """Return the identity asked for; the network is loaded only if the store cannot tell it.
+
+    Fields that need no weights are compared first, so that a wrong size is refused at once.
+    """
+    known = store.record["weights"].get(token)
+    cheap = _identity_of(network, store.identity["weights_sha256"])
+    if known is not None or cheap != store.identity:
+        return _identity_of(network, known or store.identity["weights_sha256"])
+    return _identity_of(network, network.loaded().weights_sha256)
+
+
+def _identity_of(network: Network, digest: str) -> dict[str, Any]:
+    options = network.options
+    return backbone.identity(
+        options.backbone,
+        weights_sha256=digest,
+        image_size=options.image_size,
+        pooling=options.pooling,
+        precision=options.precision,
+        engine=network.engine,
+    )
+
+
+def _extraction(
+    options: ExtractOptions, listing: Manifest, store: Store, cache: ScanCache
+) -> Extraction:
+    extraction = Extraction(
+        listing,
+        store,
+        cache,
+        image_size=options.image_size,
+        on_error=options.on_error,
+        max_errors=options.max_errors,
+    )
+    if not options.rehash:
+        extraction.look_up()
+    return extraction
+
+
+def _encode(
+    extraction: Extraction,
+    network: Network,
+    options: ExtractOptions,
+    reporter: Reporter,
+    started: float,
+) -> float:
+    """Encode what is missing; return the seconds from the start to the first read."""
+    workers = options.workers or default_workers()
+    fresh = extraction.reused == 0 and network.saved is None
+    if not fresh and not extraction.needs_encoder(workers):
+        return time.monotonic() - started
+    encoder = network.encoder()
+    extraction.check_drift(encoder)
+    startup = time.monotonic() - started
+    with reporter.bar(len(extraction.pending), "img") as bar:
+        extraction.encode(encoder, workers=workers, bar=bar)
+    return startup
+
+
+def _keep_encoder(store: Store, network: Network) -> None:
+    """Keep the weights in use in the store, so that later stages find them by digest."""
+    path = store.encoder_path(store.identity["weights_sha256"])
+    if not path.exists():
+        weights.save(path, network.loaded().arrays())
+
+
+def _note_provenance(
+    store: Store, options: ExtractOptions, network: Network, extraction: Extraction
+) -> None:
+    encoder = network.encoder_if_loaded
+    if encoder is None:
+        return
+    store.record["provenance"] = {
+        **provenance(),
+        "weights": options.weights,
+        "seed": options.seed,
+        "engine": encoder.engine,
+        "device": encoder.device,
+        "images_per_second": _rate(extraction)
+        or store.record["provenance"].get("images_per_second"),
+    }
+
+
+def _dry_run(
+    options: ExtractOptions, path: Path, token: str, listing: Manifest, network: Network
+) -> dict[str, Any]:
+    """Count what is new and estimate time and disk; write nothing."""
+    exists = Store.exists(path)
+    store = Store.unchecked(path) if exists else _planned(path, network, listing)
+    if exists:
+        store.require_identity(_identity(token, network, store))
+        store = Store.open(path)
+    cache = store.scan_cache() if exists else nullcontext(ScanCache(None))
+    with cache as opened:
+        extraction = _extraction(options, listing, store, opened)
+        pending = extraction.pending
+        new = extraction.count_new(options.workers or default_workers())
+        rate, source = _expected_rate(store, extraction, network, pending) if new else (None, "")
+    return {
+        "dry_run": True,
+        "images": len(listing),
+        "new": new,
+        "reused": extraction.reused,
+        "skipped": extraction.skipped,
+        "estimated_seconds": round(new / rate, 1) if rate else 0.0,
+        "estimated_bytes": new * (4 * store.dim + 64),
+        "estimated_from": source,
+        "store": str(path),
+    }
+
+
+def _planned(path: Path, network: Network, listing: Manifest) -> Store:
+    """Return a store that exists in memory alone."""
+    dim = backbone.find(network.options.backbone).dim
+    record = {"identity": {}, "dim": dim, "provenance": {}, "root": str(listing.root)}
+    return Store(path, record)
+
+
+def _expected_rate(
+    store: Store, extraction: Extraction, network: Network, rows: list[int]
+) -> tuple[float, str]:
+    """Return images per second: as the store remembers, or timed on a few images."""
+    known = store.record["provenance"].get("images_per_second")
+    if known:
+        return float(known), "the last extract into this store"
+    encoder = network.encoder()
+    count = min(len(rows), _TIMED_BATCHES * encoder.batch_size)
+    return extraction.rate(encoder, rows[:count]), f"{count} images timed now"
+
+
+def _result(
+    options: ExtractOptions,
+    store: Store,
+    network: Network,
+    extraction: Extraction,
+    manifest: Manifest,
+    target: Path,
+    startup: float,
+    started: float,
+) -> dict[str, Any]:
+    encoder = network.encoder_if_loaded
+    return {
+        "images": len(manifest),
+        "encoded": extraction.encoded,
+        "reused": extraction.reused,
+        "skipped": extraction.skipped,
+        "conflicting": sum(status == CONFLICT for status in manifest.statuses),
+        "errors": extraction.errors,
+        "seconds": round(time.monotonic() - started, 3),
+        "startup_seconds": round(startup, 3),
+        "images_per_second": _rate(extraction),
+        "engine": network.engine,
+        "precision": options.precision,
+        "device": encoder.device if encoder else store.record["provenance"].get("device"),
+        "dim": store.dim,
+        "weights": options.weights,
+        "store": str(store.path),
+        "manifest": str(target),
+    }
+
+
+def _rate(extraction: Extraction) -> float | None:
+    if not extraction.encoded or not extraction.seconds:
+        return None
+    return round(extraction.encoded / extraction.seconds, 2)
+
+
+def _weights_text(options: ExtractOptions) -> str:
+    if options.weights == "random":
+        return f"random, seed {options.seed}: an untrained network, for trying things out"
+    return options.weights
+
+
+def _note_one_class(listing: Manifest, reporter: Reporter) -> None:
+    classes = set(listing.labels) - {""}
+    if len(classes) < 2:
+        found = f"one class ({', '.join(classes)})" if classes else "no labels"
+        reporter.say(f"Note: {found}: features can be extracted, but train-head needs two classes")

@@ -1,0 +1,239 @@
+"""The run directory: what was trained on what, with which result.
+
+``run.json`` holds inputs, versions, timings and metrics; ``heads/NAME`` a fitted head with its
+probabilities; ``manifest.csv`` and ``predictions.csv`` the rows. Written by stage 2, read by
+``compare`` and ``info``. A head that is listed is complete.
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import heads
+from pipeline import manifest as manifests
+from pipeline.dataset import Examples
+from pipeline.errors import RunError
+from pipeline.files import write_atomically, write_json
+from pipeline.heads import Head
+from pipeline.manifest import Manifest
+from pipeline.provenance import provenance
+
+SCHEMA_VERSION: Final = 1
+MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
+PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
+
+_RECORD = "run.json"
+_PROBABILITIES = "probabilities.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class FittedHead:
+    """What stage 2 keeps of one head.
+
+    Attributes:
+        head: The fitted estimator.
+        probabilities: float32 ``(n, classes)`` over the val and test rows, in manifest order.
+        record: Parameters, metrics by split, fit seconds, converged, notes.
+    """
+
+    head: Head
+    probabilities: NDArray[np.float32]
+    record: Mapping[str, Any]
+
+
+class Run:
+    """One run on disk.
+
+    Example:
+        run = Run.open(Path("runs/sample"))
+        run.record["heads"]["logreg"]["test"]["accuracy"]
+    """
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path = path
+        self.record = record
+
+    @classmethod
+    def exists(cls, path: Path) -> bool:
+        """Tell whether a directory is a run."""
+        return (path / _RECORD).is_file()
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open a run.
+
+        Raises:
+            RunError: There is none, or it is of another version.
+        """
+        try:
+            record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(
+                f"There is no run at {str(path)!r}.",
+                hint="Make one with pipeline train-head --store STORE --run RUN.",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path / _RECORD} cannot be read: {error}.") from error
+        version = record.get("schema_version") if isinstance(record, dict) else None
+        if version != SCHEMA_VERSION:
+            raise RunError(
+                f"Expected a run of schema version {SCHEMA_VERSION} at {str(path)!r}. "
+                f"Received: version {version!r}.",
+                hint="Use the release of pipeline that wrote it.",
+            )
+        return cls(path, record)
+
+    @classmethod
+    def create(
+        cls, path: Path, *, inputs: Mapping[str, Any], examples: Examples, root: Path
+    ) -> "Run":
+        """Make a run without heads.
+
+        Raises:
+            RunError: The directory holds something else.
+        """
+        if (path.is_dir() and any(path.iterdir())) or path.is_file():
+            raise RunError(
+                f"Expected a run or an empty folder at {str(path)!r}. Received: something else.",
+                hint="Choose another --run.",
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
+        manifests.write(path / "manifest.csv", rows, columns=MANIFEST_COLUMNS)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "inputs": dict(inputs),
+            "classes": list(examples.names),
+            "split": examples.counts(),
+            "moved": [
+                {"label": item.label, "key": item.key, "from": item.source, "to": item.target}
+                for item in examples.moved
+            ],
+            "dropped": examples.dropped,
+            "root": str(root),
+            "provenance": provenance(),
+            "heads": {},
+            "best": None,
+        }
+        run = cls(path, record)
+        run.save_record()
+        return run
+
+    @classmethod
+    def remove(cls, path: Path) -> None:
+        """Delete a run that ``--force`` replaces; anything that is no run is left alone."""
+        run = cls.open(path)
+        (run.path / _RECORD).unlink()
+        shutil.rmtree(run.path / "heads", ignore_errors=True)
+        for name in ("manifest.csv", "predictions.csv"):
+            (run.path / name).unlink(missing_ok=True)
+
+    def require_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse to add to a run that was made from something else.
+
+        Raises:
+            RunError: Names the first input that differs, with both values.
+        """
+        known = self.record["inputs"]
+        for name in (*inputs, *known):
+            if known.get(name) != inputs.get(name):
+                raise RunError(
+                    f"The run {str(self.path)!r} was made with {name} = {known.get(name)!r}. "
+                    f"Received: {name} = {inputs.get(name)!r}.",
+                    hint="Choose another --run, or replace this one with --force.",
+                )
+
+    def has_head(self, name: str, params: Mapping[str, Any]) -> bool:
+        """Tell whether a head is finished.
+
+        Raises:
+            RunError: It is, with other parameters.
+        """
+        if name not in self.record["heads"]:
+            return False
+        known = self.record["heads"][name]["params"]
+        for key in (*params, *known):
+            if known.get(key) != params.get(key):
+                raise RunError(
+                    f"The run {str(self.path)!r} holds {name} with {key} = {known.get(key)!r}. "
+                    f"Received: {key} = {params.get(key)!r}.",
+                    hint="Choose another --run, or replace this one with --force.",
+                )
+        return True
+
+    def add_head(self, name: str, fitted: FittedHead) -> None:
+        """Save a fitted head, then list it."""
+        folder = self.path / "heads" / name
+        heads.save(fitted.head, folder)
+        write_atomically(
+            folder / _PROBABILITIES,
+            lambda temporary: _save_array(temporary, fitted.probabilities),
+        )
+        self.record["heads"][name] = dict(fitted.record)
+        self.record["best"] = best(self.record["heads"])
+        self.save_record()
+
+    def save_record(self) -> None:
+        """Write ``run.json``."""
+        write_json(self.path / _RECORD, self.record)
+
+    def manifest(self) -> Manifest:
+        """Return the rows of this run, with their splits."""
+        return manifests.read(self.path / "manifest.csv", root=Path(self.record["root"]))
+
+    def probabilities(self, name: str) -> NDArray[np.float32]:
+        """Return a head's probabilities over the val and test rows, float32 ``(n, classes)``.
+
+        Raises:
+            RunError: The file is gone or damaged.
+        """
+        path = self.path / "heads" / name / _PROBABILITIES
+        try:
+            array: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{path} cannot be read: {error}.", hint="Train that head again with --force."
+            ) from error
+        return array
+
+    def write_predictions(self) -> None:
+        """Write ``predictions.csv``: every head's prediction for every val and test row."""
+        rows = self.manifest()
+        scored = [index for index, split in enumerate(rows.splits) if split != "train"]
+        classes = self.record["classes"]
+
+        def fill(temporary: Path) -> None:
+            with temporary.open(
+                "w", encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(PREDICTION_COLUMNS)
+                for name in self.record["heads"]:
+                    probabilities = self.probabilities(name)
+                    for index, row in zip(scored, probabilities, strict=True):
+                        top = int(row.argmax())
+                        key = rows.keys[index].decode()
+                        about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
+                        writer.writerow((*about, name, classes[top], f"{row[top]:.6f}"))
+
+        write_atomically(self.path / "predictions.csv", fill)
+
+
+def best(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the head of highest val accuracy, ties by lower val log loss."""
+    return min(
+        records,
+        key=lambda name: (-records[name]["val"]["accuracy"], records[name]["val"]["log_loss"]),
+    )
+
+
+def _save_array(path: Path, array: NDArray[np.float32]) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)

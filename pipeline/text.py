@@ -1,0 +1,210 @@
+"""Results as text for people; pure functions from a command's result to lines.
+
+Called by ``cli``, which prints them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+SIGNIFICANT: Final = 0.05
+
+_ERRORS_SHOWN: Final = 10
+
+
+def sample(result: Mapping[str, Any]) -> list[str]:
+    """Describe the written sample."""
+    return [
+        f"{result['images']:,} images in {result['classes']} classes in {result['out']} "
+        f"({result['written']:,} written now)"
+    ]
+
+
+def extract(result: Mapping[str, Any]) -> list[str]:
+    """Describe what stage 1 did."""
+    if result.get("dry_run"):
+        return [
+            f"{result['images']:,} images: {result['new']:,} new, {result['reused']:,} reused, "
+            f"{result['skipped']:,} bad",
+            f"About {_duration(result['estimated_seconds'])} and "
+            f"{_size(result['estimated_bytes'])} in {result['store']}"
+            + (f" (rate: {result['estimated_from']})" if result["estimated_from"] else ""),
+            "Nothing was written.",
+        ]
+    rate = result["images_per_second"]
+    lines = [
+        f"{result['encoded']:,} encoded, {result['reused']:,} reused, "
+        f"{result['skipped']:,} skipped of {result['images']:,} images in "
+        f"{_duration(result['seconds'])}" + (f" ({rate:,.0f} images/s)" if rate else "")
+    ]
+    lines += _errors(result["errors"])
+    if result["conflicting"]:
+        lines.append(
+            f"{result['conflicting']:,} images stand under two labels; they are in no split "
+            f"(status 'conflicting label' in {result['manifest']})"
+        )
+    if result["weights"] == "random":
+        lines.append(
+            "The weights are random (an untrained network): fine for trying things out; "
+            "use --weights imagenet on your photos"
+        )
+    lines.append(f"Features: {result['store']}/features.h5   Manifest: {result['manifest']}")
+    return lines
+
+
+def train_head(result: Mapping[str, Any]) -> list[str]:
+    """Show the leaderboard of a run, the verdicts, and what was written."""
+    rows = [
+        {
+            "head": head + (" *" if head == result["best"] else ""),
+            "val_accuracy": record["val"]["accuracy"],
+            "fit_seconds": record["fit_seconds"],
+            **record["test"],
+        }
+        for head, record in result["heads"].items()
+    ]
+    rows.sort(key=lambda row: -row["accuracy"])
+    run = result["run"]
+    return [
+        *_leaderboard(rows),
+        *_uncertainty(result["split"]["test"]),
+        *map(verdict, result["pairs"]),
+        f"Wrote {run}/run.json, {run}/predictions.csv, {run}/manifest.csv, {run}/heads/",
+    ]
+
+
+def compare(result: Mapping[str, Any]) -> list[str]:
+    """Show the leaderboard of several runs."""
+    several = len(result["n_by_run"]) > 1
+    rows = [
+        {**row, "head": (f"{row['run']}:" if several else "") + row["head"] + " *" * row["best"]}
+        for row in result["rows"]
+    ]
+    lines = [*_leaderboard(rows), *_uncertainty(result["n"])]
+    for run, count in result["n_by_run"].items():
+        if count != result["n"]:
+            lines.append(f"{run} has {count:,} test images; {result['n']:,} are shared by all runs")
+    return lines + [verdict(pair) for pair in result["pairs"]]
+
+
+def info(result: Mapping[str, Any]) -> list[str]:
+    """Describe a store or a run."""
+    if result["kind"] == "run":
+        heads = ", ".join(result["heads"]) or "none"
+        return [
+            f"Run {result['path']}: heads {heads}; best {result['best']}",
+            f"Made from {result['inputs']['store']}; split {result['split']}",
+            f"Classes: {', '.join(result['classes'])}",
+        ]
+    return [
+        f"Store {result['path']}: {result['rows']:,} images x {result['dim']:,} features in "
+        f"{result['shards']} shards, {_size(result['bytes'])}",
+        f"Data: {result['root']}, {result['images']:,} images; statuses {result['statuses']}",
+        f"Classes: {result['classes']}",
+        *(f"  {name}: {value}" for name, value in result["identity"].items()),
+        *(f"  made with {name}: {value}" for name, value in result["provenance"].items()),
+    ]
+
+
+def verify(result: Mapping[str, Any]) -> list[str]:
+    """Say which shards are bad."""
+    state = "every byte is right" if result["ok"] else f"{len(result['problems'])} problems"
+    return [
+        f"{result['shards']} good shards, {result['rows']:,} rows: {state}",
+        *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
+    ]
+
+
+def prune(result: Mapping[str, Any]) -> list[str]:
+    """Say what was dropped."""
+    return [
+        f"{result['dropped']:,} features dropped, {result['rows']:,} kept in "
+        f"{result['shards']} shards; {_size(max(result['freed_bytes'], 0))} freed"
+    ]
+
+
+def verdict(pair: Mapping[str, Any]) -> str:
+    """Say in plain words what a paired test shows."""
+    points = f"{abs(100 * pair['difference']):.1f} points"
+    if pair["p_value"] >= SIGNIFICANT:
+        return (
+            f"{pair['a']} and {pair['b']} differ by {points} on {pair['n']:,} images: "
+            f"no real difference shown (p = {pair['p_value']:.2g})"
+        )
+    word = "better" if pair["difference"] > 0 else "worse"
+    return (
+        f"{pair['a']} is {points} {word} than {pair['b']} on {pair['n']:,} images "
+        f"(p = {pair['p_value']:.2g})"
+    )
+
+
+def _errors(errors: Sequence[Mapping[str, str]]) -> list[str]:
+    lines = [f"  skipped {item['path']}: {item['reason']}" for item in errors[:_ERRORS_SHOWN]]
+    more = len(errors) - _ERRORS_SHOWN
+    return lines + ([f"  and {more:,} more, listed in the manifest"] if more > 0 else [])
+
+
+def _leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return an aligned table, one line a row."""
+    table = [("head", "test acc", "95 % interval", "balanced", "macro F1", "log loss", "ECE",
+              "val acc", "fit")]  # fmt: skip
+    for row in rows:
+        low, high = row["accuracy_ci95"]
+        table.append(
+            (
+                row["head"],
+                _number(row["accuracy"]),
+                f"{low:.3f} - {high:.3f}",
+                _number(row["balanced_accuracy"]),
+                _number(row["macro_f1"]),
+                _number(row["log_loss"]),
+                _number(row["ece"]),
+                _number(row["val_accuracy"]),
+                f"{row['fit_seconds']:.1f} s",
+            )
+        )
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in table
+    ]
+
+
+def _uncertainty(count: int) -> list[str]:
+    return [f"* chosen on val. Accuracy on {count:,} test images, scored once; Wilson interval."]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+RENDERERS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[str]]]] = MappingProxyType(
+    {
+        "sample": sample,
+        "extract": extract,
+        "train-head": train_head,
+        "compare": compare,
+        "info": info,
+        "verify": verify,
+        "prune": prune,
+    }
+)

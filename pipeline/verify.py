@@ -1,0 +1,79 @@
+"""The check of every byte of a store; called by ``commands``.
+
+Everything is read and hashed again, whatever earlier checks found.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import view
+from pipeline.errors import StoreError
+from pipeline.manifest import OK
+from pipeline.shards import Shard
+from pipeline.store import Store
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check a store's shards, its view and that no image of its manifest lacks features.
+
+    Returns:
+        ``ok``, ``shards``, ``rows`` and ``problems``, each with ``shard``, ``problem``, ``fix``.
+
+    Raises:
+        StoreError: There is no store.
+    """
+    store = Store.unchecked(path)
+    problems = []
+    good = []
+    for shard_path in store.shard_paths():
+        try:
+            good.append(_verified(store, shard_path))
+        except StoreError as error:
+            problems.append({"shard": shard_path.stem, "problem": error.message, "fix": error.hint})
+    problems += _missing_from_view(store)
+    problems += _without_features(store, good)
+    return {
+        "ok": not problems,
+        "shards": len(good),
+        "rows": len(np.unique(np.concatenate([shard.keys for shard in good]))) if good else 0,
+        "problems": problems,
+    }
+
+
+def _verified(store: Store, path: Path) -> Shard:
+    shard = store.open_shard(path, is_checked=lambda path: False)
+    if len(shard):
+        store.read_shard(shard)
+    return shard
+
+
+def _missing_from_view(store: Store) -> list[dict[str, str]]:
+    """Return the shards that the view reads from and that are gone."""
+    if not store.view_path.exists():
+        return []
+    try:
+        sources = view.sources(store.view_path)
+    except (OSError, KeyError) as error:
+        problem = f"features.h5 cannot be read: {error}"
+        return [{"shard": "", "problem": problem, "fix": "Delete it and run extract again."}]
+    present = {path.stem for path in store.shard_paths()}
+    problem = "The shard is gone; features.h5 reads its rows as NaN."
+    fix = "Run extract again; only its images are encoded again."
+    gone = [name for name in sources if name not in present]
+    return [{"shard": name, "problem": problem, "fix": fix} for name in gone]
+
+
+def _without_features(store: Store, good: list[Shard]) -> list[dict[str, str]]:
+    if not store.manifest_path.exists():
+        return []
+    manifest = store.read_manifest()
+    wanted = {
+        key for key, status in zip(manifest.keys, manifest.statuses, strict=True) if status == OK
+    }
+    absent = wanted.difference(*(shard.keys for shard in good))
+    if not absent:
+        return []
+    problem = f"{len(absent):,} images of the manifest have no good features."
+    return [{"shard": "", "problem": problem, "fix": "Run extract again; only those are encoded."}]
