@@ -122,8 +122,8 @@ def _opened(path: Path, token: str, network: Network, listing: Manifest, *, forc
         return _created(path, token, network, listing)
     store = Store.unchecked(path)
     if force and store.identity != _identity(token, network, store):
+        network.loaded()  # nothing is deleted for weights that cannot be had
         store.remove_features()
-        network.saved = None
         return _created(path, token, network, listing)
     store.require_identity(_identity(token, network, store))
     store.record["weights"][token] = store.identity["weights_sha256"]
@@ -246,7 +246,7 @@ def _dry_run(
         "new": new,
         "reused": extraction.reused,
         "skipped": extraction.skipped,
-        "estimated_seconds": round(new / rate, 1) if rate else 0.0,
+        "estimated_seconds": round(new / rate, 3) if rate else 0.0,
         "estimated_bytes": new * (4 * store.dim + 64),
         "estimated_from": source,
         "store": str(path),

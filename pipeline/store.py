@@ -7,6 +7,7 @@ it. The layout is in ``docs/store.md``.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -291,11 +292,11 @@ class Store:
 
     def remove_features(self) -> None:
         """Delete all features and the encoder, for a store that is replaced by ``--force``."""
-        for path in (*self.shard_paths(), *(self.path / _ENCODER).glob("*.h5")):
-            path.unlink()
-        self.view_path.unlink(missing_ok=True)
-        self.manifest_path.unlink(missing_ok=True)
-        (self.path / _RECORD).unlink()
+        for folder in (_SHARDS, _ENCODER):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        # The record goes last: until then this is a store, though one that lacks features.
+        for name in (_VIEW, _MANIFEST, _SCAN, _RECORD):
+            (self.path / name).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
         """Delete what a killed run left under temporary names."""

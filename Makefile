@@ -1,0 +1,82 @@
+# Every target sets up what it needs. The work itself is done by `python -m pipeline`.
+
+PYTHON ?= python3
+VENV := .venv
+RUN_PIPELINE := $(VENV)/bin/python -m pipeline
+
+# Without DATA, the embedded sample with its own settings; with DATA, no settings are assumed.
+ifdef DATA
+CONFIG ?=
+else
+DATA := data/sample
+CONFIG ?= data/sample.toml
+NEEDS_SAMPLE := data/sample
+endif
+
+# Values reach the shell through the environment, so that spaces and quotes survive.
+export DATA CONFIG WEIGHTS IMAGE_SIZE ENGINE
+base_name = $(shell basename -- '$(subst ','\'',$(1))')
+export STORE ?= stores/$(call base_name,$(DATA))
+export RUN ?= runs/$(call base_name,$(STORE))
+CONFIG_FLAG = $(if $(CONFIG),--config "$$CONFIG")
+
+.DEFAULT_GOAL := help
+.PHONY: help demo extract train-head compare test test-fast check format bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: ## The whole way on the embedded sample: extract, train heads, leaderboard
+	@$(MAKE) --no-print-directory extract
+	@$(MAKE) --no-print-directory train-head
+
+extract: $(VENV)/installed $(NEEDS_SAMPLE) ## Stage 1: DATA STORE WEIGHTS IMAGE_SIZE ENGINE CONFIG
+	@$(RUN_PIPELINE) extract $(CONFIG_FLAG) --store "$$STORE" \
+		$(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGE_SIZE),--image-size "$$IMAGE_SIZE") \
+		$(if $(ENGINE),--engine "$$ENGINE") -- "$$DATA"
+
+train-head: $(VENV)/installed ## Stage 2: STORE RUN HEADS
+	@test -e "$$STORE/store.json" || test "$$STORE" != "stores/$$(basename -- "$$DATA")" \
+		|| $(MAKE) --no-print-directory extract
+	@$(RUN_PIPELINE) train-head $(CONFIG_FLAG) --store "$$STORE" --run "$$RUN" \
+		$(foreach head,$(HEADS),--head $(head))
+
+compare: $(VENV)/installed ## Leaderboard of all runs in runs/, on their common test images
+	@$(RUN_PIPELINE) compare runs/*
+
+test: $(VENV)/installed-dev ## The whole test suite
+	@$(VENV)/bin/python -m pytest
+
+test-fast: $(VENV)/installed-dev ## The tests that need no TensorFlow
+	@$(VENV)/bin/python -m pytest -m "not slow"
+
+check: $(VENV)/installed-dev ## Format, lint, types, import layers, tests: what CI runs
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(MAKE) --no-print-directory test
+
+format: $(VENV)/installed-dev ## Format the code and mend what the linter can
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format
+
+bench: $(VENV)/installed-dev ## Benchmarks; each prints one JSON object
+	@for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
+
+clean: ## Remove the environment and caches; stores and runs stay
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+data/sample: $(VENV)/installed
+	@$(RUN_PIPELINE) sample $@
+
+$(VENV)/installed: pyproject.toml
+	@test -x $(VENV)/bin/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing pipeline into $(VENV) (TensorFlow is large: this takes a minute or two)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "Installing the development tools into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@

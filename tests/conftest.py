@@ -1,0 +1,59 @@
+"""Fixtures that several test files share."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeBackbone, FakeEncoder
+
+from pipeline import backbone, engines
+from pipeline.cli import main
+
+Command = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command with --json; return its exit status and result."""
+
+    def run(*arguments: object) -> tuple[int, dict[str, Any]]:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments] + ["--json", "--quiet"])
+        return status, json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.fixture
+def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
+    """Replace the backbone by a random projection; the weights' digest follows name and seed."""
+    encoder = FakeEncoder()
+
+    def load(name: str, *, weights: str, seed: int, **_: object) -> FakeBackbone:
+        return FakeBackbone(hashlib.sha256(f"{name}{weights}{seed}".encode()).hexdigest())
+
+    def create(*_: object, batch_size: int, **__: object) -> FakeEncoder:
+        encoder.batch_size = batch_size
+        return encoder
+
+    monkeypatch.setattr(backbone, "load", load)
+    monkeypatch.setattr(engines, "create", create)
+    # The weights file of the store is not what these tests are about.
+    monkeypatch.setattr("pipeline.weights.save", lambda path, arrays: None)
+    return encoder
+
+
+@pytest.fixture
+def age() -> Callable[[Path], None]:
+    """Make the scan cache trust files that were written a moment ago."""
+
+    def make_old(folder: Path) -> None:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                os.utime(path, (1_600_000_000, 1_600_000_000))
+
+    return make_old

@@ -1,0 +1,71 @@
+"""Fakes of the seams, for tests that need no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIM = 16
+
+
+@dataclass
+class FakeEncoder:
+    """A fixed random projection of the pixels; counts the images it encodes."""
+
+    image_size: int = 32
+    batch_size: int = 8
+    engine: str = "fake"
+    device: str = "CPU (fake)"
+    dim: int = DIM
+    drift: float = 0.0
+    images: int = field(default=0, init=False)
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.images += len(images)
+        pixels = images.reshape(len(images), -1).astype(np.float32) / 255
+        projection = np.random.default_rng(0).normal(size=(pixels.shape[1], DIM))
+        rows = [(row @ projection).astype(np.float32) for row in pixels]  # no row has company
+        return np.stack(rows) * np.float32(1 + self.drift)
+
+
+@dataclass
+class FakeBackbone:
+    """What ``backbone.load`` returns, as far as extraction looks at it."""
+
+    weights_sha256: str
+    dim: int = DIM
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        return {"conv/kernel": np.ones((2, 2), np.float32)}
+
+
+class Bar:
+    """A progress bar that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def advance(self, **counts: int) -> None:
+        self.steps += 1
+
+
+def write_image(path: Path, seed: int, size: int = 12) -> bytes:
+    """Write a small PNG that no other seed gives, and return its bytes."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, format="PNG")
+    return path.read_bytes()
+
+
+def write_classes(folder: Path, counts: dict[str, int], first_seed: int = 0) -> None:
+    """Write class folders of different images."""
+    seed = first_seed
+    for name, count in counts.items():
+        for number in range(count):
+            write_image(folder / name / f"{number:03}.png", seed)
+            seed += 1
