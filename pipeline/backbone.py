@@ -5,11 +5,8 @@ later, by fine-tuning. Keras is imported inside functions: importing it takes se
 """
 
 import importlib
-import os
-import re
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -24,27 +21,12 @@ from pipeline import weights as weight_files
 from pipeline.config import unknown_name
 from pipeline.errors import WeightsUnavailableError
 from pipeline.images import DECODER
+from pipeline.runtime import import_keras
 from pipeline.weights import Variable
 
 # Seconds that a download may stand still. Without a limit, a firewall that drops packets would
 # hold the program for minutes and a stalled server for ever.
 DOWNLOAD_TIMEOUT: Final = 20.0
-
-_QUIET: Final = "TF_CPP_MIN_LOG_LEVEL"
-_NOISE: Final = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} )")
-# What the user set wins, except where float32 would no longer mean float32.
-_DEFAULT_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        # TensorFlow turns oneDNN on or off by processor type, which changes last digits.
-        "TF_ENABLE_ONEDNN_OPTS": "1",
-        # Without a GPU the CUDA library reports an error (level 2) that is none.
-        _QUIET: "3",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    }
-)
-_FIXED_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
-    {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,64 +206,6 @@ def variables_of(network: Any) -> list[Variable]:
         for layer in network.layers
         for variable in layer.weights
     ]
-
-
-def import_keras() -> ModuleType:
-    """Import Keras with float32 meaning float32 and GPU memory growing as needed.
-
-    Works with any Keras backend (``KERAS_BACKEND``); what only TensorFlow needs is done only
-    where TensorFlow is the backend.
-    """
-    os.environ.update(_FIXED_ENVIRONMENT)
-    if "keras" in sys.modules:
-        keras = importlib.import_module("keras")
-    else:
-        with _without_noise():
-            keras = importlib.import_module("keras")
-    if keras.backend.backend() == "tensorflow":
-        _prepare_tensorflow()
-    return keras
-
-
-def _prepare_tensorflow() -> None:
-    import tensorflow as tf
-
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    for gpu in tf.config.list_physical_devices("GPU"):
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:
-            # Somebody in this process used the GPU before us; its setting stays.
-            return
-
-
-@contextmanager
-def _without_noise() -> Iterator[None]:
-    """Drop the notices that TensorFlow's libraries write while they are being loaded.
-
-    They are written by C++ before any log level holds, so the descriptor itself is redirected;
-    every other line is written afterwards. Whoever sets TF_CPP_MIN_LOG_LEVEL sees everything.
-    """
-    chosen = _QUIET in os.environ
-    for key, value in _DEFAULT_ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    if chosen:
-        yield
-        return
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as captured:
-        stderr = os.dup(2)
-        os.dup2(captured.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            captured.seek(0)
-            for line in captured:
-                if not _NOISE.match(line):
-                    os.write(2, line)
 
 
 @contextmanager

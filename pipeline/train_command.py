@@ -86,12 +86,13 @@ def _inputs(options: TrainHeadOptions, store: Store, examples: Examples) -> dict
     return {
         "store": str(store.path.resolve()),
         "identity": store.identity,
-        "manifest_sha256": rows.hexdigest(),
         "split": options.split,
         "split_seed": options.split_seed,
         "min_per_class": options.min_per_class,
         "rare": options.rare,
         "refit": options.refit,
+        # Last, so that an option that changes the rows is named before their digest.
+        "manifest_sha256": rows.hexdigest(),
     }
 
 

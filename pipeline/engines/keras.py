@@ -9,8 +9,9 @@ from typing import Any, Final, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbone import LoadedBackbone, import_keras
+from pipeline.backbone import LoadedBackbone
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.runtime import import_keras
 
 # From this size on, the weights become constants of the graph, so that BatchNorm is folded into
 # the convolutions: 42 instead of 34 images a second at 224 pixels on two cores, for four seconds

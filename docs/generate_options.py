@@ -1,0 +1,40 @@
+"""Print docs/options.md from the option records, the only place where options are written.
+
+Usage: python docs/generate_options.py > docs/options.md
+"""
+
+from pipeline import config
+from pipeline.commands import COMMANDS
+
+
+def document() -> str:
+    """Return the page."""
+    lines = [
+        "# Options",
+        "",
+        "Printed by `docs/generate_options.py`. Every option is a flag and a key of the command's",
+        "table in a TOML file given by `--config` (`image_size = 64` under `[extract]`; a head's",
+        "parameters under `[heads.NAME]`). A flag beats the file, the file beats the default.",
+    ]
+    lines += _table("Every command", config.CommonOptions)
+    for name in COMMANDS:
+        lines += _table(f"pipeline {name}", config.RECORDS[name])
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, record: type) -> list[str]:
+    lines = ["", f"## {title}", "", (record.__doc__ or "").strip(), ""]
+    lines += ["| option | values | default | what |", "|--|--|--|--|"]
+    for name, option in config.options_of(record).items():
+        shown = option.metavar if option.positional else f"`{config.flag_of(name)}`"
+        values = " ".join(option.choices) or ("" if option.positional else option.metavar)
+        default = config.default_of(record, name)
+        default = " ".join(default) if isinstance(default, tuple) else default
+        default = "" if default in (None, "", False) else f"`{default}`"
+        cells = (shown, values.replace("|", " "), default, option.help)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    print(document(), end="")

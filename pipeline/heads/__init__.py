@@ -1,0 +1,200 @@
+"""Heads: classifiers on pooled features, each a scikit-learn estimator in a file of its own.
+
+``create`` makes one by name, ``save`` and ``load`` keep its parameters as JSON and its fitted
+arrays as NumPy files, without pickle. Called by stage 2. To add a head, write its class and add a
+row to ``HEADS``.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import unknown_name
+from pipeline.errors import ConfigError, RunError
+from pipeline.files import write_atomically, write_json
+
+
+class Head(Protocol):
+    """What stage 2 needs of an estimator, beside scikit-learn's parameters.
+
+    Attributes:
+        fitted: Names of the fitted attributes to save: arrays, lists of arrays, or numbers.
+        classes_: The class labels, ascending.
+        converged_: Whether the fit converged; None where that has no meaning.
+        notes_: Plain sentences that the user should read.
+    """
+
+    fitted: ClassVar[tuple[str, ...]]
+    classes_: NDArray[Any]
+    converged_: bool | None
+    notes_: tuple[str, ...]
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor's parameters."""
+        ...
+
+    def set_params(self, **params: Any) -> Self:
+        """Change parameters."""
+        ...
+
+    def fit(self, X: Any, y: Any, *, validation: Any = None) -> Self:
+        """Fit on X ``(n, dim)`` and y; ``validation`` is a pair ``(X, y)`` to choose on."""
+        ...
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Return probabilities, ``(n, classes)``."""
+        ...
+
+    def selected_params(self) -> dict[str, Any]:
+        """Return the parameters that repeat what was chosen on val, for a refit."""
+        ...
+
+
+HEADS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "dense": "pipeline.heads.dense:DenseHead",
+        "logreg": "pipeline.heads.logreg:LogregHead",
+        "majority": "pipeline.heads.majority:MajorityHead",
+    }
+)
+
+# The tutorial's head: Dense 1024 relu, Dense softmax, Adam at Keras' default rate, 10 epochs of
+# batches of 32, on features as they are.
+PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = MappingProxyType(
+    {
+        "seed": {
+            "dense": {
+                "hidden": (1024,),
+                "dropout": 0.0,
+                "epochs": 10,
+                "batch_size": 32,
+                "learning_rate": 1e-3,
+                "decay": False,
+                "scale": False,
+            }
+        }
+    }
+)
+
+_RECORD = "head.json"
+_ARRAYS = "arrays.npz"
+
+
+def create(name: str, params: Mapping[str, Any], *, seed: int) -> Head:
+    """Make an unfitted head.
+
+    Example:
+        >>> create("logreg", {"grid": [0.1, 1.0]}, seed=0).get_params()["grid"]
+        [0.1, 1.0]
+
+    Raises:
+        ConfigError: The head or a parameter is unknown; suggests the nearest name.
+    """
+    head = _class(name)()
+    known = head.get_params(deep=False)
+    for param in params:
+        if param not in known:
+            raise unknown_name("parameter", param, known, where=f"[heads.{name}]")
+        _check_type(name, param, known[param], params[param])
+    seeded = {"seed": seed} if "seed" in known else {}
+    seeded_head: Head = head.set_params(**{**seeded, **params})
+    return seeded_head
+
+
+def save(head: Head, folder: Path) -> None:
+    """Write ``head.json`` and ``arrays.npz``; ``load`` gives equal predictions bit for bit."""
+    names = [name for name, target in HEADS.items() if target == _target(type(head))]
+    if not names:
+        raise RunError(f"Expected a head of {', '.join(HEADS)}. Received: {type(head).__name__}.")
+    arrays: dict[str, NDArray[Any]] = {}
+    lists: dict[str, int] = {}
+    for attribute in head.fitted:
+        value = getattr(head, attribute)
+        if isinstance(value, list):
+            lists[attribute] = len(value)
+            arrays |= {f"{attribute}.{number}": array for number, array in enumerate(value)}
+        else:
+            arrays[attribute] = np.asarray(value)
+    write_atomically(folder / _ARRAYS, lambda temporary: _save_arrays(temporary, arrays))
+    params = head.get_params(deep=False)
+    record = {
+        "head": names[0],
+        "params": json.loads(json.dumps(params, default=_plain)),
+        "lists": lists,
+        "converged": head.converged_,
+        "notes": list(head.notes_),
+    }
+    write_json(folder / _RECORD, record)
+
+
+def load(folder: Path) -> Head:
+    """Read a head that ``save`` wrote; no code is taken from the files.
+
+    Raises:
+        RunError: A file is missing or damaged.
+        ConfigError: The head is unknown to this release.
+    """
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        with np.load(folder / _ARRAYS, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        head = create(record["head"], record["params"], seed=0)
+        for attribute in head.fitted:
+            setattr(head, attribute, _restored(attribute, arrays, record["lists"]))
+    except ConfigError:
+        raise
+    except Exception as error:  # zipfile, json and NumPy each have errors of their own
+        raise RunError(
+            f"The head in {str(folder)!r} cannot be read: {error}.",
+            hint="Train it again with --force.",
+        ) from error
+    head.converged_ = record["converged"]
+    head.notes_ = tuple(record["notes"])
+    return head
+
+
+def _class(name: str) -> Any:
+    if name not in HEADS:
+        raise unknown_name("head", name, HEADS)
+    module, _, attribute = HEADS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _target(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_type(head: str, param: str, default: Any, value: Any) -> None:
+    """Refuse a value of another type than the default's; an integer may stand for a float."""
+    kinds: tuple[type, ...] = (type(default),)
+    if isinstance(default, float):
+        kinds = (int, float)
+    elif isinstance(default, tuple):
+        kinds = (list, tuple)
+    is_wrong_bool = isinstance(value, bool) and not isinstance(default, bool)
+    if is_wrong_bool or not isinstance(value, kinds):
+        raise ConfigError(
+            f"[heads.{head}] {param}: expected a value like {default!r}. Received: {value!r}."
+        )
+
+
+def _restored(attribute: str, arrays: Mapping[str, NDArray[Any]], lists: Mapping[str, int]) -> Any:
+    if attribute in lists:
+        return [arrays[f"{attribute}.{number}"] for number in range(lists[attribute])]
+    value = arrays[attribute]
+    return value.item() if value.ndim == 0 else value
+
+
+def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value.item()

@@ -1,0 +1,108 @@
+"""Scores with their uncertainty: labels and probabilities in, plain numbers out.
+
+Called by stage 2 and ``compare``. What is undefined is None, never NaN, so that every number
+can be written as JSON.
+"""
+
+import math
+import warnings
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+CALIBRATION_BINS: Final = 15
+
+# The two-sided 95 % quantile of the normal distribution.
+_Z95: Final = 1.959963984540054
+
+
+def score(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[str, Any]:
+    """Score probabilities against labels.
+
+    Args:
+        y: Class numbers, shape ``(n,)``.
+        probabilities: Shape ``(n, classes)``; a column of zeros is a class that train lacks.
+
+    Returns:
+        ``n``, ``accuracy``, ``accuracy_ci95`` (Wilson), ``balanced_accuracy``, ``macro_f1``,
+        ``log_loss`` (nats) and ``ece`` (15 equal-width bins of the top label).
+    """
+    n = len(y)
+    if n == 0:
+        names = ("accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "log_loss", "ece")
+        return {"n": 0, **dict.fromkeys(names)}
+    predicted = probabilities.argmax(axis=1)
+    correct = int((predicted == y).sum())
+    return {
+        "n": n,
+        "accuracy": correct / n,
+        "accuracy_ci95": list(wilson(correct, n)),
+        **_by_class(y, predicted),
+        "log_loss": log_loss(y, probabilities),
+        "ece": expected_calibration_error(y, probabilities),
+    }
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion (Wilson 1927)."""
+    share = correct / n
+    denominator = 1 + _Z95**2 / n
+    centre = (share + _Z95**2 / (2 * n)) / denominator
+    half = _Z95 * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2)) / denominator
+    # At the ends the interval touches 0 or 1, which rounding may miss.
+    low = 0.0 if correct == 0 else max(centre - half, 0.0)
+    high = 1.0 if correct == n else min(centre + half, 1.0)
+    return low, high
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test (1947).
+
+    Args:
+        only_first: Images that only the first classifier gets right.
+        only_second: Images that only the second one gets right.
+    """
+    discordant = only_first + only_second
+    if discordant == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(min(only_first, only_second), discordant, 0.5).pvalue)
+
+
+def log_loss(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
+    """Return the mean negative log probability of the true label, in nats.
+
+    A probability of zero counts as the least positive number of its type.
+    """
+    true = probabilities[np.arange(len(y)), y]
+    least = np.finfo(probabilities.dtype).eps
+    return float(-np.log(np.maximum(true, least).astype(np.float64)).mean())
+
+
+def expected_calibration_error(
+    y: NDArray[np.integer], probabilities: NDArray[np.floating]
+) -> float:
+    """Return the gap between confidence and accuracy, over 15 bins of the top label's probability.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == y
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, None)
+    bins = np.minimum(bins, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - correct, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(y))
+
+
+def _by_class(y: NDArray[np.integer], predicted: NDArray[np.integer]) -> dict[str, float]:
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+
+    with warnings.catch_warnings():
+        # A class that is predicted but not present is no reason to warn: it costs F1.
+        warnings.simplefilter("ignore")
+        return {
+            "balanced_accuracy": float(balanced_accuracy_score(y, predicted)),
+            "macro_f1": float(f1_score(y, predicted, average="macro", zero_division=0.0)),
+        }
