@@ -142,8 +142,7 @@ def load(folder: Path) -> Head:
     """
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        with np.load(folder / _ARRAYS, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _load_arrays(folder / _ARRAYS)
         head = create(record["head"], record["params"], seed=0)
         for attribute in head.fitted:
             setattr(head, attribute, _restored(attribute, arrays, record["lists"]))
@@ -194,6 +193,11 @@ def _restored(attribute: str, arrays: Mapping[str, NDArray[Any]], lists: Mapping
 def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _plain(value: Any) -> Any:

@@ -32,12 +32,14 @@ class LogregHead(ClassifierMixin, BaseEstimator):
 
     Attributes:
         C_: The chosen value.
+        n_iter_: Iterations that its fit took.
         coef_: float64 ``(classes, dim)``, on scaled features.
         intercept_: float64 ``(classes,)``.
     """
 
     fitted: ClassVar[tuple[str, ...]] = (
-        "classes_", "C_", "mean_", "scale_", "coef_", "intercept_", "n_features_in_",
+        "classes_", "C_",
+        "n_iter_", "mean_", "scale_", "coef_", "intercept_", "n_features_in_",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +76,8 @@ class LogregHead(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return class labels."""
-        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     def selected_params(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class LogregHead(ClassifierMixin, BaseEstimator):
             if best is None or rank < best:
                 best = rank
                 self.C_, self.converged_ = C, converged
+                self.n_iter_ = int(model.n_iter_.max())
                 self.coef_, self.intercept_ = coef, intercept
         self.notes_ = self._notes(grid)
 
