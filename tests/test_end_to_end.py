@@ -1,0 +1,146 @@
+"""The real network on real files, in processes of their own: killing, resuming, the demo."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import write_classes, write_image
+
+import pipeline
+from pipeline.sample import write_sample
+from pipeline.store import Store
+
+pytestmark = pytest.mark.slow
+
+FLAGS = ("--weights", "random", "--image-size", "32", "--batch-size", "8")
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(*arguments: object, cwd: Path) -> dict[str, Any]:
+    process = start(*arguments, "--json", "--quiet", cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert err == ""
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_classes(folder / "photos", {"cat": 60, "dog": 60})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photos: Path) -> tuple[np.ndarray, float]:
+    """Features of a run that nobody killed, and how long its process took."""
+    result = run("extract", "photos", "--store", "whole", *FLAGS, cwd=photos)
+    assert result["encoded"] == 120
+    return pipeline.load(photos / "whole")[0], result["seconds"]
+
+
+def test_killed_at_ten_moments_ends_in_the_same_features(
+    photos: Path, uninterrupted: tuple[np.ndarray, float]
+) -> None:
+    expected, seconds = uninterrupted
+    statuses = []
+    for moment in np.linspace(0.3, 1.0, 10):
+        process = start("extract", "photos", "--store", "killed", *FLAGS, cwd=photos)
+        try:
+            process.wait(timeout=float(moment * seconds))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+        statuses.append(process.returncode)
+    assert -signal.SIGKILL in statuses
+    run("extract", "photos", "--store", "killed", *FLAGS, cwd=photos)
+    np.testing.assert_array_equal(pipeline.load(photos / "killed")[0], expected)
+    assert run("verify", "killed", cwd=photos)["ok"]
+    assert not list((photos / "killed").rglob(".tmp-*"))
+
+
+def test_features_depend_on_neither_batch_size_nor_order(
+    photos: Path, uninterrupted: tuple[np.ndarray, float], tmp_path: Path
+) -> None:
+    expected, _ = uninterrupted
+    shutil.copytree(photos / "photos", tmp_path / "photos")
+    paths = sorted((tmp_path / "photos").rglob("*.png"))
+    for number, path in enumerate(paths):  # another order of the same images
+        path.rename(path.with_name(f"{len(paths) - number:04}-{path.name}"))
+    run("extract", "photos", "--store", "s", *FLAGS[:-1], "5", cwd=tmp_path)
+    one, other = Store.open(photos / "whole"), Store.open(tmp_path / "s")
+    keys = one.read_manifest().keys
+    np.testing.assert_allclose(
+        other.read(keys), one.read(keys), atol=1e-5 * float(np.abs(expected).max()), rtol=0
+    )
+
+
+def test_interrupt_by_the_user_keeps_what_was_done(tmp_path: Path) -> None:
+    write_classes(tmp_path / "photos", {"a": 400, "b": 400})
+    process = start("extract", "photos", "--store", "s", *FLAGS, cwd=tmp_path)
+    while process.poll() is None and not (tmp_path / "s/store.json").exists():
+        time.sleep(0.1)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.skip("this machine was done before the signal came")
+    assert process.returncode == 130 and "Traceback" not in err
+    kept = len(Store.open(tmp_path / "s"))
+    result = run("extract", "photos", "--store", "s", *FLAGS, cwd=tmp_path)
+    assert (result["encoded"], result["reused"]) == (800 - kept, kept)
+
+
+def test_rerun_loads_no_network(photos: Path, uninterrupted: tuple[np.ndarray, float]) -> None:
+    code = (
+        "import sys\nfrom pipeline.cli import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "sys.exit(bool({'tensorflow', 'keras', 'PIL.JpegImagePlugin'} & set(sys.modules)))"
+    )
+    arguments = ["extract", "photos", "--store", "whole", *FLAGS, "--quiet"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=photos, check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_of_the_store_are_found_by_digest(
+    photos: Path, uninterrupted: tuple[np.ndarray, float]
+) -> None:
+    """New images need no second look at where the weights came from."""
+    write_image(photos / "photos/cat/new.png", seed=10_000)
+    result = run("extract", "photos", "--store", "whole", *FLAGS, cwd=photos)
+    assert (result["encoded"], result["reused"]) == (1, 120)
+    (photos / "photos/cat/new.png").unlink()
+    saved = next((photos / "whole/encoder").iterdir())
+    flags = ("--weights", saved, *FLAGS[2:])
+    assert run("extract", "photos", "--store", "whole", *flags, cwd=photos)["encoded"] == 0
+
+
+def test_sample_is_learned(tmp_path: Path) -> None:
+    """The demo's own way, on half of the sample."""
+    write_sample(tmp_path / "sample")
+    for number, path in enumerate(sorted((tmp_path / "sample").rglob("*.png"))):
+        if number % 2:
+            path.unlink()
+    run("extract", "sample", "--store", "s", "--weights", "random", "--image-size", "64",
+        cwd=tmp_path)  # fmt: skip
+    result = run("train-head", "--store", "s", "--run", "r", cwd=tmp_path)
+    scores = {name: head["test"]["accuracy"] for name, head in result["heads"].items()}
+    assert scores["logreg"] > 0.92 and scores["dense"] > 0.92 and scores["majority"] < 0.2
+    seed = run("train-head", "--store", "s", "--run", "seed", "--head", "dense", "--preset", "seed",
+               cwd=tmp_path)  # fmt: skip
+    assert seed["heads"]["dense"]["test"]["accuracy"] > 0.6
+    assert (tmp_path / "r/predictions.csv").exists()
