@@ -13,12 +13,18 @@ CONFIG ?= data/sample.toml
 NEEDS_SAMPLE := data/sample
 endif
 
-# Values reach the shell through the environment, so that spaces and quotes survive.
-export DATA CONFIG WEIGHTS IMAGE_SIZE ENGINE
 base_name = $(shell basename -- '$(subst ','\'',$(1))')
-export STORE ?= stores/$(call base_name,$(DATA))
-export RUN ?= runs/$(call base_name,$(STORE))
-CONFIG_FLAG = $(if $(CONFIG),--config "$$CONFIG")
+STORE ?= stores/$(call base_name,$(DATA))
+RUN ?= runs/$(call base_name,$(STORE))
+
+# Values reach the shell through the environment, so that spaces and quotes survive; under names
+# of their own, so that a nested make sees no DATA that nobody gave.
+export ARG_DATA = $(DATA)
+export ARG_CONFIG = $(CONFIG)
+export ARG_STORE = $(STORE)
+export ARG_RUN = $(RUN)
+export ARG_WEIGHTS = $(WEIGHTS)
+CONFIG_FLAG = $(if $(CONFIG),--config "$$ARG_CONFIG")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo extract train-head compare test test-fast check format bench clean
@@ -31,14 +37,15 @@ demo: ## The whole way on the embedded sample: extract, train heads, leaderboard
 	@$(MAKE) --no-print-directory train-head
 
 extract: $(VENV)/installed $(NEEDS_SAMPLE) ## Stage 1: DATA STORE WEIGHTS IMAGE_SIZE ENGINE CONFIG
-	@$(RUN_PIPELINE) extract $(CONFIG_FLAG) --store "$$STORE" \
-		$(if $(WEIGHTS),--weights "$$WEIGHTS") $(if $(IMAGE_SIZE),--image-size "$$IMAGE_SIZE") \
-		$(if $(ENGINE),--engine "$$ENGINE") -- "$$DATA"
+	@$(RUN_PIPELINE) extract $(CONFIG_FLAG) --store "$$ARG_STORE" \
+		$(if $(WEIGHTS),--weights "$$ARG_WEIGHTS") $(if $(IMAGE_SIZE),--image-size $(IMAGE_SIZE)) \
+		$(if $(ENGINE),--engine $(ENGINE)) -- "$$ARG_DATA"
 
+# A store that nobody named is made first; one that was named has to be there.
 train-head: $(VENV)/installed ## Stage 2: STORE RUN HEADS
-	@test -e "$$STORE/store.json" || test "$$STORE" != "stores/$$(basename -- "$$DATA")" \
+	@test -e "$$ARG_STORE/store.json" || test "$$ARG_STORE" != "stores/$$(basename -- "$$ARG_DATA")" \
 		|| $(MAKE) --no-print-directory extract
-	@$(RUN_PIPELINE) train-head $(CONFIG_FLAG) --store "$$STORE" --run "$$RUN" \
+	@$(RUN_PIPELINE) train-head $(CONFIG_FLAG) --store "$$ARG_STORE" --run "$$ARG_RUN" \
 		$(foreach head,$(HEADS),--head $(head))
 
 compare: $(VENV)/installed ## Leaderboard of all runs in runs/, on their common test images
