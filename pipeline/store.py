@@ -8,8 +8,8 @@ it. The layout is in ``docs/store.md``.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,10 +126,6 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.index.keys)
-
-    def locked(self) -> AbstractContextManager[None]:
-        """Keep other writers out while the context lasts."""
-        return lock(self.path)
 
     def scan_cache(self) -> ScanCache:
         """Open the cache of what earlier runs learned about files."""
@@ -361,13 +357,22 @@ class Store:
         return full.name if inside else str(full)
 
 
-def lock(path: Path) -> AbstractContextManager[None]:
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
     """Keep other writers out of a store, existing or to be made, while the context lasts.
 
     Raises:
         StoreError: Another process is writing.
     """
-    return exclusive(path / _LOCK, f"Another extract or prune is writing into {str(path)!r}.")
+    busy = f"Another extract or prune is writing into {str(path)!r}."
+    with exclusive(path / _LOCK, busy):
+        try:
+            yield
+        finally:
+            # A store that could not be made leaves no folder behind.
+            if [item.name for item in path.iterdir()] == [_LOCK]:
+                (path / _LOCK).unlink()
+                path.rmdir()
 
 
 def _require_empty(path: Path) -> None:
