@@ -123,8 +123,11 @@ def write(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -
     def fill(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
+            # Python's writer leaves a lone carriage return unquoted, and its reader ends a row there.
+            quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
             writer.writerow(columns)
-            writer.writerows(_rows(manifest, columns))
+            for row in _rows(manifest, columns):
+                (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
 
     write_atomically(path, fill)
 

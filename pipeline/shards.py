@@ -4,6 +4,7 @@ A shard is complete if it is present: it is written under a temporary name, flus
 renamed. ``store`` keeps the set of them; nothing here knows a manifest or a network.
 """
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,14 @@ def write(folder: Path, keys: Keys, features: Features, *, identity: str) -> Sha
     """
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{SUFFIX}") as temporary:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            file.attrs["identity"] = identity
-            file.create_dataset("keys", data=keys.astype(KEY_DTYPE, copy=False))
-            file.create_dataset("features", data=features, dtype="<f4")
+        try:
+            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+                file.attrs["identity"] = identity
+                file.create_dataset("keys", data=keys.astype(KEY_DTYPE, copy=False))
+                file.create_dataset("features", data=features, dtype="<f4")
+        except RuntimeError as error:
+            # On a full disk HDF5 fails once more while closing, which hides the first error.
+            raise OSError(errno.EIO, f"{folder} cannot be written: {error.__context__}") from error
         path = folder / (sha256_file(temporary) + SUFFIX)
         rename_durably(temporary, path)
     return Shard(path, keys)

@@ -1,0 +1,119 @@
+"""Splits: by content, independent of everything else; declared ones win."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import splits
+from pipeline.errors import ConfigError, ManifestError
+
+RATIOS = (0.7, 0.15, 0.15)
+
+
+def keys_of(count: int, first: int = 0) -> list[str]:
+    return [f"{number:064x}" for number in range(first, first + count)]
+
+
+def assign(keys: list[str], labels: list[str], declared: list[str] | None = None, seed: int = 0,
+           **more: bool) -> splits.Assignment:  # fmt: skip
+    return splits.assign(
+        keys, labels, declared or [""] * len(keys), ratios=RATIOS, seed=seed, **more
+    )
+
+
+def test_place_is_pinned() -> None:
+    """These numbers are part of the format: another rule would move everyone's test images."""
+    assert splits.position("0" * 64, 0) == pytest.approx(0.39027412103198444, abs=1e-15)
+    assert splits.position("f" * 64, 7) == pytest.approx(0.6791385895327532, abs=1e-15)
+
+
+@given(st.text("0123456789abcdef", min_size=64, max_size=64), st.integers(0, 2**40))
+def test_place_is_within_the_unit_interval(key: str, seed: int) -> None:
+    assert 0 <= splits.position(key, seed) < 1
+
+
+@given(st.integers(20, 80), st.integers(1, 30), st.integers(0, 50), st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_no_image_moves_when_others_come_go_or_change(
+    count: int, added: int, seed: int, random: object
+) -> None:
+    keys = keys_of(count)
+    labels = ["a" if number % 2 else "b" for number in range(count)]
+    before = assign(keys, labels, seed=seed)
+    more = keys + keys_of(added, first=1000)
+    rows = list(zip(more, labels + ["c"] * added, strict=True))
+    random.shuffle(rows)  # type: ignore[attr-defined]
+    after = assign([key for key, _ in rows], [label for _, label in rows], seed=seed)
+    exceptions = {item.key for item in (*before.moved, *after.moved)}
+    place = dict(zip((key for key, _ in rows), after.splits, strict=True))
+    assert set(before.splits) <= set(splits.SPLITS)
+    for key, split in zip(keys, before.splits, strict=True):
+        assert place[key] == split or key in exceptions
+
+
+@given(st.lists(st.integers(0, 15), min_size=3, max_size=60), st.integers(0, 9))
+@settings(max_examples=50, deadline=None)
+def test_copies_never_straddle(numbers: list[int], seed: int) -> None:
+    keys = [f"{number:064x}" for number in numbers]
+    result = assign(keys, ["a"] * len(keys), seed=seed)
+    for key in set(keys):
+        assert len({split for other, split in zip(keys, result.splits, strict=True)
+                    if other == key}) == 1  # fmt: skip
+
+
+@given(st.integers(3, 12), st.integers(0, 200))
+@settings(max_examples=60, deadline=None)
+def test_three_images_are_enough_for_all_splits(count: int, seed: int) -> None:
+    keys = keys_of(count)
+    result = assign(keys, ["a"] * count, seed=seed)
+    assert set(result.splits) == set(splits.SPLITS)
+    for item in result.moved:
+        assert result.splits[keys.index(item.key)] == item.target
+        assert splits._by_hash(splits.position(item.key, seed), dict(zip(
+            splits.SPLITS, RATIOS, strict=True))) == item.source  # fmt: skip
+
+
+def test_shares_hold_in_expectation() -> None:
+    counts = Counter(assign(keys_of(5000), ["a"] * 5000).splits)
+    for name, share in zip(splits.SPLITS, RATIOS, strict=True):
+        assert counts[name] / 5000 == pytest.approx(share, abs=0.02)
+
+
+def test_declared_splits_win_and_straddling_keys_leave_train() -> None:
+    keys = [*keys_of(4), keys_of(1)[0]]
+    result = assign(keys, ["a"] * 5, ["train", "train", "val", "test", "test"])
+    assert result.splits == ("", "train", "val", "test", "test")
+    assert result.straddling == 1
+
+
+def test_val_that_is_missing_is_taken_from_train() -> None:
+    declared = ["train"] * 200 + ["test"] * 50
+    counts = Counter(assign(keys_of(250), ["a"] * 250, declared).splits)
+    assert counts["test"] == 50
+    assert counts["val"] / 200 == pytest.approx(15 / 85, abs=0.08)
+
+
+def test_test_that_is_missing_is_an_error_with_the_way_out() -> None:
+    declared = ["train"] * 80 + ["val"] * 20
+    with pytest.raises(ManifestError, match="--split"):
+        assign(keys_of(100), ["a"] * 100, declared)
+    counts = Counter(assign(keys_of(100), ["a"] * 100, declared, fill_missing_test=True).splits)
+    assert counts["val"] == 20 and 0 < counts["test"] < 40
+
+
+def test_train_that_is_missing_is_an_error() -> None:
+    with pytest.raises(ManifestError, match="no train"):
+        assign(keys_of(4), ["a"] * 4, ["val", "val", "test", "test"])
+
+
+@pytest.mark.parametrize("text", ["70/30", "a/b/c", "70/0/30", "-1/1/1", "", "1/2/inf"])
+def test_shares_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="--split"):
+        splits.parse_ratios(text)
+
+
+def test_shares() -> None:
+    assert splits.parse_ratios("70/15/15") == pytest.approx(RATIOS)
+    assert splits.parse_ratios("2/1/1") == (0.5, 0.25, 0.25)

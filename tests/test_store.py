@@ -1,0 +1,265 @@
+"""The store: rows by key, the view, damage, compaction, and who may write."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import (
+    CorruptShardError,
+    MissingFeaturesError,
+    StaleFeaturesError,
+    StoreError,
+)
+from pipeline.shard_writer import ShardWriter
+from pipeline.store import MAX_SMALL_SHARDS, Store, lock
+from pipeline.verify import verify
+
+DIM = 4
+IDENTITY = {"backbone": "fake", "image_size": 32}
+
+
+def keys_of(numbers: list[int]) -> np.ndarray:
+    return np.array([f"{number:064x}".encode() for number in numbers], dtype="S64")
+
+
+def features_of(numbers: list[int]) -> np.ndarray:
+    return np.array([[number + 1, -number, 0.5, number**0.5] for number in numbers], dtype="f4")
+
+
+def make(path: Path, *shards: list[int]) -> Store:
+    store = Store.create(path, identity=IDENTITY, dim=DIM, root=path)
+    for numbers in shards:
+        store.add_shard(keys_of(numbers), features_of(numbers))
+    with store.scan_cache() as cache:
+        store.reindex(cache)
+    store.refresh_view()
+    return store
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=10, unique=True), min_size=1,
+             max_size=5),
+    st.randoms(),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_rows_come_in_the_order_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, shards: list[list[int]], random: object
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "store"
+    store = make(path, *shards)
+    numbers = sorted({number for shard in shards for number in shard})
+    asked = random.choices(numbers, k=2 * len(numbers))  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(store.read(keys_of(asked)), features_of(asked))
+    with h5py.File(path / "features.h5") as file:
+        keys, features = file["keys"][:], file["features"][:]
+    assert sorted(keys) == list(keys_of(numbers))
+    np.testing.assert_array_equal(features, store.read(keys))
+
+
+def test_view_survives_a_move_and_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "store", [1, 2], [3])
+    shutil.move(tmp_path / "store", tmp_path / "moved")
+    monkeypatch.chdir("/")
+    with h5py.File(tmp_path / "moved/features.h5") as file:
+        assert np.isfinite(file["features"][:]).all()
+
+
+def test_deleted_shard_reads_as_nan_and_never_as_zeros(tmp_path: Path) -> None:
+    store = make(tmp_path / "store", [1, 2, 3], [4])
+    gone = store.index.shards[0]
+    gone.path.unlink()
+    with h5py.File(tmp_path / "store/features.h5") as file:
+        keys, features = file["keys"][:], file["features"][:]
+    lost = np.isin(keys, gone.keys)
+    assert np.isnan(features[lost]).all() and np.isfinite(features[~lost]).all()
+    with pytest.raises(CorruptShardError, match="gone"):
+        store.read(keys_of([1]))
+    with pytest.raises(MissingFeaturesError) as caught:
+        Store.open(tmp_path / "store").read(keys_of([1, 4]))
+    assert caught.value.keys == (keys_of([1])[0].decode(),)
+    result = verify(tmp_path / "store")
+    assert not result["ok"] and result["problems"][0]["shard"] == gone.name
+
+
+def test_low_limit_of_open_files_gives_nan_or_an_error(tmp_path: Path) -> None:
+    make(tmp_path / "store", *[[number] for number in range(120)])
+    code = """
+import resource, sys, h5py, numpy as np
+from pathlib import Path
+from pipeline.store import Store
+path = Path(sys.argv[1])
+keys = Store.open(path).index.keys
+truth = Store.open(path).read(keys)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+assert (Store.open(path).read(keys) == truth).all()
+try:
+    with h5py.File(path / "features.h5") as file:
+        features = file["features"][:][np.argsort(file["keys"][:])]
+except OSError:
+    sys.exit()
+wrong = ~(np.isnan(features).all(axis=1) | (features == truth).all(axis=1))
+assert not wrong.any()
+assert np.isnan(features).any()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "foreign", "renamed"])
+def test_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
+    store = make(tmp_path / "store", list(range(50)))
+    path = store.index.shards[0].path
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[-10] ^= 1
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "renamed":
+        path = path.rename(path.with_name("0" * 64 + ".h5"))
+    else:
+        other = Store.create(tmp_path / "o", identity={"other": 1}, dim=DIM, root=tmp_path)
+        shard = other.add_shard(keys_of([99]), features_of([99]))
+        path = Path(shutil.copy(shard.path, path.parent))
+    with pytest.raises(CorruptShardError) as caught:
+        Store.open(tmp_path / "store")
+    assert caught.value.shard == path.stem and "extract" in caught.value.hint
+    problem = next(item for item in verify(tmp_path / "store")["problems"]
+                   if item["shard"] == path.stem)  # fmt: skip
+    assert problem["problem"] and "Delete" in problem["fix"]
+
+
+def test_byte_that_rots_under_old_times_is_found_by_verify(tmp_path: Path) -> None:
+    store = make(tmp_path / "store", list(range(50)))
+    path = store.index.shards[0].path
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not verify(tmp_path / "store")["ok"]
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    features = features_of([1, 2])
+    features[1, 1] = np.nan
+    store.add_shard(keys_of([1, 2]), features)
+    with store.scan_cache() as cache:
+        store.reindex(cache)
+    with pytest.raises(CorruptShardError, match="not finite"):
+        store.read(keys_of([1, 2]))
+
+
+def test_another_identity_names_field_and_both_values(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    with pytest.raises(StaleFeaturesError, match="image_size = 32") as caught:
+        store.require_identity({**IDENTITY, "image_size": 64})
+    assert "image_size = 64" in caught.value.message
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    with pytest.raises(StoreError, match=r"letters\.txt"):
+        make(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    make(tmp_path / "store")
+    with (
+        lock(tmp_path / "store"),
+        pytest.raises(StoreError, match="writing"),
+        lock(tmp_path / "store"),
+    ):
+        pass
+
+
+def test_small_shards_are_merged_and_nothing_is_lost(tmp_path: Path) -> None:
+    numbers = list(range(MAX_SMALL_SHARDS + 4))
+    store = make(tmp_path / "store", *[[number] for number in numbers])
+    with store.scan_cache() as cache:
+        assert store.compact(cache) == 0
+    assert len(store.index.shards) == 1
+    reopened = Store.open(tmp_path / "store")
+    np.testing.assert_array_equal(reopened.read(keys_of(numbers)), features_of(numbers))
+
+
+def test_killed_while_merging_leaves_a_store_that_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path / "store", [1, 2], [3], [4])
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), store.scan_cache() as cache:
+        store.compact(cache, everything=True)
+    monkeypatch.undo()
+    reopened = Store.open(tmp_path / "store")
+    assert len(reopened.index.shards) == 4 and len(reopened) == 4
+    np.testing.assert_array_equal(reopened.read(keys_of([4, 1])), features_of([4, 1]))
+
+
+def test_compacting_drops_what_is_not_kept(tmp_path: Path) -> None:
+    store = make(tmp_path / "store", [1, 2, 3], [4])
+    with store.scan_cache() as cache:
+        assert store.compact(cache, keep=keys_of([2, 4]), everything=True) == 2
+    assert list(store.index.keys) == list(keys_of([2, 4]))
+    assert verify(tmp_path / "store")["rows"] == 2
+
+
+@pytest.mark.parametrize(("rows", "seconds", "shards"), [(4, 1e9, 3), (100, 0.0, 5), (100, 1e9, 1)])
+def test_writer_fills_shards_by_rows_and_by_time(
+    tmp_path: Path, rows: int, seconds: float, shards: int
+) -> None:
+    store = make(tmp_path / "store")
+    written = []
+    with ShardWriter(store, rows=rows, seconds=seconds, on_shard=written.append) as writer:
+        for first in range(0, 10, 2):
+            numbers = [first, first + 1]
+            writer.add([key.decode() for key in keys_of(numbers)], features_of(numbers))
+    assert len(written) == shards
+    np.testing.assert_array_equal(
+        Store.open(tmp_path / "store").read(keys_of(list(range(10)))), features_of(list(range(10)))
+    )
+
+
+def test_writer_keeps_what_it_has_when_an_error_comes(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    with pytest.raises(RuntimeError), ShardWriter(store, on_shard=lambda _: None) as writer:
+        writer.add([keys_of([5])[0].decode()], features_of([5]))
+        raise RuntimeError
+    assert len(Store.open(tmp_path / "store")) == 1
+
+
+def test_file_size_limit_leaves_no_half_shard(tmp_path: Path) -> None:
+    make(tmp_path / "store", [1])
+    code = """
+import resource, signal, sys
+import numpy as np
+from pathlib import Path
+from pipeline.store import Store
+store = Store.open(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+keys = np.array([f"{n:064x}".encode() for n in range(5000)], dtype="S64")
+try:
+    store.add_shard(keys, np.ones((5000, 4), "f4"))
+except OSError:
+    sys.exit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert len(list((tmp_path / "store/shards").iterdir())) == 1
+    assert verify(tmp_path / "store")["ok"]
