@@ -123,7 +123,7 @@ def write(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -
     def fill(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            # Python's writer leaves a lone carriage return unquoted, and its reader ends a row there.
+            # Python leaves a lone carriage return unquoted, and then reads a row's end there.
             quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
             writer.writerow(columns)
             for row in _rows(manifest, columns):
