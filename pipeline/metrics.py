@@ -45,7 +45,9 @@ def score(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[s
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a proportion (Wilson 1927)."""
+    """Return the 95 % score interval of a proportion (Wilson 1927); of nothing, all of [0, 1]."""
+    if n == 0:
+        return 0.0, 1.0
     share = correct / n
     denominator = 1 + _Z95**2 / n
     centre = (share + _Z95**2 / (2 * n)) / denominator
@@ -74,11 +76,12 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def log_loss(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
     """Return the mean negative log probability of the true label, in nats.
 
-    A probability of zero counts as the least positive number of its type.
+    Probabilities count as no less than the machine epsilon of their type (1.2e-7 in float32), as in
+    scikit-learn, and no more than one.
     """
     true = probabilities[np.arange(len(y)), y]
-    least = np.finfo(probabilities.dtype).eps
-    return float(-np.log(np.maximum(true, least).astype(np.float64)).mean())
+    clipped = np.clip(true, np.finfo(probabilities.dtype).eps, 1)
+    return float(-np.log(clipped.astype(np.float64)).mean())
 
 
 def expected_calibration_error(

@@ -1,6 +1,7 @@
 """Heads: scikit-learn's contract, Keras' own predictions, saving, and what they choose."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pipeline import heads
 from pipeline.errors import ConfigError, PipelineError, RunError
+from pipeline.files import sha256_file
 from pipeline.heads.dense import DenseHead
 from pipeline.heads.logreg import LogregHead
 from pipeline.heads.majority import MajorityHead
@@ -72,7 +74,7 @@ def test_unknown_names_and_wrong_types(name: str, params: dict[str, Any], expect
         heads.create(name, params, seed=0)
 
 
-@pytest.mark.parametrize("grid", [[], [0.0], [-1.0], ["a"]])
+@pytest.mark.parametrize("grid", [[], [0.0], [-1.0], ["a"], [float("nan")], [float("inf")], [True]])
 def test_logreg_refuses_a_bad_grid(grid: list[Any]) -> None:
     X, y = blobs()
     with pytest.raises(ConfigError, match="grid"):
@@ -188,8 +190,32 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     heads.save(fitted("logreg"), tmp_path)
     with (tmp_path / "arrays.npz").open("wb") as file:
         np.savez(file, classes_=np.array([{}], dtype=object))
-    with pytest.raises(RunError):
+    record = json.loads((tmp_path / "head.json").read_text())
+    record["arrays_sha256"] = sha256_file(tmp_path / "arrays.npz")
+    (tmp_path / "head.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="allow_pickle"):
         heads.load(tmp_path)
+
+
+def test_arrays_of_another_head_are_refused(tmp_path: Path) -> None:
+    X, y = blobs()
+    heads.save(LogregHead(grid=(0.1,)).fit(X, y), tmp_path / "a")
+    heads.save(LogregHead(grid=(10.0,)).fit(X, y), tmp_path / "b")
+    (tmp_path / "a/arrays.npz").write_bytes((tmp_path / "b/arrays.npz").read_bytes())
+    with pytest.raises(RunError, match="not the one"):
+        heads.load(tmp_path / "a")
+
+
+def test_logreg_without_val_says_so() -> None:
+    X, y = blobs()
+    head = LogregHead(grid=(0.1, 10.0)).fit(X, y)
+    assert head.C_ == 1.0 and "no val" in head.notes_[0]
+
+
+def test_val_of_unknown_classes_chooses_nothing() -> None:
+    X, y = blobs()
+    head = LogregHead(grid=(0.1, 10.0)).fit(X, y, validation=(X, y + 100))
+    assert head.C_ == 0.1
 
 
 @pytest.mark.slow
@@ -206,10 +232,13 @@ def test_dense_equals_keras_own_predictions() -> None:
 @pytest.mark.slow
 def test_dense_repeats_itself_and_touches_no_global_generator() -> None:
     X, y = blobs()
+    random.seed(3)
+    python_state = random.getstate()
     np.random.seed(3)
     before = np.random.get_state()[1].copy()
     first = DenseHead(**QUICK_DENSE, seed=4).fit(X, y).predict_proba(X)
     assert (np.random.get_state()[1] == before).all()
+    assert random.getstate() == python_state
     np.testing.assert_array_equal(
         DenseHead(**QUICK_DENSE, seed=4).fit(X, y).predict_proba(X), first
     )

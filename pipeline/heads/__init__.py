@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, RunError
-from pipeline.files import write_atomically, write_json
+from pipeline.files import sha256_file, write_atomically, write_json
 
 
 class Head(Protocol):
@@ -82,6 +82,8 @@ PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = MappingProxyType
     }
 )
 
+SCHEMA_VERSION: Final = 1
+
 _RECORD = "head.json"
 _ARRAYS = "arrays.npz"
 
@@ -127,6 +129,8 @@ def save(head: Head, folder: Path) -> None:
         "head": names[0],
         "params": json.loads(json.dumps(params, default=_plain)),
         "lists": lists,
+        "schema_version": SCHEMA_VERSION,
+        "arrays_sha256": sha256_file(folder / _ARRAYS),
         "converged": head.converged_,
         "notes": list(head.notes_),
     }
@@ -142,6 +146,10 @@ def load(folder: Path) -> Head:
     """
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"it is of version {record['schema_version']}")
+        if record["arrays_sha256"] != sha256_file(folder / _ARRAYS):
+            raise ValueError(f"{_ARRAYS} is not the one that {_RECORD} was written with")
         arrays = _load_arrays(folder / _ARRAYS)
         head = create(record["head"], record["params"], seed=0)
         for attribute in head.fitted:

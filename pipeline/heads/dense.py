@@ -52,7 +52,7 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         dropout: float = 0.5,
         epochs: int = 40,
         batch_size: int = 32,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-4,
         decay: bool = True,
         scale: bool = True,
         seed: int = 0,
@@ -116,10 +116,10 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         keras = import_keras()
         layers = [keras.Input((dim,), name="features")]
         for number, width in enumerate(self.hidden):
-            layers.append(keras.layers.Dense(int(width), activation="relu"))
+            layers.append(_layer(keras, int(width), "relu"))
             if self.dropout:
                 layers.append(keras.layers.Dropout(self.dropout, seed=self.seed + number))
-        layers.append(keras.layers.Dense(num_classes, activation="softmax"))
+        layers.append(_layer(keras, num_classes, "softmax"))
         network = keras.Sequential(layers)
         network.set_weights(self._initial_weights(dim, num_classes))
         steps = self.epochs * -(-num_rows // self.batch_size)
@@ -164,7 +164,8 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             ("dropout", 0 <= self.dropout < 1, "a share from 0 to below 1"),
             ("epochs", _is_count(self.epochs), "an integer above 0"),
             ("batch_size", _is_count(self.batch_size), "an integer above 0"),
-            ("learning_rate", self.learning_rate > 0, "a number above 0"),
+            ("learning_rate", 0 < self.learning_rate < np.inf, "a number above 0"),
+            ("seed", _is_count(self.seed + 1), "an integer of 0 or more"),
         )
         for name, holds, expected in rules:
             if not holds:
@@ -173,5 +174,11 @@ class DenseHead(ClassifierMixin, BaseEstimator):
                 )
 
 
+def _layer(keras: Any, width: int, activation: str) -> Any:
+    # Its kernel is set afterwards; Keras' own initializer would draw from a global generator.
+    return keras.layers.Dense(width, activation=activation, kernel_initializer="zeros")
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and bool(value > 0)
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_integer and bool(value > 0)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,18 +11,22 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from pipeline.errors import ConfigError
 from pipeline.heads.scaler import FeatureScaler
 from pipeline.metrics import log_loss
 
-DEFAULT_C = 1.0
+DEFAULT_C: Final = 1.0
+# Entries of X up to which one thread of linear algebra is used.
+SMALL: Final = 2**22
 
 
 class LogregHead(ClassifierMixin, BaseEstimator):
     """Standardized multinomial logistic regression; C is chosen on val.
 
-    The choice is by val accuracy, ties by val log loss: the rule by which heads are chosen, too.
+    The choice is by val log loss, ties by the smaller C: in eight comparisons (20 splits each) it
+    gave a lower test log loss than the choice by accuracy, and no worse an accuracy.
 
     Args:
         grid: Values of C, the inverse of the L2 strength. Without val, or with one value,
@@ -58,6 +62,7 @@ class LogregHead(ClassifierMixin, BaseEstimator):
         Raises:
             ConfigError: The grid holds something else than positive numbers.
         """
+        self._check_parameters()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
         self.classes_ = np.unique(y)
@@ -90,46 +95,55 @@ class LogregHead(ClassifierMixin, BaseEstimator):
 
     def _choose(self, X: NDArray[np.float64], y: NDArray[Any], validation: Any) -> None:
         """Fit along the path from strong to weak L2, each from the one before; keep the best."""
-        grid = self._checked_grid(has_validation=validation is not None)
-        model = LogisticRegression(max_iter=self.max_iter, tol=self.tol, warm_start=True)
-        best: tuple[float, float] | None = None
+        grid = self._values(has_validation=validation is not None)
+        model: Any = LogisticRegression(max_iter=self.max_iter, tol=self.tol, warm_start=True)
+        best = np.inf
         for C in grid:
             converged = _fit_quietly(model.set_params(C=C), X, y)
             coef, intercept = _two_sided(model)
-            rank = self._rank(coef, intercept, validation)
-            if best is None or rank < best:
-                best = rank
+            loss = self._loss(coef, intercept, validation)
+            if loss < best:
+                best = loss
                 self.C_, self.converged_ = C, converged
                 self.n_iter_ = int(model.n_iter_.max())
                 self.coef_, self.intercept_ = coef, intercept
         self.notes_ = self._notes(grid)
 
-    def _rank(
+    def _loss(
         self, coef: NDArray[np.float64], intercept: NDArray[np.float64], validation: Any
-    ) -> tuple[float, float]:
-        """Return (1 - accuracy, log loss) on val; less is better."""
+    ) -> float:
+        """Return the log loss on the rows of val whose class train has; zero without any."""
         if validation is None:
-            return 0.0, 0.0
-        X, y = validation
-        probabilities = _softmax(self._scaled(np.asarray(X)) @ coef.T + intercept)
-        accuracy = (self.classes_[probabilities.argmax(axis=1)] == y).mean()
+            return 0.0
+        X, y = np.asarray(validation[0]), np.asarray(validation[1])
         known = np.isin(y, self.classes_)
-        numbers = np.searchsorted(self.classes_, np.asarray(y)[known])
-        return 1 - float(accuracy), log_loss(numbers, probabilities[known])
+        if not known.any():
+            return 0.0
+        probabilities = _softmax(self._scaled(X[known]) @ coef.T + intercept)
+        return log_loss(np.searchsorted(self.classes_, y[known]), probabilities)
 
-    def _checked_grid(self, *, has_validation: bool) -> list[float]:
-        values = list(self.grid) if isinstance(self.grid, Sequence | np.ndarray) else [self.grid]
-        numbers = [value for value in values if isinstance(value, int | float)]
-        if not numbers or len(numbers) < len(values) or min(numbers) <= 0:
-            raise ConfigError(
-                f"[heads.logreg] grid: expected positive numbers. Received: {self.grid!r}."
-            )
-        if has_validation or len(numbers) == 1:
-            return sorted(float(number) for number in numbers)
-        return [DEFAULT_C]
+    def _check_parameters(self) -> None:
+        rules = (
+            ("grid", _is_grid(self.grid), "a list of positive numbers"),
+            ("max_iter", _is_number(self.max_iter, above=0), "an integer above 0"),
+            ("tol", _is_number(self.tol, above=0), "a number above 0"),
+        )
+        for name, holds, expected in rules:
+            if not holds:
+                raise ConfigError(
+                    f"[heads.logreg] {name}: expected {expected}. "
+                    f"Received: {getattr(self, name)!r}."
+                )
+
+    def _values(self, *, has_validation: bool) -> list[float]:
+        """Return the values of C to try, ascending; one where nothing can be chosen."""
+        values = sorted({float(value) for value in self.grid})
+        return values if has_validation or len(values) == 1 else [DEFAULT_C]
 
     def _notes(self, grid: Sequence[float]) -> tuple[str, ...]:
         notes = []
+        if self.C_ not in self.grid:
+            notes.append(f"logreg: no val to choose C on; C = {self.C_:g}")
         if not self.converged_:
             notes.append(
                 f"logreg: C = {self.C_:g} did not converge in {self.max_iter} iterations; "
@@ -145,7 +159,9 @@ class LogregHead(ClassifierMixin, BaseEstimator):
 
 def _fit_quietly(model: Any, X: NDArray[np.float64], y: NDArray[Any]) -> bool:
     """Fit and tell whether it converged, which scikit-learn says by a warning."""
-    with warnings.catch_warnings(record=True) as caught:
+    # At this size threads only wait for each other: 1.2 s instead of 10 to 27 on two busy cores.
+    threads = 1 if X.size <= SMALL else None
+    with warnings.catch_warnings(record=True) as caught, threadpool_limits(threads, "blas"):
         warnings.simplefilter("always")
         model.fit(X, y)
     return not any(issubclass(item.category, ConvergenceWarning) for item in caught)
@@ -164,3 +180,17 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities: NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
     return probabilities
+
+
+def _is_grid(values: Any) -> bool:
+    return (
+        isinstance(values, Sequence | np.ndarray)
+        and not isinstance(values, str)
+        and len(values) > 0
+        and all(_is_number(value, above=0) for value in values)
+    )
+
+
+def _is_number(value: Any, *, above: float) -> bool:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_number and bool(above < value < np.inf)

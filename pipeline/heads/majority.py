@@ -18,7 +18,7 @@ class MajorityHead(ClassifierMixin, BaseEstimator):
     """
 
     fitted: ClassVar[tuple[str, ...]] = ("classes_", "priors_", "n_features_in_")
-    converged_: bool | None = True
+    converged_: bool | None = None
     notes_: tuple[str, ...] = ()
 
     def fit(self, X: Any, y: Any, *, validation: Any = None) -> Self:
