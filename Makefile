@@ -48,8 +48,9 @@ train-head: $(VENV)/installed ## Stage 2: STORE RUN HEADS
 	@$(RUN_PIPELINE) train-head $(CONFIG_FLAG) --store "$$ARG_STORE" --run "$$ARG_RUN" \
 		$(foreach head,$(HEADS),--head $(head))
 
-compare: $(VENV)/installed ## Leaderboard of all runs in runs/, on their common test images
-	@$(RUN_PIPELINE) compare runs/*
+RUNS ?= runs/*
+compare: $(VENV)/installed ## Leaderboard of RUNS (all in runs/) on their common test images
+	@$(RUN_PIPELINE) compare $(RUNS)
 
 test: $(VENV)/installed-dev ## The whole test suite
 	@$(VENV)/bin/python -m pytest

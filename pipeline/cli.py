@@ -120,7 +120,12 @@ def _bar(total: int, unit: str, quiet: bool) -> Iterator[Bar]:
     from tqdm import tqdm
 
     with tqdm(
-        total=total, unit=unit, disable=quiet, file=sys.stderr, dynamic_ncols=True, leave=False
+        total=total,
+        unit=unit,
+        disable=quiet or not total,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        leave=False,
     ) as bar:
         yield _TqdmBar(bar)
 

@@ -250,6 +250,7 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: expected a table [{name}]. Received: {name} = {table!r}.")
         if name == "heads":
+            _check_heads(path, table)
             continue
         tables[name] = {key.replace("-", "_"): value for key, value in table.items()}
         build(RECORDS[name], tables[name])
@@ -270,6 +271,14 @@ def unknown_name(kind: str, name: str, valid: Iterable[str], where: str = "") ->
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of a value (sorted keys, no spaces), for digests and equality."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _check_heads(path: Path, heads: Mapping[str, Any]) -> None:
+    for name, parameters in heads.items():
+        if not isinstance(parameters, dict):
+            raise ConfigError(
+                f"{path}: expected a table [heads.{name}]. Received: {name} = {parameters!r}."
+            )
 
 
 def _checked(name: str, option: Option, value: Any) -> Any:

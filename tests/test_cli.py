@@ -109,6 +109,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         ("[extract]\nimage_size = 'big'", "an integer"),
         ("[extract", "not valid TOML"),
         ("extract = 3", "expected a table"),
+        ("[heads]\ndense = 3", "expected a table [heads.dense]"),
     ],
 )
 def test_wrong_configuration(command: Command, tmp_path: Path, text: str, expected: str) -> None:
