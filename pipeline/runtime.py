@@ -66,7 +66,9 @@ def _without_noise() -> Iterator[None]:
     They are written by C++ before any log level holds, so the descriptor itself is redirected;
     every other line is written afterwards. Whoever sets TF_CPP_MIN_LOG_LEVEL sees everything.
     """
-    chosen = _QUIET in os.environ
+    # A parent process that did the same hands our own default down: that is no choice.
+    default = _DEFAULT_ENVIRONMENT[_QUIET]
+    chosen = os.environ.get(_QUIET, default) != default
     for key, value in _DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     if chosen:
