@@ -47,6 +47,28 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def read_record(path: Path, *, kind: str, version: int) -> dict[str, Any] | None:
+    """Read the JSON record of a store or run; None where there is none.
+
+    Raises:
+        StoreError: It cannot be read, or is of another schema version.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}.") from error
+    found = record.get("schema_version") if isinstance(record, dict) else None
+    if found != version:
+        raise StoreError(
+            f"Expected a {kind} of schema version {version} at {str(path.parent)!r}. "
+            f"Received: version {found!r}.",
+            hint="Use the release of pipeline that wrote it, or make it anew.",
+        )
+    return dict(record)
+
+
 @contextmanager
 def temporary_sibling(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; what is left under it at the end is removed."""

@@ -6,7 +6,6 @@ probabilities; ``manifest.csv`` and ``predictions.csv`` the rows. Written by sta
 """
 
 import csv
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pipeline import heads
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
-from pipeline.files import write_atomically, write_json
+from pipeline.files import read_record, write_atomically, write_json
 from pipeline.heads import Head
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
@@ -72,21 +71,11 @@ class Run:
         Raises:
             RunError: There is none, or it is of another version.
         """
-        try:
-            record = json.loads((path / _RECORD).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION)
+        if record is None:
             raise RunError(
                 f"There is no run at {str(path)!r}.",
                 hint="Make one with pipeline train-head --store STORE --run RUN.",
-            ) from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path / _RECORD} cannot be read: {error}.") from error
-        version = record.get("schema_version") if isinstance(record, dict) else None
-        if version != SCHEMA_VERSION:
-            raise RunError(
-                f"Expected a run of schema version {SCHEMA_VERSION} at {str(path)!r}. "
-                f"Received: version {version!r}.",
-                hint="Use the release of pipeline that wrote it.",
             )
         return cls(path, record)
 

@@ -6,7 +6,6 @@ it. The layout is in ``docs/store.md``.
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     StoreError,
 )
-from pipeline.files import exclusive, remove_leftovers, sha256_file, write_json
+from pipeline.files import exclusive, read_record, remove_leftovers, sha256_file, write_json
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest, mention
 from pipeline.manifest import read as read_manifest
@@ -80,7 +79,13 @@ class Store:
     @classmethod
     def unchecked(cls, path: Path) -> "Store":
         """Open a store without looking at its shards; its index is empty."""
-        return cls(path, _read_record(path))
+        record = read_record(path / _RECORD, kind="feature store", version=SCHEMA_VERSION)
+        if record is None:
+            raise StoreError(
+                f"There is no feature store at {str(path)!r}.",
+                hint="Make one with pipeline extract DATA --store DIR.",
+            )
+        return cls(path, record)
 
     @classmethod
     def create(cls, path: Path, *, identity: Mapping[str, Any], dim: int, root: Path) -> "Store":
@@ -383,23 +388,3 @@ def _require_empty(path: Path) -> None:
             f"Received: a folder with {mention(foreign)}.",
             hint="Choose another --store.",
         )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads((path / _RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StoreError(
-            f"There is no feature store at {str(path)!r}.",
-            hint="Make one with pipeline extract DATA --store DIR.",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path / _RECORD} cannot be read: {error}.") from error
-    version = record.get("schema_version") if isinstance(record, dict) else None
-    if version != SCHEMA_VERSION:
-        raise StoreError(
-            f"Expected a store of schema version {SCHEMA_VERSION} at {str(path)!r}. "
-            f"Received: version {version!r}.",
-            hint="Use the release of pipeline that wrote it, or extract into a new store.",
-        )
-    return record
