@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.manifest import Manifest
+from pipeline.store import Store
+
 DIM = 16
+PLANTED_DIM = 12
 
 
 @dataclass
@@ -69,3 +73,24 @@ def write_classes(folder: Path, counts: dict[str, int], first_seed: int = 0) -> 
         for number in range(count):
             write_image(folder / name / f"{number:03}.png", seed)
             seed += 1
+
+
+def planted_store(
+    path: Path, counts: dict[str, int], *, separation: float = 1.5, splits: list[str] | None = None
+) -> Store:
+    """Write a store of Gaussian classes, with its manifest."""
+    rng = np.random.default_rng(7)
+    labels = [name for name, count in counts.items() for _ in range(count)]
+    centres = {name: rng.normal(size=PLANTED_DIM) * separation for name in counts}
+    features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
+    keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
+    store = Store.create(path, identity={"precision": "float32"}, dim=PLANTED_DIM, root=path)
+    store.add_shard(keys, features.astype(np.float32))
+    with store.scan_cache() as cache:
+        store.reindex(cache)
+    paths = [f"{label}/{number:04}.png" for number, label in enumerate(labels)]
+    store.save_manifest(
+        store.manifest_path,
+        Manifest(path, paths, labels, splits or [""] * len(labels), keys, ["ok"] * len(labels)),
+    )
+    return store

@@ -11,35 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
+from fakes import planted_store
 
 from pipeline import heads, manifest
-from pipeline.manifest import Manifest
 from pipeline.run import Run
 from pipeline.store import Store
 
-DIM = 12
 SCORES = {"n", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "log_loss", "ece"}
-
-
-def planted_store(
-    path: Path, counts: dict[str, int], *, separation: float = 1.5, splits: list[str] | None = None
-) -> Store:
-    """Write a store of Gaussian classes, with its manifest."""
-    rng = np.random.default_rng(7)
-    labels = [name for name, count in counts.items() for _ in range(count)]
-    centres = {name: rng.normal(size=DIM) * separation for name in counts}
-    features = np.stack([centres[label] + rng.normal(size=DIM) for label in labels])
-    keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
-    store = Store.create(path, identity={"precision": "float32"}, dim=DIM, root=path)
-    store.add_shard(keys, features.astype(np.float32))
-    with store.scan_cache() as cache:
-        store.reindex(cache)
-    paths = [f"{label}/{number:04}.png" for number, label in enumerate(labels)]
-    store.save_manifest(
-        store.manifest_path,
-        Manifest(path, paths, labels, splits or [""] * len(labels), keys, ["ok"] * len(labels)),
-    )
-    return store
 
 
 @pytest.fixture

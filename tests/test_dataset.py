@@ -1,0 +1,94 @@
+"""The join of manifest and store: which rows, in which order, under which numbers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import planted_store
+
+import pipeline
+from pipeline import manifest
+from pipeline.dataset import SplitRule, prepare, usable_rows
+from pipeline.errors import ManifestError
+from pipeline.manifest import Manifest
+
+
+def rows(labels: list[str], splits: list[str] | None = None) -> Manifest:
+    keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
+    paths = [f"{number}.png" for number in range(len(labels))]
+    statuses = ["ok"] * len(labels)
+    return Manifest(Path(), paths, labels, splits or [""] * len(labels), keys, statuses)
+
+
+def test_load_gives_manifest_order_and_sorted_names(tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "s", {"zebra": 6, "ant": 5})
+    X, y, names = pipeline.load(tmp_path / "s")
+    assert (X.dtype, y.dtype, names) == (np.float32, np.int64, ["ant", "zebra"])
+    assert y.tolist() == [1] * 6 + [0] * 5
+    np.testing.assert_array_equal(X, store.read(store.read_manifest().keys))
+
+
+def test_splits_of_load_are_those_of_a_default_run(tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "s", {"a": 40, "b": 40})
+    examples = prepare(store.read_manifest(), SplitRule())
+    for name in ("train", "val", "test"):
+        X, y, names = pipeline.load(tmp_path / "s", split=name)
+        np.testing.assert_array_equal(X, store.read(examples.keys[examples.rows(name)]))
+        assert len(y) == examples.counts()[name] and names == ["a", "b"]
+    with pytest.raises(ManifestError, match="train, val, test"):
+        pipeline.load(tmp_path / "s", split="validation")
+
+
+def test_edited_copy_of_the_manifest(tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "s", {"a": 5, "b": 5})
+    full = store.read_manifest()
+    manifest.write(tmp_path / "copy.csv", replace(full, labels=["c", *full.labels[1:]]))
+    assert pipeline.load(tmp_path / "s", manifest=tmp_path / "copy.csv")[2] == ["a", "b", "c"]
+
+
+def test_rows_that_are_left_out_are_counted() -> None:
+    given = rows(["a", "b", "", "a", "b"])
+    keys = given.keys.copy()
+    keys[1] = keys[0]  # one image under two labels
+    statuses = ["ok", "ok", "ok", "truncated", "ok"]
+    used, dropped = usable_rows(replace(given, keys=keys, statuses=statuses))
+    assert used == [4]
+    assert dropped == {"conflicting label": 2, "no label": 1, "bad image": 1}
+
+
+def test_examples_are_grouped_by_split_and_keep_their_labels() -> None:
+    given = rows(["a", "b", "c"] * 40)
+    examples = prepare(given, SplitRule(seed=3))
+    assert sum(examples.counts().values()) == 120
+    for name, count in examples.counts().items():
+        part = examples.rows(name)
+        assert set(examples.splits[part]) == {name} and part.stop - part.start == count
+    label_of = dict(zip(given.keys, given.labels, strict=True))
+    assert [label_of[key] for key in examples.keys] == list(examples.labels)
+    assert [examples.names[number] for number in examples.y] == list(examples.labels)
+
+
+def test_rare_classes_are_named_or_left_out() -> None:
+    given = rows(["a"] * 10 + ["b"] * 10 + ["rare"] * 2)
+    with pytest.raises(ManifestError, match=r"rare \(2\).*--rare drop"):
+        prepare(given, SplitRule())
+    assert prepare(given, SplitRule(rare="drop")).names == ("a", "b")
+    assert prepare(given, SplitRule(min_per_class=2)).names == ("a", "b", "rare")
+
+
+def test_copies_of_one_image_do_not_make_a_class_larger() -> None:
+    given = rows(["a"] * 10 + ["b"] * 4)
+    keys = given.keys.copy()
+    keys[10:] = keys[10]
+    with pytest.raises(ManifestError, match=r"b \(1\)"):
+        prepare(replace(given, keys=keys), SplitRule())
+
+
+def test_declared_split_without_rows_is_an_error() -> None:
+    with pytest.raises(ManifestError, match="no test"):
+        prepare(rows(["a", "b"] * 10, ["train"] * 16 + ["val"] * 4), SplitRule())
+    filled = prepare(
+        rows(["a", "b"] * 10, ["train"] * 16 + ["val"] * 4), SplitRule(ratios="70/15/15")
+    )
+    assert filled.counts()["val"] == 4 and filled.counts()["test"] >= 2

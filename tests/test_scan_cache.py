@@ -1,0 +1,91 @@
+"""The scan cache: what it trusts, and that losing it loses nothing but speed."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.scan_cache import RACY_NS, ScanCache
+
+KEY = "a" * 64
+
+
+@pytest.fixture
+def old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that looks old: nobody can set a change time, so the clock is moved on."""
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"first")
+    later = time.time_ns() + 2 * RACY_NS
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    return path
+
+
+def test_unchanged_file_is_known_after_reopening(old_file: Path, tmp_path: Path) -> None:
+    with ScanCache(tmp_path / "scan.sqlite") as cache:
+        cache.remember_key(old_file, old_file.stat(), KEY)
+    with ScanCache(tmp_path / "scan.sqlite") as cache:
+        assert cache.key(old_file, old_file.stat()) == KEY
+        assert cache.key(tmp_path / "other.jpg", old_file.stat()) is None
+
+
+def rewrite(path: Path) -> None:
+    path.write_bytes(b"other")
+
+
+def grow(path: Path) -> None:
+    times = path.stat()
+    path.write_bytes(b"longer than before")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def replace_by_a_copy(path: Path) -> None:
+    times = path.stat()
+    copy = path.with_name("copy")
+    copy.write_bytes(b"xxxxx")
+    os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+    copy.replace(path)
+
+
+@pytest.mark.parametrize("change", [rewrite, grow, replace_by_a_copy])
+def test_changed_file_is_not_known(
+    old_file: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    with ScanCache(tmp_path / "scan.sqlite") as cache:
+        cache.remember_key(old_file, old_file.stat(), KEY)
+        time.sleep(0.02)  # longer than the grain of the clock
+        change(old_file)
+        assert cache.key(old_file, old_file.stat()) is None
+
+
+def test_young_file_is_not_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"now")
+    with ScanCache(None) as cache:
+        cache.remember_key(path, path.stat(), KEY)
+        assert cache.key(path, path.stat()) is None
+
+
+def test_failures_count_for_their_decoder_alone() -> None:
+    with ScanCache(None) as cache:
+        cache.remember_failure(KEY, "pillow 11", "truncated")
+        assert cache.failure(KEY, "pillow 11") == "truncated"
+        assert cache.failure(KEY, "pillow 12") is None
+
+
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\0" + b"\xff" * 3000, b""])
+def test_damaged_cache_is_made_anew(old_file: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "scan.sqlite"
+    path.write_bytes(content)
+    with ScanCache(path) as cache:
+        assert cache.key(old_file, old_file.stat()) is None
+        cache.remember_key(old_file, old_file.stat(), KEY)
+    with ScanCache(path) as cache:
+        assert cache.key(old_file, old_file.stat()) == KEY
+
+
+def test_place_that_cannot_be_written_only_costs_speed(old_file: Path, tmp_path: Path) -> None:
+    with ScanCache(tmp_path / "missing/scan.sqlite") as cache:
+        cache.remember_key(old_file, old_file.stat(), KEY)
+        assert cache.key(old_file, old_file.stat()) == KEY
