@@ -70,6 +70,7 @@ format: $(VENV)/installed-dev ## Format the code and mend what the linter can
 	@$(VENV)/bin/ruff format
 
 bench: $(VENV)/installed-dev ## Benchmarks; each prints one JSON object
+	@test -e stores/sample/store.json || $(MAKE) --no-print-directory extract
 	@for script in benchmarks/*.py; do $(VENV)/bin/python $$script || exit 1; done
 
 clean: ## Remove the environment and caches; stores and runs stay
