@@ -374,10 +374,11 @@ def lock(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # A store that could not be made leaves no folder behind.
-            if [item.name for item in path.iterdir()] == [_LOCK]:
+            # A store that could not be made leaves nothing behind.
+            if not Store.exists(path):
                 (path / _LOCK).unlink()
-                path.rmdir()
+                if not any(path.iterdir()):
+                    path.rmdir()
 
 
 def _require_empty(path: Path) -> None:

@@ -263,6 +263,16 @@ def test_another_identity_is_refused_and_force_replaces(
     assert counts(command(*arguments, *flags, "--force")[1]) == (11, 0, 0)
 
 
+def test_foreign_folder_is_left_as_it_was(
+    command: Command, data: Path, fake_network: FakeEncoder
+) -> None:
+    Path("mine").mkdir()
+    Path("mine/letter.txt").write_text("dear")
+    arguments = ("extract", data, "--weights", "random", "--store", "mine")
+    assert command(*arguments)[0] == 2 and command(*arguments, "--force")[0] == 2
+    assert [path.name for path in Path("mine").iterdir()] == ["letter.txt"]
+
+
 def test_drift_of_the_decoder_or_engine_is_noticed(
     command: Command, data: Path, fake_network: FakeEncoder
 ) -> None:
