@@ -5,7 +5,6 @@ can tell the weights' digest.
 """
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -234,9 +233,8 @@ def _dry_run(
     if exists:
         store.require_identity(_identity(token, network, store))
         store = Store.open(path)
-    cache = store.scan_cache() if exists else nullcontext(ScanCache(None))
-    with cache as opened:
-        extraction = _extraction(options, listing, store, opened)
+    with store.scan_cache() if exists else ScanCache(None) as cache:
+        extraction = _extraction(options, listing, store, cache)
         pending = extraction.pending
         new = extraction.count_new(options.workers or default_workers())
         rate, source = _expected_rate(store, extraction, network, pending) if new else (None, "")
