@@ -230,7 +230,8 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
     Dashes and underscores are the same in table names and keys.
 
     Raises:
-        ConfigError: The file is missing or is no TOML, or a table or key is unknown.
+        ConfigError: The file is missing or is no TOML, or a table or key is unknown or given
+            in two spellings.
     """
     try:
         with path.open("rb") as file:
@@ -243,7 +244,7 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(
             f"The configuration file {str(path)!r} is not valid TOML: {error}."
         ) from error
-    tables = {name.replace("_", "-"): table for name, table in document.items()}
+    tables = _respelled(path, document, "_", "-")
     for name, table in tables.items():
         if name not in (*RECORDS, "heads"):
             raise unknown_name("table", name, (*RECORDS, "heads"), where=str(path))
@@ -252,7 +253,7 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
         if name == "heads":
             _check_heads(path, table)
             continue
-        tables[name] = {key.replace("-", "_"): value for key, value in table.items()}
+        tables[name] = _respelled(path, table, "-", "_")
         build(RECORDS[name], tables[name])
     return tables
 
@@ -271,6 +272,20 @@ def unknown_name(kind: str, name: str, valid: Iterable[str], where: str = "") ->
 def canonical_json(value: Any) -> str:
     """Return the one JSON text of a value (sorted keys, no spaces), for digests and equality."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _respelled(path: Path, table: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Return a table with one spelling of its keys, or raise ConfigError if a key had two."""
+    respelled: dict[str, Any] = {}
+    for name, value in table.items():
+        key = name.replace(old, new)
+        if key in respelled:
+            raise ConfigError(
+                f"{path}: expected {key!r} once. Received: it in two spellings.",
+                hint="Dashes and underscores are the same; keep one of them.",
+            )
+        respelled[key] = value
+    return respelled
 
 
 def _check_heads(path: Path, heads: Mapping[str, Any]) -> None:

@@ -243,7 +243,7 @@ def _scan_csv(data: Path) -> Manifest:
         for row in _unique_rows(data, ("path", "label"))
     )
     root = data.resolve().parent
-    missing = [path for path, _, _ in rows if not (root / path).exists()]
+    missing = [path for path, _, _ in rows if not _exists(root / path)]
     if missing:
         raise ManifestError(
             f"{data}: {len(missing):,} of {len(rows):,} files do not exist: {mention(missing)}.",
@@ -252,6 +252,13 @@ def _scan_csv(data: Path) -> Manifest:
     if not rows:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label an image.")
     return _listing(root, rows)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name too long for the file system
+        return False
 
 
 def _unique_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:

@@ -92,3 +92,55 @@ def test_declared_split_without_rows_is_an_error() -> None:
         rows(["a", "b"] * 10, ["train"] * 16 + ["val"] * 4), SplitRule(ratios="70/15/15")
     )
     assert filled.counts()["val"] == 4 and filled.counts()["test"] >= 2
+
+
+@pytest.mark.parametrize("labels", [["a"] * 10, [""] * 10])
+def test_fewer_than_two_classes_cannot_be_learned(labels: list[str]) -> None:
+    with pytest.raises(ManifestError, match="two or more classes"):
+        prepare(rows(labels), SplitRule())
+
+
+def test_rare_classes_that_leave_one_class() -> None:
+    with pytest.raises(ManifestError, match="two or more classes"):
+        prepare(rows(["a"] * 10 + ["b"] * 2), SplitRule(rare="drop"))
+
+
+def test_what_is_left_out_is_told_with_the_examples() -> None:
+    said = ["train", "train", "val", "val", "test"] * 4 + ["", ""]
+    given = rows(["a", "b"] * 10 + ["rare", ""], said)
+    keys = given.keys.copy()
+    keys[4] = keys[0]  # the same image in train and test
+    statuses = [*given.statuses]
+    statuses[9] = "truncated"
+    found = prepare(replace(given, keys=keys, statuses=statuses), SplitRule(rare="drop"))
+    assert found.dropped == {
+        "bad image": 1, "no label": 1, "rare class": 1, "in two declared splits": 1,
+    }  # fmt: skip
+    assert len(found) == 18
+
+
+def test_a_split_without_rows_is_an_empty_slice() -> None:
+    found = prepare(rows(["a", "b"] * 20), SplitRule())
+    assert found.rows("none") == slice(0, 0)
+
+
+def test_load_keeps_the_order_of_the_manifest_it_is_given(tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "s", {"a": 5, "b": 5})
+    full = store.read_manifest()
+    back = list(range(len(full)))[::-1]
+    turned = replace(
+        full, paths=[full.paths[i] for i in back], labels=[full.labels[i] for i in back],
+        keys=full.keys[back],
+    )  # fmt: skip
+    manifest.write(tmp_path / "turned.csv", turned)
+    X, y, _ = pipeline.load(tmp_path / "s")
+    X_turned, y_turned, _ = pipeline.load(tmp_path / "s", manifest=tmp_path / "turned.csv")
+    np.testing.assert_array_equal(X_turned, X[::-1])
+    np.testing.assert_array_equal(y_turned, y[::-1])
+
+
+def test_load_without_a_label_is_empty(tmp_path: Path) -> None:
+    store = planted_store(tmp_path / "s", {"a": 3})
+    manifest.write(tmp_path / "m.csv", replace(store.read_manifest(), labels=[""] * 3))
+    X, y, names = pipeline.load(tmp_path / "s", manifest=tmp_path / "m.csv")
+    assert X.shape == (0, store.dim) and (y.dtype, len(y), names) == (np.int64, 0, [])

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline import splits
@@ -53,6 +53,51 @@ def test_no_image_moves_when_others_come_go_or_change(
         assert place[key] == split or key in exceptions
 
 
+def complete_by_hash(keys: list[str], seed: int) -> bool:
+    shares = dict(zip(splits.SPLITS, RATIOS, strict=True))
+    return {splits._by_hash(splits.position(key, seed), shares) for key in keys} == set(shares)
+
+
+@given(st.data(), st.integers(0, 50))
+@settings(max_examples=40, deadline=None)
+def test_relabelling_moves_nothing_while_classes_are_complete(
+    data: st.DataObject, seed: int
+) -> None:
+    keys = keys_of(60)
+    places = []
+    for _ in range(2):
+        labels = data.draw(st.lists(st.sampled_from("abc"), min_size=60, max_size=60))
+        classes = [[key for key, label in zip(keys, labels, strict=True) if label == name]
+                   for name in set(labels)]  # fmt: skip
+        assume(all(complete_by_hash(members, seed) for members in classes))
+        result = assign(keys, labels, seed=seed)
+        assert result.moved == ()
+        places.append(result.splits)
+    assert places[0] == places[1]
+
+
+DECLARED = st.sampled_from(["", "train", "val", "test"])
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), DECLARED), min_size=1, max_size=40), st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_order_does_not_matter_whatever_is_declared(
+    table: list[tuple[int, str]], random: object
+) -> None:
+    table = [*table, (100, "train"), (101, "test")]
+    shuffled = list(table)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    found = []
+    for rows in (table, shuffled):
+        keys = [f"{number:064x}" for number, _ in rows]
+        result = assign(keys, ["a" if n % 2 else "b" for n, _ in rows], [said for _, said in rows])
+        found.append(sorted(zip(keys, (said for _, said in rows), result.splits, strict=True)))
+        for key in set(keys):  # copies stand in one split, or in none
+            places = {p for other, p in zip(keys, result.splits, strict=True) if other == key}
+            assert len(places - {""}) == 1
+    assert found[0] == found[1]
+
+
 @given(st.lists(st.integers(0, 15), min_size=3, max_size=60), st.integers(0, 9))
 @settings(max_examples=50, deadline=None)
 def test_copies_never_straddle(numbers: list[int], seed: int) -> None:
@@ -86,6 +131,19 @@ def test_declared_splits_win_and_straddling_keys_leave_train() -> None:
     result = assign(keys, ["a"] * 5, ["train", "train", "val", "test", "test"])
     assert result.splits == ("", "train", "val", "test", "test")
     assert result.straddling == 1
+
+
+def test_a_key_of_val_and_test_counts_for_test_alone() -> None:
+    first, second, third = keys_of(3)
+    result = assign([first, first, second, third], ["a"] * 4, ["val", "test", "train", "val"])
+    assert result.splits == ("", "test", "train", "val") and result.straddling == 1
+
+
+def test_declared_rows_stay_where_others_declare_nothing() -> None:
+    declared = ["train", "test"] * 10 + [""] * 40
+    result = assign(keys_of(60), ["a"] * 60, declared)
+    assert list(result.splits[:20]) == declared[:20]
+    assert list(result.splits[20:]) == list(assign(keys_of(60), ["a"] * 60).splits[20:])
 
 
 def test_val_that_is_missing_is_taken_from_train() -> None:
