@@ -99,6 +99,7 @@ def read(path: Path, *, root: Path) -> Manifest:
         ManifestError: A column is missing, a key is malformed, or a path has two labels.
     """
     rows = list(_unique_rows(path, ("path", "label", "key")))
+    _require_one_key_a_path(path, _csv_rows(path, ("path", "key")))
     for row in rows:
         usable = row.get("status", OK) == OK and row["label"]
         if not _KEY.fullmatch(row["key"]) and (row["key"] or usable):
@@ -274,6 +275,17 @@ def _unique_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]
             raise ManifestError(
                 f"{path}: expected one label and split a path. Received: {row['path']!r} "
                 f"as {_spelled(before)} and as {_spelled(said)}.",
+                hint="Keep one of the rows.",
+            )
+
+
+def _require_one_key_a_path(path: Path, rows: Iterator[dict[str, str]]) -> None:
+    keys: dict[str, str] = {}
+    for row in rows:
+        name = posixpath.normpath(row["path"])
+        if keys.setdefault(name, row["key"]) != row["key"]:
+            raise ManifestError(
+                f"{path}: expected one key a path. Received: {name!r} with two.",
                 hint="Keep one of the rows.",
             )
 

@@ -189,3 +189,9 @@ def test_conflicts_take_every_copy_and_nothing_else(tmp_path: Path) -> None:
     marked = manifest.mark_conflicts(given_rows)
     assert list(marked.statuses) == [CONFLICT, CONFLICT, "ok", "ok", "ok"]
     assert list(manifest.mark_conflicts(marked).statuses) == list(marked.statuses)
+
+
+def test_one_path_with_two_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"path,label,key\nx.jpg,a,{'1' * 64}\nx.jpg,a,{'2' * 64}\n")
+    with pytest.raises(ManifestError, match="one key a path"):
+        manifest.read(tmp_path / "m.csv", root=tmp_path)
