@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,33 +56,6 @@ BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
         ),
     }
 )
-
-
-class Encoder(Protocol):
-    """A loaded backbone with its preprocessing, on an engine.
-
-    Attributes:
-        engine: Name of the engine.
-        device: What it runs on, in words.
-        dim: Number of features.
-        batch_size: Most images in one call.
-    """
-
-    engine: str
-    device: str
-    dim: int
-    batch_size: int
-
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Encode images.
-
-        Args:
-            images: uint8, shape (n, S, S, 3), RGB, 1 <= n <= batch_size. Never modified.
-
-        Returns:
-            float32, shape (n, dim), in memory of its own. A row depends on its image alone.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

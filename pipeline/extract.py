@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import images
-from pipeline.backbone import Encoder
+from pipeline.encoder import Encoder
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
 from pipeline.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
 from pipeline.reporting import Bar

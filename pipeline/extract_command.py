@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from pipeline import backbone, engines, weights
 from pipeline import manifest as manifests
-from pipeline.backbone import Encoder, LoadedBackbone
+from pipeline.backbone import LoadedBackbone
 from pipeline.config import CommonOptions, ExtractOptions
+from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.extract import Extraction, default_workers
 from pipeline.manifest import CONFLICT, Manifest

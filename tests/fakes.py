@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.encoder import Encoder
 from pipeline.manifest import Manifest
 from pipeline.store import Store
 
@@ -16,7 +17,7 @@ PLANTED_DIM = 12
 
 
 @dataclass
-class FakeEncoder:
+class FakeEncoder(Encoder):
     """A fixed random projection of the pixels; counts the images it encodes."""
 
     image_size: int = 32

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline import backbone, engines
 from pipeline.backbone import LoadedBackbone
 from pipeline.engines import Engine
+from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError, EngineUnavailableError, PipelineError
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
@@ -131,7 +132,7 @@ def loaded() -> LoadedBackbone:
 
 
 @pytest.fixture(scope="module")
-def encoder(loaded: LoadedBackbone) -> backbone.Encoder:
+def encoder(loaded: LoadedBackbone) -> Encoder:
     return engines.create("keras", loaded, batch_size=33, precision="float32")
 
 
@@ -141,15 +142,13 @@ def expected(loaded: LoadedBackbone) -> Features:
 
 
 @pytest.mark.slow
-def test_it_says_what_it_is(encoder: backbone.Encoder) -> None:
+def test_it_says_what_it_is(encoder: Encoder) -> None:
     assert (encoder.engine, encoder.dim, encoder.batch_size) == ("keras", 2048, 33)
     assert encoder.device.startswith(("CPU (", "GPU ("))
 
 
 @pytest.mark.slow
-def test_rows_equal_keras_own_at_every_batch_size(
-    encoder: backbone.Encoder, expected: Features
-) -> None:
+def test_rows_equal_keras_own_at_every_batch_size(encoder: Encoder, expected: Features) -> None:
     images = images_of(64, 64)
     for count in range(1, 34):
         features = encoder(images[64 - count :])
@@ -160,7 +159,7 @@ def test_rows_equal_keras_own_at_every_batch_size(
 
 
 @pytest.mark.slow
-def test_a_row_depends_on_its_image_alone(encoder: backbone.Encoder) -> None:
+def test_a_row_depends_on_its_image_alone(encoder: Encoder) -> None:
     images = images_of(64, 64)
     alone = np.concatenate([encoder(images[i : i + 1]) for i in range(0, 64, 4)])
     generator = np.random.default_rng(3)
@@ -194,7 +193,7 @@ def test_large_images_take_the_folded_graph_and_agree() -> None:
 
 
 @pytest.mark.slow
-def test_images_are_left_alone_and_features_are_nobody_elses(encoder: backbone.Encoder) -> None:
+def test_images_are_left_alone_and_features_are_nobody_elses(encoder: Encoder) -> None:
     images = images_of(33, 64)
     before = images.copy()
     images.flags.writeable = False
@@ -210,9 +209,7 @@ def test_images_are_left_alone_and_features_are_nobody_elses(encoder: backbone.E
 
 
 @pytest.mark.slow
-def test_encoding_never_changes_the_weights(
-    loaded: LoadedBackbone, encoder: backbone.Encoder
-) -> None:
+def test_encoding_never_changes_the_weights(loaded: LoadedBackbone, encoder: Encoder) -> None:
     before = loaded.arrays()
     encoder(images_of(33, 64))
     after = loaded.arrays()
@@ -231,7 +228,7 @@ def test_encoding_never_changes_the_weights(
     ],
     ids=["none", "too many", "other size", "float", "no batch"],
 )
-def test_other_input_is_refused(encoder: backbone.Encoder, images: Any) -> None:
+def test_other_input_is_refused(encoder: Encoder, images: Any) -> None:
     with pytest.raises(ConfigError, match="Received"):
         encoder(images)
 
@@ -281,7 +278,7 @@ def test_options_it_lacks_are_refused(
 
 @pytest.mark.slow
 def test_other_backends_go_through_keras_alone(
-    loaded: LoadedBackbone, encoder: backbone.Encoder, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedBackbone, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keras = backbone.import_keras()
     images = images_of(33, 64)

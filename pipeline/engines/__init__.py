@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
-from pipeline.backbone import Encoder, LoadedBackbone
+from pipeline.backbone import LoadedBackbone
 from pipeline.config import unknown_name
+from pipeline.encoder import Encoder
 from pipeline.errors import EngineUnavailableError, PipelineError
 
 

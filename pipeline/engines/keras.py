@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbone import LoadedBackbone
+from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.runtime import import_keras
 
@@ -22,8 +23,8 @@ FOLD_FROM: Final = 128
 Forward = Callable[[NDArray[np.uint8]], Any]
 
 
-class KerasEncoder:
-    """Encode images with Keras; implements ``pipeline.backbone.Encoder``.
+class KerasEncoder(Encoder):
+    """Encode images with Keras.
 
     Every batch is padded to ``batch_size``: one compiled shape, nothing retraces, and a row
     never depends on how many others come with it.
