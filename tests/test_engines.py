@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline import backbone, engines
 from pipeline.backbone import LoadedBackbone
-from pipeline.engines import Engine
 from pipeline.encoder import Encoder
+from pipeline.engines import Engine
 from pipeline.errors import ConfigError, EngineUnavailableError, PipelineError
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
