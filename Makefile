@@ -79,10 +79,13 @@ clean: ## Remove the environment and caches; stores and runs stay
 data/sample: $(VENV)/installed
 	@$(RUN_PIPELINE) sample $@
 
+# The fastest engine of a processor; on a GPU Keras is faster.
+EXTRAS ?= $(if $(wildcard /dev/nvidiactl),,[openvino])
+
 $(VENV)/installed: pyproject.toml
 	@test -x $(VENV)/bin/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "Installing pipeline into $(VENV) (TensorFlow is large: this takes a minute or two)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS)"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -112,8 +112,14 @@ class ExtractOptions:
     )
     image_size: int = _integer(224, "side of the square given to the backbone, in pixels", 32)
     pooling: str = _choice("avg", ("avg", "max"), "pooling over the last feature map")
-    engine: str = _text("auto", "what runs the backbone; 'auto' takes the fastest installed")
-    precision: str = _choice("float32", ("float32",), "arithmetic of the backbone")
+    engine: str = _text(
+        "auto", "what runs the backbone: keras, openvino or onnx; 'auto' takes the fastest", "NAME"
+    )
+    precision: str = _choice(
+        "float32",
+        ("float32", "tf32", "bfloat16", "float16"),
+        "arithmetic of the backbone; refused where the device does not have it",
+    )
     batch_size: int = _integer(32, "images per call of the backbone", 1)
     workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
     on_error: str = _choice("skip", ("skip", "raise"), "what to do with an image that is bad")

@@ -31,11 +31,16 @@ class Network:
     """The backbone and its engine, loaded when first needed."""
 
     options: ExtractOptions
-    engine: str
     reporter: Reporter
     saved: Path | None = None
+    _choice: tuple[str, str] | None = None
     _loaded: LoadedBackbone | None = None
     _encoder: Encoder | None = None
+
+    @property
+    def engine(self) -> str:
+        """The engine that ``auto`` stands for, or the one asked for."""
+        return self._resolved()[0]
 
     @property
     def encoder_if_loaded(self) -> Encoder | None:
@@ -67,8 +72,16 @@ class Network:
                 batch_size=options.batch_size,
                 precision=options.precision,
             )
-            self.reporter.say(f"Encoding on {self._encoder.device}, {options.precision}")
+            self.reporter.say(
+                f"Encoding with {self.engine} ({self._resolved()[1]}) in {options.precision} on "
+                f"{self._encoder.device}"
+            )
         return self._encoder
+
+    def _resolved(self) -> tuple[str, str]:
+        if self._choice is None:
+            self._choice = engines.resolve(self.options.engine)
+        return self._choice
 
 
 def extract(
@@ -85,13 +98,13 @@ def extract(
     if not options.data:
         raise ConfigError("extract: expected DATA.", hint="For example: pipeline extract photos")
     path = Path(options.store or default_store(options.data))
-    engine, reason = engines.resolve(options.engine)
+    engines.require(options.engine)
     backbone.find(options.backbone)
     token = weights.source_token(options.weights, seed=options.seed, backbone=options.backbone)
     listing = manifests.scan(Path(options.data))
-    reporter.say(f"{len(listing):,} files in {options.data}; engine {engine} ({reason})")
+    reporter.say(f"{len(listing):,} files in {options.data}")
     _note_one_class(listing, reporter)
-    network = Network(options, engine, reporter)
+    network = Network(options, reporter)
     if options.dry_run:
         return _dry_run(options, path, token, listing, network)
     with lock(path):
@@ -161,7 +174,8 @@ def _identity_of(network: Network, digest: str) -> dict[str, Any]:
         image_size=options.image_size,
         pooling=options.pooling,
         precision=options.precision,
-        engine=network.engine,
+        # Asking for the engine may import Keras; in float32 no engine is part of the identity.
+        engine="" if options.precision == "float32" else network.engine,
     )
 
 
@@ -292,7 +306,7 @@ def _result(
         "seconds": round(time.monotonic() - started, 3),
         "startup_seconds": round(startup, 3),
         "images_per_second": _rate(extraction),
-        "engine": network.engine,
+        "engine": encoder.engine if encoder else store.record["provenance"].get("engine"),
         "precision": options.precision,
         "device": encoder.device if encoder else store.record["provenance"].get("device"),
         "dim": store.dim,

@@ -10,7 +10,10 @@ from pipeline._version import __version__
 
 def provenance() -> dict[str, Any]:
     """Return versions and host, as a record of where something was made."""
-    packages = ("h5py", "keras", "numpy", "pillow", "scikit-learn", "scipy", "tensorflow")
+    packages = (
+        *("h5py", "jax", "keras", "numpy", "onnxruntime", "openvino", "pillow", "scikit-learn"),
+        *("scipy", "tensorflow", "tf2onnx"),
+    )
     return {
         "pipeline": __version__,
         "python": platform.python_version(),

@@ -4,14 +4,18 @@ Called by whatever builds a network, inside functions: the import takes seconds.
 """
 
 import importlib
+import json
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Final
+
+from pipeline.machine import processors
 
 _QUIET: Final = "TF_CPP_MIN_LOG_LEVEL"
 _NOISE: Final = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} )")
@@ -47,10 +51,49 @@ def import_keras() -> ModuleType:
     return keras
 
 
+def backend_name() -> str:
+    """Return the backend that Keras will have, without importing it."""
+    if "keras" in sys.modules:
+        name: str = sys.modules["keras"].backend.backend()
+        return name
+    return os.environ.get("KERAS_BACKEND") or _configured_backend()
+
+
+def gpu_name() -> str | None:
+    """Return the name of the GPU that Keras' backend computes on; None without one."""
+    keras = import_keras()
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return None
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return str(details.get("device_name", gpus[0].name))
+    devices = [str(device) for device in keras.distribution.list_devices()]
+    return devices[0] if devices and not devices[0].startswith("cpu") else None
+
+
+def _configured_backend() -> str:
+    """Return what Keras' own configuration file says, which counts after the environment."""
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        config = json.loads((home / "keras.json").read_text(encoding="utf-8"))
+        return str(config.get("backend", "tensorflow"))
+    except (OSError, ValueError, AttributeError):
+        return "tensorflow"
+
+
 def _prepare_tensorflow() -> None:
     import tensorflow as tf
 
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        # TensorFlow counts the processors of the machine, not those that it may use.
+        tf.config.threading.set_intra_op_parallelism_threads(processors())
+    except RuntimeError:
+        # Somebody in this process computed before us; its threads stay.
+        return
     for gpu in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(gpu, True)

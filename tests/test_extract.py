@@ -60,7 +60,7 @@ def test_result_has_the_keys_that_programs_rely_on(
     result = run(command, data)
     assert set(result) >= KEYS
     assert counts(result) == (11, 0, 0)
-    assert (result["engine"], result["precision"], result["dim"]) == ("keras", "float32", DIM)
+    assert (result["engine"], result["precision"], result["dim"]) == ("fake", "float32", DIM)
     assert result["images"] == 11
     json.dumps(result, allow_nan=False)
 

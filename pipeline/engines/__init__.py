@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
+from pipeline import machine, runtime
 from pipeline.backbone import LoadedBackbone
 from pipeline.config import unknown_name
 from pipeline.encoder import Encoder
@@ -25,32 +26,58 @@ class Engine:
 
     Attributes:
         factory: ``module:function`` that makes an encoder.
-        requires: The import name of the runtime.
+        requires: The import names of what it runs on.
         install: The command that installs it.
     """
 
     factory: str
-    requires: str
+    requires: tuple[str, ...]
     install: str
 
 
 ENGINES: Final[Mapping[str, Engine]] = MappingProxyType(
     {
-        "keras": Engine("pipeline.engines.keras:create", "keras", "pip install keras tensorflow"),
+        "keras": Engine(
+            "pipeline.engines.keras:create", ("keras",), "pip install keras tensorflow"
+        ),
+        "onnx": Engine(
+            "pipeline.engines.onnx:create",
+            ("onnxruntime", "tf2onnx"),
+            "pip install 'embedding-pipeline[onnx]'",
+        ),
+        "openvino": Engine(
+            "pipeline.engines.openvino:create",
+            ("openvino",),
+            "pip install 'embedding-pipeline[openvino]'",
+        ),
     }
 )
-FASTEST_FIRST: Final = ("keras",)
+# On a processor. ONNX Runtime comes between the two, but takes 20 seconds to convert a network.
+FASTEST_FIRST: Final = ("openvino", "keras")
+
+
+def require(name: str) -> None:
+    """Refuse an engine that is unknown or not installed, importing none.
+
+    Raises:
+        ConfigError: The name is unknown.
+        EngineUnavailableError: The engine is not installed; says how to install it.
+    """
+    if name != "auto":
+        _installed(name)
 
 
 def resolve(name: str) -> tuple[str, str]:
-    """Return the engine to use and why, importing none.
+    """Return the engine to use and why.
+
+    Imports Keras only where there is a GPU, to ask whether Keras can use it.
 
     Example:
-        >>> resolve("auto")
-        ('keras', 'the only engine installed')
+        >>> resolve("keras")
+        ('keras', 'asked for')
 
     Args:
-        name: A name in ``ENGINES``, or ``auto`` for the fastest one installed.
+        name: A name in ``ENGINES``; ``auto`` takes Keras on a GPU, else the fastest installed.
 
     Raises:
         ConfigError: The name is unknown.
@@ -58,11 +85,19 @@ def resolve(name: str) -> tuple[str, str]:
     """
     if name != "auto":
         return _installed(name), "asked for"
+    has_gpu = machine.has_gpu()
+    if has_gpu and _is_installed("keras") and runtime.gpu_name():
+        return "keras", "there is a GPU"
+    unused = "; Keras does not see the GPU that is there" if has_gpu else ""
+    backend = runtime.backend_name()
+    if backend != "tensorflow":
+        return _installed("keras"), f"Keras runs on {backend}{unused}"
     found = [engine for engine in FASTEST_FIRST if _is_installed(engine)]
     if not found:
         return _installed(FASTEST_FIRST[-1]), "asked for"
-    reason = "the only engine installed" if len(found) == 1 else "the fastest engine installed"
-    return found[0], reason
+    if found[0] != FASTEST_FIRST[0]:
+        return found[0], f"{FASTEST_FIRST[0]} is faster and not installed{unused}"
+    return found[0], f"the fastest on a processor{unused}"
 
 
 def create(name: str, loaded: LoadedBackbone, *, batch_size: int, precision: str) -> Encoder:
@@ -93,13 +128,14 @@ def create(name: str, loaded: LoadedBackbone, *, batch_size: int, precision: str
 def _installed(name: str) -> str:
     if name not in ENGINES:
         raise unknown_name("engine", name, (*ENGINES, "auto"))
-    if not _is_installed(name):
-        raise _unavailable(name, f"no module {ENGINES[name].requires!r}")
+    missing = [module for module in ENGINES[name].requires if find_spec(module) is None]
+    if missing:
+        raise _unavailable(name, f"no module {missing[0]!r}")
     return name
 
 
 def _is_installed(name: str) -> bool:
-    return find_spec(ENGINES[name].requires) is not None
+    return all(find_spec(module) is not None for module in ENGINES[name].requires)
 
 
 def _unavailable(name: str, received: str) -> EngineUnavailableError:

@@ -1,0 +1,96 @@
+"""What the engines share: checking batches, saying when memory runs out, refusing precisions."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from pipeline import machine
+from pipeline.backbone import LoadedBackbone
+from pipeline.encoder import Encoder, Features, Images
+from pipeline.errors import ConfigError, PipelineError
+
+
+class EngineEncoder(Encoder):
+    """An encoder that checks what it is given; engines implement ``submit``.
+
+    Attributes:
+        image_shape: Shape of one image, ``(S, S, 3)``.
+    """
+
+    def __init__(self, loaded: LoadedBackbone, *, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"--batch-size: expected 1 or more. Received: {batch_size}.")
+        self.batch_size = batch_size
+        self.dim = loaded.dim
+        self.image_shape = (loaded.image_size, loaded.image_size, 3)
+
+    def __call__(self, images: Images) -> Features:
+        """Encode images; see ``Encoder``."""
+        return self.submit(images)()
+
+    def check(self, images: Images) -> None:
+        """Refuse what is no batch of this encoder.
+
+        Raises:
+            ConfigError: The type, the shape or the number of images is wrong.
+        """
+        fits = images.dtype == np.uint8 and images.shape[1:] == self.image_shape
+        if not fits or not 1 <= len(images) <= self.batch_size:
+            raise ConfigError(
+                f"Expected 1 to {self.batch_size} uint8 images of shape {self.image_shape}. "
+                f"Received: {images.dtype} of shape {images.shape}."
+            )
+
+    def padded(self, images: Images) -> Images:
+        """Return ``batch_size`` images, blank ones after those given."""
+        if len(images) == self.batch_size:
+            return images
+        batch = np.zeros((self.batch_size, *self.image_shape), np.uint8)
+        batch[: len(images)] = images
+        return batch
+
+    def warm_up(self) -> None:
+        """Encode one blank image, so that compiling is over and missing memory shows."""
+        self(np.zeros((1, *self.image_shape), np.uint8))
+
+
+@contextmanager
+def readable_errors(batch_size: int) -> Iterator[None]:
+    """Say what to do when memory runs out; let every other error pass."""
+    try:
+        yield
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        signs = ("RESOURCE_EXHAUSTED", "ResourceExhausted", "bad_alloc", "BFCArena")
+        if not isinstance(error, MemoryError) and not any(sign in text for sign in signs):
+            raise
+        halved = f"Try --batch-size {batch_size // 2}."
+        raise PipelineError(
+            f"Expected memory for batches of {batch_size} images. Received: out of memory.",
+            hint=halved if batch_size > 1 else "Use a smaller image size.",
+        ) from error
+
+
+def cpu_device() -> str:
+    """Describe the processor as a device."""
+    return f"CPU ({machine.processor_name()}, {machine.processors()} threads)"
+
+
+def require_precision(engine: str, device: str, precision: str, known: Sequence[str]) -> None:
+    """Refuse a precision that an engine has not on a device.
+
+    Raises:
+        ConfigError: Names the ones it has; nothing is replaced by another precision.
+    """
+    if precision not in known:
+        raise ConfigError(
+            f"--precision: the {engine} engine computes in {' or '.join(known)} on this {device}. "
+            f"Received: {precision!r}.",
+            hint="Use one of these, or another engine or machine.",
+        )
+
+
+def cpu_precisions(candidates: Sequence[str]) -> list[str]:
+    """Return those of some precisions that the processor has instructions for."""
+    return [precision for precision in candidates if machine.computes_in(precision)]

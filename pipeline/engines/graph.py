@@ -1,0 +1,65 @@
+"""A backbone as one TensorFlow graph with its weights inside, for engines that convert it."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.backbone import LoadedBackbone
+from pipeline.errors import EngineUnavailableError
+from pipeline.runtime import import_keras
+
+OUTPUT: Final = "features"
+
+
+def frozen_graph(loaded: LoadedBackbone) -> tuple[Any, str, str]:
+    """Return the GraphDef of a backbone and the names of its input and output tensors.
+
+    The weights are traced as constants, and what is still captured becomes one: no variable is
+    left, and no pass of TensorFlow's own changes the graph.
+
+    Raises:
+        EngineUnavailableError: Keras does not run on TensorFlow.
+    """
+    backend = import_keras().backend.backend()
+    if backend != "tensorflow":
+        raise EngineUnavailableError(
+            f"Expected Keras on TensorFlow, from which the network is converted. "
+            f"Received: KERAS_BACKEND={backend}.",
+            hint="Unset KERAS_BACKEND, or use --engine keras.",
+        )
+    import tensorflow as tf
+
+    model = loaded.model
+    values = [variable.numpy() for variable in model.non_trainable_variables]
+
+    def encode(images: Any) -> Any:
+        constants = [tf.constant(value) for value in values]
+        features = model.stateless_call([], constants, images, training=False)[0]
+        return tf.identity(features, name=OUTPUT)
+
+    side = loaded.image_size
+    signature = [tf.TensorSpec((None, side, side, 3), tf.uint8, name="images")]
+    traced = tf.function(encode, input_signature=signature, autograph=False).get_concrete_function()
+    graph = traced.graph.as_graph_def()
+    captured = {inner.op.name: outer for outer, inner in traced.graph.captures}
+    for node in graph.node:
+        if node.name in captured:
+            value = captured[node.name].numpy()
+            node.op = "Const"
+            del node.input[:]
+            node.attr.clear()
+            node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    return graph, traced.inputs[0].name, traced.outputs[0].name
+
+
+@contextmanager
+def write_frozen_graph(loaded: LoadedBackbone) -> Iterator[Path]:
+    """Write the graph as a file that is gone when the context ends."""
+    graph, _, _ = frozen_graph(loaded)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "backbone.pb"
+        path.write_bytes(graph.SerializeToString())
+        yield path

@@ -1,0 +1,83 @@
+"""The ONNX Runtime engine: on its CUDA provider where there is one, else on the processor."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline import machine
+from pipeline.backbone import LoadedBackbone
+from pipeline.encoder import Features, Images
+from pipeline.engines.base import EngineEncoder, cpu_device, readable_errors, require_precision
+from pipeline.engines.graph import frozen_graph
+
+# Operators of ONNX as of 2022: every runtime that is still in use has them.
+OPSET: Final = 17
+_CUDA: Final = "CUDAExecutionProvider"
+_CPU: Final = "CPUExecutionProvider"
+
+
+class OnnxEncoder(EngineEncoder):
+    """Encode images with ONNX Runtime; a shorter batch is run as it is."""
+
+    engine = "onnx"
+
+    def __init__(self, loaded: LoadedBackbone, *, batch_size: int, precision: str) -> None:
+        super().__init__(loaded, batch_size=batch_size)
+        import onnxruntime
+
+        on_gpu = _CUDA in onnxruntime.get_available_providers() and machine.has_gpu()
+        self.device = "GPU (CUDA)" if on_gpu else cpu_device()
+        known = ("float32", "tf32") if on_gpu else ("float32",)
+        require_precision("onnx", "GPU" if on_gpu else "processor", precision, known)
+        with readable_errors(batch_size):
+            self._session = _session(onnxruntime, loaded, precision, on_gpu=on_gpu)
+        self._input = self._session.get_inputs()[0].name
+
+    def submit(self, images: Images) -> Callable[[], Features]:
+        """Encode 1 to ``batch_size`` images; see ``Encoder``."""
+        self.check(images)
+        with readable_errors(self.batch_size):
+            features = self._session.run(None, {self._input: images})[0]
+        return partial(np.array, features, dtype=np.float32)
+
+
+def create(loaded: LoadedBackbone, *, batch_size: int, precision: str) -> OnnxEncoder:
+    """Convert a backbone and start a session.
+
+    Raises:
+        ConfigError: The batch size is not positive, or the device has not the precision.
+        EngineUnavailableError: The backbone is not on TensorFlow, which conversion needs.
+        PipelineError: There is not memory enough.
+    """
+    encoder = OnnxEncoder(loaded, batch_size=batch_size, precision=precision)
+    encoder.warm_up()
+    return encoder
+
+
+def _session(onnxruntime: Any, loaded: LoadedBackbone, precision: str, *, on_gpu: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = machine.processors()
+    tf32 = "1" if precision == "tf32" else "0"
+    providers = [(_CUDA, {"use_tf32": tf32})] if on_gpu else [_CPU]
+    session = onnxruntime.InferenceSession(_converted(loaded), options, providers=providers)
+    # A provider that cannot start is left out without an error.
+    require_precision("onnx", "machine", session.get_providers()[0], [_CUDA if on_gpu else _CPU])
+    return session
+
+
+def _converted(loaded: LoadedBackbone) -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    graph, images, features = frozen_graph(loaded)
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph, input_names=[images], output_names=[features], opset=OPSET
+    )
+    converted: bytes = model.SerializeToString()
+    return converted

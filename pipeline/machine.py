@@ -1,0 +1,109 @@
+"""What this process may use of the machine: processors, their instructions, GPUs.
+
+Reads Linux's own files; imports nothing heavy. Called by whatever chooses threads, an engine or a
+precision.
+"""
+
+import math
+import os
+import platform
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Final
+
+_ROOT: Final = Path("/")
+# Instructions that compute in a precision, by their names in /proc/cpuinfo. A processor without
+# them would only convert to and from float32: slower than float32, and less exact.
+_INSTRUCTIONS: Final = MappingProxyType(
+    {
+        "bfloat16": frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
+        "float16": frozenset({"amx_fp16", "asimdhp", "avx512_fp16"}),
+    }
+)
+
+
+def processors(root: Path = _ROOT) -> int:
+    """Return how many processors this process may use: affinity and control-group quota.
+
+    Args:
+        root: Root of the file system, for tests.
+    """
+    available = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return max(1, math.ceil(min(available, _quota(root))))
+
+
+def processor_name(root: Path = _ROOT) -> str:
+    """Return the processor's name."""
+    names = _cpuinfo(root, "model name")
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def computes_in(precision: str, root: Path = _ROOT) -> bool:
+    """Tell whether the processor has instructions for a precision; float32 it always has."""
+    if precision == "float32":
+        return True
+    lines = _cpuinfo(root, "flags") or _cpuinfo(root, "Features")
+    flags = set(lines[0].split()) if lines else set()
+    return bool(flags & _INSTRUCTIONS.get(precision, frozenset()))
+
+
+def has_gpu(root: Path = _ROOT) -> bool:
+    """Tell whether a GPU's driver is there; whether a library can use it is another question."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
+        return False
+    return any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "kfd"))
+
+
+def _cpuinfo(root: Path, field: str) -> list[str]:
+    try:
+        lines = (root / "proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [value.strip() for name, _, value in pairs if name.strip() == field]
+
+
+def _quota(root: Path) -> float:
+    """Return the processors that the control groups of this process grant, or infinity.
+
+    Version 2 has one tree with ``cpu.max``; version 1 a tree for ``cpu`` with two files. In a
+    container the path that the kernel names may lie outside what is mounted, so every prefix
+    counts, down to the mount itself.
+    """
+    folders = [
+        root / "sys/fs/cgroup" / kind / ancestor
+        for kind, group in _groups(root)
+        for ancestor in (group, *group.parents)
+    ]
+    return min((_granted(folder) for folder in folders), default=math.inf)
+
+
+def _groups(root: Path) -> list[tuple[str, PurePosixPath]]:
+    """Return (mount below /sys/fs/cgroup, path) of the groups that may limit processors."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    groups = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        relative = PurePosixPath(path.lstrip("/"))
+        if not controllers:
+            groups.append(("", relative))
+        elif "cpu" in controllers.split(","):
+            groups += [("cpu", relative), (controllers, relative)]
+    return groups
+
+
+def _granted(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+    except (OSError, ValueError):
+        return math.inf
+    return float(quota) / float(period) if quota not in ("max", "-1") else math.inf

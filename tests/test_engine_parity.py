@@ -1,0 +1,324 @@
+"""Every engine against Keras' own graph, row by row."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from pipeline import backbone, engines, machine
+from pipeline.backbone import LoadedBackbone
+from pipeline.encoder import Encoder
+from pipeline.engines import openvino as openvino_engine
+from pipeline.errors import ConfigError, PipelineError
+
+# Keras reads its variables in a way that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+TOLERANCE = 1e-5
+Images = NDArray[np.uint8]
+Features = NDArray[np.float32]
+
+
+def images_of(count: int, size: int) -> Images:
+    return np.random.default_rng(7).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def load(size: int) -> LoadedBackbone:
+    return backbone.load("resnet50", weights="random", seed=0, image_size=size, pooling="avg")
+
+
+def keras_own(loaded: LoadedBackbone, images: Images) -> Features:
+    """Features by Keras alone: its network, its preprocessing, the same weights."""
+    keras = backbone.import_keras()
+    shape = (loaded.image_size, loaded.image_size, 3)
+    network = keras.applications.resnet50.ResNet50(
+        include_top=False, weights=None, pooling="avg", input_shape=shape
+    )
+    arrays = loaded.arrays()
+    for layer in network.layers:
+        layer.set_weights([arrays[f"{layer.name}/{variable.name}"] for variable in layer.weights])
+    pixels = keras.applications.resnet50.preprocess_input(images.astype(np.float32))
+    return np.asarray(network(pixels, training=False))
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedBackbone:
+    return load(64)
+
+
+@pytest.fixture(scope="module", params=list(engines.ENGINES))
+def encoder(request: pytest.FixtureRequest, loaded: LoadedBackbone) -> Encoder:
+    return engines.create(request.param, loaded, batch_size=33, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def expected(loaded: LoadedBackbone) -> Features:
+    return keras_own(loaded, images_of(64, 64))
+
+
+@pytest.mark.slow
+def test_it_says_what_it_is(encoder: Encoder) -> None:
+    assert encoder.engine in engines.ENGINES
+    assert (encoder.dim, encoder.batch_size) == (2048, 33)
+    assert encoder.device.startswith(("CPU (", "GPU ("))
+
+
+@pytest.mark.slow
+def test_rows_equal_keras_own_at_every_batch_size(encoder: Encoder, expected: Features) -> None:
+    images = images_of(64, 64)
+    for count in range(1, 34):
+        features = encoder(images[64 - count :])
+        assert features.shape == (count, 2048)
+        assert features.dtype == np.float32
+        error = np.abs(features - expected[64 - count :]).max() / np.abs(expected).max()
+        assert error <= TOLERANCE, count
+
+
+@pytest.mark.slow
+def test_a_row_depends_on_its_image_alone(encoder: Encoder) -> None:
+    images = images_of(64, 64)
+    alone = np.concatenate([encoder(images[i : i + 1]) for i in range(0, 64, 4)])
+    generator = np.random.default_rng(3)
+    for _ in range(6):
+        order = generator.permutation(64)[: generator.integers(1, 34)]
+        features = encoder(images[order])
+        for row, image in enumerate(order):
+            if image % 4 == 0:
+                np.testing.assert_array_equal(features[row], alone[image // 4])
+
+
+@pytest.mark.slow
+def test_rows_stay_in_place_under_load(encoder: Encoder, expected: Features) -> None:
+    """Several batches under way at once, their images in one buffer that is written over."""
+    images, buffer = images_of(64, 64), np.empty((33, 64, 64, 3), np.uint8)
+    generator = np.random.default_rng(5)
+    under_way: deque[tuple[NDArray[np.intp], Callable[[], Features]]] = deque()
+    checked = 0
+    for _ in range(40):
+        order = generator.permutation(64)[: generator.integers(1, 34)]
+        batch = buffer[: len(order)]
+        batch[:] = images[order]
+        under_way.append((order, encoder.submit(batch)))
+        batch[:] = 255
+        while len(under_way) > generator.integers(0, 5):
+            order, collect = under_way.popleft()
+            error = np.abs(collect() - expected[order]).max() / np.abs(expected).max()
+            assert error <= TOLERANCE
+            checked += len(order)
+    assert checked > 300
+
+
+@pytest.mark.slow
+def test_a_fitted_head_decides_alike(encoder: Encoder, expected: Features) -> None:
+    scaled = (expected - expected.mean(axis=0)) / (expected.std(axis=0) + 1e-2)
+    labels = np.arange(64) % 4
+    head = LogisticRegression(max_iter=200).fit(scaled, labels)
+    images = images_of(64, 64)
+    own = np.concatenate([encoder(images[:33]), encoder(images[33:])])
+    rescaled = (own - expected.mean(axis=0)) / (expected.std(axis=0) + 1e-2)
+    np.testing.assert_array_equal(head.predict(rescaled), head.predict(scaled))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["keras", "openvino"])
+def test_the_batch_size_changes_no_feature(
+    engine: str, loaded: LoadedBackbone, expected: Features
+) -> None:
+    for batch_size in (1, 5):
+        encoder = engines.create(engine, loaded, batch_size=batch_size, precision="float32")
+        features = encoder(images_of(64, 64)[:batch_size])
+        error = np.abs(features - expected[:batch_size]).max() / np.abs(expected).max()
+        assert error <= TOLERANCE
+
+
+@pytest.mark.slow
+def test_large_images_take_the_folded_graph_and_agree() -> None:
+    from pipeline.engines.keras import FOLD_FROM
+
+    loaded, images = load(FOLD_FROM), images_of(6, FOLD_FROM)
+    own = keras_own(loaded, images)
+    encoder = engines.create("keras", loaded, batch_size=4, precision="float32")
+    features = np.concatenate([encoder(images[:4]), encoder(images[4:])])
+    assert np.abs(features - own).max() / np.abs(own).max() <= TOLERANCE
+    np.testing.assert_array_equal(encoder(images[3:5]), features[3:5])
+
+
+@pytest.mark.slow
+def test_images_are_left_alone_and_features_are_nobody_elses(encoder: Encoder) -> None:
+    images = images_of(33, 64)
+    before = images.copy()
+    images.flags.writeable = False
+    first = encoder(images)
+    kept = first.copy()
+    second = encoder(images[:20])
+    second[:] = -1
+    np.testing.assert_array_equal(images, before)
+    np.testing.assert_array_equal(first, kept)
+    assert first.flags.owndata
+    assert first.flags.writeable
+    np.testing.assert_array_equal(encoder(images[::-1])[::-1], first)
+
+
+@pytest.mark.slow
+def test_encoding_never_changes_the_weights(loaded: LoadedBackbone, encoder: Encoder) -> None:
+    before = loaded.arrays()
+    encoder(images_of(33, 64))
+    after = loaded.arrays()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((0, 64, 64, 3), np.uint8),
+        np.zeros((34, 64, 64, 3), np.uint8),
+        np.zeros((2, 32, 64, 3), np.uint8),
+        np.zeros((2, 64, 64, 3), np.float32),
+        np.zeros((64, 64, 3), np.uint8),
+    ],
+    ids=["none", "too many", "other size", "float", "no batch"],
+)
+def test_other_input_is_refused(encoder: Encoder, images: Any) -> None:
+    with pytest.raises(ConfigError, match="Received"):
+        encoder(images)
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_names_a_batch_size(
+    loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    encoder: Any = engines.create("keras", loaded, batch_size=8, precision="float32")
+
+    def exhausted(_: Images) -> Any:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(encoder, "_forward", exhausted)
+    with pytest.raises(PipelineError, match="memory") as caught:
+        encoder(images_of(2, 64))
+    assert caught.value.hint == "Try --batch-size 4."
+
+
+@pytest.mark.slow
+def test_other_errors_are_not_hidden(
+    loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder: Any = engines.create("keras", loaded, batch_size=1, precision="float32")
+
+    def broken(_: Images) -> Any:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(encoder, "_forward", broken)
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        encoder(images_of(1, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", list(engines.ENGINES))
+@pytest.mark.parametrize(
+    ("batch_size", "precision", "named"),
+    [(0, "float32", "--batch-size"), (4, "float64", "--precision: the .* engine computes in")],
+)
+def test_options_it_lacks_are_refused(
+    loaded: LoadedBackbone, engine: str, batch_size: int, precision: str, named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        engines.create(engine, loaded, batch_size=batch_size, precision=precision)
+
+
+# Precision
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["keras", "openvino"])
+def test_bfloat16_is_bfloat16_or_refused(
+    engine: str, loaded: LoadedBackbone, expected: Features
+) -> None:
+    if not machine.computes_in("bfloat16"):
+        with pytest.raises(ConfigError, match="computes in float32 on this processor"):
+            engines.create(engine, loaded, batch_size=33, precision="bfloat16")
+        return
+    encoder = engines.create(engine, loaded, batch_size=33, precision="bfloat16")
+    features = encoder(images_of(64, 64)[:33])
+    error = np.abs(features - expected[:33]).max() / np.abs(expected).max()
+    assert 1e-4 < error < 3e-2, "float32 in disguise, or no features at all"
+    again = engines.create("keras", loaded, batch_size=33, precision="float32")
+    error = np.abs(again(images_of(64, 64)[:33]) - expected[:33]).max() / np.abs(expected).max()
+    assert error <= TOLERANCE, "the network still computes in bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", list(engines.ENGINES))
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "tf32"])
+def test_what_the_processor_lacks_is_refused(
+    engine: str, precision: str, loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "computes_in", lambda precision: precision == "float32")
+    with pytest.raises(ConfigError, match=f"Received: '{precision}'"):
+        engines.create(engine, loaded, batch_size=1, precision=precision)
+
+
+@pytest.mark.slow
+def test_openvino_that_computes_in_something_else_is_refused(
+    loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not machine.computes_in("bfloat16"):
+        pytest.skip("this processor has nothing but float32")
+    other = openvino_engine._properties("bfloat16")
+    monkeypatch.setattr(openvino_engine, "_properties", lambda precision: other)
+    with pytest.raises(PipelineError, match=r"compute in f32\. Received: bf16"):
+        engines.create("openvino", loaded, batch_size=1, precision="float32")
+
+
+# Other backends of Keras
+
+ON_JAX = """
+import json, sys
+import numpy as np
+from pipeline import backbone, engines, machine
+loaded = backbone.load("resnet50", weights="random", seed=0, image_size=64, pooling="avg")
+refused = []
+for engine in ("onnx", "openvino"):
+    try:
+        engines.create(engine, loaded, batch_size=1, precision="float32")
+    except ImportError as error:
+        refused.append(str(error))
+images = np.load(sys.argv[1])
+encoder = engines.create("keras", loaded, batch_size=len(images), precision="float32")
+np.save(sys.argv[2], encoder(images))
+about = {"digest": loaded.weights_sha256, "refused": refused, "auto": engines.resolve("auto")[0]}
+print(json.dumps(about))
+"""
+
+
+@pytest.mark.slow
+def test_on_jax_features_and_digest_are_the_same(
+    tmp_path: Path, loaded: LoadedBackbone, expected: Features
+) -> None:
+    given, made = tmp_path / "images.npy", tmp_path / "features.npy"
+    np.save(given, images_of(64, 64)[:16])
+    done = subprocess.run(
+        [sys.executable, "-c", ON_JAX, str(given), str(made)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+    )
+    about = json.loads(done.stdout)
+    assert about["digest"] == loaded.weights_sha256
+    assert about["auto"] == "keras"
+    assert len(about["refused"]) == 2
+    assert all("KERAS_BACKEND=jax" in message for message in about["refused"])
+    error = np.abs(np.load(made) - expected[:16]).max() / np.abs(expected).max()
+    assert error <= TOLERANCE
