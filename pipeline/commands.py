@@ -120,7 +120,7 @@ def prune(
         "store": str(path),
         "dropped": dropped,
         "rows": len(store),
-        "shards": len(store.index.shards),
+        "shards": len(store.shard_paths()),
         "freed_bytes": before - _bytes(store),
     }
 
@@ -135,7 +135,8 @@ def _store_info(store: Any) -> Result:
         "path": str(store.path),
         "rows": len(store),
         "dim": store.dim,
-        "shards": len(store.index.shards),
+        "shards": len(store.shard_paths()),
+        "views": {name: len(view) for name, view in store.views.items()},
         "bytes": _bytes(store),
         "images": len(manifest) if manifest else 0,
         "classes": dict(sorted(Counter(manifest.labels).items())) if manifest else {},

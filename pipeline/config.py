@@ -120,6 +120,12 @@ class ExtractOptions:
         ("float32", "tf32", "bfloat16", "float16"),
         "arithmetic of the backbone; refused where the device does not have it",
     )
+    views: tuple[str, ...] = _texts(
+        (),
+        "augmented view to store beside the image as it is (flip, crop1 to crop8); repeat the flag "
+        "for several",
+        "NAME",
+    )
     batch_size: int = _integer(32, "images per call of the backbone", 1)
     workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
     on_error: str = _choice("skip", ("skip", "raise"), "what to do with an image that is bad")

@@ -10,25 +10,31 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import images
-from pipeline.encoder import Encoder
+from pipeline.doctor import Clock
+from pipeline.encoder import Encoder, Features
+from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
+from pipeline.images import Pixels
 from pipeline.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
 from pipeline.reporting import Bar
 from pipeline.scan_cache import ScanCache
+from pipeline.shard_set import ShardSet
 from pipeline.shard_writer import ShardWriter
 from pipeline.shards import Shard
 from pipeline.store import Store
+from pipeline.views import PLAIN, pixels
 
 # Stored features that are encoded again must agree this well, relative to the largest value:
 # engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.
@@ -37,6 +43,9 @@ DRIFT_IMAGES: Final = 2
 
 # A failure of the moment, not of the image: tried again next time.
 _NO_MEMORY: Final = "too large: no memory"
+
+# Files read ahead, beside 16 a thread: enough to fill a batch while another is encoded.
+_AHEAD: Final = 32
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -49,13 +58,13 @@ class ReadFile:
     Attributes:
         key: SHA-256 of its bytes; empty if it could not be read.
         status: The state of the file as read; None if it changed meanwhile.
-        pixels: uint8 ``(S, S, 3)``; None if its features are at hand or it is bad.
+        pixels: uint8 ``(S, S, 3)`` by view; only of those whose features are not at hand.
         reason: Why it is bad; empty if it is not.
     """
 
     key: str = ""
     status: os.stat_result | None = None
-    pixels: NDArray[np.uint8] | None = None
+    pixels: Mapping[str, Pixels] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -66,7 +75,8 @@ class Extraction:
         encoded: Images whose features were made.
         reused: Images whose features were at hand, copies of another image included.
         skipped: Images that are bad.
-        seconds: From the first read to the last shard in place.
+        rows: Feature rows made, by view.
+        clock: Where the time went, from the first read to the last shard in place.
 
     Example:
         extraction = Extraction(listing, store, cache, image_size=224)
@@ -83,11 +93,25 @@ class Extraction:
         cache: ScanCache,
         *,
         image_size: int,
+        targets: Mapping[str, ShardSet] | None = None,
         on_error: str = "skip",
         max_errors: int | None = None,
     ) -> None:
+        """Set up; nothing is read yet.
+
+        Args:
+            listing: The images.
+            store: Where features go.
+            cache: What earlier runs learned about files.
+            image_size: Side of the encoder's input in pixels.
+            targets: Sets to fill by view; the plain one alone by default.
+            on_error: ``skip`` or ``raise`` on a bad image.
+            max_errors: Most bad images before giving up.
+        """
         self.encoded = self.reused = self.skipped = 0
-        self.seconds = 0.0
+        self.clock = Clock()
+        self._targets = dict(targets or {PLAIN: store.plain})
+        self.rows = dict.fromkeys(self._targets, 0)
         self._listing = listing
         self._store = store
         self._cache = cache
@@ -97,7 +121,7 @@ class Extraction:
         self._decoder = images.environment()
         self._keys = np.zeros(len(listing), dtype=KEY_DTYPE)
         self._statuses = [""] * len(listing)
-        self._new_keys: set[str] = set()
+        self._new_keys: dict[str, set[str]] = {view: set() for view in self._targets}
 
     @property
     def pending(self) -> list[int]:
@@ -132,8 +156,8 @@ class Extraction:
         """Read and hash every pending file without decoding it; return how many are new."""
         for index, file in self._read_all(workers, decode=False):
             if not self._take(index, file):
-                self._accept(index, file.key)
-        return len(self._new_keys)
+                self._accept(index, file)
+        return self.encoded
 
     def encode(self, encoder: Encoder, *, workers: int, bar: Bar) -> None:
         """Encode every pending image and store its features.
@@ -144,19 +168,21 @@ class Extraction:
             OSError: A shard could not be written.
         """
         began = time.monotonic()
-        batch: list[tuple[int, ReadFile]] = []
-        with ShardWriter(self._store, on_shard=self._remember_shard) as writer:
-            for index, file in self._read_all(workers):
+        with ExitStack() as stack:
+            writers = {
+                view: stack.enter_context(ShardWriter(target, on_shard=self._remember_shard))
+                for view, target in self._targets.items()
+            }
+            queue = stack.enter_context(
+                EncodingQueue(encoder, deliver=partial(self._deliver, writers), clock=self.clock)
+            )
+            for index, file in self._read_all(workers, when_late=queue.drain):
                 if not self._take(index, file):
-                    self._accept(index, file.key)
-                    batch.append((index, file))
-                if len(batch) == encoder.batch_size:
-                    self._encode(batch, encoder, writer)
-                    batch.clear()
+                    for row in self._accept(index, file):
+                        queue.add(row)
                 bar.advance(reused=self.reused, skipped=self.skipped)
-            if batch:
-                self._encode(batch, encoder, writer)
-        self.seconds = time.monotonic() - began
+        self.clock.writing = sum(writer.busy_seconds for writer in writers.values())
+        self.clock.seconds = time.monotonic() - began
         self._store.reindex(self._cache)
 
     def check_drift(self, encoder: Encoder) -> None:
@@ -168,14 +194,14 @@ class Extraction:
         stored = (
             index
             for index, status in enumerate(self._statuses)
-            if status == OK and self._keys[index].decode() not in self._new_keys
+            if status == OK and self._keys[index].decode() not in self._new_keys[PLAIN]
         )
         for index in islice(stored, DRIFT_IMAGES):
-            file = self._read(index, known=lambda key: False)
-            if file.pixels is None or file.key.encode() != self._keys[index]:
+            file = self._read(index, wanted=lambda key: [PLAIN])
+            if not file.pixels or file.key.encode() != self._keys[index]:
                 continue
             kept = self._store.read(self._keys[index : index + 1])[0]
-            made = encoder(file.pixels[np.newaxis])[0]
+            made = encoder(file.pixels[PLAIN][np.newaxis])[0]
             difference = float(np.abs(kept - made).max() / max(np.abs(kept).max(), 1e-30))
             if difference > DRIFT_TOLERANCE:
                 raise StaleFeaturesError(
@@ -190,8 +216,8 @@ class Extraction:
     def rate(self, encoder: Encoder, rows: Sequence[int]) -> float:
         """Return images per second over some rows, storing nothing."""
         began = time.monotonic()
-        files = [self._read(index, known=lambda key: False) for index in rows]
-        pixels = [file.pixels for file in files if file.pixels is not None]
+        files = [self._read(index, wanted=lambda key: [PLAIN]) for index in rows]
+        pixels = [file.pixels[PLAIN] for file in files if file.pixels]
         for start in range(0, len(pixels), encoder.batch_size):
             encoder(np.stack(pixels[start : start + encoder.batch_size]))
         return len(files) / (time.monotonic() - began)
@@ -232,15 +258,21 @@ class Extraction:
         if reason is not None:
             self._skip(index, key, reason)
             return True
-        if not self._is_known(key):
+        if self._missing(key):
             return False
         self.reused += 1
         self._put(index, key, OK)
         return True
 
-    def _accept(self, index: int, key: str) -> None:
-        self._new_keys.add(key)
-        self._put(index, key, OK)
+    def _accept(self, index: int, file: ReadFile) -> list[Row]:
+        """Settle a file whose features are now made; return what is to be encoded."""
+        views = self._missing(file.key)
+        for view in views:
+            self._new_keys[view].add(file.key)
+            self.rows[view] += 1
+        self.encoded += 1
+        self._put(index, file.key, OK)
+        return [Row(index, file.key, view, file.pixels[view]) for view in views if file.pixels]
 
     def _skip(self, index: int, key: str, reason: str) -> None:
         self.skipped += 1
@@ -261,54 +293,71 @@ class Extraction:
         self._keys[index] = key.encode()
         self._statuses[index] = status
 
-    def _is_known(self, key: str) -> bool:
-        return key in self._new_keys or key in self._store.index
+    def _missing(self, key: str) -> list[str]:
+        """Return the views of an image that have no features yet."""
+        return [
+            view
+            for view, target in self._targets.items()
+            if key not in self._new_keys[view] and key not in target
+        ]
 
     # -- reading and encoding --------------------------------------------------------------
 
-    def _read_all(self, workers: int, *, decode: bool = True) -> Iterator[tuple[int, ReadFile]]:
-        """Read the pending files in threads, in order; skips decoding what is known."""
-        known = self._is_known if decode else lambda key: True
-        return _bounded_map(lambda index: self._read(index, known=known), self.pending, workers)
+    def _read_all(
+        self,
+        workers: int,
+        *,
+        decode: bool = True,
+        when_late: Callable[[], None] = lambda: None,
+    ) -> Iterator[tuple[int, ReadFile]]:
+        """Read the pending files in threads, in order; decodes only what has no features."""
+        wanted = self._missing if decode else lambda key: []
 
-    def _read(self, index: int, *, known: Callable[[str], bool]) -> ReadFile:
+        def read(index: int) -> tuple[ReadFile, float, float]:
+            began, computed = time.monotonic(), time.thread_time()
+            file = self._read(index, wanted=wanted)
+            return file, time.monotonic() - began, time.thread_time() - computed
+
+        for index, future in _in_threads(read, self.pending, workers):
+            if not future.done():
+                when_late()
+                with self.clock.waiting("decode"):
+                    wait([future])
+            file, busy, computing = future.result()
+            self.clock.reading += busy
+            self.clock.computing += computing
+            yield index, file
+
+    def _read(self, index: int, *, wanted: Callable[[str], Sequence[str]]) -> ReadFile:
         try:
             data, status = _read_bytes(self._listing.file(index))
         except DecodeError as error:
             return ReadFile(reason=str(error))
         key = hashlib.sha256(data).hexdigest()
-        if known(key):
-            return ReadFile(key, status)
         try:
-            return ReadFile(key, status, images.decode(data, self._image_size))
+            return ReadFile(key, status, pixels(data, key, wanted(key), self._image_size))
         except DecodeError as error:
             return ReadFile(key, status, reason=str(error))
 
-    def _encode(
-        self, batch: Sequence[tuple[int, ReadFile]], encoder: Encoder, writer: ShardWriter
+    def _deliver(
+        self, writers: Mapping[str, ShardWriter], rows: Sequence[Row], features: Features
     ) -> None:
-        features = encoder(np.stack([file.pixels for _, file in batch if file.pixels is not None]))
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
-            path = self._listing.paths[batch[int(np.argmin(finite))][0]]
+            path = self._listing.paths[rows[int(np.argmin(finite))].index]
             raise PipelineError(
                 f"Expected finite features. Received: infinity or not-a-number for {path!r}.",
                 hint="The weights are unusable for images; use others with --weights.",
             )
-        writer.add([file.key for _, file in batch], features)
-        self.encoded += len(batch)
+        for view, writer in writers.items():
+            places = [place for place, row in enumerate(rows) if row.view == view]
+            if places:
+                writer.add([rows[place].key for place in places], features[places])
 
     def _remember_shard(self, shard: Shard) -> None:
         """Note, once a shard is in place, that its digest is right, and what led to it."""
         self._cache.remember_check(shard.name, shard.path.stat())
         self._cache.commit()
-
-
-def default_workers() -> int:
-    """Return the processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
@@ -327,21 +376,19 @@ def _read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
     return data, after if unchanged else None
 
 
-def _bounded_map(
+def _in_threads(
     function: Callable[[Argument], Result], arguments: Iterable[Argument], workers: int
-) -> Iterator[tuple[Argument, Result]]:
-    """Yield (argument, result) in order, computed in threads, a bounded number ahead."""
+) -> Iterator[tuple[Argument, Future[Result]]]:
+    """Yield (argument, future) in order, computed in threads, a bounded number ahead."""
     waiting: deque[tuple[Argument, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="reader") as pool:
         try:
             for argument in arguments:
                 waiting.append((argument, pool.submit(function, argument)))
-                if len(waiting) > 16 * workers:
-                    argument, future = waiting.popleft()
-                    yield argument, future.result()
+                if len(waiting) > _AHEAD + 16 * workers:
+                    yield waiting.popleft()
             while waiting:
-                argument, future = waiting.popleft()
-                yield argument, future.result()
+                yield waiting.popleft()
         finally:
             for _, future in waiting:
                 future.cancel()

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import backbone, engines, weights
+from pipeline import backbone, engines, machine, views, weights
 from pipeline import manifest as manifests
 from pipeline.backbone import LoadedBackbone
 from pipeline.config import CommonOptions, ExtractOptions
+from pipeline.doctor import Setting, diagnose
 from pipeline.encoder import Encoder
-from pipeline.errors import ConfigError
-from pipeline.extract import Extraction, default_workers
+from pipeline.errors import ConfigError, StaleFeaturesError
+from pipeline.extract import Extraction
 from pipeline.manifest import CONFLICT, Manifest
 from pipeline.provenance import provenance
 from pipeline.reporting import Reporter
 from pipeline.scan_cache import ScanCache
 from pipeline.store import Store, lock
+from pipeline.views import PLAIN
 
 # Batches timed for the estimate of --dry-run, after one that warms up.
 _TIMED_BATCHES: Final = 2
@@ -99,6 +101,7 @@ def extract(
         raise ConfigError("extract: expected DATA.", hint="For example: pipeline extract photos")
     path = Path(options.store or default_store(options.data))
     engines.require(options.engine)
+    views.check(options.views)
     backbone.find(options.backbone)
     token = weights.source_token(options.weights, seed=options.seed, backbone=options.backbone)
     listing = manifests.scan(Path(options.data))
@@ -113,6 +116,7 @@ def extract(
         if not common.force:
             store.require_own_manifest(target)
         with store.scan_cache() as cache:
+            _add_views(options, store)
             extraction = _extraction(options, listing, store, cache)
             startup = _encode(extraction, network, options, reporter, started)
             manifest = extraction.manifest()
@@ -179,6 +183,20 @@ def _identity_of(network: Network, digest: str) -> dict[str, Any]:
     )
 
 
+def _add_views(options: ExtractOptions, store: Store) -> None:
+    """Make room for the views asked for; refuse those that were made by another rule."""
+    for name in options.views:
+        scheme = views.VIEWS[name].scheme
+        stored = store.record.get("views", {}).get(name, scheme)
+        if stored != scheme:
+            raise StaleFeaturesError(
+                f"The view {name!r} of the store {str(store.path)!r} was made by the rule "
+                f"{stored!r}. Received: {scheme!r}.",
+                hint="Choose another --store, or replace the store with --force.",
+            )
+        store.add_view(name, scheme)
+
+
 def _extraction(
     options: ExtractOptions, listing: Manifest, store: Store, cache: ScanCache
 ) -> Extraction:
@@ -187,6 +205,7 @@ def _extraction(
         store,
         cache,
         image_size=options.image_size,
+        targets={PLAIN: store.plain, **{name: store.view_set(name) for name in options.views}},
         on_error=options.on_error,
         max_errors=options.max_errors,
     )
@@ -203,7 +222,7 @@ def _encode(
     started: float,
 ) -> float:
     """Encode what is missing; return the seconds from the start to the first read."""
-    workers = options.workers or default_workers()
+    workers = options.workers or machine.processors()
     fresh = extraction.reused == 0 and network.saved is None
     if not fresh and not extraction.needs_encoder(workers):
         return time.monotonic() - started
@@ -251,16 +270,17 @@ def _dry_run(
     with store.scan_cache() if exists else ScanCache(None) as cache:
         extraction = _extraction(options, listing, store, cache)
         pending = extraction.pending
-        new = extraction.count_new(options.workers or default_workers())
+        new = extraction.count_new(options.workers or machine.processors())
         rate, source = _expected_rate(store, extraction, network, pending) if new else (None, "")
+        rows = sum(extraction.rows.values())
     return {
         "dry_run": True,
         "images": len(listing),
         "new": new,
         "reused": extraction.reused,
         "skipped": extraction.skipped,
-        "estimated_seconds": round(new / rate, 3) if rate else 0.0,
-        "estimated_bytes": new * (4 * store.dim + 64),
+        "estimated_seconds": round(rows / rate, 3) if rate else 0.0,
+        "estimated_bytes": rows * (4 * store.dim + 64),
         "estimated_from": source,
         "store": str(path),
     }
@@ -276,7 +296,7 @@ def _planned(path: Path, network: Network, listing: Manifest) -> Store:
 def _expected_rate(
     store: Store, extraction: Extraction, network: Network, rows: list[int]
 ) -> tuple[float, str]:
-    """Return images per second: as the store remembers, or timed on a few images."""
+    """Return rows per second: as the store remembers, or timed on a few images."""
     known = store.record["provenance"].get("images_per_second")
     if known:
         return float(known), "the last extract into this store"
@@ -310,6 +330,8 @@ def _result(
         "precision": options.precision,
         "device": encoder.device if encoder else store.record["provenance"].get("device"),
         "dim": store.dim,
+        "views": {name: extraction.rows[name] for name in options.views},
+        "bottleneck": _bottleneck(options, encoder, extraction),
         "weights": options.weights,
         "store": str(store.path),
         "manifest": str(target),
@@ -317,9 +339,29 @@ def _result(
 
 
 def _rate(extraction: Extraction) -> float | None:
-    if not extraction.encoded or not extraction.seconds:
+    if not extraction.encoded or not extraction.clock.seconds:
         return None
-    return round(extraction.encoded / extraction.seconds, 2)
+    return round(extraction.encoded / extraction.clock.seconds, 2)
+
+
+def _bottleneck(
+    options: ExtractOptions, encoder: Encoder | None, extraction: Extraction
+) -> dict[str, Any] | None:
+    if encoder is None:
+        return None
+    on_gpu = encoder.device.startswith("GPU")
+    faster = "tf32" if on_gpu else "bfloat16"
+    has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
+    setting = Setting(
+        workers=options.workers or machine.processors(),
+        processors=machine.processors(),
+        engine=encoder.engine,
+        best_engine="keras" if on_gpu else engines.FASTEST_FIRST[0],
+        on_gpu=on_gpu,
+        precision=options.precision,
+        faster_precision=faster if has_faster else None,
+    )
+    return diagnose(extraction.clock, setting)
 
 
 def _weights_text(options: ExtractOptions) -> str:

@@ -12,30 +12,34 @@ from typing import Final, Self
 import numpy as np
 
 from pipeline.manifest import KEY_DTYPE
-from pipeline.shards import Features, Shard
-from pipeline.store import SHARD_ROWS, Store
+from pipeline.shard_set import SHARD_ROWS, ShardSet
+from pipeline.shards import Features, Keys, Shard
 
 # A killed run loses no more than this much work; small shards are merged later.
 FLUSH_SECONDS: Final = 30.0
 
 
 class ShardWriter:
-    """Write rows into a store, as a context; leaving it by an error keeps what was added.
+    """Write rows into a set of shards, as a context; an error in it keeps what was added.
+
+    Attributes:
+        busy_seconds: How long shards were being written.
 
     Example:
-        with ShardWriter(store, on_shard=remember) as writer:
+        with ShardWriter(store.plain, on_shard=remember) as writer:
             writer.add(keys, features)
     """
 
     def __init__(
         self,
-        store: Store,
+        target: ShardSet,
         *,
         rows: int = SHARD_ROWS,
         seconds: float = FLUSH_SECONDS,
         on_shard: Callable[[Shard], None],
     ) -> None:
-        self._store = store
+        self.busy_seconds = 0.0
+        self._target = target
         self._rows = rows
         self._seconds = seconds
         self._on_shard = on_shard
@@ -85,7 +89,7 @@ class ShardWriter:
 
     def _begin(self) -> None:
         self._keys = np.empty(self._rows, dtype=KEY_DTYPE)
-        self._features = np.empty((self._rows, self._store.dim), dtype=np.float32)
+        self._features = np.empty((self._rows, self._target.dim), dtype=np.float32)
         self._count = 0
         self._began = time.monotonic()
 
@@ -94,8 +98,14 @@ class ShardWriter:
         self._wait()
         if self._count:
             keys, features = self._keys[: self._count], self._features[: self._count]
-            self._writing = self._thread.submit(self._store.add_shard, keys, features)
+            self._writing = self._thread.submit(self._write, keys, features)
         self._begin()
+
+    def _write(self, keys: Keys, features: Features) -> Shard:
+        began = time.monotonic()
+        shard = self._target.add_shard(keys, features)
+        self.busy_seconds += time.monotonic() - began
+        return shard
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None

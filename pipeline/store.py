@@ -1,4 +1,4 @@
-"""The feature store: a directory of shards with one identity, keyed by image content.
+"""The feature store: sets of shards with one identity, keyed by image content.
 
 Stage 1 adds rows through ``ShardWriter``; everything else reads rows by key through
 ``Store.read``. ``features.h5`` is a view for users, rebuilt from the shards; nothing here reads
@@ -7,19 +7,16 @@ it. The layout is in ``docs/store.md``.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline import shards
 from pipeline.config import canonical_json
 from pipeline.errors import (
     ManifestError,
-    MissingFeaturesError,
     StaleFeaturesError,
     StoreError,
 )
@@ -29,18 +26,17 @@ from pipeline.manifest import Manifest, mention
 from pipeline.manifest import read as read_manifest
 from pipeline.manifest import write as write_manifest
 from pipeline.scan_cache import ScanCache
-from pipeline.shards import Features, Keys, Shard
+from pipeline.shard_set import ShardSet
+from pipeline.shards import Features, Keys
 from pipeline.view import write_view
 
 SCHEMA_VERSION: Final = 1
-SHARD_ROWS: Final = 8192
-# Small shards are cheap to read until there are many of them.
-MAX_SMALL_SHARDS: Final = 16
 
 _RECORD = "store.json"
 _MANIFEST = "manifest.csv"
 _VIEW = "features.h5"
 _SHARDS = "shards"
+_VIEWS = "views"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
@@ -57,7 +53,8 @@ class Store:
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path = path
         self.record = record
-        self.index = KeyIndex.over(())
+        self.plain = self._set(_SHARDS, "", "")
+        self.views = {name: self._view(name) for name in record.get("views", {})}
 
     @classmethod
     def exists(cls, path: Path) -> bool:
@@ -78,7 +75,7 @@ class Store:
 
     @classmethod
     def unchecked(cls, path: Path) -> "Store":
-        """Open a store without looking at its shards; its index is empty."""
+        """Open a store without looking at its shards; its indices are empty."""
         record = read_record(path / _RECORD, kind="feature store", version=SCHEMA_VERSION)
         if record is None:
             raise StoreError(
@@ -102,6 +99,7 @@ class Store:
             "dim": dim,
             "root": str(root),
             "manifests": {},
+            "views": {},
             "weights": {},
             "provenance": {},
         }
@@ -129,8 +127,18 @@ class Store:
         """Where the view for users is."""
         return self.path / _VIEW
 
+    @property
+    def index(self) -> KeyIndex:
+        """Where the features of the images as they are lie."""
+        return self.plain.index
+
+    @property
+    def sets(self) -> list[ShardSet]:
+        """The plain set and the views."""
+        return [self.plain, *self.views.values()]
+
     def __len__(self) -> int:
-        return len(self.index.keys)
+        return len(self.plain)
 
     def scan_cache(self) -> ScanCache:
         """Open the cache of what earlier runs learned about files."""
@@ -169,37 +177,24 @@ class Store:
         Raises:
             CorruptShardError: A shard is not what was written.
         """
-        self.index = KeyIndex.over(self._opened(path, cache) for path in self.shard_paths())
+        for item in self.sets:
+            item.reindex(cache)
 
-    def read(self, keys: Keys) -> Features:
-        """Return the features of keys, in their order.
-
-        Args:
-            keys: ``S64``, shape ``(n,)``; may repeat.
-
-        Returns:
-            float32, shape ``(n, dim)``.
+    def read(self, keys: Keys, view: str | None = None) -> Features:
+        """Return the features of keys, in their order; see ``ShardSet.read``.
 
         Raises:
-            MissingFeaturesError: The store lacks some of the keys.
-            CorruptShardError: A shard is gone, or holds values that are not finite.
+            StoreError: The store has no such view.
         """
-        places = self.index.find(keys)
-        absent = keys[places < 0]
-        if len(absent):
-            raise MissingFeaturesError(
-                f"The store {str(self.path)!r} has no features for {len(absent):,} of "
-                f"{len(keys):,} images.",
-                keys=[key.decode() for key in absent],
-                hint="Run extract again; only those are encoded.",
+        if view is None:
+            return self.plain.read(keys)
+        if view not in self.views:
+            raise StoreError(
+                f"The store {str(self.path)!r} has no view {view!r}. "
+                f"It has {', '.join(sorted(self.views)) or 'none'}.",
+                hint=f"Add it: run extract again with --views {view}.",
             )
-        out = np.empty((len(keys), self.dim), dtype=np.float32)
-        shard_of = self.index.shard_of[places]
-        for number in np.unique(shard_of):
-            wanted = np.flatnonzero(shard_of == number)
-            rows = self.index.row_of[places[wanted]]
-            shards.read_into(self.index.shards[number], rows, out, wanted)
-        return out
+        return self.views[view].read(keys)
 
     def read_manifest(self, path: Path | None = None) -> Manifest:
         """Read the generated manifest, or another one by its path.
@@ -260,40 +255,33 @@ class Store:
         self.save_record()
         staged.replace(path)
 
+    def add_view(self, name: str, scheme: str) -> None:
+        """Make room for a view; nothing changes where there is one of that name."""
+        if name not in self.views:
+            self.record["views"] = {**self.record.get("views", {}), name: scheme}
+            self.save_record()
+            self.views[name] = self._view(name)
+
+    def view_set(self, name: str) -> ShardSet:
+        """Return the set of a view; an empty one that is nowhere yet if there is none."""
+        return self.views[name] if name in self.views else self._set(f"{_VIEWS}/{name}", "", name)
+
     def compact(
         self, cache: ScanCache, *, keep: Keys | None = None, everything: bool = False
     ) -> int:
-        """Merge small shards into large ones.
-
-        Args:
-            cache: Where the checks of shards are remembered.
-            keep: Keys to keep, the others are dropped; None keeps all.
-            everything: Merge however few small shards there are.
-
-        Returns:
-            How many keys were dropped.
-        """
-        wanted = np.ones(len(self), dtype=bool) if keep is None else np.isin(self.index.keys, keep)
-        counts = np.bincount(self.index.shard_of[wanted], minlength=len(self.index.shards))
-        sizes = np.array([len(shard) for shard in self.index.shards], dtype=np.intp)
-        shrunk, small = counts < sizes, sizes < SHARD_ROWS
-        if shrunk.any() or small.sum() > (1 if everything else MAX_SMALL_SHARDS):
-            self._rewrite(np.flatnonzero(shrunk | small), wanted)
-            self.reindex(cache)
-        return int(len(wanted) - wanted.sum())
+        """Merge small shards; see ``ShardSet.compact``. Returns how many images were dropped."""
+        dropped = [item.compact(cache, keep=keep, everything=everything) for item in self.sets]
+        return dropped[0]
 
     def refresh_view(self) -> None:
         """Rebuild ``features.h5`` from the shards at hand."""
-        write_view(self.view_path, self.index, self.dim)
-
-    def add_shard(self, keys: Keys, features: Features) -> Shard:
-        """Write rows as a new shard; ``reindex`` makes them readable."""
-        folder = self.path / _SHARDS
-        return shards.write(folder, keys, features, identity=self._identity_digest())
+        write_view(
+            self.view_path, self.index, {n: v.index for n, v in self.views.items()}, self.dim
+        )
 
     def remove_features(self) -> None:
         """Delete all features and the encoder, for a store that is replaced by ``--force``."""
-        for folder in (_SHARDS, _ENCODER):
+        for folder in (_SHARDS, _VIEWS, _ENCODER):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         # The record goes last: until then this is a store, though one that lacks features.
         for name in (_VIEW, _MANIFEST, _SCAN, _RECORD):
@@ -301,59 +289,26 @@ class Store:
 
     def remove_leftovers(self) -> None:
         """Delete what a killed run left under temporary names."""
-        for folder in (self.path, self.path / _SHARDS, self.path / _ENCODER):
+        folders = [item.folder for item in self.sets]
+        for folder in (self.path, self.path / _ENCODER, *folders):
             remove_leftovers(folder)
 
     def encoder_path(self, weights_sha256: str) -> Path:
         """Return where the weights of that digest are kept."""
         return self.path / _ENCODER / f"{weights_sha256}.h5"
 
-    def _rewrite(self, numbers: NDArray[np.intp], wanted: NDArray[np.bool_]) -> None:
-        """Replace some shards by large ones that hold their wanted rows."""
-        chosen = wanted & np.isin(self.index.shard_of, numbers)
-        keys = self.index.keys[chosen]
-        written = set()
-        for start in range(0, len(keys), SHARD_ROWS):
-            part = keys[start : start + SHARD_ROWS]
-            written.add(self.add_shard(part, self.read(part)).name)
-        for number in numbers:
-            if self.index.shards[number].name not in written:
-                self.index.shards[number].path.unlink(missing_ok=True)
-
     def shard_paths(self) -> list[Path]:
-        """Return the shard files at hand."""
-        folder = self.path / _SHARDS
-        return sorted(path for path in folder.glob(f"*{shards.SUFFIX}") if path.name[0] != ".")
+        """Return the shard files at hand, views included."""
+        return [path for item in self.sets for path in item.shard_paths()]
 
-    def open_shard(self, path: Path, *, is_checked: Callable[[Path], bool]) -> Shard:
-        """Read a shard's keys, hashing it unless ``is_checked`` vouches for it.
+    def _view(self, name: str) -> ShardSet:
+        scheme = self.record["views"][name]
+        return self._set(f"{_VIEWS}/{name}", f"{name}:{scheme}", name)
 
-        Raises:
-            CorruptShardError: It is not what was written.
-        """
-        identity = self._identity_digest()
-        return shards.open_shard(path, identity=identity, dim=self.dim, is_checked=is_checked)
-
-    def read_shard(self, shard: Shard) -> Features:
-        """Read all rows of one shard, float32 ``(n, dim)``.
-
-        Raises:
-            CorruptShardError: It holds values that are not finite.
-        """
-        out = np.empty((len(shard), self.dim), dtype=np.float32)
-        rows = np.arange(len(shard))
-        shards.read_into(shard, rows, out, rows)
-        return out
-
-    def _opened(self, path: Path, cache: ScanCache) -> Shard:
-        shard = self.open_shard(
-            path, is_checked=lambda path: cache.is_checked(path.stem, path.stat())
-        )
-        cache.remember_check(path.stem, path.stat())
-        return shard
-
-    def _identity_digest(self) -> str:
-        return hashlib.sha256(canonical_json(self.identity).encode()).hexdigest()
+    def _set(self, folder: str, rule: str, view: str) -> ShardSet:
+        identity = hashlib.sha256((canonical_json(self.identity) + rule).encode()).hexdigest()
+        where = self.path / folder
+        return ShardSet(where, identity=identity, dim=self.dim, store=self.path, view=view)
 
     def _manifest_name(self, path: Path) -> str:
         """Return how a manifest is known: by name within the store, else by its full path."""

@@ -37,6 +37,8 @@ def extract(result: Mapping[str, Any]) -> list[str]:
         f"{result['skipped']:,} skipped of {result['images']:,} images in "
         f"{_duration(result['seconds'])}" + (f" ({rate:,.0f} images/s)" if rate else "")
     ]
+    lines += _bottleneck(result["bottleneck"])
+    lines += [f"View {name}: {count:,} made" for name, count in result["views"].items()]
     lines += _errors(result["errors"])
     if result["conflicting"]:
         lines.append(
@@ -136,6 +138,14 @@ def verdict(pair: Mapping[str, Any]) -> str:
         f"{pair['a']} is {points} {word} than {pair['b']} on {pair['n']:,} images "
         f"(p = {pair['p_value']:.2g})"
     )
+
+
+def _bottleneck(found: Mapping[str, Any] | None) -> list[str]:
+    """Say what bounds the rate, and what would raise it."""
+    if found is None:
+        return []
+    busy = ", ".join(f"{part} {100 * share:.0f} %" for part, share in found["busy"].items())
+    return [f"Bound by {found['bound']} (busy: {busy}); faster with {found['advice']}"]
 
 
 def _errors(errors: Sequence[Mapping[str, str]]) -> list[str]:

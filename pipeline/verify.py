@@ -11,6 +11,7 @@ import numpy as np
 from pipeline import view
 from pipeline.errors import StoreError
 from pipeline.manifest import OK
+from pipeline.shard_set import ShardSet
 from pipeline.shards import Shard
 from pipeline.store import Store
 
@@ -26,27 +27,35 @@ def verify(path: Path) -> dict[str, Any]:
     """
     store = Store.unchecked(path)
     problems = []
-    good = []
-    for shard_path in store.shard_paths():
-        try:
-            good.append(_verified(store, shard_path))
-        except StoreError as error:
-            problems.append({"shard": shard_path.stem, "problem": error.message, "fix": error.hint})
+    good: dict[str, list[Shard]] = {}
+    for name, shard_set in {"": store.plain, **store.views}.items():
+        good[name] = []
+        for shard_path in shard_set.shard_paths():
+            try:
+                good[name].append(_verified(shard_set, shard_path))
+            except StoreError as error:
+                problems.append(
+                    {"shard": shard_path.stem, "problem": error.message, "fix": error.hint}
+                )
     problems += _missing_from_view(store)
-    problems += _without_features(store, good)
+    problems += _without_features(store, good[""])
     return {
         "ok": not problems,
-        "shards": len(good),
-        "rows": len(np.unique(np.concatenate([shard.keys for shard in good]))) if good else 0,
+        "shards": sum(len(shards) for shards in good.values()),
+        "rows": sum(_rows(shards) for shards in good.values()),
         "problems": problems,
     }
 
 
-def _verified(store: Store, path: Path) -> Shard:
-    shard = store.open_shard(path, is_checked=lambda path: False)
+def _verified(shard_set: ShardSet, path: Path) -> Shard:
+    shard = shard_set.open_shard(path, is_checked=lambda path: False)
     if len(shard):
-        store.read_shard(shard)
+        shard_set.read_shard(shard)
     return shard
+
+
+def _rows(good: list[Shard]) -> int:
+    return len(np.unique(np.concatenate([shard.keys for shard in good]))) if good else 0
 
 
 def _missing_from_view(store: Store) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ For users and other programs; rebuilt by ``store`` whenever its shards change. H
 of a missing source as the fill value without an error, so that value is NaN, never zero.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,32 +16,47 @@ from pipeline.files import write_atomically
 from pipeline.key_index import KeyIndex
 
 
-def write_view(path: Path, index: KeyIndex, dim: int) -> None:
+def write_view(path: Path, plain: KeyIndex, views: Mapping[str, KeyIndex], dim: int) -> None:
     """Write ``/features`` float32 ``(n, dim)`` and ``/keys`` ``S64`` ``(n,)``, atomically.
 
+    Augmented views come as groups ``/views/NAME`` with ``features`` and ``keys`` of their own.
     Rows are grouped by shard; sources are named relative to the view, so a store can be moved.
     """
 
     def fill(temporary: Path) -> None:
-        order = np.lexsort((index.row_of, index.shard_of))
-        layout = h5py.VirtualLayout(shape=(len(order), dim), dtype="<f4")
-        for start, stop, shard, row in _runs(index, order):
-            source = index.shards[shard]
-            name = f"{source.path.parent.name}/{source.path.name}"
-            dataset = h5py.VirtualSource(name, "features", shape=(len(source), dim), dtype="<f4")
-            layout[start:stop] = dataset[row : row + stop - start]
         with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            file.create_virtual_dataset("features", layout, fillvalue=np.nan)
-            file.create_dataset("keys", data=index.keys[order])
+            _write_set(file, plain, dim, path.parent)
+            for name, index in views.items():
+                _write_set(file.create_group(f"views/{name}"), index, dim, path.parent)
 
     write_atomically(path, fill)
 
 
 def sources(path: Path) -> list[str]:
     """Return the names of the shards that a view reads from."""
+    names: set[str] = set()
+
+    def visit(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and item.is_virtual:
+            names.update(source.file_name for source in item.virtual_sources())
+
     with h5py.File(path, "r") as file:
-        names = {source.file_name for source in file["features"].virtual_sources()}
+        if "features" not in file:
+            raise KeyError("it has no dataset 'features'")
+        file.visititems(visit)
     return sorted(Path(name).stem for name in names)
+
+
+def _write_set(group: h5py.Group, index: KeyIndex, dim: int, store: Path) -> None:
+    order = np.lexsort((index.row_of, index.shard_of))
+    layout = h5py.VirtualLayout(shape=(len(order), dim), dtype="<f4")
+    for start, stop, shard, row in _runs(index, order):
+        source = index.shards[shard]
+        name = source.path.relative_to(store).as_posix()
+        dataset = h5py.VirtualSource(name, "features", shape=(len(source), dim), dtype="<f4")
+        layout[start:stop] = dataset[row : row + stop - start]
+    group.create_virtual_dataset("features", layout, fillvalue=np.nan)
+    group.create_dataset("keys", data=index.keys[order])
 
 
 def _runs(index: KeyIndex, order: NDArray[np.intp]) -> Iterator[tuple[int, int, int, int]]:

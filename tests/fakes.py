@@ -86,7 +86,7 @@ def planted_store(
     features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
     keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
     store = Store.create(path, identity={"precision": "float32"}, dim=PLANTED_DIM, root=path)
-    store.add_shard(keys, features.astype(np.float32))
+    store.plain.add_shard(keys, features.astype(np.float32))
     with store.scan_cache() as cache:
         store.reindex(cache)
     paths = [f"{label}/{number:04}.png" for number, label in enumerate(labels)]

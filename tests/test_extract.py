@@ -17,6 +17,7 @@ from fakes import DIM, FakeEncoder, write_classes, write_image
 import pipeline
 from pipeline import images, scan_cache
 from pipeline.cli import main
+from pipeline.shard_set import ShardSet
 from pipeline.shard_writer import ShardWriter
 from pipeline.store import Store
 
@@ -364,10 +365,10 @@ def test_full_disk_is_an_error_and_keeps_earlier_shards(
     command: Command, data: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ShardWriter, "__init__", _small_shards(ShardWriter.__init__))
-    original = Store.add_shard
+    original = ShardSet.add_shard
     calls = []
 
-    def fail_at_the_second(self: Store, *arguments: object) -> object:
+    def fail_at_the_second(self: ShardSet, *arguments: object) -> object:
         calls.append(1)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
@@ -376,7 +377,7 @@ def test_full_disk_is_an_error_and_keeps_earlier_shards(
     arguments = ("extract", data, "--weights", "random", "--image-size", 32, "--store", "store",
                  "--batch-size", 2)  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "add_shard", fail_at_the_second)
+        patch.setattr(ShardSet, "add_shard", fail_at_the_second)
         status, result = command(*arguments)
     assert status == 2 and "No space left" in result["error"]["message"]
     kept = len(Store.open(Path("store")))
@@ -385,8 +386,8 @@ def test_full_disk_is_an_error_and_keeps_earlier_shards(
 
 
 def _small_shards(original: Callable[..., None]) -> Callable[..., None]:
-    def init(self: ShardWriter, store: Store, **more: object) -> None:
-        original(self, store, **{**more, "rows": 4})
+    def init(self: ShardWriter, target: ShardSet, **more: object) -> None:
+        original(self, target, **{**more, "rows": 4})
 
     return init
 

@@ -18,8 +18,9 @@ from pipeline.errors import (
     StaleFeaturesError,
     StoreError,
 )
+from pipeline.shard_set import MAX_SMALL_SHARDS
 from pipeline.shard_writer import ShardWriter
-from pipeline.store import MAX_SMALL_SHARDS, Store, lock
+from pipeline.store import Store, lock
 from pipeline.verify import verify
 
 DIM = 4
@@ -37,7 +38,7 @@ def features_of(numbers: list[int]) -> np.ndarray:
 def make(path: Path, *shards: list[int]) -> Store:
     store = Store.create(path, identity=IDENTITY, dim=DIM, root=path)
     for numbers in shards:
-        store.add_shard(keys_of(numbers), features_of(numbers))
+        store.plain.add_shard(keys_of(numbers), features_of(numbers))
     with store.scan_cache() as cache:
         store.reindex(cache)
     store.refresh_view()
@@ -130,7 +131,7 @@ def test_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
         path = path.rename(path.with_name("0" * 64 + ".h5"))
     else:
         other = Store.create(tmp_path / "o", identity={"other": 1}, dim=DIM, root=tmp_path)
-        shard = other.add_shard(keys_of([99]), features_of([99]))
+        shard = other.plain.add_shard(keys_of([99]), features_of([99]))
         path = Path(shutil.copy(shard.path, path.parent))
     with pytest.raises(CorruptShardError) as caught:
         Store.open(tmp_path / "store")
@@ -156,7 +157,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     store = make(tmp_path / "store")
     features = features_of([1, 2])
     features[1, 1] = np.nan
-    store.add_shard(keys_of([1, 2]), features)
+    store.plain.add_shard(keys_of([1, 2]), features)
     with store.scan_cache() as cache:
         store.reindex(cache)
     with pytest.raises(CorruptShardError, match="not finite"):
@@ -224,7 +225,7 @@ def test_writer_fills_shards_by_rows_and_by_time(
 ) -> None:
     store = make(tmp_path / "store")
     written = []
-    with ShardWriter(store, rows=rows, seconds=seconds, on_shard=written.append) as writer:
+    with ShardWriter(store.plain, rows=rows, seconds=seconds, on_shard=written.append) as writer:
         for first in range(0, 10, 2):
             numbers = [first, first + 1]
             writer.add([key.decode() for key in keys_of(numbers)], features_of(numbers))
@@ -236,7 +237,7 @@ def test_writer_fills_shards_by_rows_and_by_time(
 
 def test_writer_keeps_what_it_has_when_an_error_comes(tmp_path: Path) -> None:
     store = make(tmp_path / "store")
-    with pytest.raises(RuntimeError), ShardWriter(store, on_shard=lambda _: None) as writer:
+    with pytest.raises(RuntimeError), ShardWriter(store.plain, on_shard=lambda _: None) as writer:
         writer.add([keys_of([5])[0].decode()], features_of([5]))
         raise RuntimeError
     assert len(Store.open(tmp_path / "store")) == 1
@@ -254,7 +255,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 keys = np.array([f"{n:064x}".encode() for n in range(5000)], dtype="S64")
 try:
-    store.add_shard(keys, np.ones((5000, 4), "f4"))
+    store.plain.add_shard(keys, np.ones((5000, 4), "f4"))
 except OSError:
     sys.exit(3)
 """

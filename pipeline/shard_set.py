@@ -1,0 +1,166 @@
+"""A set of shards: one folder of features that were all made the same way, read by key.
+
+A store is one such set for the images as they are and one more for each augmented view.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import shards
+from pipeline.errors import MissingFeaturesError
+from pipeline.key_index import KeyIndex
+from pipeline.scan_cache import ScanCache
+from pipeline.shards import Features, Keys, Shard
+
+SHARD_ROWS: Final = 8192
+# Small shards are cheap to read until there are many of them.
+MAX_SMALL_SHARDS: Final = 16
+
+
+class ShardSet:
+    """The shards of one folder.
+
+    Attributes:
+        folder: Where they are.
+        dim: Length of a feature row.
+        index: Which shard holds which key, as of the last ``reindex``.
+    """
+
+    def __init__(self, folder: Path, *, identity: str, dim: int, store: Path, view: str) -> None:
+        """Describe a set; nothing is read before ``reindex``.
+
+        Args:
+            folder: Where the shards are.
+            identity: Digest of how the features are made; a shard of another one is refused.
+            dim: Length of a feature row.
+            store: The store it belongs to, for messages.
+            view: Which of its views it is, for messages; empty for the plain one.
+        """
+        self.folder = folder
+        self.dim = dim
+        self.index = KeyIndex.over(())
+        self._identity = identity
+        self._title = f"The store {str(store)!r}"
+        self._hint = "Run extract again; only those are encoded."
+        if view:
+            self._title = f"The view {view!r} of the store {str(store)!r}"
+            self._hint = f"Run extract again with --views {view}; only those are encoded."
+
+    def __len__(self) -> int:
+        return len(self.index.keys)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.index
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def reindex(self, cache: ScanCache) -> None:
+        """Look at the shards again, hashing those that changed since their last good check.
+
+        Raises:
+            CorruptShardError: A shard is not what was written.
+        """
+        self.index = KeyIndex.over(self._opened(path, cache) for path in self.shard_paths())
+
+    def read(self, keys: Keys) -> Features:
+        """Return the features of keys, in their order.
+
+        Args:
+            keys: ``S64``, shape ``(n,)``; may repeat.
+
+        Returns:
+            float32, shape ``(n, dim)``.
+
+        Raises:
+            MissingFeaturesError: Some of the keys are not there.
+            CorruptShardError: A shard is gone, or holds values that are not finite.
+        """
+        places = self.index.find(keys)
+        absent = keys[places < 0]
+        if len(absent):
+            raise MissingFeaturesError(
+                f"{self._title} has no features for {len(absent):,} of {len(keys):,} images.",
+                keys=[key.decode() for key in absent],
+                hint=self._hint,
+            )
+        out = np.empty((len(keys), self.dim), dtype=np.float32)
+        shard_of = self.index.shard_of[places]
+        for number in np.unique(shard_of):
+            wanted = np.flatnonzero(shard_of == number)
+            rows = self.index.row_of[places[wanted]]
+            shards.read_into(self.index.shards[number], rows, out, wanted)
+        return out
+
+    def shard_paths(self) -> list[Path]:
+        """Return the shard files at hand."""
+        return sorted(path for path in self.folder.glob(f"*{shards.SUFFIX}") if path.name[0] != ".")
+
+    def open_shard(self, path: Path, *, is_checked: Callable[[Path], bool]) -> Shard:
+        """Read a shard's keys, hashing it unless ``is_checked`` vouches for it.
+
+        Raises:
+            CorruptShardError: It is not what was written.
+        """
+        return shards.open_shard(path, identity=self._identity, dim=self.dim, is_checked=is_checked)
+
+    def read_shard(self, shard: Shard) -> Features:
+        """Read all rows of one shard, float32 ``(n, dim)``.
+
+        Raises:
+            CorruptShardError: It holds values that are not finite.
+        """
+        out = np.empty((len(shard), self.dim), dtype=np.float32)
+        rows = np.arange(len(shard))
+        shards.read_into(shard, rows, out, rows)
+        return out
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def add_shard(self, keys: Keys, features: Features) -> Shard:
+        """Write rows as a new shard; ``reindex`` makes them readable."""
+        return shards.write(self.folder, keys, features, identity=self._identity)
+
+    def compact(
+        self, cache: ScanCache, *, keep: Keys | None = None, everything: bool = False
+    ) -> int:
+        """Merge small shards into large ones.
+
+        Args:
+            cache: Where the checks of shards are remembered.
+            keep: Keys to keep, the others are dropped; None keeps all.
+            everything: Merge however few small shards there are.
+
+        Returns:
+            How many keys were dropped.
+        """
+        wanted = np.ones(len(self), dtype=bool) if keep is None else np.isin(self.index.keys, keep)
+        counts = np.bincount(self.index.shard_of[wanted], minlength=len(self.index.shards))
+        sizes = np.array([len(shard) for shard in self.index.shards], dtype=np.intp)
+        shrunk, small = counts < sizes, sizes < SHARD_ROWS
+        if shrunk.any() or small.sum() > (1 if everything else MAX_SMALL_SHARDS):
+            self._rewrite(np.flatnonzero(shrunk | small), wanted)
+            self.reindex(cache)
+        return int(len(wanted) - wanted.sum())
+
+    def _rewrite(self, numbers: NDArray[np.intp], wanted: NDArray[np.bool_]) -> None:
+        """Replace some shards by large ones that hold their wanted rows."""
+        chosen = wanted & np.isin(self.index.shard_of, numbers)
+        keys = self.index.keys[chosen]
+        written = set()
+        for start in range(0, len(keys), SHARD_ROWS):
+            part = keys[start : start + SHARD_ROWS]
+            written.add(self.add_shard(part, self.read(part)).name)
+        for number in numbers:
+            if self.index.shards[number].name not in written:
+                self.index.shards[number].path.unlink(missing_ok=True)
+
+    def _opened(self, path: Path, cache: ScanCache) -> Shard:
+        shard = self.open_shard(
+            path, is_checked=lambda path: cache.is_checked(path.stem, path.stat())
+        )
+        cache.remember_check(path.stem, path.stat())
+        return shard
