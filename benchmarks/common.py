@@ -1,0 +1,114 @@
+"""What the benchmarks share: the machine's description, photos, timed commands."""
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from pipeline import machine
+from pipeline.provenance import provenance
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+photos = importlib.import_module("photos")
+
+_BASE_PICTURES: Final = 24
+_INSTRUCTIONS: Final = ("bfloat16", "float16")
+
+
+def about() -> dict[str, Any]:
+    """Return what figures depend on: processor, threads, versions."""
+    made = provenance()
+    return {
+        "processor": machine.processor_name(),
+        "processors": machine.processors(),
+        "instructions": [name for name in _INSTRUCTIONS if machine.computes_in(name)],
+        "system": platform.platform(),
+        "python": made["python"],
+        "packages": made["packages"],
+    }
+
+
+def photo_folder(path: Path, count: int, seed: int) -> Path:
+    """Write ``count`` different JPEG photos near 500 x 375 into class folders, once.
+
+    Pictures with a photo's statistics, of which each file is another window, mirrored or not and
+    brighter or darker, quality 90: the same bytes on every machine with the same libraries.
+    """
+    if (path / "complete").exists():
+        return path / "photos"
+    rng = np.random.default_rng(seed)
+    base = [
+        Image.fromarray(photos.natural(640, 480, seed + number)) for number in range(_BASE_PICTURES)
+    ]
+    for number in range(count):
+        width, height = (int(side) for side in rng.integers((480, 360), (520, 390)))
+        left, top = (int(place) for place in rng.integers(0, (640 - width, 480 - height)))
+        picture = base[number % len(base)].crop((left, top, left + width, top + height))
+        if rng.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        gain = float(rng.uniform(0.8, 1.1))
+        file = path / "photos" / f"class{number % 4}" / f"{number:05}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.point(lambda level, gain=gain: level * gain).save(file, quality=90)
+    (path / "complete").touch()
+    return path / "photos"
+
+
+def tiny_folder(path: Path, count: int, *, first: int = 0) -> Path:
+    """Write ``count`` different PNG files of 8 x 8 pixels into class folders."""
+    for number in range(first, first + count):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        file = path / f"class{number % 10}" / f"{number:06}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(file)
+    return path
+
+
+def command(
+    *arguments: object, environment: Mapping[str, str] | None = None
+) -> tuple[float, dict[str, Any]]:
+    """Run a Python script or module that prints JSON; return wall-clock seconds and the object."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+    )
+    seconds = time.perf_counter() - began
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seconds, result
+
+
+def note(text: str) -> None:
+    """Say on stderr what goes on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(name: str, options: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Print the one JSON object of a benchmark."""
+    plain = {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items()
+    }
+    print(
+        json.dumps({"benchmark": name, "options": plain, "machine": about(), **results}, indent=2)
+    )
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, Any]:
+    """Return the ratio of two medians, and those of the repetitions, pairwise."""
+    pairs = [round(a / b, 3) for a, b in zip(numerator, denominator, strict=False)]
+    return {
+        "ratio": round(float(np.median(numerator) / np.median(denominator)), 3),
+        "by_repetition": pairs,
+    }
