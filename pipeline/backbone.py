@@ -7,9 +7,10 @@ later, by fine-tuning. Keras is imported inside functions: importing it takes se
 import importlib
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
@@ -17,9 +18,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import keras_file
 from pipeline import weights as weight_files
 from pipeline.config import unknown_name
-from pipeline.errors import WeightsUnavailableError
+from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.images import DECODER
 from pipeline.runtime import import_keras
 from pipeline.weights import Variable
@@ -34,24 +36,65 @@ class Backbone:
     """How to build one backbone.
 
     Attributes:
+        preprocessing: The short name of its preprocessing in the features' identity.
         builder: ``module:function`` of Keras that builds it.
         preprocess: ``module:function`` of Keras' own ``preprocess_input`` for it.
-        preprocessing: The short name of that preprocessing in the features' identity.
-        dim: Number of features.
+        dim: Number of features; None where only the loaded network tells.
+        file: The ``.keras`` file that holds it, network and weights, instead of a builder.
+        name: What it is called in the features' identity.
     """
 
-    builder: str
-    preprocess: str
     preprocessing: str
-    dim: int
+    builder: str = ""
+    preprocess: str = ""
+    dim: int | None = None
+    file: Path | None = None
+    name: str = ""
 
 
+# "included" is a network that takes pixels of 0 to 255 and scales them itself.
 BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
     {
+        "convnexttiny": Backbone(
+            builder="keras.applications.convnext:ConvNeXtTiny",
+            preprocess="keras.applications.convnext:preprocess_input",
+            preprocessing="included",
+            dim=768,
+        ),
+        "efficientnetv2b0": Backbone(
+            builder="keras.applications.efficientnet_v2:EfficientNetV2B0",
+            preprocess="keras.applications.efficientnet_v2:preprocess_input",
+            preprocessing="included",
+            dim=1280,
+        ),
+        "mobilenetv3large": Backbone(
+            builder="keras.applications:MobileNetV3Large",
+            preprocess="keras.applications.mobilenet_v3:preprocess_input",
+            preprocessing="included",
+            dim=960,
+        ),
+        "resnet101": Backbone(
+            builder="keras.applications.resnet:ResNet101",
+            preprocess="keras.applications.resnet:preprocess_input",
+            preprocessing="caffe",
+            dim=2048,
+        ),
+        "resnet152": Backbone(
+            builder="keras.applications.resnet:ResNet152",
+            preprocess="keras.applications.resnet:preprocess_input",
+            preprocessing="caffe",
+            dim=2048,
+        ),
         "resnet50": Backbone(
             builder="keras.applications.resnet50:ResNet50",
             preprocess="keras.applications.resnet50:preprocess_input",
             preprocessing="caffe",
+            dim=2048,
+        ),
+        "resnet50v2": Backbone(
+            builder="keras.applications.resnet_v2:ResNet50V2",
+            preprocess="keras.applications.resnet_v2:preprocess_input",
+            preprocessing="tf",
             dim=2048,
         ),
     }
@@ -96,27 +139,31 @@ def load(
     image_size: int,
     pooling: str,
     saved: Path | None = None,
+    preprocessing: str | None = None,
 ) -> LoadedBackbone:
     """Build a backbone without its top, give it its weights and freeze it.
 
     Args:
-        name: Name in ``BACKBONES``.
+        name: Name in ``BACKBONES``, or a ``.keras`` file, whose own weights are taken.
         weights: ``imagenet``, ``random`` or the path of a weights file.
         seed: Seed of random weights.
         image_size: Side of the square input in pixels.
         pooling: ``avg`` or ``max``.
         saved: A file of ``weights.save`` to take the values from instead.
+        preprocessing: What a ``.keras`` file expects; see ``keras_file.PREPROCESSINGS``.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name is unknown, or a file's network does not take such images.
         WeightsUnavailableError: The weights cannot be had, or do not fit.
     """
-    spec = find(name)
-    if saved is None and weights not in weight_files.KEYWORDS:
+    spec = find(name, preprocessing)
+    if spec.file is None and saved is None and weights not in weight_files.KEYWORDS:
         weight_files.regular_file(weights)  # a typo need not wait for Keras' import
     keras = import_keras()
     with _plain_settings(keras):
-        if saved is None and weights == "imagenet":
+        if spec.file is not None:
+            network = keras_file.load(spec.file, image_size=image_size, pooling=pooling)
+        elif saved is None and weights == "imagenet":
             network = _download(name, spec, image_size, pooling)
         else:
             network = _build(spec, None, image_size, pooling)
@@ -133,19 +180,50 @@ def load(
     )
 
 
-def find(name: str) -> Backbone:
-    """Return a row of ``BACKBONES``.
+def find(name: str, preprocessing: str | None = None) -> Backbone:
+    """Return a row of ``BACKBONES``, or one for a ``.keras`` file.
 
     Raises:
-        ConfigError: The name is unknown; lists the valid ones.
+        ConfigError: The name is unknown; lists the valid ones. Or the preprocessing is missing
+            for a file, or given for a name, which has its own.
+        WeightsUnavailableError: The file is none.
     """
+    if name.endswith(keras_file.SUFFIX):
+        return Backbone(
+            preprocessing=keras_file.checked_preprocessing(preprocessing),
+            file=Path(name),
+            name=keras_file.architecture(Path(name)),
+        )
     if name not in BACKBONES:
         raise unknown_name("backbone", name, BACKBONES)
-    return BACKBONES[name]
+    if preprocessing is not None:
+        raise ConfigError(
+            f"--preprocessing is for a {keras_file.SUFFIX} file. Received: it with {name}, which "
+            "has its own.",
+            hint="Leave it out.",
+        )
+    return replace(BACKBONES[name], name=name)
+
+
+def source_token(spec: Backbone, *, weights: str, seed: int) -> str:
+    """Return a text that is equal when the weights are; see ``weights.source_token``.
+
+    Raises:
+        ConfigError: Weights are asked for beside those of a ``.keras`` file.
+        WeightsUnavailableError: ``weights`` is neither a keyword nor a readable file.
+    """
+    if spec.file is None:
+        return weight_files.source_token(weights, seed=seed, backbone=spec.name)
+    if weights != weight_files.KEYWORDS[0]:
+        raise ConfigError(
+            f"--weights: {str(spec.file)!r} brings its own weights. Received: {weights!r}.",
+            hint="Leave it out.",
+        )
+    return weight_files.source_token(str(spec.file), seed=seed, backbone=spec.name)
 
 
 def identity(
-    name: str,
+    spec: Backbone,
     *,
     weights_sha256: str,
     image_size: int,
@@ -156,16 +234,13 @@ def identity(
     """Return what makes features comparable; equal, or the features must not be mixed.
 
     Every float32 engine agrees with Keras, so the engine counts only at other precisions.
-
-    Raises:
-        ConfigError: The backbone's name is unknown.
     """
     fields: dict[str, object] = {
-        "backbone": name,
+        "backbone": spec.name,
         "weights_sha256": weights_sha256,
         "image_size": image_size,
         "pooling": pooling,
-        "preprocessing": find(name).preprocessing,
+        "preprocessing": spec.preprocessing,
         "decoder": DECODER,
         "precision": precision,
     }
@@ -173,12 +248,32 @@ def identity(
 
 
 def variables_of(network: Any) -> list[Variable]:
-    """Return a network's variables in the order of its layers."""
-    return [
-        Variable(layer.name, type(layer).__name__, variable.name, tuple(variable.shape))
-        for layer in network.layers
-        for variable in layer.weights
-    ]
+    """Return a network's variables in the order of its layers, those of nested ones included.
+
+    Layers and variables that Keras named by counting (``layer_normalization_7``) are counted anew
+    from the start of the network, so that names do not tell what else was built before.
+
+    Raises:
+        WeightsUnavailableError: Two variables have one name, so that weights have no clear place.
+    """
+    layers = [layer for layer in _leaves(network) if layer.weights]
+    kinds = [type(layer).__name__ for layer in layers]
+    names = weight_files.stable_names([layer.name for layer in layers], kinds)
+    variables = []
+    for layer, name, kind in zip(layers, names, kinds, strict=True):
+        owned = [variable.name for variable in layer.weights]
+        inner = weight_files.stable_names(owned, ["Variable"] * len(owned))
+        variables += [
+            Variable(name, kind, own, tuple(variable.shape))
+            for own, variable in zip(inner, layer.weights, strict=True)
+        ]
+    twice = [path for path, count in Counter(item.path for item in variables).items() if count > 1]
+    if twice:
+        raise WeightsUnavailableError(
+            f"Expected every variable to have a name of its own. Received: {twice[0]!r} twice.",
+            hint="Give the network's layers different names.",
+        )
+    return variables
 
 
 @contextmanager
@@ -236,7 +331,11 @@ def _with_preprocessing(keras: ModuleType, network: Any, spec: Backbone, image_s
     with ``training=False`` themselves.
     """
     images = keras.Input((image_size, image_size, 3), dtype="uint8", name="images")
-    pixels = _imported(spec.preprocess)(keras.ops.cast(images, "float32"))
+    pixels = keras.ops.cast(images, "float32")
+    if spec.file is None:
+        pixels = _imported(spec.preprocess)(pixels)
+    else:
+        pixels = keras_file.preprocess(pixels, spec.preprocessing)
     return keras.Model(images, network(pixels, training=False), name="encoder")
 
 
@@ -276,7 +375,16 @@ def _arrays(network: Any) -> dict[str, NDArray[np.float32]]:
 
 
 def _variables(network: Any) -> Sequence[Any]:
-    return [variable for layer in network.layers for variable in layer.weights]
+    return [variable for layer in _leaves(network) for variable in layer.weights]
+
+
+def _leaves(network: Any) -> Iterator[Any]:
+    """Yield the layers that hold no other layers, in order."""
+    for layer in network.layers:
+        if hasattr(layer, "layers"):
+            yield from _leaves(layer)
+        else:
+            yield layer
 
 
 def _imported(reference: str) -> Any:

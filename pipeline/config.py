@@ -21,6 +21,16 @@ Record = TypeVar("Record")
 Kind = Literal["text", "texts", "integer", "switch"]
 
 DEFAULT_SPLIT: Final = "70/15/15"
+# What a network of one's own may expect of pixels.
+PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "caffe": "BGR minus the channel means of ImageNet",
+        "none": "RGB from 0 to 255, as decoded",
+        "tf": "RGB from -1 to 1",
+        "torch": "RGB from 0 to 1, minus ImageNet's means, over its standard deviations",
+        "unit": "RGB from 0 to 1",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,12 @@ class ExtractOptions:
     manifest: str | None = _text(
         None, "write the manifest here instead of STORE/manifest.csv", "FILE"
     )
-    backbone: str = _text("resnet50", "pretrained network without its top")
+    backbone: str = _text(
+        "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
+    )
+    preprocessing: str | None = _choice(
+        None, tuple(PREPROCESSINGS), "what the network of a .keras file expects of pixels"
+    )
     weights: str = _text(
         "imagenet",
         "'imagenet' (downloaded once), 'random' (untrained, drawn from --seed) or a weights file",
@@ -160,6 +175,12 @@ class TrainHeadOptions:
     manifest: str | None = _text(None, "use this manifest instead of STORE/manifest.csv", "FILE")
     min_per_class: int = _integer(3, "fewest different images a class must have", 1)
     rare: str = _choice("raise", ("drop", "raise"), "what to do with a class below --min-per-class")
+    augment: tuple[str, ...] = _texts(
+        (), "stored view to train on beside the images as they are; repeat for several", "VIEW"
+    )
+    average: tuple[str, ...] = _texts(
+        (), "stored view to average probabilities over, when scoring; repeat for several", "VIEW"
+    )
     refit: bool = _switch("fit once more on train and val before scoring test")
 
 

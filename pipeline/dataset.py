@@ -78,7 +78,10 @@ class SplitRule:
 
 
 def load(
-    store: str | Path, manifest: str | Path | None = None, split: str | None = None
+    store: str | Path,
+    manifest: str | Path | None = None,
+    split: str | None = None,
+    view: str | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
     """Load stored features with their labels, without TensorFlow.
 
@@ -88,6 +91,7 @@ def load(
             the very rows and splits of that run.
         split: ``train``, ``val`` or ``test``, as declared, or by the default rule where nothing
             is declared. None gives every row with status ``ok`` and a label.
+        view: A stored view, such as ``flip``, instead of the images as they are.
 
     Returns:
         Features float32 ``(n, dim)`` in manifest order, class numbers int64 ``(n,)``, and the
@@ -110,7 +114,7 @@ def load(
         chosen = _assign(listing, rows, SplitRule()).splits
         rows = [index for index, name in zip(rows, chosen, strict=True) if name == split]
     labels = [listing.labels[index] for index in rows]
-    return opened.read(listing.keys[rows]), _numbers(labels, names), list(names)
+    return opened.read(listing.keys[rows], view), _numbers(labels, names), list(names)
 
 
 def prepare(manifest: Manifest, rule: SplitRule) -> Examples:

@@ -115,8 +115,8 @@ def _for_encode(clock: Clock, setting: Setting) -> str:
         return f"--engine {setting.best_engine}"
     if setting.faster_precision:
         return (
-            f"--precision {setting.faster_precision} into another --store: "
-            "faster here, features a little less exact"
+            f"--precision {setting.faster_precision} into another --store "
+            "(features a little less exact)"
         )
     return "a smaller --image-size" if setting.on_gpu else "a machine with a GPU"
 

@@ -61,6 +61,7 @@ class Network:
                 image_size=options.image_size,
                 pooling=options.pooling,
                 saved=self.saved if self.saved and self.saved.exists() else None,
+                preprocessing=options.preprocessing,
             )
         return self._loaded
 
@@ -102,8 +103,8 @@ def extract(
     path = Path(options.store or default_store(options.data))
     engines.require(options.engine)
     views.check(options.views)
-    backbone.find(options.backbone)
-    token = weights.source_token(options.weights, seed=options.seed, backbone=options.backbone)
+    spec = backbone.find(options.backbone, options.preprocessing)
+    token = backbone.source_token(spec, weights=options.weights, seed=options.seed)
     listing = manifests.scan(Path(options.data))
     reporter.say(f"{len(listing):,} files in {options.data}")
     _note_one_class(listing, reporter)
@@ -173,7 +174,7 @@ def _identity(token: str, network: Network, store: Store) -> dict[str, Any]:
 def _identity_of(network: Network, digest: str) -> dict[str, Any]:
     options = network.options
     return backbone.identity(
-        options.backbone,
+        backbone.find(options.backbone, options.preprocessing),
         weights_sha256=digest,
         image_size=options.image_size,
         pooling=options.pooling,
@@ -288,7 +289,8 @@ def _dry_run(
 
 def _planned(path: Path, network: Network, listing: Manifest) -> Store:
     """Return a store that exists in memory alone."""
-    dim = backbone.find(network.options.backbone).dim
+    options = network.options
+    dim = backbone.find(options.backbone, options.preprocessing).dim or network.loaded().dim
     record = {"identity": {}, "dim": dim, "provenance": {}, "root": str(listing.root)}
     return Store(path, record)
 
@@ -365,6 +367,8 @@ def _bottleneck(
 
 
 def _weights_text(options: ExtractOptions) -> str:
+    if options.preprocessing:
+        return "its own"
     if options.weights == "random":
         return f"random, seed {options.seed}: an untrained network, for trying things out"
     return options.weights

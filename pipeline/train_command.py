@@ -49,10 +49,16 @@ def train_head(
     )
     examples = prepare(manifest, rule)
     features = store.read(examples.keys)
+    views = {name: store.read(examples.keys, name) for name in (*options.augment, *options.average)}
     path = Path(options.run or Path("runs") / Path(options.store).resolve().name)
     run = _run(path, _inputs(options, store, examples), examples, manifest.root, common.force)
     _note_rows(examples, reporter)
-    data = SplitFeatures.of(examples, features)
+    data = SplitFeatures.of(
+        examples,
+        features,
+        augment=[views[name] for name in options.augment],
+        average=[views[name] for name in options.average],
+    )
     train_heads(run, data, wanted, refit=options.refit, reporter=reporter)
     return _result(run)
 
@@ -91,6 +97,8 @@ def _inputs(options: TrainHeadOptions, store: Store, examples: Examples) -> dict
         "min_per_class": options.min_per_class,
         "rare": options.rare,
         "refit": options.refit,
+        "augment": list(options.augment) or None,
+        "average": list(options.average) or None,
         # Last, so that an option that changes the rows is named before their digest.
         "manifest_sha256": rows.hexdigest(),
     }

@@ -5,7 +5,7 @@ already holds is left as it is.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,23 +30,58 @@ class SplitFeatures:
         y: int64 ``(n,)``.
         rows: Where each split is; neighbours, so that slices copy nothing.
         num_classes: Number of classes.
+        augment: Features of views to fit on too, each of the shape of X.
+        average: Features of views to average probabilities over, each of the shape of X.
     """
 
     X: Features
     y: NDArray[np.int64]
     rows: Mapping[str, slice]
     num_classes: int
+    augment: Sequence[Features] = ()
+    average: Sequence[Features] = ()
 
     @classmethod
-    def of(cls, examples: Examples, features: Features) -> "SplitFeatures":
+    def of(
+        cls,
+        examples: Examples,
+        features: Features,
+        *,
+        augment: Sequence[Features] = (),
+        average: Sequence[Features] = (),
+    ) -> "SplitFeatures":
         """Join rows with their features, which are in the same order."""
         rows = {name: examples.rows(name) for name in SPLITS}
-        return cls(features, examples.y, rows, len(examples.names))
+        return cls(features, examples.y, rows, len(examples.names), augment, average)
 
     def part(self, *names: str) -> tuple[Features, NDArray[np.int64]]:
         """Return the features and class numbers of one split, or of neighbouring ones."""
-        rows = slice(self.rows[names[0]].start, self.rows[names[-1]].stop)
+        rows = self._range(*names)
         return self.X[rows], self.y[rows]
+
+    def to_fit(self, *names: str) -> tuple[Features, NDArray[np.int64]]:
+        """Return the same with the views to fit on after the images as they are."""
+        if not self.augment:
+            return self.part(*names)
+        rows = self._range(*names)
+        X = np.concatenate([self.X[rows], *(view[rows] for view in self.augment)])
+        return X, np.tile(self.y[rows], 1 + len(self.augment))
+
+    def probabilities(self, head: Head, name: str) -> NDArray[np.float32]:
+        """Return a head's probabilities for one split, float32 ``(n, num_classes)``.
+
+        The mean over the images as they are and the views to average over; a class that train
+        lacks has probability zero.
+        """
+        rows = self.rows[name]
+        views = [self.X, *self.average]
+        mean = np.zeros((rows.stop - rows.start, self.num_classes), dtype=np.float32)
+        for view in views:
+            mean[:, head.classes_] += head.predict_proba(view[rows]) / np.float32(len(views))
+        return mean
+
+    def _range(self, *names: str) -> slice:
+        return slice(self.rows[names[0]].start, self.rows[names[-1]].stop)
 
 
 def train_heads(
@@ -86,12 +121,12 @@ def train_heads(
 def fit_head(head: Head, data: SplitFeatures, *, refit: bool) -> FittedHead:
     """Fit one head and score it; test is touched by the last line of scores alone."""
     began = time.perf_counter()
-    head.fit(*data.part("train"), validation=data.part("val"))
+    head.fit(*data.to_fit("train"), validation=data.part("val"))
     seconds = time.perf_counter() - began
-    val = _probabilities(head, data.part("val")[0], data.num_classes)
+    val = data.probabilities(head, "val")
     final = _refitted(head, data) if refit else head
-    test = _probabilities(final, data.part("test")[0], data.num_classes)
-    train = _probabilities(head, data.part("train")[0], data.num_classes)
+    test = data.probabilities(final, "test")
+    train = data.probabilities(head, "train")
     record = {
         "train": metrics.score(data.part("train")[1], train),
         "val": metrics.score(data.part("val")[1], val),
@@ -118,14 +153,7 @@ def _refitted(head: Head, data: SplitFeatures) -> Head:
 
     final: Head = clone(head)
     final.set_params(**head.selected_params())
-    return final.fit(*data.part("train", "val"))
-
-
-def _probabilities(head: Head, X: Features, num_classes: int) -> NDArray[np.float32]:
-    """Return float32 ``(n, num_classes)``; a class that train lacks has probability zero."""
-    probabilities = np.zeros((len(X), num_classes), dtype=np.float32)
-    probabilities[:, head.classes_] = head.predict_proba(X)
-    return probabilities
+    return final.fit(*data.to_fit("train", "val"))
 
 
 def _plain(value: Any) -> Any:

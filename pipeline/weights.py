@@ -9,13 +9,16 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Final
 
 import h5py
@@ -34,7 +37,12 @@ _SAVED_HINT: Final = "Delete the file and run extract again."
 
 _ZEROS: Final = frozenset({"beta", "bias", "moving_mean"})
 _ONES: Final = frozenset({"gamma", "moving_variance"})
+# A layer of ConvNeXt that multiplies by one number a channel, which has no name of its own.
+_SCALES: Final = frozenset({"LayerScale"})
 _TOP: Final = "predictions"
+_COUNTED: Final = re.compile(r"(?P<stem>.*?)(?:_\d+)?")
+# Keras 2 calls the kernel of a depthwise convolution by another name than Keras 3.
+_RENAMED: Final = MappingProxyType({"depthwise_kernel": "kernel"})
 # A file's groups for the layers of a Keras 3 model; the second name is Keras 2's.
 _LAYER_GROUPS: Final = ("layers", "_layer_checkpoint_dependencies")
 _ARCHIVED: Final = "model.weights.h5"
@@ -91,6 +99,33 @@ def source_token(weights: str, *, seed: int, backbone: str) -> str:
         ) from error
 
 
+def stable_names(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """Return layer names that do not depend on how many networks were built before.
+
+    Keras names a layer that nobody named by its class and a count over the whole process:
+    ``layer_normalization_7``. Such names are counted anew; all others stay.
+
+    Example:
+        >>> stable_names(["stem", "dense_4", "dense_5"], ["Conv2D", "Dense", "Dense"])
+        ['stem', 'dense', 'dense_1']
+
+    Args:
+        names: Layer names in the network's order.
+        kinds: Their classes.
+    """
+    counts: Counter[str] = Counter()
+    stable = []
+    for name, kind in zip(names, kinds, strict=True):
+        stem, _ = _class_and_index(name)
+        counted = stem == kind.replace("_", "").lower() and _COUNTED.fullmatch(name)
+        if counted:
+            stem = counted["stem"]
+            name = f"{stem}_{counts[stem]}" if counts[stem] else stem
+            counts[stem] += 1
+        stable.append(name)
+    return stable
+
+
 def regular_file(weights: str) -> Path:
     """Return the path of a weights file that exists.
 
@@ -115,7 +150,7 @@ def draw(variables: Sequence[Variable], *, seed: int) -> dict[str, NDArray[np.fl
 
     Each variable has its own stream, seeded by the seed and the variable's name, so its values
     depend neither on order nor on the other variables. Kernels are Glorot uniform, the rest
-    makes biases zero and BatchNorm the identity.
+    makes biases zero, normalizations and scales the identity.
 
     Returns:
         float32 arrays by variable path.
@@ -187,12 +222,12 @@ def load(path: Path) -> dict[str, NDArray[np.float32]]:
 def _drawn(variable: Variable, seed: int) -> NDArray[np.float32]:
     if variable.name in _ZEROS:
         return np.zeros(variable.shape, np.float32)
-    if variable.name in _ONES:
+    if variable.name in _ONES or variable.layer_class in _SCALES:
         return np.ones(variable.shape, np.float32)
     if not variable.name.endswith("kernel") or len(variable.shape) < 2:
         raise WeightsUnavailableError(
-            f"Random weights know kernels, biases and BatchNorm. Received: {variable.path} "
-            f"of shape {variable.shape}.",
+            "Random weights know kernels, biases, normalizations and scales. "
+            f"Received: {variable.path} of shape {variable.shape}.",
             hint="Give a weights file.",
         )
     *window, fan_in, fan_out = variable.shape
@@ -260,10 +295,15 @@ def _by_path(file: h5py.File, variables: Sequence[Variable]) -> dict[str, h5py.D
         if group in file:
             return _by_position(_subgroup(file, group), variables)
     group = _subgroup(file, "model_weights") if "model_weights" in file else file
+    declared = {variable.layer for variable in variables}
     found: dict[str, h5py.Dataset] = {}
     for name, dataset in _datasets(group):
-        layer, *_, variable = name.split("/")
-        _put(found, f"{layer}/{variable.partition(':')[0]}", dataset)
+        *layers, variable = name.split("/")
+        # A nested layer stands below the one that holds it.
+        known = [layer for layer in layers if layer in declared]
+        variable = variable.partition(":")[0]
+        layer = known[-1] if known else layers[0]
+        _put(found, f"{layer}/{_RENAMED.get(variable, variable)}", dataset)
     return found
 
 
@@ -290,7 +330,12 @@ def _names(group: h5py.Group, stored: Set[str], variables: Sequence[Variable]) -
     """Return the layer name of each stored layer: as the file says, else by class and position."""
     given = {layer: group[layer]["vars"].attrs.get("name") for layer in stored}
     if all(isinstance(name, str) for name in given.values()):
-        return given
+        order = sorted(given, key=lambda layer: _class_and_index(layer))
+        stable = stable_names(
+            [given[layer] for layer in order],
+            [_class_and_index(layer.rpartition("/")[2])[0] for layer in order],
+        )
+        return dict(zip(order, stable, strict=True))
     classes = {variable.layer: _class_and_index(variable.layer_class)[0] for variable in variables}
     peers: dict[str, list[str]] = {}
     for name, kind in (classes | {_TOP: "dense"}).items():

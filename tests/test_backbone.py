@@ -48,7 +48,7 @@ def identity(**changes: Any) -> dict[str, object]:
         "precision": "float32",
         "engine": "keras",
     }
-    return backbone.identity("resnet50", **{**options, **changes})
+    return backbone.identity(backbone.find("resnet50"), **{**options, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -114,16 +114,16 @@ def test_every_row_of_the_table_is_true(name: str) -> None:
 @pytest.mark.slow
 def test_a_backbone_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     row = backbone.Backbone(
-        builder="keras.applications.resnet:ResNet101",
-        preprocess="keras.applications.resnet:preprocess_input",
-        preprocessing="caffe",
-        dim=2048,
+        builder="keras.applications.densenet:DenseNet121",
+        preprocess="keras.applications.densenet:preprocess_input",
+        preprocessing="torch",
+        dim=1024,
     )
-    rows = MappingProxyType({**backbone.BACKBONES, "resnet101": row})
+    rows = MappingProxyType({**backbone.BACKBONES, "densenet121": row})
     monkeypatch.setattr(backbone, "BACKBONES", rows)
-    added = load_named("resnet101")
+    added = load_named("densenet121")
     assert added.dim == row.dim
-    assert "conv4_block23_3_conv/kernel" in added.arrays()
+    assert "conv2_block1_1_conv/kernel" in added.arrays()
 
 
 @pytest.mark.slow

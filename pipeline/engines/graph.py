@@ -52,7 +52,26 @@ def frozen_graph(loaded: LoadedBackbone) -> tuple[Any, str, str]:
             node.attr.clear()
             node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
-    return graph, traced.inputs[0].name, traced.outputs[0].name
+    output = traced.outputs[0].name
+    return _pruned(graph, output), traced.inputs[0].name, output
+
+
+def _pruned(graph: Any, output: str) -> Any:
+    """Return a graph without the nodes that an output does not need.
+
+    Tracing leaves some behind, and a converter takes each for an output of its own.
+    """
+    nodes = {node.name: node for node in graph.node}
+    needed: set[str] = set()
+    open_names = [output]
+    while open_names:
+        name = open_names.pop().lstrip("^").partition(":")[0]
+        if name not in needed:
+            needed.add(name)
+            open_names.extend(nodes[name].input)
+    pruned = type(graph)(versions=graph.versions, library=graph.library)
+    pruned.node.extend(node for node in graph.node if node.name in needed)
+    return pruned
 
 
 @contextmanager

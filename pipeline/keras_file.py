@@ -1,0 +1,129 @@
+"""A user's own network: a ``.keras`` file as a backbone, with a declared preprocessing.
+
+Called by ``backbone``. Nothing in the file is executed: Keras loads it in safe mode, which refuses
+code (Lambda layers).
+"""
+
+import functools
+import hashlib
+import importlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from pipeline.config import PREPROCESSINGS, canonical_json
+from pipeline.errors import ConfigError, WeightsUnavailableError
+from pipeline.runtime import import_keras
+
+SUFFIX: Final = ".keras"
+_CONFIG: Final = "config.json"
+
+
+def checked_preprocessing(preprocessing: str | None) -> str:
+    """Return the preprocessing of a file, which must be declared.
+
+    Raises:
+        ConfigError: It is missing.
+    """
+    if preprocessing is None:
+        meanings = "; ".join(f"{name}: {meaning}" for name, meaning in PREPROCESSINGS.items())
+        raise ConfigError(
+            "--preprocessing: expected what the network was trained with. Received: nothing.",
+            hint=f"{meanings}.",
+        )
+    return preprocessing
+
+
+def preprocess(pixels: Any, preprocessing: str) -> Any:
+    """Apply a preprocessing to float32 pixels of 0 to 255, as a part of a Keras graph."""
+    return _FUNCTIONS[preprocessing](pixels)
+
+
+def architecture(path: Path) -> str:
+    """Return the name of a file's network: a digest of its architecture, without its weights.
+
+    Raises:
+        WeightsUnavailableError: The file is missing or is no ``.keras`` archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read(_CONFIG))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise _unusable(path, error) from error
+    digest = hashlib.sha256(canonical_json(config.get("config", {})).encode()).hexdigest()
+    return f"keras-file:{digest}"
+
+
+def load(path: Path, *, image_size: int, pooling: str) -> Any:
+    """Return the network of a file, float32 ``(n, S, S, 3)`` to ``(n, dim)``.
+
+    Args:
+        path: The file.
+        image_size: Side S of the images.
+        pooling: ``avg`` or ``max``, for a network that ends in a feature map.
+
+    Raises:
+        ConfigError: The network does not take such images, or gives no features.
+        WeightsUnavailableError: The file cannot be loaded.
+    """
+    keras = import_keras()
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever the line at hand does
+        raise _unusable(path, error) from error
+    _check_input(path, model, image_size)
+    shape = model.outputs[0].shape if len(model.outputs) == 1 else ()
+    if len(shape) == 2:
+        return model
+    if len(shape) != 4:
+        raise ConfigError(
+            f"{path}: expected one output of shape (n, dim) or (n, h, w, c). Received: "
+            f"{[tuple(output.shape) for output in model.outputs]}.",
+            hint="Save the network up to its last convolution or pooling.",
+        )
+    layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
+    pooled = getattr(keras.layers, layer)()(model.outputs[0])
+    return keras.Model(model.inputs, pooled)
+
+
+def _check_input(path: Path, model: Any, image_size: int) -> None:
+    shapes = [tuple(item.shape) for item in model.inputs]
+    wanted = (None, image_size, image_size, 3)
+    fits = len(shapes) == 1 and len(shapes[0]) == 4
+    if not fits or any(
+        side not in (None, asked) for side, asked in zip(shapes[0], wanted, strict=True)
+    ):
+        sides = {side for side in shapes[0][1:3] if side} if fits else set()
+        hint = f"Use --image-size {sides.pop()}." if len(sides) == 1 else "Use another network."
+        raise ConfigError(
+            f"{path}: expected a network that takes images of {wanted[1:]}. Received: {shapes}.",
+            hint=hint,
+        )
+
+
+def _unusable(path: Path, error: Exception) -> WeightsUnavailableError:
+    cause = " ".join(str(error).split())[:300]
+    return WeightsUnavailableError(
+        f"{path}: expected a network that Keras 3 saved, without code of its own (Lambda). "
+        f"Received: {cause}",
+        hint="Save it with model.save('NAME.keras').",
+    )
+
+
+def _imagenet(pixels: Any, mode: str) -> Any:
+    utilities = importlib.import_module("keras.applications.imagenet_utils")
+    return utilities.preprocess_input(pixels, mode=mode)
+
+
+_FUNCTIONS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
+    {
+        "caffe": functools.partial(_imagenet, mode="caffe"),
+        "none": lambda pixels: pixels,
+        "tf": functools.partial(_imagenet, mode="tf"),
+        "torch": functools.partial(_imagenet, mode="torch"),
+        "unit": lambda pixels: pixels / 255.0,
+    }
+)

@@ -1,0 +1,236 @@
+"""Every named backbone against Keras, and networks of one's own."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import backbone, engines, weights
+from pipeline.backbone import LoadedBackbone
+from pipeline.errors import ConfigError, WeightsUnavailableError
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+Command = Callable[..., tuple[int, dict[str, Any]]]
+
+SIZE = 64
+IMAGES = np.random.default_rng(7).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+# Keras' own names, written out: the table under test does not say itself what is right.
+KERAS = {
+    "convnexttiny": ("ConvNeXtTiny", "convnext"),
+    "efficientnetv2b0": ("EfficientNetV2B0", "efficientnet_v2"),
+    "mobilenetv3large": ("MobileNetV3Large", "mobilenet_v3"),
+    "resnet101": ("ResNet101", "resnet"),
+    "resnet152": ("ResNet152", "resnet"),
+    "resnet50": ("ResNet50", "resnet50"),
+    "resnet50v2": ("ResNet50V2", "resnet_v2"),
+}
+
+
+def load(name: str, **changes: Any) -> LoadedBackbone:
+    options = {"weights": "random", "seed": 0, "image_size": SIZE, "pooling": "avg"}
+    return backbone.load(name, **{**options, **changes})
+
+
+@pytest.fixture(scope="module", params=list(KERAS))
+def loaded(request: pytest.FixtureRequest) -> LoadedBackbone:
+    return load(request.param)
+
+
+def keras_own(loaded: LoadedBackbone) -> tuple[Any, np.ndarray]:
+    """Build Keras' own network with the same weights; return it and its features."""
+    keras = backbone.import_keras()
+    builder, module = KERAS[loaded.name]
+    network = getattr(keras.applications, builder)(
+        include_top=False, weights=None, pooling="avg", input_shape=(SIZE, SIZE, 3)
+    )
+    network.set_weights(loaded.network.get_weights())
+    pixels = IMAGES.astype(np.float32)
+    pixels = getattr(keras.applications, module).preprocess_input(pixels)
+    return network, np.asarray(network(pixels, training=False))
+
+
+def error_of(made: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(made - expected).max() / np.abs(expected).max())
+
+
+def test_the_table_is_complete() -> None:
+    assert set(KERAS) == set(backbone.BACKBONES)
+    assert list(backbone.BACKBONES) == sorted(backbone.BACKBONES)
+
+
+def test_features_are_those_of_keras(loaded: LoadedBackbone) -> None:
+    _, expected = keras_own(loaded)
+    made = np.asarray(loaded.model(IMAGES, training=False))
+    assert made.shape == (4, backbone.BACKBONES[loaded.name].dim)
+    assert loaded.dim == backbone.BACKBONES[loaded.name].dim
+    assert error_of(made, expected) <= 1e-5
+    assert np.isfinite(made).all()
+    assert np.abs(made).max() < 6e4, "beyond float16"
+    assert np.abs(made[0] - made[1]).max() > 1e-3 * np.abs(made).max(), "all images look alike"
+
+
+@pytest.mark.parametrize("engine", ["keras", "openvino"])
+def test_engines_agree(engine: str, loaded: LoadedBackbone) -> None:
+    expected = np.asarray(loaded.model(IMAGES, training=False))
+    encoder = engines.create(engine, loaded, batch_size=4, precision="float32")
+    assert error_of(encoder(IMAGES), expected) <= 2e-5
+
+
+def test_weights_do_not_depend_on_what_was_built_before(loaded: LoadedBackbone) -> None:
+    assert load(loaded.name).weights_sha256 == loaded.weights_sha256
+
+
+def test_weights_come_back_from_every_file(loaded: LoadedBackbone, tmp_path: Path) -> None:
+    network, _ = keras_own(loaded)
+    network.save(tmp_path / "whole.keras")
+    network.save_weights(tmp_path / "only.weights.h5")
+    arrays = loaded.arrays()
+    kept = tmp_path / f"{loaded.weights_sha256}.h5"
+    weights.save(kept, arrays)
+    variables = backbone.variables_of(loaded.network)
+    for path in (tmp_path / "whole.keras", tmp_path / "only.weights.h5"):
+        read = weights.read(path, variables)
+        assert weights.digest(read) == loaded.weights_sha256, path.suffix
+    assert weights.digest(weights.load(kept)) == loaded.weights_sha256
+
+
+@pytest.mark.parametrize("name", ["convnexttiny", "mobilenetv3large"])
+def test_a_file_of_another_network_is_refused(name: str, tmp_path: Path) -> None:
+    keras_own(load("resnet50v2"))[0].save_weights(tmp_path / "other.weights.h5")
+    with pytest.raises(WeightsUnavailableError, match="expected"):
+        load(name, weights=str(tmp_path / "other.weights.h5"))
+
+
+# A network of one's own
+
+
+def save_own(path: Path, *, layers: Callable[[Any], list[Any]], size: int | None = SIZE) -> Path:
+    keras = backbone.import_keras()
+    keras.utils.set_random_seed(3)
+    keras.Sequential([keras.Input((size, size, 3)), *layers(keras.layers)]).save(path)
+    return path
+
+
+def convolutions(layers: Any) -> list[Any]:
+    return [layers.Conv2D(8, 3, activation="relu"), layers.Dropout(0.5), layers.Conv2D(6, 3)]
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "expected"),
+    [
+        ("none", IMAGES.astype(np.float32)),
+        ("unit", IMAGES / np.float32(255)),
+        ("tf", IMAGES / np.float32(127.5) - 1),
+        ("torch", (IMAGES / np.float32(255) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
+        ("caffe", IMAGES[..., ::-1] - np.array([103.939, 116.779, 123.68])),
+    ],
+)
+def test_a_file_gets_the_declared_preprocessing(
+    preprocessing: str, expected: np.ndarray, tmp_path: Path
+) -> None:
+    path = save_own(tmp_path / "own.keras", layers=convolutions)
+    loaded = load(str(path), weights="imagenet", preprocessing=preprocessing)
+    keras = backbone.import_keras()
+    model = keras.saving.load_model(path)
+    features = np.asarray(model(expected.astype(np.float32), training=False)).mean(axis=(1, 2))
+    assert loaded.dim == 6
+    made = np.asarray(loaded.model(IMAGES, training=False))
+    assert error_of(made, features) <= 1e-5
+
+
+def test_features_of_a_file_that_pools_itself_and_by_maximum(tmp_path: Path) -> None:
+    own = {"weights": "imagenet", "preprocessing": "unit"}
+    flat = save_own(
+        tmp_path / "flat.keras",
+        layers=lambda layers: [*convolutions(layers), layers.GlobalAveragePooling2D()],
+    )
+    assert load(str(flat), **own).dim == 6
+    path = save_own(tmp_path / "map.keras", layers=convolutions)
+    mean, most = (load(str(path), pooling=pooling, **own) for pooling in ("avg", "max"))
+    difference = np.asarray(most.model(IMAGES)) - np.asarray(mean.model(IMAGES))
+    assert (difference >= 0).all()
+    assert difference.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "size", "error", "says"),
+    [
+        (lambda layers: [layers.Conv2D(2, 3)], 32, ConfigError, "--image-size 32"),
+        (
+            lambda layers: [layers.Lambda(lambda x: x * 2), layers.Conv2D(2, 3)],
+            SIZE,
+            WeightsUnavailableError,
+            "Lambda",
+        ),
+        (lambda layers: [layers.Reshape((SIZE, -1))], SIZE, ConfigError, "one output of shape"),
+    ],
+    ids=["other size", "code", "no features"],
+)
+def test_networks_that_cannot_be_used_are_refused(
+    layers: Callable[[Any], list[Any]], size: int, error: type[Exception], says: str, tmp_path: Path
+) -> None:
+    path = save_own(tmp_path / "own.keras", layers=layers, size=size)
+    with pytest.raises(error, match=says):
+        load(str(path), weights="imagenet", preprocessing="unit")
+
+
+def test_a_file_from_the_command_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fakes import write_classes
+
+    monkeypatch.chdir(tmp_path)
+    write_classes(tmp_path / "data", {"cat": 2, "dog": 2})
+    save_own(tmp_path / "own.keras", layers=convolutions)
+    arguments = ["extract", "data", "--image-size", str(SIZE), "--store", "store"]
+    own = ["--backbone", "own.keras", "--preprocessing", "unit"]
+    status, result = command(*arguments, *own[:2])
+    assert status == 2
+    assert "unit: RGB from 0 to 1" in result["error"]["hint"]
+    status, result = command(*arguments, *own, "--weights", "random")
+    assert status == 2
+    assert "brings its own weights" in result["error"]["message"]
+    status, result = command(*arguments, *own)
+    assert (status, result["encoded"], result["dim"]) == (0, 4, 6)
+    (tmp_path / "own.keras").rename(tmp_path / "renamed.keras")
+    script = (
+        "import sys; from pipeline.cli import main\n"
+        "status = main(sys.argv[1:])\n"
+        "print(status, 'keras' in sys.modules)"
+    )
+    again = [*arguments, "--backbone", "renamed.keras", "--preprocessing", "unit", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *again], capture_output=True, text=True, check=True
+    )
+    first, last = done.stdout.splitlines()
+    assert (json.loads(first)["reused"], last) == (4, "0 False")
+    status, result = command(*arguments, "--backbone", "renamed.keras", "--preprocessing", "tf")
+    assert (status, "preprocessing" in result["error"]["message"]) == (2, True)
+
+
+def test_a_preprocessing_is_not_for_named_backbones_and_a_file_must_be_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has its own"):
+        backbone.find("resnet50", "tf")
+    (tmp_path / "text.keras").write_text("no archive")
+    for path in (tmp_path / "absent.keras", tmp_path / "text.keras"):
+        with pytest.raises(WeightsUnavailableError, match="expected a network"):
+            backbone.find(str(path), "tf")
+
+
+def test_the_name_of_a_file_is_that_of_its_architecture(tmp_path: Path) -> None:
+    first = save_own(tmp_path / "first.keras", layers=convolutions)
+    other = save_own(tmp_path / "other.keras", layers=lambda layers: [layers.Conv2D(8, 3)])
+    names = {backbone.find(str(path), "tf").name for path in (first, other)}
+    assert len(names) == 2
+    assert all(name.startswith("keras-file:") for name in names)
+    assert len(hashlib.sha256().hexdigest()) == len(names.pop().partition(":")[2])

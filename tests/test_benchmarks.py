@@ -1,0 +1,58 @@
+"""The benchmark scripts run and print what the documentation quotes; nothing here is timed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
+
+
+def run(script: str, *arguments: object) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert {"benchmark", "options", "machine"} <= set(result)
+    return result
+
+
+def test_end_to_end(tmp_path: Path) -> None:
+    result = run("end_to_end.py", "--work", tmp_path, "--small", 4, "--large", 40, "--repeats", 1,
+                 "--engines", "openvino")  # fmt: skip
+    assert "end to end / bare, openvino float32" in result["ratios"]
+    assert "end to end / keras idiom, openvino float32" in result["ratios"]
+    assert all(len(rates) == 1 for rates in result["rates"].values())
+
+
+def test_a_rerun_opens_no_image() -> None:
+    result = run("rerun.py", "--images", 300, "--repeats", 1)
+    assert result["image_files_opened"] == 0
+    assert (result["rerun_reused"], result["encoded_of_new"]) == (300, 100)
+
+
+def test_memory() -> None:
+    result = run("memory.py", "--small", 50, "--large", 150)
+    assert set(result["peak_mb"]) == {"50", "150"}
+
+
+def test_read_features() -> None:
+    result = run("read_features.py", "--rows", 500, "--dim", 64, "--repeats", 1)
+    assert set(result["seconds"]) == {"numpy_load", "manifest_order", "random_order"}
+
+
+def test_the_gpu_script_says_when_there_is_none() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "gpu.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, "No GPU" in done.stderr) == (1, True)
