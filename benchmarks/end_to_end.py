@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engines", nargs="+", default=["keras", "openvino"])
+    parser.add_argument("--tool-seconds", type=int, default=8, help="of each benchmark_app")
     parser.add_argument("--quick", action="store_true", help="a minute, for trying it out")
     options = parser.parse_args()
     if options.quick:
         options.small, options.large, options.repeats = 16, 80, 1
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
-        peers = Peers(work, options.small, options.large, options.seed)
+        peers = Peers(work, (options.small, options.large), options.seed, options.tool_seconds)
         cases = [(engine, "float32") for engine in options.engines]
         if "openvino" in options.engines and machine.computes_in("bfloat16"):
             cases.append(("openvino", "bfloat16"))
@@ -50,9 +51,10 @@ def main() -> None:
 class Peers:
     """The ways to encode, each returning images a second."""
 
-    def __init__(self, work: Path, small: int, large: int, seed: int) -> None:
+    def __init__(self, work: Path, counts: tuple[int, int], seed: int, tool_seconds: int) -> None:
         self.work = work
-        self.counts = (small, large)
+        self.counts = counts
+        self.tool_seconds = tool_seconds
         self.folders = [
             photo_folder(work / f"photos-{count}-{seed}", count, seed) for count in self.counts
         ]
@@ -83,7 +85,7 @@ class Peers:
             done = subprocess.run(
                 ["benchmark_app", "-m", str(self.graph), "-d", "CPU", "-hint", "throughput",
                  "-infer_precision", {"float32": "f32", "bfloat16": "bf16"}[precision],
-                 "-shape", f"[{images},224,224,3]", "-t", "8"],
+                 "-shape", f"[{images},224,224,3]", "-t", str(self.tool_seconds)],
                 capture_output=True, text=True, check=True,
             )  # fmt: skip
             found = re.search(r"Throughput:\s+([0-9.]+) FPS", done.stdout)

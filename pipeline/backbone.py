@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final
@@ -101,30 +102,47 @@ BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedBackbone:
-    """A frozen backbone with its weights.
+class FrozenBackbone:
+    """A frozen backbone with its weights; Keras builds it when it is first asked for the network.
 
     Attributes:
-        name: Its name in ``BACKBONES``.
+        name: Its name in ``BACKBONES``, or its ``.keras`` file.
         image_size: Side of its square input in pixels.
         pooling: ``avg`` or ``max``.
-        model: Keras model, uint8 (n, S, S, 3) to float32 (n, dim); preprocessing inside.
-        network: The backbone within ``model``, as Keras built it.
+        dim: Number of features.
         weights_sha256: Digest of the weights' values.
+        converted: Folder where engines keep converted copies of the network; None keeps none.
     """
 
-    name: str
-    image_size: int
-    pooling: str
-    model: Any
-    network: Any
-    weights_sha256: str
+    def __init__(
+        self,
+        build: Callable[[], Any],
+        *,
+        name: str,
+        image_size: int,
+        pooling: str,
+        dim: int,
+        weights_sha256: str,
+        converted: Path | None = None,
+    ) -> None:
+        # ``build`` makes ``model``, whose last layer is the network.
+        self.name = name
+        self.image_size = image_size
+        self.pooling = pooling
+        self.dim = dim
+        self.weights_sha256 = weights_sha256
+        self.converted = converted
+        self._build = build
+
+    @cached_property
+    def model(self) -> Any:
+        """Keras model, uint8 (n, S, S, 3) to float32 (n, dim); preprocessing inside."""
+        return self._build()
 
     @property
-    def dim(self) -> int:
-        """Number of features."""
-        return int(self.model.output_shape[-1])
+    def network(self) -> Any:
+        """The backbone within ``model``, as Keras built it."""
+        return self.model.layers[-1]
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """Return copies of the weights by variable path."""
@@ -140,7 +158,7 @@ def load(
     pooling: str,
     saved: Path | None = None,
     preprocessing: str | None = None,
-) -> LoadedBackbone:
+) -> FrozenBackbone:
     """Build a backbone without its top, give it its weights and freeze it.
 
     Args:
@@ -170,12 +188,12 @@ def load(
             _assign(network, _values(network, weights, seed, saved))
         network.trainable = False
         model = _with_preprocessing(keras, network, spec, image_size)
-    return LoadedBackbone(
+    return FrozenBackbone(
+        lambda: model,
         name=name,
         image_size=image_size,
         pooling=pooling,
-        model=model,
-        network=network,
+        dim=int(model.output_shape[-1]),
         weights_sha256=weight_files.digest(_arrays(network)),
     )
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pipeline import backbone, engines, machine, views, weights
 from pipeline import manifest as manifests
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, ExtractOptions
 from pipeline.doctor import Setting, diagnose
 from pipeline.encoder import Encoder
@@ -30,13 +30,17 @@ _TIMED_BATCHES: Final = 2
 
 @dataclass(slots=True)
 class Network:
-    """The backbone and its engine, loaded when first needed."""
+    """The backbone and its engine, each loaded when first needed.
+
+    Attributes:
+        is_loaded: Whether Keras has built the network.
+    """
 
     options: ExtractOptions
     reporter: Reporter
-    saved: Path | None = None
+    is_loaded: bool = False
     _choice: tuple[str, str] | None = None
-    _loaded: LoadedBackbone | None = None
+    _backbone: FrozenBackbone | None = None
     _encoder: Encoder | None = None
 
     @property
@@ -49,21 +53,25 @@ class Network:
         """The encoder, if anything needed it."""
         return self._encoder
 
-    def loaded(self) -> LoadedBackbone:
-        """Return the network with its weights."""
-        if self._loaded is None:
-            options = self.options
-            self.reporter.say(f"Loading {options.backbone} (weights: {_weights_text(options)})")
-            self._loaded = backbone.load(
-                options.backbone,
-                weights=options.weights,
-                seed=options.seed,
-                image_size=options.image_size,
-                pooling=options.pooling,
-                saved=self.saved if self.saved and self.saved.exists() else None,
-                preprocessing=options.preprocessing,
+    def attach(self, store: Store) -> None:
+        """Use what a store, whose identity is the one asked for, keeps of the network."""
+        if self._backbone is None:
+            digest = store.identity["weights_sha256"]
+            self._backbone = FrozenBackbone(
+                lambda: self._load_again(store).model,
+                name=self.options.backbone,
+                image_size=self.options.image_size,
+                pooling=self.options.pooling,
+                dim=store.dim,
+                weights_sha256=digest,
             )
-        return self._loaded
+        self._backbone.converted = store.encoder_folder
+
+    def backbone(self) -> FrozenBackbone:
+        """Return the network; loads it, unless a store knows it."""
+        if self._backbone is None:
+            self._backbone = self._load(None)
+        return self._backbone
 
     def encoder(self) -> Encoder:
         """Return the network on its engine, compiled."""
@@ -71,7 +79,7 @@ class Network:
             options = self.options
             self._encoder = engines.create(
                 self.engine,
-                self.loaded(),
+                self.backbone(),
                 batch_size=options.batch_size,
                 precision=options.precision,
             )
@@ -80,6 +88,32 @@ class Network:
                 f"{self._encoder.device}"
             )
         return self._encoder
+
+    def _load(self, saved: Path | None) -> FrozenBackbone:
+        options = self.options
+        self.reporter.say(f"Loading {options.backbone} (weights: {_weights_text(options)})")
+        self.is_loaded = True
+        return backbone.load(
+            options.backbone,
+            weights=options.weights,
+            seed=options.seed,
+            image_size=options.image_size,
+            pooling=options.pooling,
+            saved=saved if saved and saved.exists() else None,
+            preprocessing=options.preprocessing,
+        )
+
+    def _load_again(self, store: Store) -> FrozenBackbone:
+        """Load the network of a store, from the weights that it keeps or from their source."""
+        expected = store.identity["weights_sha256"]
+        loaded = self._load(store.encoder_path(expected))
+        if loaded.weights_sha256 != expected:
+            raise StaleFeaturesError(
+                f"The store {str(store.path)!r} holds features of weights_sha256 = {expected!r}. "
+                f"Received: {loaded.weights_sha256!r} from --weights {self.options.weights}.",
+                hint="Choose another --store, or replace the store with --force.",
+            )
+        return loaded
 
     def _resolved(self) -> tuple[str, str]:
         if self._choice is None:
@@ -116,13 +150,14 @@ def extract(
         target = Path(options.manifest) if options.manifest else store.manifest_path
         if not common.force:
             store.require_own_manifest(target)
+        network.attach(store)
+        _keep_encoder(store, network)
         with store.scan_cache() as cache:
             _add_views(options, store)
             extraction = _extraction(options, listing, store, cache)
             startup = _encode(extraction, network, options, reporter, started)
             manifest = extraction.manifest()
             store.compact(cache)
-            _keep_encoder(store, network)
         store.refresh_view()
         _note_provenance(store, options, network, extraction)
         store.save_manifest(target, manifest)
@@ -140,18 +175,17 @@ def _opened(path: Path, token: str, network: Network, listing: Manifest, *, forc
         return _created(path, token, network, listing)
     store = Store.unchecked(path)
     if force and store.identity != _identity(token, network, store):
-        network.loaded()  # nothing is deleted for weights that cannot be had
+        network.backbone()  # nothing is deleted for weights that cannot be had
         store.remove_features()
         return _created(path, token, network, listing)
     store.require_identity(_identity(token, network, store))
     store.record["weights"][token] = store.identity["weights_sha256"]
     store.remove_leftovers()
-    network.saved = store.encoder_path(store.identity["weights_sha256"])
     return Store.open(path).adopt(store.record)
 
 
 def _created(path: Path, token: str, network: Network, listing: Manifest) -> Store:
-    loaded = network.loaded()
+    loaded = network.backbone()
     identity = _identity_of(network, loaded.weights_sha256)
     store = Store.create(path, identity=identity, dim=loaded.dim, root=listing.root)
     store.record["weights"][token] = loaded.weights_sha256
@@ -168,7 +202,7 @@ def _identity(token: str, network: Network, store: Store) -> dict[str, Any]:
     cheap = _identity_of(network, store.identity["weights_sha256"])
     if known is not None or cheap != store.identity:
         return _identity_of(network, known or store.identity["weights_sha256"])
-    return _identity_of(network, network.loaded().weights_sha256)
+    return _identity_of(network, network.backbone().weights_sha256)
 
 
 def _identity_of(network: Network, digest: str) -> dict[str, Any]:
@@ -224,7 +258,7 @@ def _encode(
 ) -> float:
     """Encode what is missing; return the seconds from the start to the first read."""
     workers = options.workers or machine.processors()
-    fresh = extraction.reused == 0 and network.saved is None
+    fresh = network.is_loaded and extraction.reused == 0
     if not fresh and not extraction.needs_encoder(workers):
         return time.monotonic() - started
     encoder = network.encoder()
@@ -239,7 +273,7 @@ def _keep_encoder(store: Store, network: Network) -> None:
     """Keep the weights in use in the store, so that later stages find them by digest."""
     path = store.encoder_path(store.identity["weights_sha256"])
     if not path.exists():
-        weights.save(path, network.loaded().arrays())
+        weights.save(path, network.backbone().arrays())
 
 
 def _note_provenance(
@@ -290,7 +324,7 @@ def _dry_run(
 def _planned(path: Path, network: Network, listing: Manifest) -> Store:
     """Return a store that exists in memory alone."""
     options = network.options
-    dim = backbone.find(options.backbone, options.preprocessing).dim or network.loaded().dim
+    dim = backbone.find(options.backbone, options.preprocessing).dim or network.backbone().dim
     record = {"identity": {}, "dim": dim, "provenance": {}, "root": str(listing.root)}
     return Store(path, record)
 

@@ -290,12 +290,17 @@ class Store:
     def remove_leftovers(self) -> None:
         """Delete what a killed run left under temporary names."""
         folders = [item.folder for item in self.sets]
-        for folder in (self.path, self.path / _ENCODER, *folders):
+        for folder in (self.path, self.encoder_folder, *folders):
             remove_leftovers(folder)
+
+    @property
+    def encoder_folder(self) -> Path:
+        """Where the weights in use are kept, and converted copies of the network."""
+        return self.path / _ENCODER
 
     def encoder_path(self, weights_sha256: str) -> Path:
         """Return where the weights of that digest are kept."""
-        return self.path / _ENCODER / f"{weights_sha256}.h5"
+        return self.encoder_folder / f"{weights_sha256}.h5"
 
     def shard_paths(self) -> list[Path]:
         """Return the shard files at hand, views included."""

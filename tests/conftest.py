@@ -42,9 +42,14 @@ def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
 
     monkeypatch.setattr(backbone, "load", load)
     monkeypatch.setattr(engines, "create", create)
-    # The weights file of the store is not what these tests are about.
-    monkeypatch.setattr("pipeline.weights.save", lambda path, arrays: None)
+    # What is in the weights file of the store is not what these tests are about.
+    monkeypatch.setattr("pipeline.weights.save", save_nothing)
     return encoder
+
+
+def save_nothing(path: Path, arrays: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
 
 
 @pytest.fixture

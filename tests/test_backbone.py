@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pipeline import backbone, weights
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.images import DECODER
 from tests import weight_files
@@ -30,7 +30,7 @@ SIZE = 32
 NOTOP = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 
 
-def load(**changes: Any) -> LoadedBackbone:
+def load(**changes: Any) -> FrozenBackbone:
     options: dict[str, Any] = {
         "weights": "random",
         "seed": 0,
@@ -52,7 +52,7 @@ def identity(**changes: Any) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> LoadedBackbone:
+def loaded() -> FrozenBackbone:
     return load()
 
 
@@ -78,7 +78,7 @@ def test_the_engine_counts_below_float32_only() -> None:
     assert low != identity(precision="float16", engine="keras")
 
 
-def load_named(name: str) -> LoadedBackbone:
+def load_named(name: str) -> FrozenBackbone:
     return backbone.load(name, weights="random", seed=0, image_size=SIZE, pooling="avg")
 
 
@@ -127,7 +127,7 @@ def test_a_backbone_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_random_weights_are_those_that_weights_draws(loaded: LoadedBackbone) -> None:
+def test_random_weights_are_those_that_weights_draws(loaded: FrozenBackbone) -> None:
     drawn = weights.draw(backbone.variables_of(loaded.network), seed=0)
     assert set(loaded.arrays()) == set(drawn)
     assert loaded.weights_sha256 == weights.digest(drawn) == weights.digest(loaded.arrays())
@@ -135,7 +135,7 @@ def test_random_weights_are_those_that_weights_draws(loaded: LoadedBackbone) -> 
 
 
 @pytest.mark.slow
-def test_everything_is_frozen(loaded: LoadedBackbone) -> None:
+def test_everything_is_frozen(loaded: FrozenBackbone) -> None:
     assert loaded.model.trainable_variables == []
     images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
     before = loaded.arrays()
@@ -148,7 +148,7 @@ def test_everything_is_frozen(loaded: LoadedBackbone) -> None:
 
 
 @pytest.mark.slow
-def test_pooling_is_what_was_asked_for(loaded: LoadedBackbone) -> None:
+def test_pooling_is_what_was_asked_for(loaded: FrozenBackbone) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
     doubled = images.repeat(2, axis=1).repeat(2, axis=2)
     average = np.asarray(load(image_size=2 * SIZE).model(doubled))
@@ -159,7 +159,7 @@ def test_pooling_is_what_was_asked_for(loaded: LoadedBackbone) -> None:
 
 
 @pytest.mark.slow
-def test_saved_weights_stand_in_for_their_source(tmp_path: Path, loaded: LoadedBackbone) -> None:
+def test_saved_weights_stand_in_for_their_source(tmp_path: Path, loaded: FrozenBackbone) -> None:
     path = tmp_path / f"{loaded.weights_sha256}.h5"
     weights.save(path, loaded.arrays())
     again = load(weights="a file that is gone", saved=path)
@@ -177,7 +177,7 @@ def test_saved_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_global_settings_of_keras_do_not_reach_the_network(loaded: LoadedBackbone) -> None:
+def test_global_settings_of_keras_do_not_reach_the_network(loaded: FrozenBackbone) -> None:
     keras = backbone.import_keras()
     keras.config.set_dtype_policy("mixed_float16")
     keras.config.set_image_data_format("channels_first")
@@ -243,7 +243,7 @@ def refused_download() -> str:
 @pytest.mark.slow
 def test_imagenet_weights_come_from_keras_download(
     served: Path,
-    loaded: LoadedBackbone,
+    loaded: FrozenBackbone,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:

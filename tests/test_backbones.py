@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline import backbone, engines, weights
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.errors import ConfigError, WeightsUnavailableError
 
 pytestmark = [
@@ -36,17 +36,17 @@ KERAS = {
 }
 
 
-def load(name: str, **changes: Any) -> LoadedBackbone:
+def load(name: str, **changes: Any) -> FrozenBackbone:
     options = {"weights": "random", "seed": 0, "image_size": SIZE, "pooling": "avg"}
     return backbone.load(name, **{**options, **changes})
 
 
 @pytest.fixture(scope="module", params=list(KERAS))
-def loaded(request: pytest.FixtureRequest) -> LoadedBackbone:
+def loaded(request: pytest.FixtureRequest) -> FrozenBackbone:
     return load(request.param)
 
 
-def keras_own(loaded: LoadedBackbone) -> tuple[Any, np.ndarray]:
+def keras_own(loaded: FrozenBackbone) -> tuple[Any, np.ndarray]:
     """Build Keras' own network with the same weights; return it and its features."""
     keras = backbone.import_keras()
     builder, module = KERAS[loaded.name]
@@ -68,7 +68,7 @@ def test_the_table_is_complete() -> None:
     assert list(backbone.BACKBONES) == sorted(backbone.BACKBONES)
 
 
-def test_features_are_those_of_keras(loaded: LoadedBackbone) -> None:
+def test_features_are_those_of_keras(loaded: FrozenBackbone) -> None:
     _, expected = keras_own(loaded)
     made = np.asarray(loaded.model(IMAGES, training=False))
     assert made.shape == (4, backbone.BACKBONES[loaded.name].dim)
@@ -80,17 +80,17 @@ def test_features_are_those_of_keras(loaded: LoadedBackbone) -> None:
 
 
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
-def test_engines_agree(engine: str, loaded: LoadedBackbone) -> None:
+def test_engines_agree(engine: str, loaded: FrozenBackbone) -> None:
     expected = np.asarray(loaded.model(IMAGES, training=False))
     encoder = engines.create(engine, loaded, batch_size=4, precision="float32")
     assert error_of(encoder(IMAGES), expected) <= 2e-5
 
 
-def test_weights_do_not_depend_on_what_was_built_before(loaded: LoadedBackbone) -> None:
+def test_weights_do_not_depend_on_what_was_built_before(loaded: FrozenBackbone) -> None:
     assert load(loaded.name).weights_sha256 == loaded.weights_sha256
 
 
-def test_weights_come_back_from_every_file(loaded: LoadedBackbone, tmp_path: Path) -> None:
+def test_weights_come_back_from_every_file(loaded: FrozenBackbone, tmp_path: Path) -> None:
     network, _ = keras_own(loaded)
     network.save(tmp_path / "whole.keras")
     network.save_weights(tmp_path / "only.weights.h5")

@@ -25,7 +25,7 @@ def run(script: str, *arguments: object) -> dict[str, Any]:
 
 def test_end_to_end(tmp_path: Path) -> None:
     result = run("end_to_end.py", "--work", tmp_path, "--small", 4, "--large", 40, "--repeats", 1,
-                 "--engines", "openvino")  # fmt: skip
+                 "--engines", "openvino", "--tool-seconds", 1)  # fmt: skip
     assert "end to end / bare, openvino float32" in result["ratios"]
     assert "end to end / keras idiom, openvino float32" in result["ratios"]
     assert all(len(rates) == 1 for rates in result["rates"].values())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from pipeline import backbone, engines, machine
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Encoder
 from pipeline.engines import openvino as openvino_engine
 from pipeline.errors import ConfigError, PipelineError
@@ -32,11 +32,11 @@ def images_of(count: int, size: int) -> Images:
     return np.random.default_rng(7).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def load(size: int) -> LoadedBackbone:
+def load(size: int) -> FrozenBackbone:
     return backbone.load("resnet50", weights="random", seed=0, image_size=size, pooling="avg")
 
 
-def keras_own(loaded: LoadedBackbone, images: Images) -> Features:
+def keras_own(loaded: FrozenBackbone, images: Images) -> Features:
     """Features by Keras alone: its network, its preprocessing, the same weights."""
     keras = backbone.import_keras()
     shape = (loaded.image_size, loaded.image_size, 3)
@@ -51,17 +51,17 @@ def keras_own(loaded: LoadedBackbone, images: Images) -> Features:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> LoadedBackbone:
+def loaded() -> FrozenBackbone:
     return load(64)
 
 
 @pytest.fixture(scope="module", params=list(engines.ENGINES))
-def encoder(request: pytest.FixtureRequest, loaded: LoadedBackbone) -> Encoder:
+def encoder(request: pytest.FixtureRequest, loaded: FrozenBackbone) -> Encoder:
     return engines.create(request.param, loaded, batch_size=33, precision="float32")
 
 
 @pytest.fixture(scope="module")
-def expected(loaded: LoadedBackbone) -> Features:
+def expected(loaded: FrozenBackbone) -> Features:
     return keras_own(loaded, images_of(64, 64))
 
 
@@ -131,7 +131,7 @@ def test_a_fitted_head_decides_alike(encoder: Encoder, expected: Features) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
 def test_the_batch_size_changes_no_feature(
-    engine: str, loaded: LoadedBackbone, expected: Features
+    engine: str, loaded: FrozenBackbone, expected: Features
 ) -> None:
     for batch_size in (1, 5):
         encoder = engines.create(engine, loaded, batch_size=batch_size, precision="float32")
@@ -169,7 +169,7 @@ def test_images_are_left_alone_and_features_are_nobody_elses(encoder: Encoder) -
 
 
 @pytest.mark.slow
-def test_encoding_never_changes_the_weights(loaded: LoadedBackbone, encoder: Encoder) -> None:
+def test_encoding_never_changes_the_weights(loaded: FrozenBackbone, encoder: Encoder) -> None:
     before = loaded.arrays()
     encoder(images_of(33, 64))
     after = loaded.arrays()
@@ -195,7 +195,7 @@ def test_other_input_is_refused(encoder: Encoder, images: Any) -> None:
 
 @pytest.mark.slow
 def test_running_out_of_memory_names_a_batch_size(
-    loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+    loaded: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tensorflow as tf
 
@@ -212,7 +212,7 @@ def test_running_out_of_memory_names_a_batch_size(
 
 @pytest.mark.slow
 def test_other_errors_are_not_hidden(
-    loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+    loaded: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder: Any = engines.create("keras", loaded, batch_size=1, precision="float32")
 
@@ -231,7 +231,7 @@ def test_other_errors_are_not_hidden(
     [(0, "float32", "--batch-size"), (4, "float64", "--precision: the .* engine computes in")],
 )
 def test_options_it_lacks_are_refused(
-    loaded: LoadedBackbone, engine: str, batch_size: int, precision: str, named: str
+    loaded: FrozenBackbone, engine: str, batch_size: int, precision: str, named: str
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         engines.create(engine, loaded, batch_size=batch_size, precision=precision)
@@ -243,7 +243,7 @@ def test_options_it_lacks_are_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
 def test_bfloat16_is_bfloat16_or_refused(
-    engine: str, loaded: LoadedBackbone, expected: Features
+    engine: str, loaded: FrozenBackbone, expected: Features
 ) -> None:
     if not machine.computes_in("bfloat16"):
         with pytest.raises(ConfigError, match="computes in float32 on this processor"):
@@ -262,7 +262,7 @@ def test_bfloat16_is_bfloat16_or_refused(
 @pytest.mark.parametrize("engine", list(engines.ENGINES))
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "tf32"])
 def test_what_the_processor_lacks_is_refused(
-    engine: str, precision: str, loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+    engine: str, precision: str, loaded: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "computes_in", lambda precision: precision == "float32")
     with pytest.raises(ConfigError, match=f"Received: '{precision}'"):
@@ -271,7 +271,7 @@ def test_what_the_processor_lacks_is_refused(
 
 @pytest.mark.slow
 def test_openvino_that_computes_in_something_else_is_refused(
-    loaded: LoadedBackbone, monkeypatch: pytest.MonkeyPatch
+    loaded: FrozenBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not machine.computes_in("bfloat16"):
         pytest.skip("this processor has nothing but float32")
@@ -304,7 +304,7 @@ print(json.dumps(about))
 
 @pytest.mark.slow
 def test_on_jax_features_and_digest_are_the_same(
-    tmp_path: Path, loaded: LoadedBackbone, expected: Features
+    tmp_path: Path, loaded: FrozenBackbone, expected: Features
 ) -> None:
     given, made = tmp_path / "images.npy", tmp_path / "features.npy"
     np.save(given, images_of(64, 64)[:16])

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline import machine, runtime
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.config import unknown_name
 from pipeline.encoder import Encoder
 from pipeline.errors import EngineUnavailableError, PipelineError
@@ -100,7 +100,7 @@ def resolve(name: str) -> tuple[str, str]:
     return found[0], f"the fastest on a processor{unused}"
 
 
-def create(name: str, loaded: LoadedBackbone, *, batch_size: int, precision: str) -> Encoder:
+def create(name: str, loaded: FrozenBackbone, *, batch_size: int, precision: str) -> Encoder:
     """Make an encoder of a loaded backbone.
 
     Args:

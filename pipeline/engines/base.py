@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from pipeline import machine
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Encoder, Features, Images
 from pipeline.errors import ConfigError, PipelineError
 
@@ -18,7 +18,7 @@ class EngineEncoder(Encoder):
         image_shape: Shape of one image, ``(S, S, 3)``.
     """
 
-    def __init__(self, loaded: LoadedBackbone, *, batch_size: int) -> None:
+    def __init__(self, loaded: FrozenBackbone, *, batch_size: int) -> None:
         if batch_size < 1:
             raise ConfigError(f"--batch-size: expected 1 or more. Received: {batch_size}.")
         self.batch_size = batch_size

@@ -1,19 +1,21 @@
 """A backbone as one TensorFlow graph with its weights inside, for engines that convert it."""
 
+import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.errors import EngineUnavailableError
+from pipeline.files import sha256_file, write_atomically
 from pipeline.runtime import import_keras
 
 OUTPUT: Final = "features"
 
 
-def frozen_graph(loaded: LoadedBackbone) -> tuple[Any, str, str]:
+def frozen_graph(loaded: FrozenBackbone) -> tuple[Any, str, str]:
     """Return the GraphDef of a backbone and the names of its input and output tensors.
 
     The weights are traced as constants, and what is still captured becomes one: no variable is
@@ -75,10 +77,42 @@ def _pruned(graph: Any, output: str) -> Any:
 
 
 @contextmanager
-def write_frozen_graph(loaded: LoadedBackbone) -> Iterator[Path]:
-    """Write the graph as a file that is gone when the context ends."""
-    graph, _, _ = frozen_graph(loaded)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "backbone.pb"
-        path.write_bytes(graph.SerializeToString())
-        yield path
+def converted(
+    backbone: FrozenBackbone, suffix: str, convert: Callable[[FrozenBackbone], bytes]
+) -> Iterator[Path]:
+    """Give a backbone in another form as a file, as long as the context lasts.
+
+    Where the backbone names a folder, the file stays there under the digest of its bytes, so that
+    the next process neither converts nor builds the network; without one it is temporary.
+
+    Args:
+        backbone: What to convert.
+        suffix: End of the file's name; tells the form.
+        convert: Makes the file's bytes.
+    """
+    with ExitStack() as stack:
+        folder = backbone.converted
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        kept = [path for path in folder.glob(f"*{suffix}") if _is_whole(path, suffix)]
+        yield kept[0] if kept else _write(folder, suffix, convert(backbone))
+
+
+def graph_bytes(backbone: FrozenBackbone) -> bytes:
+    """Return the frozen graph as the bytes of a ``.pb`` file."""
+    content: bytes = frozen_graph(backbone)[0].SerializeToString(deterministic=True)
+    return content
+
+
+def _is_whole(path: Path, suffix: str) -> bool:
+    return sha256_file(path) == path.name.removesuffix(suffix)
+
+
+def _write(folder: Path, suffix: str, content: bytes) -> Path:
+    path = folder / f"{hashlib.sha256(content).hexdigest()}{suffix}"
+    write_atomically(path, lambda temporary: _fill(temporary, content))
+    return path
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Features, Images
 from pipeline.engines.base import (
     EngineEncoder,
@@ -38,7 +38,7 @@ class KerasEncoder(EngineEncoder):
 
     engine = "keras"
 
-    def __init__(self, loaded: LoadedBackbone, *, batch_size: int, precision: str) -> None:
+    def __init__(self, loaded: FrozenBackbone, *, batch_size: int, precision: str) -> None:
         super().__init__(loaded, batch_size=batch_size)
         gpu = gpu_name()
         self.device = f"GPU ({gpu})" if gpu else cpu_device()
@@ -62,7 +62,7 @@ class KerasEncoder(EngineEncoder):
         return collect
 
 
-def create(loaded: LoadedBackbone, *, batch_size: int, precision: str) -> KerasEncoder:
+def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> KerasEncoder:
     """Make an encoder and compile it by encoding one blank image.
 
     Raises:

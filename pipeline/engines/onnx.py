@@ -9,13 +9,15 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline import machine
-from pipeline.backbone import LoadedBackbone
+from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Features, Images
 from pipeline.engines.base import EngineEncoder, cpu_device, readable_errors, require_precision
-from pipeline.engines.graph import frozen_graph
+from pipeline.engines.graph import converted, frozen_graph
 
 # Operators of ONNX as of 2022: every runtime that is still in use has them.
 OPSET: Final = 17
+# Another way to make the file needs another number.
+_MODEL: Final = ".model-1.onnx"
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 
@@ -25,7 +27,7 @@ class OnnxEncoder(EngineEncoder):
 
     engine = "onnx"
 
-    def __init__(self, loaded: LoadedBackbone, *, batch_size: int, precision: str) -> None:
+    def __init__(self, loaded: FrozenBackbone, *, batch_size: int, precision: str) -> None:
         super().__init__(loaded, batch_size=batch_size)
         import onnxruntime
 
@@ -45,7 +47,7 @@ class OnnxEncoder(EngineEncoder):
         return partial(np.array, features, dtype=np.float32)
 
 
-def create(loaded: LoadedBackbone, *, batch_size: int, precision: str) -> OnnxEncoder:
+def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> OnnxEncoder:
     """Convert a backbone and start a session.
 
     Raises:
@@ -58,18 +60,19 @@ def create(loaded: LoadedBackbone, *, batch_size: int, precision: str) -> OnnxEn
     return encoder
 
 
-def _session(onnxruntime: Any, loaded: LoadedBackbone, precision: str, *, on_gpu: bool) -> Any:
+def _session(onnxruntime: Any, loaded: FrozenBackbone, precision: str, *, on_gpu: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = machine.processors()
     tf32 = "1" if precision == "tf32" else "0"
     providers = [(_CUDA, {"use_tf32": tf32})] if on_gpu else [_CPU]
-    session = onnxruntime.InferenceSession(_converted(loaded), options, providers=providers)
+    with converted(loaded, _MODEL, _onnx_bytes) as path:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     # A provider that cannot start is left out without an error.
     require_precision("onnx", "machine", session.get_providers()[0], [_CUDA if on_gpu else _CPU])
     return session
 
 
-def _converted(loaded: LoadedBackbone) -> bytes:
+def _onnx_bytes(loaded: FrozenBackbone) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tf2onnx
@@ -79,5 +82,5 @@ def _converted(loaded: LoadedBackbone) -> bytes:
     model, _ = tf2onnx.convert.from_graph_def(
         graph, input_names=[images], output_names=[features], opset=OPSET
     )
-    converted: bytes = model.SerializeToString()
-    return converted
+    content: bytes = model.SerializeToString()
+    return content
