@@ -8,6 +8,7 @@ them, and ``docs/options.md`` is printed from them. Precedence: built-in default
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Final, Literal, TypeVar
 from pipeline.errors import ConfigError
 
 Record = TypeVar("Record")
-Kind = Literal["text", "texts", "integer", "switch"]
+Kind = Literal["text", "texts", "integer", "number", "switch"]
 
 DEFAULT_SPLIT: Final = "70/15/15"
 # What a network of one's own may expect of pixels.
@@ -38,11 +39,12 @@ class Option:
     """What an option is, beside its name and default.
 
     Attributes:
-        kind: ``text``, ``texts`` (repeatable), ``integer`` or ``switch``.
+        kind: ``text``, ``texts`` (repeatable), ``integer``, ``number`` or ``switch``.
         help: One line for ``--help`` and the documentation.
         metavar: The value's name in ``--help``.
         choices: The valid values, when they are few.
-        minimum: The least valid integer.
+        minimum: The least valid number.
+        maximum: The greatest valid number.
         positional: Whether it is an argument rather than a flag.
     """
 
@@ -50,7 +52,8 @@ class Option:
     help: str
     metavar: str = ""
     choices: tuple[str, ...] = ()
-    minimum: int = 0
+    minimum: float = 0
+    maximum: float = math.inf
     positional: bool = False
 
 
@@ -72,6 +75,11 @@ def _choice(default: str | None, choices: tuple[str, ...], help: str) -> Any:  #
 
 def _integer(default: int | None, help: str, minimum: int) -> Any:  # noqa: A002
     option = Option("integer", help, metavar="N", minimum=minimum)
+    return field(default=default, metadata={"option": option})
+
+
+def _number(default: float, help: str, minimum: float, maximum: float) -> Any:  # noqa: A002
+    option = Option("number", help, metavar="X", minimum=minimum, maximum=maximum)
     return field(default=default, metadata={"option": option})
 
 
@@ -182,6 +190,9 @@ class TrainHeadOptions:
         (), "stored view to average probabilities over, when scoring; repeat for several", "VIEW"
     )
     refit: bool = _switch("fit once more on train and val before scoring test")
+    reject_below: float = _number(
+        0.0, "give no answer below this probability; coverage and accuracy are reported", 0.0, 1.0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +355,8 @@ def _checked(name: str, option: Option, value: Any) -> Any:
         return value
     if option.kind == "integer":
         return _checked_integer(name, option, value)
+    if option.kind == "number":
+        return _checked_number(name, option, value)
     if not isinstance(value, str):
         raise _mismatch(name, "a text", value)
     if option.choices and value not in option.choices:
@@ -360,6 +373,18 @@ def _checked_integer(name: str, option: Option, value: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < option.minimum:
         raise _mismatch(name, expected, value)
     return number
+
+
+def _checked_number(name: str, option: Option, value: Any) -> float:
+    expected = f"a number from {option.minimum:g} to {option.maximum:g}"
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise _mismatch(name, expected, value) from error
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not option.minimum <= number <= option.maximum:
+        raise _mismatch(name, expected, value)
+    return float(number)
 
 
 def _mismatch(name: str, expected: str, value: Any) -> ConfigError:

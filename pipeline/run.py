@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
 from pipeline.files import read_record, write_atomically, write_json
-from pipeline.heads import Head
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
@@ -42,7 +44,7 @@ class FittedHead:
         record: Parameters, metrics by split, fit seconds, converged, notes.
     """
 
-    head: Head
+    head: "Head"
     probabilities: NDArray[np.float32]
     record: Mapping[str, Any]
 

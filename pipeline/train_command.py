@@ -6,18 +6,20 @@ Called by ``commands``.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import heads
 from pipeline.compare import compare
 from pipeline.config import CommonOptions, TrainHeadOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
 from pipeline.errors import ConfigError
-from pipeline.heads import Head
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.train_head import SplitFeatures, train_heads
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
 
 
 def train_head(
@@ -59,13 +61,20 @@ def train_head(
         augment=[views[name] for name in options.augment],
         average=[views[name] for name in options.average],
     )
-    train_heads(run, data, wanted, refit=options.refit, reporter=reporter)
+    train_heads(
+        run,
+        data,
+        wanted,
+        refit=options.refit,
+        reject_below=options.reject_below,
+        reporter=reporter,
+    )
     return _result(run)
 
 
 def _heads(
     options: TrainHeadOptions, parameters: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Head]:
+) -> dict[str, "Head"]:
     preset = heads.PRESETS[options.preset] if options.preset else {}
     for name in parameters:
         if name not in heads.HEADS:
@@ -99,6 +108,7 @@ def _inputs(options: TrainHeadOptions, store: Store, examples: Examples) -> dict
         "refit": options.refit,
         "augment": list(options.augment) or None,
         "average": list(options.average) or None,
+        "reject_below": options.reject_below or None,
         # Last, so that an option that changes the rows is named before their digest.
         "manifest_sha256": rows.hexdigest(),
     }
@@ -128,7 +138,8 @@ def _note_rows(examples: Examples, reporter: Reporter) -> None:
 
 
 def _result(run: Run) -> dict[str, Any]:
-    names = ("train", "val", "test", "fit_seconds", "converged", "notes")
+    names = ("train", "val", "test", "fit_seconds", "predict_seconds", "converged", "prior",
+             "calibration", "reject", "selected", "notes")  # fmt: skip
     leaderboard = compare([run])
     return {
         "run": str(run.path),

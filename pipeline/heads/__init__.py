@@ -1,4 +1,4 @@
-"""Heads: classifiers on pooled features, each a scikit-learn estimator in a file of its own.
+"""Heads: classifiers on features, each a scikit-learn estimator in a file of its own.
 
 ``create`` makes one by name, ``save`` and ``load`` keep its parameters as JSON and its fitted
 arrays as NumPy files, without pickle. Called by stage 2. To add a head, write its class and add a
@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,41 +19,8 @@ from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import sha256_file, write_atomically, write_json
 
-
-class Head(Protocol):
-    """What stage 2 needs of an estimator, beside scikit-learn's parameters.
-
-    Attributes:
-        fitted: Names of the fitted attributes to save: arrays, lists of arrays, or numbers.
-        classes_: The class labels, ascending.
-        converged_: Whether the fit converged; None where that has no meaning.
-        notes_: Plain sentences that the user should read.
-    """
-
-    fitted: ClassVar[tuple[str, ...]]
-    classes_: NDArray[Any]
-    converged_: bool | None
-    notes_: tuple[str, ...]
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the constructor's parameters."""
-        ...
-
-    def set_params(self, **params: Any) -> Self:
-        """Change parameters."""
-        ...
-
-    def fit(self, X: Any, y: Any, *, validation: Any = None) -> Self:
-        """Fit on X ``(n, dim)`` and y; ``validation`` is a pair ``(X, y)`` to choose on."""
-        ...
-
-    def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Return probabilities, ``(n, classes)``."""
-        ...
-
-    def selected_params(self) -> dict[str, Any]:
-        """Return the parameters that repeat what was chosen on val, for a refit."""
-        ...
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
 
 
 HEADS: Final[Mapping[str, str]] = MappingProxyType(
@@ -88,7 +55,7 @@ _RECORD = "head.json"
 _ARRAYS = "arrays.npz"
 
 
-def create(name: str, params: Mapping[str, Any], *, seed: int) -> Head:
+def create(name: str, params: Mapping[str, Any], *, seed: int) -> "Head":
     """Make an unfitted head.
 
     Example:
@@ -109,7 +76,7 @@ def create(name: str, params: Mapping[str, Any], *, seed: int) -> Head:
     return seeded_head
 
 
-def save(head: Head, folder: Path) -> None:
+def save(head: "Head", folder: Path) -> None:
     """Write ``head.json`` and ``arrays.npz``; ``load`` gives equal predictions bit for bit."""
     names = [name for name, target in HEADS.items() if target == _target(type(head))]
     if not names:
@@ -137,7 +104,7 @@ def save(head: Head, folder: Path) -> None:
     write_json(folder / _RECORD, record)
 
 
-def load(folder: Path) -> Head:
+def load(folder: Path) -> "Head":
     """Read a head that ``save`` wrote; no code is taken from the files.
 
     Raises:
@@ -184,11 +151,17 @@ def _check_type(head: str, param: str, default: Any, value: Any) -> None:
         kinds = (int, float)
     elif isinstance(default, tuple):
         kinds = (list, tuple)
+    elif default is None:
+        kinds = (str, type(None))
     is_wrong_bool = isinstance(value, bool) and not isinstance(default, bool)
     if is_wrong_bool or not isinstance(value, kinds):
         raise ConfigError(
-            f"[heads.{head}] {param}: expected a value like {default!r}. Received: {value!r}."
+            f"[heads.{head}] {param}: expected {_like(default)}. Received: {value!r}."
         )
+
+
+def _like(default: Any) -> str:
+    return "a text" if default is None else f"a value like {default!r}"
 
 
 def _restored(attribute: str, arrays: Mapping[str, NDArray[Any]], lists: Mapping[str, int]) -> Any:

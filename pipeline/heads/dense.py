@@ -4,22 +4,20 @@ Keras trains it; the weights are kept as NumPy arrays, so that predicting and lo
 TensorFlow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import PipelineError
+from pipeline.heads.head import Head, Rule, is_count, is_number
 from pipeline.heads.scaler import FeatureScaler
 from pipeline.runtime import import_keras
 
 
-class DenseHead(ClassifierMixin, BaseEstimator):
+class DenseHead(Head):
     """Dense layers with relu and dropout, then softmax; Adam on categorical cross-entropy.
 
     Everything random (initial kernels, order of rows, dropout) follows from ``seed``; no global
@@ -39,12 +37,10 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         weights_: Kernel and bias of each layer, float32, in order.
     """
 
+    name: ClassVar[str] = "dense"
     fitted: ClassVar[tuple[str, ...]] = (
         "classes_", "mean_", "scale_", "weights_", "n_features_in_",
     )  # fmt: skip
-    # A fixed number of epochs has no convergence test.
-    converged_: bool | None = None
-    notes_: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -66,50 +62,32 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         self.scale = scale
         self.seed = seed
 
-    def fit(self, X: Any, y: Any, *, validation: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
         """Train on X ``(n, dim)`` and y; ``validation`` is not looked at.
 
         Raises:
             ConfigError: A parameter is out of range.
             PipelineError: The loss is not a number.
         """
-        self._check_parameters()
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
-        check_classification_targets(y)
-        self.classes_, numbers = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"Expected two classes or more. Received: {len(self.classes_)} class.")
+        X, numbers, weights = self._begin(X, y, sample_weight)
         dim = X.shape[1]
-        scaler = FeatureScaler().fit(X) if self.scale else None
+        scaler = FeatureScaler().fit(X, sample_weight=weights) if self.scale else None
         self.mean_ = scaler.mean_ if scaler else np.zeros(dim)
         self.scale_ = scaler.scale_ if scaler else np.ones(dim)
         network = self.network(dim, len(self.classes_), num_rows=len(X))
-        self._train(network, self._scaled(X), np.eye(len(self.classes_), dtype="f4")[numbers])
+        targets = np.eye(len(self.classes_), dtype="f4")[numbers]
+        self._train(network, self._scaled(X), targets, weights)
         self.weights_ = [np.array(array, dtype=np.float32) for array in network.get_weights()]
         return self
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return probabilities, float32 ``(n, classes)``, computed with NumPy."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
+    def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return the logits, float32 ``(n, classes)``, computed with NumPy."""
         layers = list(zip(self.weights_[::2], self.weights_[1::2], strict=True))
         activations = self._scaled(X)
         for kernel, bias in layers[:-1]:
             activations = np.maximum(activations @ kernel + bias, 0)
-        scores = activations @ layers[-1][0] + layers[-1][1]
-        exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-        probabilities: NDArray[np.float32] = exponents / exponents.sum(axis=1, keepdims=True)
-        return probabilities
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return class labels."""
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
-
-    def selected_params(self) -> dict[str, Any]:
-        """Nothing is chosen on val."""
-        return {}
+        logits: NDArray[np.float32] = activations @ layers[-1][0] + layers[-1][1]
+        return logits
 
     def network(self, dim: int, num_classes: int, *, num_rows: int) -> Any:
         """Build and compile the Keras network for ``dim`` features, with its initial weights."""
@@ -139,14 +117,21 @@ class DenseHead(ClassifierMixin, BaseEstimator):
             weights += [kernel.astype(np.float32), np.zeros(fan_out, np.float32)]
         return weights
 
-    def _train(self, network: Any, X: NDArray[np.float32], targets: NDArray[np.float32]) -> None:
+    def _train(
+        self,
+        network: Any,
+        X: NDArray[np.float32],
+        targets: NDArray[np.float32],
+        weights: NDArray[np.float64] | None,
+    ) -> None:
         """Run all epochs; the order of rows follows from (seed, epoch)."""
         for epoch in range(self.epochs):
             order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(X))
             loss = 0.0
             for start in range(0, len(X), self.batch_size):
                 rows = order[start : start + self.batch_size]
-                loss = float(network.train_on_batch(X[rows], targets[rows]))
+                of_rows = None if weights is None else weights[rows]
+                loss = float(network.train_on_batch(X[rows], targets[rows], of_rows))
             if not np.isfinite(loss):
                 raise PipelineError(
                     f"dense: the loss is {loss} in epoch {epoch + 1}.",
@@ -157,28 +142,18 @@ class DenseHead(ClassifierMixin, BaseEstimator):
         scaled: NDArray[np.float32] = ((X - self.mean_) / self.scale_).astype(np.float32)
         return scaled
 
-    def _check_parameters(self) -> None:
+    def _rules(self) -> Iterable[Rule]:
         widths = self.hidden if isinstance(self.hidden, Sequence | np.ndarray) else [None]
-        rules = (
-            ("hidden", all(_is_count(width) for width in widths), "a list of widths above 0"),
+        return (
+            ("hidden", all(is_count(width) for width in widths), "a list of widths above 0"),
             ("dropout", 0 <= self.dropout < 1, "a share from 0 to below 1"),
-            ("epochs", _is_count(self.epochs), "an integer above 0"),
-            ("batch_size", _is_count(self.batch_size), "an integer above 0"),
-            ("learning_rate", 0 < self.learning_rate < np.inf, "a number above 0"),
-            ("seed", _is_count(self.seed + 1), "an integer of 0 or more"),
+            ("epochs", is_count(self.epochs), "an integer above 0"),
+            ("batch_size", is_count(self.batch_size), "an integer above 0"),
+            ("learning_rate", is_number(self.learning_rate, low=0), "a number above 0"),
+            ("seed", is_count(self.seed + 1), "an integer of 0 or more"),
         )
-        for name, holds, expected in rules:
-            if not holds:
-                raise ConfigError(
-                    f"[heads.dense] {name}: expected {expected}. Received: {getattr(self, name)!r}."
-                )
 
 
 def _layer(keras: Any, width: int, activation: str) -> Any:
     # Its kernel is set afterwards; Keras' own initializer would draw from a global generator.
     return keras.layers.Dense(width, activation=activation, kernel_initializer="zeros")
-
-
-def _is_count(value: Any) -> bool:
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return is_integer and bool(value > 0)

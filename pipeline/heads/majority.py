@@ -4,43 +4,27 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+
+from pipeline.heads.head import Head
 
 
-class MajorityHead(ClassifierMixin, BaseEstimator):
+class MajorityHead(Head):
     """Predict the class frequencies of train.
 
     Attributes:
-        classes_: The class labels.
         priors_: float64 ``(classes,)``.
     """
 
+    name: ClassVar[str] = "majority"
+    calibrates: ClassVar[bool] = False
     fitted: ClassVar[tuple[str, ...]] = ("classes_", "priors_", "n_features_in_")
-    converged_: bool | None = None
-    notes_: tuple[str, ...] = ()
 
-    def fit(self, X: Any, y: Any, *, validation: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
         """Count classes; X and validation are not looked at."""
-        X, y = validate_data(self, X, y)
-        check_classification_targets(y)
-        self.classes_, counts = np.unique(y, return_counts=True)
-        self.priors_ = counts / counts.sum()
+        _, numbers, weights = self._begin(X, y, sample_weight)
+        totals = np.bincount(numbers, weights=weights)
+        self.priors_ = totals / totals.sum()
         return self
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the frequencies of train for every row, float64 ``(n, classes)``."""
-        check_is_fitted(self)
-        X = validate_data(self, X, reset=False)
-        return np.tile(self.priors_, (len(X), 1))
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most frequent class for every row."""
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
-
-    def selected_params(self) -> dict[str, Any]:
-        """Nothing is chosen on val."""
-        return {}
+    def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
+        return np.tile(np.log(self.priors_), (len(X), 1))

@@ -1,0 +1,96 @@
+"""Calibration: one temperature for a head's scores, and when to give no answer.
+
+Called by heads that choose on val, and by stage 2. Guo et al. 2017, "On Calibration of Modern
+Neural Networks": probabilities are ``softmax(scores / T)``, with T of the lowest log loss on val.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A temperature's logarithm counts as normal with this standard deviation beforehand: worth less
+# than one image of val, but where val is separated no temperature would be low enough without it.
+PRIOR_SD: Final = 2.0
+_LOG_RANGE: Final = (-12.0, 12.0)
+_TOLERANCE: Final = 1e-5
+
+
+def probabilities(
+    scores: Sequence[NDArray[np.floating]], temperature: float
+) -> NDArray[np.float64]:
+    """Return the mean over views of ``softmax(scores / temperature)``, float64 ``(n, classes)``.
+
+    Args:
+        scores: One array ``(n, classes)`` a view; minus infinity is a class that cannot be.
+        temperature: Above zero.
+    """
+    total = np.zeros(scores[0].shape)
+    for view in scores:
+        scaled = view.astype(np.float64) / temperature
+        exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        total += exponents / exponents.sum(axis=1, keepdims=True)
+    return total / len(scores)
+
+
+def fit_temperature(scores: Sequence[NDArray[np.floating]], y: NDArray[np.integer]) -> float:
+    """Return the temperature of the lowest log loss; 1 where there is nothing to fit on.
+
+    Args:
+        scores: One array ``(n, classes)`` a view.
+        y: Class numbers, shape ``(n,)``; rows whose class has a score of minus infinity are left
+            out, since no temperature changes them.
+    """
+    from scipy.optimize import minimize_scalar
+
+    known = np.isfinite(scores[0][np.arange(len(y)), y])
+    y, views = y[known], [view[known] for view in scores]
+    if not len(y):
+        return 1.0
+
+    def objective(log_temperature: float) -> float:
+        prior = log_temperature**2 / (2 * PRIOR_SD**2)
+        return len(y) * _loss(views, y, np.exp(log_temperature)) + prior
+
+    found = minimize_scalar(
+        objective, bounds=_LOG_RANGE, method="bounded", options={"xatol": _TOLERANCE}
+    )
+    return float(np.exp(found.x))
+
+
+def calibrated_loss(scores: NDArray[np.floating], y: NDArray[np.integer]) -> float:
+    """Return the log loss, in nats, at the temperature fitted on the very same rows."""
+    return _loss([scores], y, fit_temperature([scores], y))
+
+
+def coverage_curve(
+    y: NDArray[np.integer], probabilities: NDArray[np.floating], thresholds: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Return coverage and accuracy when answers below a probability are withheld.
+
+    Returns:
+        One row a threshold: ``threshold``, ``n`` (images answered), ``coverage`` (their share)
+        and ``accuracy`` among them; None where it is undefined.
+    """
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    rows = []
+    for threshold in thresholds:
+        answered = confidence >= threshold
+        count = int(answered.sum())
+        rows.append(
+            {
+                "threshold": threshold,
+                "n": count,
+                "coverage": count / len(y) if len(y) else None,
+                "accuracy": float(correct[answered].mean()) if count else None,
+            }
+        )
+    return rows
+
+
+def _loss(
+    scores: Sequence[NDArray[np.floating]], y: NDArray[np.integer], temperature: float
+) -> float:
+    true = probabilities(scores, temperature)[np.arange(len(y)), y]
+    return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
