@@ -69,5 +69,5 @@ class KeyIndex:
 
 def _prefix(keys: Keys) -> NDArray[np.uint64]:
     """Return the first eight bytes of each key as a number; its order is that of the texts."""
-    words = np.ascontiguousarray(keys).view(">u8").reshape(len(keys), -1)
+    words = np.ascontiguousarray(keys).view(">u8").reshape(-1, KEY_DTYPE.itemsize // 8)
     return words[:, 0].astype(np.uint64)

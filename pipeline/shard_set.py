@@ -3,7 +3,7 @@
 A store is one such set for the images as they are and one more for each augmented view.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -122,7 +122,11 @@ class ShardSet:
 
     def add_shard(self, keys: Keys, features: Features) -> Shard:
         """Write rows as a new shard; ``reindex`` makes them readable."""
-        return shards.write(self.folder, keys, features, identity=self._identity)
+        return self.add_blocks(keys, [features])
+
+    def add_blocks(self, keys: Keys, blocks: Iterable[Features]) -> Shard:
+        """Write rows that come in blocks as a new shard."""
+        return shards.write(self.folder, keys, blocks, dim=self.dim, identity=self._identity)
 
     def compact(
         self, cache: ScanCache, *, keep: Keys | None = None, everything: bool = False

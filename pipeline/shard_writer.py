@@ -1,9 +1,10 @@
 """The writer of stage 1: collects feature rows and writes shards in the background.
 
-Bounded: one buffer fills while at most one other is being written.
+Bounded: one shard fills while at most one other is being written.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -45,7 +46,6 @@ class ShardWriter:
         self._on_shard = on_shard
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
         self._writing: Future[Shard] | None = None
-        self._count = 0
         self._begin()
 
     def __enter__(self) -> Self:
@@ -77,33 +77,31 @@ class ShardWriter:
             self._add_block(keys[start : start + self._rows], features[start : start + self._rows])
 
     def _add_block(self, keys: list[str], features: Features) -> None:
-        if self._count + len(keys) > self._rows or self._is_due():
+        if len(self._keys) + len(keys) > self._rows or self._is_due():
             self._flush()
-        stop = self._count + len(keys)
-        self._keys[self._count : stop] = [key.encode() for key in keys]
-        self._features[self._count : stop] = features
-        self._count = stop
+        self._keys += [key.encode() for key in keys]
+        self._blocks.append(np.array(features, dtype=np.float32))
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._began >= self._seconds
 
     def _begin(self) -> None:
-        self._keys = np.empty(self._rows, dtype=KEY_DTYPE)
-        self._features = np.empty((self._rows, self._target.dim), dtype=np.float32)
-        self._count = 0
+        self._keys: list[bytes] = []
+        self._blocks: deque[Features] = deque()
         self._began = time.monotonic()
 
     def _flush(self) -> None:
-        """Hand the buffer to the background thread, after the one before it is done."""
+        """Hand what was collected to the background thread, after the one before it is done."""
         self._wait()
-        if self._count:
-            keys, features = self._keys[: self._count], self._features[: self._count]
-            self._writing = self._thread.submit(self._write, keys, features)
+        if self._keys:
+            keys = np.array(self._keys, dtype=KEY_DTYPE)
+            self._writing = self._thread.submit(self._write, keys, self._blocks)
         self._begin()
 
-    def _write(self, keys: Keys, features: Features) -> Shard:
+    def _write(self, keys: Keys, blocks: deque[Features]) -> Shard:
         began = time.monotonic()
-        shard = self._target.add_shard(keys, features)
+        # Each block is dropped once it is written, so that two shards are never held in full.
+        shard = self._target.add_blocks(keys, (blocks.popleft() for _ in range(len(blocks))))
         self.busy_seconds += time.monotonic() - began
         return shard
 

@@ -5,7 +5,7 @@ renamed. ``store`` keeps the set of them; nothing here knows a manifest or a net
 """
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,13 +48,16 @@ class Shard:
         return len(self.keys)
 
 
-def write(folder: Path, keys: Keys, features: Features, *, identity: str) -> Shard:
+def write(
+    folder: Path, keys: Keys, blocks: Iterable[Features], *, dim: int, identity: str
+) -> Shard:
     """Write rows as one new shard.
 
     Args:
         folder: Where shards live.
         keys: ``S64``, shape ``(n,)``.
-        features: float32, shape ``(n, dim)``.
+        blocks: float32 ``(k, dim)`` each, n rows in all; taken one at a time.
+        dim: Length of a feature row.
         identity: Digest of the store's identity; a shard of another store is refused by it.
 
     Raises:
@@ -66,7 +69,11 @@ def write(folder: Path, keys: Keys, features: Features, *, identity: str) -> Sha
             with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
                 file.attrs["identity"] = identity
                 file.create_dataset("keys", data=keys.astype(KEY_DTYPE, copy=False))
-                file.create_dataset("features", data=features, dtype="<f4")
+                dataset = file.create_dataset("features", (len(keys), dim), dtype="<f4")
+                start = 0
+                for block in blocks:
+                    dataset[start : start + len(block)] = block
+                    start += len(block)
         except RuntimeError as error:
             # On a full disk HDF5 fails once more while closing, which hides the first error.
             raise OSError(errno.EIO, f"{folder} cannot be written: {error.__context__}") from error
@@ -152,7 +159,7 @@ def _unreadable(path: Path, error: Exception) -> StoreError:
 
 
 def _pieces(rows: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of ascending rows that lie within ``PIECE_ROWS`` neighbours in the file."""
+    """Yield (start, stop) of ascending rows that lie within one piece of the file."""
     piece = rows // PIECE_ROWS
     edges = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(rows)]
     return ((start, stop) for start, stop in pairwise(edges) if stop > start)

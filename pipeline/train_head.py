@@ -83,8 +83,9 @@ class SplitFeatures:
         rows = self.rows[name]
         found = []
         for view in (self.X, *self.average):
-            scores = np.full((rows.stop - rows.start, self.num_classes), -np.inf, dtype=np.float32)
-            scores[:, head.classes_] = head.scores(view[rows])
+            made = head.scores(view[rows])
+            scores = np.full((len(made), self.num_classes), -np.inf, dtype=made.dtype)
+            scores[:, head.classes_] = made
             found.append(scores)
         return found
 
@@ -138,6 +139,7 @@ def fit_head(
     val = data.scores(head, "val")
     temperature = fit_temperature(val, data.part("val")[1]) if head.calibrates else 1.0
     final = _refitted(head, data) if refit else head
+    final.temperature_ = temperature
     began = time.perf_counter()
     test = data.scores(final, "test")
     predict_seconds = time.perf_counter() - began

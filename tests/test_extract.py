@@ -365,7 +365,7 @@ def test_full_disk_is_an_error_and_keeps_earlier_shards(
     command: Command, data: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ShardWriter, "__init__", _small_shards(ShardWriter.__init__))
-    original = ShardSet.add_shard
+    original = ShardSet.add_blocks
     calls = []
 
     def fail_at_the_second(self: ShardSet, *arguments: object) -> object:
@@ -377,7 +377,7 @@ def test_full_disk_is_an_error_and_keeps_earlier_shards(
     arguments = ("extract", data, "--weights", "random", "--image-size", 32, "--store", "store",
                  "--batch-size", 2)  # fmt: skip
     with monkeypatch.context() as patch:
-        patch.setattr(ShardSet, "add_shard", fail_at_the_second)
+        patch.setattr(ShardSet, "add_blocks", fail_at_the_second)
         status, result = command(*arguments)
     assert status == 2 and "No space left" in result["error"]["message"]
     kept = len(Store.open(Path("store")))

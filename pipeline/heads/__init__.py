@@ -49,7 +49,7 @@ PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = MappingProxyType
     }
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _RECORD = "head.json"
 _ARRAYS = "arrays.npz"
@@ -98,6 +98,7 @@ def save(head: "Head", folder: Path) -> None:
         "lists": lists,
         "schema_version": SCHEMA_VERSION,
         "arrays_sha256": sha256_file(folder / _ARRAYS),
+        "temperature": head.temperature_,
         "converged": head.converged_,
         "notes": list(head.notes_),
     }
@@ -128,6 +129,7 @@ def load(folder: Path) -> "Head":
             f"The head in {str(folder)!r} cannot be read: {error}.",
             hint="Train it again with --force.",
         ) from error
+    head.temperature_ = record["temperature"]
     head.converged_ = record["converged"]
     head.notes_ = tuple(record["notes"])
     return head

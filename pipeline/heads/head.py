@@ -11,10 +11,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from pipeline.calibration import probabilities
 from pipeline.errors import ConfigError
+from pipeline.heads.rows import FeatureRows, blocks, is_stream
 
 Rule = tuple[str, bool, str]
 
@@ -32,6 +35,8 @@ class Head(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: The class labels, ascending.
+        temperature_: What scores are divided by before their softmax; 1 until stage 2, which
+            chooses it on val, sets it.
         converged_: Whether the fit converged; None where that has no meaning.
         notes_: Plain sentences that the user should read.
     """
@@ -42,6 +47,7 @@ class Head(ClassifierMixin, BaseEstimator):
     calibrates: ClassVar[bool] = True
     streams: ClassVar[bool] = False
     classes_: NDArray[Any]
+    temperature_: float = 1.0
     converged_: bool | None = None
     notes_: tuple[str, ...] = ()
 
@@ -54,17 +60,23 @@ class Head(ClassifierMixin, BaseEstimator):
         """Return scores of checked features, ``(n, classes)``."""
 
     def scores(self, X: Any) -> NDArray[np.floating]:
-        """Return scores, float ``(n, classes)``: log-probabilities or decision values."""
+        """Return scores, float ``(n, classes)``: log-probabilities or decision values.
+
+        Features on disk are read block by block.
+        """
         check_is_fitted(self)
+        if is_stream(X):
+            return self._scores_of_stream(X)
         return self._scores(validate_data(self, X, dtype=[np.float32, np.float64], reset=False))
 
-    def predict_proba(self, X: Any) -> NDArray[np.floating]:
-        """Return the softmax of the scores, ``(n, classes)``."""
-        return softmax(self.scores(X))
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return probabilities, float64 ``(n, classes)``."""
+        return probabilities([self.scores(X)], self.temperature_)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return class labels."""
-        labels: NDArray[Any] = self.classes_[self.scores(X).argmax(axis=1)]
+        best = self.scores(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     def fit_many(
@@ -96,34 +108,84 @@ class Head(ClassifierMixin, BaseEstimator):
 
         Returns:
             X, float32 or float64 ``(n, dim)``; class numbers ``(n,)``; weights of rows ``(n,)``,
-            None where all are one. Rows of weight zero count as absent.
+            None where all are one. Rows of weight zero count as absent; features on disk are
+            returned as they are, with these rows, whose class number has no meaning then.
 
         Raises:
-            ConfigError: A parameter is out of range.
+            ConfigError: A parameter is out of range, or X is on disk and the head needs it whole.
             ValueError: X or y cannot be used; there are fewer than two classes.
         """
+        self.temperature_ = 1.0
         check_rules(self.name, self, self._rules())
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        X, y = self._checked(X, y)
         check_classification_targets(y)
         weights = None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, np.float64, ensure_non_negative=True)
+            weights = _check_sample_weight(
+                sample_weight,
+                y,
+                dtype=np.float64,
+                ensure_non_negative=True,
+                allow_all_zero_weights=False,
+            )
             present = weights > 0
-            X, y, weights = X[present], y[present], weights[present]
+            if is_stream(X):
+                # They go through training with weight zero, as another class.
+                y = np.where(present, y, y[present.argmax()])
+            else:
+                X, y, weights = X[present], y[present], weights[present]
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"Expected two classes or more. Received: {len(self.classes_)} class.")
         return X, numbers, self._weighted(numbers, weights)
 
+    def _checked(self, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
+        """Check features and labels; those on disk are checked as they are read."""
+        if not is_stream(X):
+            checked: tuple[Any, NDArray[Any]] = validate_data(
+                self, X, y, dtype=[np.float32, np.float64]
+            )
+            return checked
+        if not self.streams:
+            raise ConfigError(
+                f"The features of {X.shape[0]:,} images do not fit into memory, and the head "
+                f"{self.name!r} needs them all at once.",
+                hint="Use a head that reads them in a stream: dense, linear, ridge.",
+            )
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        if len(y) != X.shape[0]:
+            raise ValueError(f"Expected {X.shape[0]} labels. Received: {len(y)}.")
+        self.n_features_in_ = X.shape[1]
+        return X, y
+
+    def _scores_of_stream(self, X: FeatureRows) -> NDArray[np.floating]:
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(f"Expected {self.n_features_in_} features. Received: {X.shape[1]}.")
+        scores: NDArray[np.floating] | None = None
+        for rows, features in blocks(X):
+            part = self._scores(features)
+            if scores is None:
+                scores = np.empty((X.shape[0], part.shape[1]), part.dtype)
+            scores[rows] = part
+        if scores is None:
+            raise ValueError("Expected features of one image or more. Received: none.")
+        return scores
+
     def _weighted(
         self, numbers: NDArray[np.intp], weights: NDArray[np.float64] | None
     ) -> NDArray[np.float64] | None:
         """Return row weights with the class weights, if the head has any, multiplied in."""
-        if getattr(self, "class_weight", None) is None:
+        class_weight = getattr(self, "class_weight", None)
+        if class_weight is None:
             return weights
-        totals = np.bincount(numbers, weights=weights)
-        balanced: NDArray[np.float64] = (totals.sum() / (len(totals) * totals))[numbers]
-        return balanced if weights is None else balanced * weights
+        if class_weight == "balanced":
+            totals = np.bincount(numbers, weights=weights)
+            of_class = totals.sum() / (len(totals) * totals)
+        else:
+            of_class = np.array([class_weight.get(label, 1.0) for label in self.classes_])
+        found: NDArray[np.float64] = of_class[numbers]
+        return found if weights is None else found * weights
 
     def _rules(self) -> Iterable[Rule]:
         """Return (parameter, whether it holds, what was expected)."""
@@ -145,7 +207,9 @@ def check_rules(head: str, params: object, rules: Iterable[Rule]) -> None:
 
 def class_weight_rule(head: Any) -> Rule:
     """Return the rule of ``class_weight``."""
-    return "class_weight", head.class_weight in (None, "balanced"), "'balanced'"
+    given = head.class_weight
+    holds = given in (None, "balanced") or isinstance(given, Mapping)
+    return "class_weight", holds, "'balanced', or weights by class"
 
 
 def is_count(value: Any) -> bool:
@@ -164,13 +228,6 @@ def is_grid(values: Any, *, low: float = 0.0) -> bool:
     """Tell whether values are a list of numbers above ``low``, at least one."""
     is_list = isinstance(values, list | tuple | np.ndarray)
     return is_list and len(values) > 0 and all(is_number(value, low=low) for value in values)
-
-
-def softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the softmax of each row, without overflow."""
-    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.floating] = exponents / exponents.sum(axis=1, keepdims=True)
-    return probabilities
 
 
 def log_softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:

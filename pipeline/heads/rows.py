@@ -1,6 +1,7 @@
 """Features as heads read them: an array in memory, or rows that lie on disk.
 
-Heads that can be fitted in a stream go through ``blocks`` and ``shuffled``, which treat both alike.
+Heads that can be fitted in a stream go through ``blocks``, ``shuffled`` or ``batches``, which treat
+both alike.
 """
 
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ Block = tuple[NDArray[np.intp], NDArray[np.floating]]
 BLOCK_ROWS: Final = 8192
 # Rows that are read and shuffled together: 128 MB of 2,048 float32 features.
 WINDOW_ROWS: Final = 16384
-# Neighbours on disk that are read together: 1 MB. Shards hold images in order of their paths, so
-# often class by class; a window of many short runs from everywhere is mixed well.
-RUN_ROWS: Final = 128
+# Neighbours on disk that are read together: 128 KB. Shards hold images in order of their paths, so
+# often class by class: a window of 1,024 short runs from everywhere has a fair share of 1,000
+# classes, one of 128 long runs has 128 of them.
+RUN_ROWS: Final = 16
 
 
 @runtime_checkable
@@ -53,23 +55,49 @@ def blocks(X: Any, size: int = BLOCK_ROWS) -> Iterator[Block]:
 
 
 def shuffled(
-    X: Any, generator: np.random.Generator, *, window: int = WINDOW_ROWS
+    X: Any, generator: np.random.Generator, *, window: int = WINDOW_ROWS, run: int = RUN_ROWS
 ) -> Iterator[Block]:
     """Yield (row numbers, features) in random order until every row has come once.
 
-    An array is permuted as a whole. On disk, short runs of neighbours are permuted, and rows
-    within each window of such runs.
+    Args:
+        X: Features, ``(n, dim)``.
+        generator: Draws the order.
+        window: Rows that come together. An array is permuted as a whole. On disk, a window is
+            made of runs of neighbours from everywhere and permuted within.
+        run: Rows of a run.
     """
-    if not is_stream(X):
+    if is_stream(X):
+        order = X.disk_order()
+        parts = (order[window_places] for window_places in _windows(len(order), generator,
+                                                                    window, run))  # fmt: skip
+    else:
         order = generator.permutation(len(X))
-        for start in range(0, len(order), window):
-            rows = order[start : start + window]
-            yield rows, X[rows]
-        return
-    order = X.disk_order()
-    runs = generator.permutation(-(-len(order) // RUN_ROWS))
-    for start in range(0, len(runs), window // RUN_ROWS):
-        chosen = np.sort(runs[start : start + window // RUN_ROWS])
-        rows = np.concatenate([order[run * RUN_ROWS : (run + 1) * RUN_ROWS] for run in chosen])
-        places = generator.permutation(len(rows))
-        yield rows[places], X.read(rows)[places]
+        parts = (order[start : start + window] for start in range(0, len(order), window))
+    for rows in parts:
+        yield rows, X.read(rows) if is_stream(X) else X[rows]
+
+
+def batches(X: Any, generator: np.random.Generator, size: int) -> Iterator[Block]:
+    """Yield ``shuffled`` rows, at most ``size`` together; on disk, each window has a short rest."""
+    window = WINDOW_ROWS if is_stream(X) else size
+    for rows, features in shuffled(X, generator, window=window):
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size], features[start : start + size]
+
+
+def _windows(
+    num_rows: int, generator: np.random.Generator, window: int, run: int
+) -> Iterator[NDArray[np.intp]]:
+    """Yield the places on disk of each window's rows, permuted.
+
+    The disk is divided into equal stretches of as many runs as there are windows; every window
+    takes one run of each. Where rows lie class by class, a window so has nearly its share of
+    every class, which runs drawn anywhere would not give it.
+    """
+    num_runs = -(-num_rows // run)
+    num_windows = -(-num_runs // max(1, window // run))
+    num_stretches = -(-num_runs // num_windows)
+    runs = np.arange(num_stretches * num_windows).reshape(num_stretches, num_windows)
+    for chosen in generator.permuted(runs, axis=1).T:
+        places = (chosen[:, None] * run + np.arange(run)).ravel()
+        yield generator.permutation(places[places < num_rows])

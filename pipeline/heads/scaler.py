@@ -7,9 +7,13 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from pipeline.heads.rows import blocks, is_stream
+
 # A feature with a standard deviation of 7e-5 beside a median of 0.3 would get weights 28,000
 # times the median one, and an engine's last digit would flip predictions.
 FLOOR: Final = 1e-2
+# Rows that are converted to float64 together, in the cache: 4 MB of 2,048 features.
+PIECE_ROWS: Final = 256
 
 
 class FeatureScaler(TransformerMixin, BaseEstimator):
@@ -21,15 +25,25 @@ class FeatureScaler(TransformerMixin, BaseEstimator):
     """
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn mean and scale of features, shape ``(n, dim)``, with weights of rows ``(n,)``."""
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
-        if sample_weight is None:
-            self.mean_ = X.mean(axis=0, dtype=np.float64)
-            variance = X.var(axis=0, dtype=np.float64)
+        """Learn mean and scale of features, in memory or on disk, read once.
+
+        Args:
+            X: Features, ``(n, dim)``.
+            y: Ignored.
+            sample_weight: Weights of rows, ``(n,)``.
+        """
+        if is_stream(X):
+            self.n_features_in_ = X.shape[1]
         else:
-            weights = _check_sample_weight(sample_weight, X, np.float64, ensure_non_negative=True)
-            self.mean_ = np.average(X, axis=0, weights=weights)
-            variance = np.average((X - self.mean_) ** 2, axis=0, weights=weights)
+            X = validate_data(self, X, dtype=[np.float64, np.float32])
+        weights = _check_sample_weight(
+            sample_weight,
+            X,
+            dtype=np.float64,
+            ensure_non_negative=True,
+            allow_all_zero_weights=False,
+        )
+        self.mean_, variance = _mean_and_variance(X, weights)
         floor = (FLOOR * np.median(np.sqrt(variance))) ** 2
         scale = np.sqrt(variance + floor)
         # Rounding leaves constant features a variance of about 1e-16 of their square.
@@ -45,3 +59,43 @@ class FeatureScaler(TransformerMixin, BaseEstimator):
             X.dtype
         )
         return scaled
+
+
+def scale_into(
+    X: NDArray[np.floating],
+    mean: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    out: NDArray[np.float32],
+) -> None:
+    """Write ``(X - mean) / scale`` into ``out``, float32 of X's shape, without an array between.
+
+    The difference is taken in the dtype of X.
+    """
+    np.subtract(X, mean.astype(X.dtype), out=out, casting="same_kind")
+    out *= (1 / scale).astype(np.float32)
+
+
+def _mean_and_variance(
+    X: Any, weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weighted mean and variance of each column, float64 ``(dim,)``.
+
+    Sums of squared deviations of two parts are combined as in Chan, Golub and LeVeque 1979,
+    "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", which loses no
+    digits where the mean is far from zero.
+    """
+    total, mean, squares = 0.0, np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    for rows, features in blocks(X):
+        for start in range(0, len(rows), PIECE_ROWS):
+            of_rows = weights[rows[start : start + PIECE_ROWS]]
+            part = of_rows.sum()
+            if part == 0:
+                continue
+            piece = features[start : start + PIECE_ROWS].astype(np.float64)
+            piece_mean = of_rows @ piece / part
+            piece -= piece_mean
+            difference = piece_mean - mean
+            squares += of_rows @ (piece * piece) + difference**2 * (total * part / (total + part))
+            total += part
+            mean += difference * (part / total)
+    return mean, squares / total
