@@ -30,7 +30,7 @@ def _table(title: str, record: type) -> list[str]:
         values = " ".join(option.choices) or ("" if option.positional else option.metavar)
         default = config.default_of(record, name)
         default = " ".join(default) if isinstance(default, tuple) else default
-        default = "" if default in (None, "", False) else f"`{default}`"
+        default = "" if default is None or default is False or default == "" else f"`{default}`"
         cells = (shown, values.replace("|", " "), default, option.help)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return lines

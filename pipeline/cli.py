@@ -108,10 +108,10 @@ class _TqdmBar:
     def __init__(self, bar: Any) -> None:
         self._bar = bar
 
-    def advance(self, **counts: int) -> None:
+    def advance(self, **shown: object) -> None:
         """Move by one."""
-        if counts:
-            self._bar.set_postfix(counts, refresh=False)
+        if shown:
+            self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
 
@@ -150,7 +150,7 @@ def _run(arguments: Sequence[str]) -> int:
     flags = {name: value for name, value in values.items() if value != []}
     options = config.build(record, {**tables.get(command, {}), **flags})
     reporter = TerminalReporter(quiet=common.quiet)
-    result = COMMANDS[command](options, common, reporter, tables.get("heads", {}))
+    result = COMMANDS[command](options, common, reporter, tables)
     _show(command, result, as_json=common.json)
     return _status(result, strict=common.strict)
 

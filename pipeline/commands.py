@@ -16,6 +16,7 @@ from pipeline.config import (
     InfoOptions,
     PruneOptions,
     SampleOptions,
+    SweepOptions,
     TrainHeadOptions,
     VerifyOptions,
 )
@@ -24,12 +25,12 @@ from pipeline.reporting import Reporter
 
 STARTED: Final = time.monotonic()
 
-HeadParameters = Mapping[str, Mapping[str, Any]]
+Tables = Mapping[str, Mapping[str, Any]]
 Result = dict[str, Any]
 
 
 def sample(
-    options: SampleOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+    options: SampleOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Write the sample data set."""
     from pipeline.sample import write_sample
@@ -39,7 +40,7 @@ def sample(
 
 
 def extract(
-    options: ExtractOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+    options: ExtractOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Run stage 1."""
     from pipeline.extract_command import extract as run
@@ -48,31 +49,33 @@ def extract(
 
 
 def train_head(
-    options: TrainHeadOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+    options: TrainHeadOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Run stage 2."""
     from pipeline.train_command import train_head as run
 
-    return run(options, common, reporter, heads)
+    return run(options, common, reporter, tables.get("heads", {}))
+
+
+def sweep(
+    options: SweepOptions, common: CommonOptions, reporter: Reporter, tables: Tables
+) -> Result:
+    """Try many heads and settings."""
+    from pipeline.sweep_command import sweep as run
+
+    return run(options, common, reporter, tables)
 
 
 def compare(
-    options: CompareOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+    options: CompareOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Return the leaderboard of runs."""
-    from pipeline.compare import compare as run
-    from pipeline.run import Run
+    from pipeline.compare_command import compare as run
 
-    if not options.runs:
-        raise ConfigError(
-            "compare: expected RUN.", hint="For example: pipeline compare runs/sample"
-        )
-    return run([Run.open(Path(path)) for path in options.runs])
+    return run(options, reporter)
 
 
-def info(
-    options: InfoOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
-) -> Result:
+def info(options: InfoOptions, common: CommonOptions, reporter: Reporter, tables: Tables) -> Result:
     """Say what a store or run is."""
     from pipeline.store import Store
 
@@ -91,7 +94,7 @@ def info(
 
 
 def verify(
-    options: VerifyOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+    options: VerifyOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Check every byte of a store."""
     from pipeline.verify import verify as run
@@ -101,7 +104,7 @@ def verify(
 
 
 def prune(
-    options: PruneOptions, common: CommonOptions, reporter: Reporter, heads: HeadParameters
+    options: PruneOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Drop the features that no manifest needs."""
     from pipeline.store import Store, lock
@@ -161,6 +164,7 @@ COMMANDS: Final[Mapping[str, Callable[..., Result]]] = MappingProxyType(
         "sample": sample,
         "extract": extract,
         "train-head": train_head,
+        "sweep": sweep,
         "compare": compare,
         "info": info,
         "verify": verify,

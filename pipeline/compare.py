@@ -39,7 +39,8 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
     """Return leaderboard rows, best test accuracy first, and pairs against the baseline.
 
     Pairs hold every head beside the best logistic regression, or beside the first row where
-    there is none; ``difference`` is the accuracy of ``a`` less that of ``b``.
+    there is none; ``difference`` is the accuracy of ``a`` less that of ``b``, with its 95 %
+    interval, and ``p_adjusted`` the p-value corrected for the number of pairs.
 
     Raises:
         RunError: A run has no head, or the runs share no test image.
@@ -58,9 +59,11 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
     ]
     scored.sort(key=lambda item: (-item.row["accuracy"], item.row["log_loss"] or 0.0))
     reference = next((item for item in scored if item.head == BASELINE), scored[0])
+    pairs = [_pair(item, reference) for item in scored if item is not reference]
+    adjusted = metrics.holm([pair["p_value"] for pair in pairs])
     return {
         "rows": [dict(item.row) for item in scored],
-        "pairs": [_pair(item, reference) for item in scored if item is not reference],
+        "pairs": [{**pair, "p_adjusted": p} for pair, p in zip(pairs, adjusted, strict=True)],
         "n": len(common),
         "n_by_run": {str(run.path): len(rows) for run, rows in zip(runs, test_rows, strict=True)},
     }
@@ -99,6 +102,8 @@ def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[Scored]:
             **metrics.score(y, probabilities),
             "val_accuracy": record["val"]["accuracy"],
             "fit_seconds": record["fit_seconds"],
+            "predict_seconds": record["predict_seconds"],
+            "temperature": record["calibration"]["temperature"],
             "best": head == run.record["best"],
         }
         scored.append(Scored(str(run.path), head, row, probabilities.argmax(axis=1) == y))
@@ -114,5 +119,8 @@ def _pair(first: Scored, second: Scored) -> dict[str, Any]:
         "b": second.head if same_run else f"{second.run}:{second.head}",
         "n": len(first.correct),
         "difference": (only_first - only_second) / len(first.correct),
+        "difference_ci95": list(
+            metrics.paired_difference(only_first, only_second, len(first.correct))
+        ),
         "p_value": metrics.mcnemar(only_first, only_second),
     }

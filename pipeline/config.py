@@ -159,18 +159,12 @@ class ExtractOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainHeadOptions:
-    """Stage 2: train heads on stored features, choose on val, score test once."""
+class StageTwoOptions:
+    """Options of whatever trains heads on stored features."""
 
     store: str | None = _text(None, "feature store made by extract", "DIR")
     run: str | None = _text(
         None, "run directory to write or add to (default: runs/<base name of STORE>)", "DIR"
-    )
-    head: tuple[str, ...] = _texts(
-        ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
-    )
-    preset: str | None = _choice(
-        None, ("seed",), "'seed': the dense head exactly as in the tutorial this grew from"
     )
     split: str | None = _text(
         None,
@@ -196,10 +190,42 @@ class TrainHeadOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainHeadOptions(StageTwoOptions):
+    """Stage 2: train heads on stored features, choose on val, score test once."""
+
+    head: tuple[str, ...] = _texts(
+        ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
+    )
+    preset: str | None = _choice(
+        None, ("seed",), "'seed': the dense head exactly as in the tutorial this grew from"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions(StageTwoOptions):
+    """Try many heads and settings in one pass; val chooses, test is scored once."""
+
+    head: tuple[str, ...] = _texts(
+        ("linear", "logreg", "ridge"), "head to sweep; repeat the flag for several", "NAME"
+    )
+    grid: str = _choice(
+        "default",
+        ("default", "kornblith"),
+        "settings to try: 'kornblith' is 45 L2 strengths of logistic regression; [grids.NAME] in "
+        "the configuration file replaces a head's own",
+    )
+    folds: int = _integer(5, "folds of cross-validation, where --split leaves no val (85/0/15)", 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
     """Show a leaderboard of runs on their common test images, with paired tests."""
 
     runs: tuple[str, ...] = _texts((), "run directories", "RUN", positional=True)
+    seeds: int = _integer(
+        1, "train every head this often, with other seeds and splits: mean and spread", 1
+    )
+    curve: bool = _switch("show accuracy against the number of training images")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,11 +249,14 @@ class PruneOptions:
     store: str = _text("", "store directory", "STORE", positional=True)
 
 
+# Tables of a configuration file with one table a head: parameters, and what a sweep tries.
+_BY_HEAD: Final = ("grids", "heads")
 RECORDS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {
         "sample": SampleOptions,
         "extract": ExtractOptions,
         "train-head": TrainHeadOptions,
+        "sweep": SweepOptions,
         "compare": CompareOptions,
         "info": InfoOptions,
         "verify": VerifyOptions,
@@ -269,7 +298,7 @@ def build(record: type[Record], values: Mapping[str, Any]) -> Record:
 
 
 def load_file(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a TOML file into tables by command name, plus ``heads``.
+    """Read a TOML file into tables by command name, plus ``heads`` and ``grids``.
 
     Dashes and underscores are the same in table names and keys.
 
@@ -290,12 +319,12 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
         ) from error
     tables = _respelled(path, document, "_", "-")
     for name, table in tables.items():
-        if name not in (*RECORDS, "heads"):
-            raise unknown_name("table", name, (*RECORDS, "heads"), where=str(path))
+        if name not in (*RECORDS, *_BY_HEAD):
+            raise unknown_name("table", name, (*RECORDS, *_BY_HEAD), where=str(path))
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: expected a table [{name}]. Received: {name} = {table!r}.")
-        if name == "heads":
-            _check_heads(path, table)
+        if name in _BY_HEAD:
+            _check_by_head(path, name, table)
             continue
         tables[name] = _respelled(path, table, "-", "_")
         build(RECORDS[name], tables[name])
@@ -332,11 +361,11 @@ def _respelled(path: Path, table: Mapping[str, Any], old: str, new: str) -> dict
     return respelled
 
 
-def _check_heads(path: Path, heads: Mapping[str, Any]) -> None:
+def _check_by_head(path: Path, table: str, heads: Mapping[str, Any]) -> None:
     for name, parameters in heads.items():
         if not isinstance(parameters, dict):
             raise ConfigError(
-                f"{path}: expected a table [heads.{name}]. Received: {name} = {parameters!r}."
+                f"{path}: expected a table [{table}.{name}]. Received: {name} = {parameters!r}."
             )
 
 

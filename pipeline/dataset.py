@@ -144,7 +144,7 @@ def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
         moved=assignment.moved,
         dropped={reason: count for reason, count in dropped.items() if count},
     )
-    _require_splits(examples)
+    _require_splits(examples, rule)
     return examples
 
 
@@ -204,11 +204,12 @@ def _require_classes(names: Sequence[str], manifest: Manifest, dropped: dict[str
     )
 
 
-def _require_splits(examples: Examples) -> None:
-    empty = [name for name, count in examples.counts().items() if not count]
+def _require_splits(examples: Examples, rule: SplitRule) -> None:
+    shares = dict(zip(SPLITS, splits.parse_ratios(rule.ratios or DEFAULT_SPLIT), strict=True))
+    empty = [name for name, count in examples.counts().items() if shares[name] and not count]
     if empty:
         raise ManifestError(
-            f"Expected images in train, val and test. Received: none in {', '.join(empty)} "
+            f"Expected images in every split. Received: none in {', '.join(empty)} "
             f"({examples.counts()}).",
             hint="Add images, or choose other shares with --split.",
         )

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import Final
 
 _ROOT: Final = Path("/")
+# Where the system does not say: enough for a hundred thousand images of 2,048 features.
+_UNKNOWN_MEMORY: Final = 4 << 30
 # Instructions that compute in a precision, by their names in /proc/cpuinfo. A processor without
 # them would only convert to and from float32: slower than float32, and less exact.
 _INSTRUCTIONS: Final = MappingProxyType(
@@ -49,6 +51,23 @@ def computes_in(precision: str, root: Path = _ROOT) -> bool:
     return bool(flags & _INSTRUCTIONS.get(precision, frozenset()))
 
 
+def free_memory(root: Path = _ROOT) -> int:
+    """Return the bytes of memory that this process could still take: system and control group."""
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+    except OSError:
+        return _UNKNOWN_MEMORY
+    fields = (line.partition(":") for line in lines)
+    sizes = {name: rest.split() for name, _, rest in fields}
+    available = sizes.get("MemAvailable", ["0"])
+    limits = [
+        _left(root / "sys/fs/cgroup" / kind / ancestor)
+        for kind, group in _groups(root, "memory")
+        for ancestor in (group, *group.parents)
+    ]
+    return int(min([1024 * int(available[0]), *limits]))
+
+
 def has_gpu(root: Path = _ROOT) -> bool:
     """Tell whether a GPU's driver is there; whether a library can use it is another question."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
@@ -74,14 +93,14 @@ def _quota(root: Path) -> float:
     """
     folders = [
         root / "sys/fs/cgroup" / kind / ancestor
-        for kind, group in _groups(root)
+        for kind, group in _groups(root, "cpu")
         for ancestor in (group, *group.parents)
     ]
     return min((_granted(folder) for folder in folders), default=math.inf)
 
 
-def _groups(root: Path) -> list[tuple[str, PurePosixPath]]:
-    """Return (mount below /sys/fs/cgroup, path) of the groups that may limit processors."""
+def _groups(root: Path, resource: str) -> list[tuple[str, PurePosixPath]]:
+    """Return (mount below /sys/fs/cgroup, path) of the groups that may limit a resource."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -92,8 +111,8 @@ def _groups(root: Path) -> list[tuple[str, PurePosixPath]]:
         relative = PurePosixPath(path.lstrip("/"))
         if not controllers:
             groups.append(("", relative))
-        elif "cpu" in controllers.split(","):
-            groups += [("cpu", relative), (controllers, relative)]
+        elif resource in controllers.split(","):
+            groups += [(resource, relative), (controllers, relative)]
     return groups
 
 
@@ -107,3 +126,20 @@ def _granted(folder: Path) -> float:
     except (OSError, ValueError):
         return math.inf
     return float(quota) / float(period) if quota not in ("max", "-1") else math.inf
+
+
+def _left(folder: Path) -> float:
+    """Return the bytes that a control group has left, or infinity; both versions' files."""
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            granted = int((folder / limit).read_text())
+            taken = int((folder / used).read_text())
+            # Files in the cache count as taken, though they make room when asked.
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return granted - taken + int(stat.get(cached, 0))
+        except (OSError, ValueError):
+            continue
+    return math.inf

@@ -10,6 +10,7 @@ import errno
 import os
 import posixpath
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,16 +138,31 @@ def mark_conflicts(manifest: Manifest) -> Manifest:
     """Give every image that stands under two labels the status ``conflicting label``."""
     labels: dict[bytes, str] = {}
     conflicting = set()
-    for key, label, status in zip(manifest.keys, manifest.labels, manifest.statuses, strict=True):
-        if label and status in (OK, CONFLICT) and labels.setdefault(key, label) != label:
-            conflicting.add(key)
-    statuses = [
-        CONFLICT if key in conflicting and label and status in (OK, CONFLICT) else status
-        for key, label, status in zip(
-            manifest.keys, manifest.labels, manifest.statuses, strict=True
-        )
+    counted = [
+        index
+        for index in _repeated(manifest.keys)
+        if manifest.labels[index] and manifest.statuses[index] in (OK, CONFLICT)
     ]
+    for index in counted:
+        key, label = manifest.keys[index], manifest.labels[index]
+        if labels.setdefault(key, label) != label:
+            conflicting.add(key)
+    statuses = list(manifest.statuses)
+    for index in counted:
+        if manifest.keys[index] in conflicting:
+            statuses[index] = CONFLICT
     return replace(manifest, statuses=statuses)
+
+
+def _repeated(keys: NDArray[np.bytes_]) -> list[int]:
+    """Return the rows whose key another row has too."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    same = ordered[1:] == ordered[:-1]
+    repeated = np.zeros(len(keys), dtype=bool)
+    repeated[1:] |= same
+    repeated[:-1] |= same
+    return [int(index) for index in np.sort(order[repeated])]
 
 
 def mention(names: Sequence[str]) -> str:
@@ -189,7 +205,8 @@ def _scan_folder(data: Path) -> Manifest:
         parts = path.split("/")
         label = parts[label_level] if len(parts) > label_level + 1 else ""
         split = split_of.get(parts[0], "") if has_splits and len(parts) > 1 else ""
-        rows.append((path, label, split))
+        # A hundred thousand copies of ten names would take more memory than the paths.
+        rows.append((path, sys.intern(label), split))
     if not rows:
         raise ManifestError(
             f"There are no files in {str(data)!r}.",

@@ -10,8 +10,8 @@ from typing import Protocol
 class Bar(Protocol):
     """Progress of one loop."""
 
-    def advance(self, **counts: int) -> None:
-        """Count one step, and show named counts beside the bar."""
+    def advance(self, **shown: object) -> None:
+        """Count one step, and show named values beside the bar."""
         ...
 
 
@@ -37,5 +37,5 @@ class Silence:
         """Show nothing."""
         return nullcontext(self)
 
-    def advance(self, **counts: int) -> None:
+    def advance(self, **shown: object) -> None:
         """Show nothing."""

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,7 +27,7 @@ from pipeline.provenance import provenance
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 
@@ -83,9 +84,22 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: Path, *, inputs: Mapping[str, Any], examples: Examples, root: Path
+        cls,
+        path: Path,
+        *,
+        inputs: Mapping[str, Any],
+        examples: Examples,
+        root: Path,
+        source: Mapping[str, Any] = MappingProxyType({}),
     ) -> "Run":
         """Make a run without heads.
+
+        Args:
+            path: Where.
+            inputs: What results depend on besides the heads; another run's must be equal.
+            examples: The rows.
+            root: What their paths are relative to.
+            source: Where the rows came from; recorded and never compared.
 
         Raises:
             RunError: The directory holds something else.
@@ -109,6 +123,7 @@ class Run:
             ],
             "dropped": examples.dropped,
             "root": str(root),
+            "source": dict(source),
             "provenance": provenance(),
             "heads": {},
             "best": None,

@@ -46,18 +46,20 @@ class Assignment:
 
 
 def parse_ratios(text: str) -> Ratios:
-    """Read shares such as ``70/15/15`` into fractions of one.
+    """Read shares such as ``70/15/15`` into fractions of one; val may be zero.
 
     Raises:
-        ConfigError: There are not three positive numbers.
+        ConfigError: There are not three such numbers.
     """
     try:
         shares = [float(part) for part in text.split("/")]
     except ValueError:
         shares = []
-    if len(shares) != 3 or not all(0 < share < float("inf") for share in shares):
+    finite = len(shares) == 3 and all(0 <= share < float("inf") for share in shares)
+    if not finite or not shares[0] or not shares[2]:
         raise ConfigError(
-            f"--split: expected three positive numbers, train/val/test. Received: {text!r}.",
+            "--split: expected three numbers, train/val/test, of which only val may be zero. "
+            f"Received: {text!r}.",
             hint="For example --split 70/15/15.",
         )
     total = sum(shares)
@@ -135,10 +137,10 @@ def _shares_by_declared(
     Keys that declare nothing are hashed into all three; keys of a declared train also feed
     the splits that the data lacks; all others stay where they were declared.
     """
-    by_name = dict(zip(SPLITS, ratios, strict=True))
+    by_name = {name: share for name, share in zip(SPLITS, ratios, strict=True) if share}
     if declared <= {""}:
         return {"": by_name}
-    lacking = [] if "" in declared else [name for name in SPLITS if name not in declared]
+    lacking = [] if "" in declared else [name for name in by_name if name not in declared]
     if "train" in lacking:
         raise ManifestError(
             f"The data declares splits but no train. Received: {', '.join(sorted(declared))}.",

@@ -61,6 +61,7 @@ def train_head(result: Mapping[str, Any]) -> list[str]:
             "head": head + (" *" if head == result["best"] else ""),
             "val_accuracy": record["val"]["accuracy"],
             "fit_seconds": record["fit_seconds"],
+            "predict_seconds": record["predict_seconds"],
             **record["test"],
         }
         for head, record in result["heads"].items()
@@ -71,6 +72,7 @@ def train_head(result: Mapping[str, Any]) -> list[str]:
         *_leaderboard(rows),
         *_uncertainty(result["split"]["test"]),
         *map(verdict, result["pairs"]),
+        *_rejected(result["heads"]),
         f"Wrote {run}/run.json, {run}/predictions.csv, {run}/manifest.csv, {run}/heads/",
     ]
 
@@ -86,7 +88,25 @@ def compare(result: Mapping[str, Any]) -> list[str]:
     for run, count in result["n_by_run"].items():
         if count != result["n"]:
             lines.append(f"{run} has {count:,} test images; {result['n']:,} are shared by all runs")
-    return lines + [verdict(pair) for pair in result["pairs"]]
+    lines += [verdict(pair) for pair in result["pairs"]]
+    return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
+
+
+def sweep(result: Mapping[str, Any]) -> list[str]:
+    """Show the leaderboard of the chosen settings and how far the best one leads."""
+    lines = train_head(result)
+    lead = result["lead"]
+    if lead is None:
+        return lines
+    low, high = (100 * end for end in lead["difference_ci95"])
+    says = "no real difference" if low <= 0 <= high else "a real difference"
+    return [
+        *lines[:-1],
+        f"Where settings are chosen, {lead['best']} leads {lead['next']} by "
+        f"{100 * lead['difference']:.1f} points on {lead['n']:,} images "
+        f"(95 % interval {low:+.1f} to {high:+.1f}: {says})",
+        lines[-1],
+    ]
 
 
 def info(result: Mapping[str, Any]) -> list[str]:
@@ -126,18 +146,18 @@ def prune(result: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(pair: Mapping[str, Any]) -> str:
-    """Say in plain words what a paired test shows."""
+    """Say in plain words what a paired test shows, after correction for many pairs."""
     points = f"{abs(100 * pair['difference']):.1f} points"
-    if pair["p_value"] >= SIGNIFICANT:
+    low, high = (100 * end for end in pair["difference_ci95"])
+    where = f"on {pair['n']:,} images (95 % interval {low:+.1f} to {high:+.1f}"
+    p_value = f"p = {pair['p_adjusted']:.2g})"
+    if pair["p_adjusted"] >= SIGNIFICANT:
         return (
-            f"{pair['a']} and {pair['b']} differ by {points} on {pair['n']:,} images: "
-            f"no real difference shown (p = {pair['p_value']:.2g})"
+            f"{pair['a']} and {pair['b']} differ by {points} {where}): no real difference shown "
+            f"({p_value}"
         )
     word = "better" if pair["difference"] > 0 else "worse"
-    return (
-        f"{pair['a']} is {points} {word} than {pair['b']} on {pair['n']:,} images "
-        f"(p = {pair['p_value']:.2g})"
-    )
+    return f"{pair['a']} is {points} {word} than {pair['b']} {where}, {p_value}"
 
 
 def _bottleneck(found: Mapping[str, Any] | None) -> list[str]:
@@ -154,10 +174,41 @@ def _errors(errors: Sequence[Mapping[str, str]]) -> list[str]:
     return lines + ([f"  and {more:,} more, listed in the manifest"] if more > 0 else [])
 
 
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Show mean and spread over seeds."""
+    if not rows:
+        return []
+    table: list[Sequence[str]] = [("head", "mean", "sd", "lowest", "highest")]
+    for row in rows:
+        cells = (row["mean"], row["sd"], row["low"], row["high"])
+        table.append((_titled(row, rows), *(f"{cell:.3f}" for cell in cells)))
+    title = f"Test accuracy over {rows[0]['seeds']} seeds of {rows[0]['varies']}:"
+    return ["", title, *_aligned(table)]
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Show accuracy against the number of training images."""
+    if not rows:
+        return []
+    counts = list(dict.fromkeys(row["n_train"] for row in rows))
+    table: list[Sequence[str]] = [("head", *(f"{count:,}" for count in counts))]
+    for title in dict.fromkeys(_titled(row, rows) for row in rows):
+        cells = {row["n_train"]: row for row in rows if _titled(row, rows) == title}
+        table.append(
+            (title, *(f"{cells[c]['accuracy']:.3f}" if c in cells else "" for c in counts))
+        )
+    return ["", "Test accuracy by number of training images:", *_aligned(table)]
+
+
+def _titled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    several = len({item["run"] for item in rows}) > 1
+    return f"{row['run']}:{row['head']}" if several else str(row["head"])
+
+
 def _leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return an aligned table, one line a row."""
     table = [("head", "test acc", "95 % interval", "balanced", "macro F1", "log loss", "ECE",
-              "val acc", "fit")]  # fmt: skip
+              "val acc", "fit", "predict")]  # fmt: skip
     for row in rows:
         low, high = row["accuracy_ci95"]
         table.append(
@@ -171,8 +222,14 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 _number(row["ece"]),
                 _number(row["val_accuracy"]),
                 f"{row['fit_seconds']:.1f} s",
+                f"{1e3 * row['predict_seconds']:.0f} ms",
             )
         )
+    return _aligned(table)
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines with the first column to the left and the others to the right."""
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     return [
         "  ".join(
@@ -185,6 +242,20 @@ def _leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _uncertainty(count: int) -> list[str]:
     return [f"* chosen on val. Accuracy on {count:,} test images, scored once; Wilson interval."]
+
+
+def _rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what withholding answers below the threshold does, if there is one."""
+    lines = []
+    for head, record in heads.items():
+        threshold, test = record["reject"]["threshold"], record["reject"]["test"]
+        if threshold > 0:
+            accuracy = "-" if test["accuracy"] is None else f"{test['accuracy']:.3f}"
+            lines.append(
+                f"{head}: at probability {threshold:g} and above it answers "
+                f"{100 * test['coverage']:.1f} % of test, accuracy {accuracy} among them"
+            )
+    return lines
 
 
 def _number(value: float | None) -> str:
@@ -212,6 +283,7 @@ RENDERERS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[str]]]] = Mappi
         "sample": sample,
         "extract": extract,
         "train-head": train_head,
+        "sweep": sweep,
         "compare": compare,
         "info": info,
         "verify": verify,

@@ -96,7 +96,7 @@ def test_the_slow_part_is_named(
         monkeypatch.setattr(shards, "write", slowed(shards.write, 0.2))
         monkeypatch.setattr("pipeline.shard_writer.FLUSH_SECONDS", 0.0)
         monkeypatch.setattr(
-            "pipeline.shard_writer.ShardWriter._is_due", lambda writer: writer._count > 0
+            "pipeline.shard_writer.ShardWriter._is_due", lambda writer: bool(writer._keys)
         )
     _, result = command("extract", "data", "--weights", "random", "--image-size", 32, "--store",
                         "store", "--batch-size", 4, "--workers", 1)  # fmt: skip

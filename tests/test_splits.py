@@ -166,7 +166,7 @@ def test_train_that_is_missing_is_an_error() -> None:
         assign(keys_of(4), ["a"] * 4, ["val", "val", "test", "test"])
 
 
-@pytest.mark.parametrize("text", ["70/30", "a/b/c", "70/0/30", "-1/1/1", "", "1/2/inf"])
+@pytest.mark.parametrize("text", ["70/30", "a/b/c", "0/70/30", "-1/1/1", "", "1/2/inf"])
 def test_shares_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--split"):
         splits.parse_ratios(text)

@@ -55,6 +55,11 @@ _RECORD = "head.json"
 _ARRAYS = "arrays.npz"
 
 
+def is_known(name: str) -> bool:
+    """Tell whether a name is in the table, or may be that of an estimator elsewhere."""
+    return name in HEADS or "." in name
+
+
 def create(name: str, params: Mapping[str, Any], *, seed: int) -> "Head":
     """Make an unfitted head.
 

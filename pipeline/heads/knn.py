@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
+from pipeline.calibration import calibrated_loss
 from pipeline.heads.grid import GridHead, State
 from pipeline.heads.head import Rule, is_count, is_number
 
 # The share of a class that no neighbour voted for.
-FLOOR: Final = 1e-6
+FLOOR: Final = 1e-3
 
 Neighbours = tuple[NDArray[np.floating], NDArray[np.intp]]
 
@@ -46,8 +47,8 @@ class KnnHead(GridHead):
     fitted: ClassVar[tuple[str, ...]] = (
         "classes_", "k_", "features_", "targets_", "weights_", "n_features_in_",
     )  # fmt: skip
-    # Neighbours of val while k is chosen, for the largest k.
-    _of_val: Neighbours | None
+    # Neighbours of val for the largest k, while k is chosen.
+    _of_val: Neighbours | None = None
 
     def __init__(self, grid: Sequence[int] = (1, 5, 20, 50), temperature: float = 0.07) -> None:
         self.grid = grid
@@ -60,14 +61,55 @@ class KnnHead(GridHead):
         weights: NDArray[np.float64] | None,
         values: Sequence[float],
     ) -> Iterator[State]:
-        """Keep train; the values differ in k alone."""
+        """Keep the rows of train; the fits differ in k alone."""
         kept = {
             "features_": normalize(X.astype(np.float32)),
             "targets_": numbers,
             "weights_": np.ones(len(X)) if weights is None else weights,
         }
+        self._of_val = None
         for k in values:
             yield {**kept, "k_": int(k)}
+        self._of_val = None
 
     def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         return self._votes(self._neighbours(X, self.k_))
+
+    def _loss(self, validation: Any) -> float:
+        """Return the loss as every grid head does, with the neighbours found once for all k."""
+        X, y = np.asarray(validation[0]), np.asarray(validation[1])
+        known = np.isin(y, self.classes_)
+        if not known.any():
+            return 0.0
+        if self._of_val is None:
+            self._of_val = self._neighbours(X[known], max(self.grid))
+        return calibrated_loss(self._votes(self._of_val), np.searchsorted(self.classes_, y[known]))
+
+    def _neighbours(self, X: NDArray[np.floating], k: float) -> Neighbours:
+        """Return similarities and row numbers of the most similar rows, both ``(n, k)``."""
+        count = min(int(k), len(self.features_))
+        search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute")
+        distances, rows = search.fit(self.features_).kneighbors(X.astype(np.float32))
+        return 1 - distances, rows
+
+    def _votes(self, neighbours: Neighbours) -> NDArray[np.float64]:
+        """Return the scores ``(n, classes)`` that the k nearest of the neighbours give."""
+        similarities, rows = (found[:, : self.k_] for found in neighbours)
+        # Nearest come first. A factor common to a row's votes has no effect; without it a low
+        # temperature would overflow.
+        shifted = (similarities - similarities[:, :1]).astype(np.float64)
+        votes = self.weights_[rows] * np.exp(shifted / self.temperature)
+        num_rows, num_classes = len(rows), len(self.classes_)
+        places = np.arange(num_rows)[:, None] * num_classes + self.targets_[rows]
+        totals = np.bincount(places.ravel(), votes.ravel(), num_rows * num_classes)
+        shares = totals.reshape(num_rows, num_classes) / votes.sum(axis=1, keepdims=True)
+        scores: NDArray[np.float64] = np.log(np.maximum(shares, FLOOR))
+        return scores
+
+    def _rules(self) -> Iterable[Rule]:
+        is_list = isinstance(self.grid, list | tuple | np.ndarray) and len(self.grid) > 0
+        counts = is_list and all(is_count(k) for k in self.grid)
+        return (
+            ("grid", counts, "a list of integers above 0"),
+            ("temperature", is_number(self.temperature, low=0), "a number above 0"),
+        )

@@ -12,9 +12,11 @@ from sklearn.base import clone
 
 from pipeline.errors import PipelineError
 from pipeline.heads.head import Head, Rule, check_rules, class_weight_rule, is_count, is_number
-from pipeline.heads.linear_bank import MAX_ENTRIES, LinearBank, Plan
+from pipeline.heads.linear_bank import LinearBank, Plan
 from pipeline.heads.scaler import FeatureScaler, scale_into
 
+# Entries of all kernels of a bank: 128 MB an array. More heads than that train in several banks.
+MAX_ENTRIES: Final = 2**25
 # Parameters in which the heads of one bank may differ.
 _OWN: Final = ("learning_rate", "weight_decay")
 
@@ -131,10 +133,9 @@ class LinearHead(Head):
                 num_classes=num_classes,
             )
             bank.train(X, numbers, weights, scaler)
-            for number, head in enumerate(part):
-                head.coef_ = bank.kernel[:-1, :, number].T.copy()
-                head.intercept_ = bank.kernel[-1, :, number].copy()
-                head._diverged = int(bank.diverged[number])
+            for head, kernel, diverged in zip(part, bank.kernels, bank.diverged, strict=True):
+                head.coef_, head.intercept_ = kernel[:-1].T.copy(), kernel[-1].copy()
+                head._diverged = diverged
 
     def _plan(self) -> Plan:
         return Plan(

@@ -1,19 +1,20 @@
 """The bank: linear heads that differ in learning rate and weight decay, trained in one pass.
 
-Called by ``linear``; a single head is a bank of one. Every batch is read, scaled and multiplied
-once for all heads, with their kernels side by side.
+Called by ``linear``; a single head is a bank of one. Every batch is read and scaled once for all
+heads, and multiplied with their kernels side by side.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import sgemm
 from threadpoolctl import threadpool_limits
 
+from pipeline import machine
 from pipeline.heads import rows
 from pipeline.heads.scaler import FeatureScaler, scale_into
 
@@ -26,10 +27,7 @@ BETA_2: Final = 0.999
 EPSILON: Final = 1e-7
 # Entries of an array that are updated together: five arrays of 128 KB stay in the cache.
 BLOCK_ENTRIES: Final = 2**15
-# Entries of a bank's kernel: 128 MB an array. More heads than that train in several banks.
-MAX_ENTRIES: Final = 2**25
-# Multiplications of one product up to which one thread is used: two take as long, and up to a
-# hundred times longer where another process keeps a core busy.
+# Multiplications of one product up to which one thread of linear algebra is used.
 SMALL: Final = 2**25
 
 
@@ -49,8 +47,7 @@ class LinearBank:
     """Softmax regressions on standardized features, trained together.
 
     Attributes:
-        kernel: float32 ``(dim + 1, classes, heads)``; the last row is the bias.
-        diverged: The epoch after which each head was no longer finite; 0 where it is.
+        diverged: The epoch after which each head was not finite any more; 0 where it is.
     """
 
     def __init__(
@@ -71,13 +68,29 @@ class LinearBank:
             dim: Length of a feature row.
             num_classes: Number of classes.
         """
-        self.kernel: Array = np.zeros((dim + 1, num_classes, len(rates)), np.float32)
-        self.diverged = np.zeros(len(rates), np.intp)
+        self.diverged = [0] * len(rates)
         self._plan = plan
-        self._stacked = self.kernel.reshape(dim + 1, -1)
-        columns = [np.tile(np.asarray(each, np.float64), num_classes)
-                   for each in (rates, weight_decays)]  # fmt: skip
-        self._optimizer = _OPTIMIZERS[plan.optimizer](self._stacked, *columns)
+        self._dim = dim
+        # Threads with heads of their own never wait for each other within a product: on two cores
+        # as fast as threads of linear algebra when nothing else runs, and up to 20 times faster
+        # when something does.
+        num_parts = min(machine.processors(), len(rates))
+        kind = _OPTIMIZERS[plan.optimizer]
+        self._parts = [
+            kind(part[0], part[1], plan.label_smoothing, (dim + 1, num_classes))
+            for part in np.array_split(np.array([rates, weight_decays]), num_parts, axis=1)
+        ]
+        size = plan.batch_size * (dim + 1) * num_classes
+        self._threads = 1 if size <= SMALL else max(1, machine.processors() // num_parts)
+
+    @property
+    def kernels(self) -> list[Array]:
+        """The kernel of each head, float32 ``(dim + 1, classes)``; the last row is the bias."""
+        return [
+            part.kernel[:, :, number]
+            for part in self._parts
+            for number in range(part.kernel.shape[2])
+        ]
 
     def train(
         self,
@@ -96,67 +109,89 @@ class LinearBank:
         """
         of_rows = np.ones(len(numbers)) if weights is None else weights / weights.mean()
         total = self._plan.epochs * len(numbers)
-        threads = 1 if self._plan.batch_size * self._stacked.size <= SMALL else None
-        # A head that diverges leaves the others alone and is told by ``diverged``.
-        with np.errstate(over="ignore", invalid="ignore"), threadpool_limits(threads, "blas"):
+        with (
+            ThreadPoolExecutor(len(self._parts)) as pool,
+            threadpool_limits(self._threads, "blas"),
+        ):
             for epoch in range(self._plan.epochs):
                 seen = epoch * len(numbers)
                 for chosen, inputs in self._batches(X, scaler, epoch):
-                    self._step(inputs, numbers[chosen], of_rows[chosen], seen / total)
+                    batch = (inputs, numbers[chosen], of_rows[chosen].astype(np.float32))
+                    factor = self._factor(seen / total)
+                    list(pool.map(lambda part: part.step(*batch, factor), self._parts))  # noqa: B023
                     seen += len(chosen)
                 self._look_for_divergence(epoch + 1)
 
     def _batches(self, X: Any, scaler: FeatureScaler, epoch: int) -> Iterator[tuple[Any, Array]]:
         """Yield (row numbers, scaled features and a one in each row, for the bias)."""
         generator = np.random.default_rng([self._plan.seed, 1, epoch])
-        inputs: Array = np.ones((self._plan.batch_size, len(self._stacked)), np.float32)
+        inputs: Array = np.ones((self._plan.batch_size, self._dim + 1), np.float32)
         for chosen, features in rows.batches(X, generator, self._plan.batch_size):
             scale_into(features, scaler.mean_, scaler.scale_, inputs[: len(chosen), :-1])
             yield chosen, inputs[: len(chosen)]
 
-    def _step(
-        self,
-        inputs: Array,
-        numbers: NDArray[np.intp],
-        weights: NDArray[np.float64],
-        progress: float,
-    ) -> None:
-        factor = (1 + np.cos(np.pi * progress)) / 2 if self._plan.decay else 1.0
-        # BLAS computes in column order, so it is given every array transposed.
-        logits: Array = np.empty((len(inputs), self._stacked.shape[1]), np.float32)
-        sgemm(1.0, self._stacked.T, inputs.T, c=logits.T, overwrite_c=1)
-        errors = logits.reshape(len(inputs), *self.kernel.shape[1:])
-        _softmax_errors(errors, numbers, weights / len(inputs), self._plan.label_smoothing)
-        self._optimizer.step(inputs, logits, factor)
+    def _factor(self, progress: float) -> float:
+        """Return what the rates are multiplied with after a share of all rows."""
+        return float(1 + np.cos(np.pi * progress)) / 2 if self._plan.decay else 1.0
 
     def _look_for_divergence(self, epoch: int) -> None:
-        is_finite = np.isfinite(self.kernel.sum(axis=0)).all(axis=0)
-        self.diverged[~is_finite & (self.diverged == 0)] = epoch
+        is_finite = np.concatenate([part.is_finite() for part in self._parts])
+        for number in np.flatnonzero(~is_finite):
+            self.diverged[number] = self.diverged[number] or epoch
 
 
-class _Optimizer(ABC):
-    """What both optimizers share: the stacked kernel ``(dim + 1, columns)``, rates by column."""
+class _Part(ABC):
+    """Some heads of a bank with the state of their optimizer.
+
+    Attributes:
+        kernel: float32 ``(dim + 1, classes, heads)``; the last row is the bias.
+    """
 
     def __init__(
-        self, kernel: Array, rates: NDArray[np.float64], weight_decays: NDArray[np.float64]
+        self,
+        rates: NDArray[np.float64],
+        weight_decays: NDArray[np.float64],
+        smoothing: float,
+        shape: tuple[int, int],
     ) -> None:
-        self._kernel = kernel
-        self._rates = rates
-        self._weight_decays = weight_decays
-        self._velocity: Array = np.zeros_like(kernel)
+        self.kernel: Array = np.zeros((*shape, len(rates)), np.float32)
+        self._smoothing = smoothing
+        # Side by side: a column is a class of a head.
+        self._stacked = self.kernel.reshape(shape[0], -1)
+        self._gradient: Array = np.empty_like(self._stacked)
+        self._rates = np.tile(rates, shape[1])
+        self._weight_decays = np.tile(weight_decays, shape[1])
 
-    @abstractmethod
-    def step(self, inputs: Array, errors: Array, factor: float) -> None:
-        """Update the kernel with one batch.
+    def step(self, inputs: Array, numbers: NDArray[np.intp], weights: Array, factor: float) -> None:
+        """Update all heads with one batch.
 
         Args:
-            inputs: float32 ``(batch, dim + 1)``.
-            errors: Gradient of the loss by the logits, ``(batch, columns)``; overwritten.
+            inputs: Scaled features and a one, float32 ``(batch, dim + 1)``.
+            numbers: Class numbers, ``(batch,)``.
+            weights: float32 ``(batch,)``.
             factor: What all learning rates are multiplied with.
         """
+        # A head that diverges leaves the others alone; the bank looks for it after each epoch.
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits: Array = inputs @ self._stacked
+            errors = logits.reshape(len(inputs), *self.kernel.shape[1:])
+            _to_errors(errors, numbers, weights / np.float32(len(inputs)), self._smoothing)
+            np.matmul(inputs.T, logits, out=self._gradient)
+            self._update(factor * self._rates)
+
+    def is_finite(self) -> NDArray[np.bool_]:
+        """Tell which heads are finite, ``(heads,)``."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite: NDArray[np.bool_] = np.isfinite(self.kernel.sum(axis=0)).all(axis=0)
+        return finite
+
+    @abstractmethod
+    def _update(self, rates: NDArray[np.float64]) -> None:
+        """Update the stacked kernel by its gradient, at the rates ``(columns,)``."""
 
     def _blocks(self) -> Iterator[slice]:
-        num_rows, num_columns = self._kernel.shape
+        """Yield blocks of rows that stay in the cache while every operation goes over them."""
+        num_rows, num_columns = self._stacked.shape
         size = max(1, BLOCK_ENTRIES // num_columns)
         return (slice(start, start + size) for start in range(0, num_rows, size))
 
@@ -164,51 +199,49 @@ class _Optimizer(ABC):
         """Decay the kernel apart from the gradient (Loshchilov and Hutter 2019), not the bias."""
         if self._weight_decays.any():
             kept = (1 - rates * self._weight_decays).astype(np.float32)
-            self._kernel[block.start : min(block.stop, len(self._kernel) - 1)] *= kept
+            self._stacked[block.start : min(block.stop, len(self._stacked) - 1)] *= kept
 
 
-class _Momentum(_Optimizer):
+class _Momentum(_Part):
     """SGD with momentum, as in Keras: ``v = 0.9 v - rate g; w += v``."""
 
-    def step(self, inputs: Array, errors: Array, factor: float) -> None:
-        """See the base."""
-        rates = factor * self._rates
-        errors *= -rates.astype(np.float32)
-        velocity = self._velocity
-        # The product is added to what remains of the velocity, without an array in between.
-        sgemm(1.0, errors.T, inputs.T, MOMENTUM, velocity.T, trans_b=1, overwrite_c=1)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._velocity: Array = np.zeros_like(self._stacked)
+
+    def _update(self, rates: NDArray[np.float64]) -> None:
+        rates_32 = rates.astype(np.float32)
         for block in self._blocks():
+            gradient, velocity = self._gradient[block], self._velocity[block]
+            gradient *= rates_32
+            velocity *= MOMENTUM
+            velocity -= gradient
             self._decay(block, rates)
-            self._kernel[block] += velocity[block]
+            self._stacked[block] += velocity
 
 
-class _Adam(_Optimizer):
-    """Adam (Kingma and Ba 2015) with Keras' order of operations."""
+class _Adam(_Part):
+    """Adam (Kingma and Ba 2015) in Keras' order of operations."""
 
-    def __init__(
-        self, kernel: Array, rates: NDArray[np.float64], weight_decays: NDArray[np.float64]
-    ) -> None:
-        super().__init__(kernel, rates, weight_decays)
-        self._squares: Array = np.zeros_like(kernel)
-        self._gradient: Array = np.empty_like(kernel)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._mean: Array = np.zeros_like(self._stacked)
+        self._square: Array = np.zeros_like(self._stacked)
         self._steps = 0
 
-    def step(self, inputs: Array, errors: Array, factor: float) -> None:
-        """See the base."""
+    def _update(self, rates: NDArray[np.float64]) -> None:
         self._steps += 1
-        sgemm(1.0, errors.T, inputs.T, c=self._gradient.T, trans_b=1, overwrite_c=1)
         correction = np.sqrt(1 - BETA_2**self._steps) / (1 - BETA_1**self._steps)
-        rates = factor * self._rates
         corrected = (correction * rates).astype(np.float32)
         for block in self._blocks():
+            direction = self._direction(block)
+            direction *= corrected
             self._decay(block, rates)
-            self._kernel[block] -= self._direction(block) * corrected
+            self._stacked[block] -= direction
 
     def _direction(self, block: slice) -> Array:
         """Update both moments; return their quotient in the place of the gradient."""
-        gradient, mean, square = (
-            array[block] for array in (self._gradient, self._velocity, self._squares)
-        )
+        gradient, mean, square = self._gradient[block], self._mean[block], self._square[block]
         mean *= BETA_1
         mean += (1 - BETA_1) * gradient
         gradient *= gradient
@@ -224,12 +257,7 @@ class _Adam(_Optimizer):
 _OPTIMIZERS: Final = {"adam": _Adam, "sgd": _Momentum}
 
 
-def _softmax_errors(
-    logits: NDArray[np.float32],
-    numbers: NDArray[np.intp],
-    weights: NDArray[np.float64],
-    smoothing: float,
-) -> None:
+def _to_errors(logits: Array, numbers: NDArray[np.intp], weights: Array, smoothing: float) -> None:
     """Turn logits ``(batch, classes, heads)`` into the loss's gradient by them, in place.
 
     The loss is cross-entropy with targets ``(1 - smoothing) * one-hot + smoothing / classes``.
@@ -240,4 +268,4 @@ def _softmax_errors(
     if smoothing:
         logits -= smoothing / logits.shape[1]
     logits[np.arange(len(logits)), numbers] -= 1 - smoothing
-    logits *= weights.astype(np.float32)[:, None, None]
+    logits *= weights[:, None, None]

@@ -153,15 +153,11 @@ def _weighted_blocks(
         yield rows, scaled
 
 
-def _roots(
-    rows: NDArray[np.intp], weights: NDArray[np.float64] | None
-) -> NDArray[np.float64]:
+def _roots(rows: NDArray[np.intp], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
     return np.ones(len(rows)) if weights is None else np.sqrt(weights[rows])
 
 
-def _indicators(
-    numbers: NDArray[np.intp], values: NDArray[np.float64], num_classes: int
-) -> Any:
+def _indicators(numbers: NDArray[np.intp], values: NDArray[np.float64], num_classes: int) -> Any:
     """Return a sparse matrix ``(num_classes, n)`` with a value a column, in its row's class."""
     return csr_array(
         (values, (numbers, np.arange(len(numbers)))), shape=(num_classes, len(numbers))

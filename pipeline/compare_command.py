@@ -1,0 +1,194 @@
+"""The ``compare`` command: a leaderboard, and on request other seeds and a learning curve.
+
+Called by ``commands``. Seeds and curve train the run's heads anew from its store, with the very
+parameters that the run chose; the run itself is left as it is.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import heads, metrics
+from pipeline.calibration import probabilities
+from pipeline.compare import compare as leaderboard
+from pipeline.config import CompareOptions, TrainHeadOptions
+from pipeline.dataset import Examples, prepare
+from pipeline.errors import ConfigError, RunError
+from pipeline.manifest import OK, Manifest
+from pipeline.reporting import Reporter
+from pipeline.run import Run
+from pipeline.split_features import SplitFeatures
+from pipeline.splits import position
+from pipeline.stage_two import features_of, rule_of
+from pipeline.store import Store
+from pipeline.train_head import fit_head
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+# Shares of train that the curve is drawn at.
+CURVE_SHARES: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+
+
+def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
+    """Return the leaderboard; ``seeds`` and ``curve`` hold rows where they were asked for.
+
+    Raises:
+        ConfigError: No run was given.
+        RunError: A run cannot be compared, or its store is gone or has changed.
+    """
+    if not options.runs:
+        raise ConfigError(
+            "compare: expected RUN.", hint="For example: pipeline compare runs/sample"
+        )
+    runs = [Run.open(Path(path)) for path in options.runs]
+    result = leaderboard(runs)
+    trainings = [Retraining(run) for run in runs] if options.seeds > 1 or options.curve else []
+    fits = sum(len(training.heads) for training in trainings)
+    steps = fits * ((options.seeds if options.seeds > 1 else 0) + options.curve * len(CURVE_SHARES))
+    with reporter.bar(steps, "fit") as bar:
+        seeds = [
+            row for training in trainings for row in _by_seed(training, options.seeds, bar.advance)
+        ]
+        curve = [
+            row
+            for training in trainings
+            if options.curve
+            for row in _by_number(training, bar.advance)
+        ]
+    return {**result, "seeds": seeds, "curve": curve}
+
+
+class Retraining:
+    """The rows, store and heads of a run, to train on them again.
+
+    Attributes:
+        run: The run.
+        heads: Parameters by head name.
+        is_declared: Whether the source declares splits, which then stay.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Open a run's store.
+
+        Raises:
+            RunError: The store holds other features than the run was made from.
+        """
+        self.run = run
+        inputs = run.record["inputs"]
+        self._store = Store.open(Path(inputs["store"]))
+        if self._store.identity != inputs["identity"]:
+            raise RunError(
+                f"The run {str(run.path)!r} was made from features of {inputs['identity']}. "
+                f"Received: {self._store.identity} in {inputs['store']}.",
+                hint="Train again with train-head.",
+            )
+        self._rows = replace(run.manifest(), statuses=[OK] * len(run.manifest()))
+        self.is_declared = bool(run.record["source"].get("declared_splits", True))
+        self.heads = {name: _parameters(record) for name, record in run.record["heads"].items()}
+        self._options = TrainHeadOptions(
+            split=inputs["split"],
+            split_seed=inputs["split_seed"],
+            min_per_class=1,
+            augment=tuple(inputs["augment"] or ()),
+            average=tuple(inputs["average"] or ()),
+        )
+
+    def split(self, seed: int) -> tuple[Examples, SplitFeatures]:
+        """Return the rows split by another seed; seed 0 is the run's own split."""
+        rows: Manifest = self._rows
+        options = self._options
+        if seed and not self.is_declared:
+            rows = replace(rows, splits=[""] * len(rows))
+            options = replace(options, split_seed=options.split_seed + seed)
+        examples = prepare(rows, rule_of(options))
+        return examples, features_of(self._store, examples, options)
+
+    def create(self, name: str, seed: int) -> "Head":
+        """Return an unfitted head of the run with another seed."""
+        head = heads.create(name, self.heads[name], seed=0)
+        params = head.get_params(deep=False)
+        return head.set_params(seed=params["seed"] + seed) if "seed" in params else head
+
+
+def _by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[str, Any]]:
+    """Yield a row a head: mean and spread of test accuracy over seeds."""
+    if count < 2:
+        return
+    found: dict[str, list[float]] = {name: [] for name in training.heads}
+    for seed in range(count):
+        _, data = training.split(seed)
+        for name in training.heads:
+            record = fit_head(training.create(name, seed), data).record
+            found[name].append(record["test"]["accuracy"])
+            advance()
+    for name, values in found.items():
+        yield {
+            "run": str(training.run.path),
+            "head": name,
+            "seeds": count,
+            "varies": "head" if training.is_declared else "split and head",
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values, ddof=1)),
+            "low": min(values),
+            "high": max(values),
+            "accuracies": values,
+        }
+
+
+def _by_number(training: Retraining, advance: Any) -> Iterator[dict[str, Any]]:
+    """Yield a row a head and share of train: test accuracy with its interval."""
+    examples, data = training.split(0)
+    for share, rows in _nested(examples, data):
+        X, y = data.of_rows(rows)
+        for name in training.heads:
+            head = training.create(name, 0)
+            head.fit(X, y, validation=data.part("val"))
+            accuracy, interval = _accuracy(head, data)
+            advance()
+            yield {
+                "run": str(training.run.path),
+                "head": name,
+                "share": share,
+                "n_train": len(rows),
+                "accuracy": accuracy,
+                "accuracy_ci95": interval,
+            }
+
+
+def _nested(examples: Examples, data: SplitFeatures) -> Iterator[tuple[float, NDArray[np.intp]]]:
+    """Yield growing parts of train, each within the next and with two rows of every class.
+
+    Rows come in the order of a hash of their content, class by class, so that classes keep
+    their shares and nothing depends on the order of files.
+    """
+    train = np.arange(data.rows["train"].start, data.rows["train"].stop)
+    place = np.array([position(examples.keys[row].decode(), 1) for row in train])
+    by_class = [
+        train[data.y[train] == label][np.argsort(place[data.y[train] == label], kind="stable")]
+        for label in np.unique(data.y[train])
+    ]
+    for share in CURVE_SHARES:
+        parts = [rows[: max(2, round(share * len(rows)))] for rows in by_class]
+        yield share, np.sort(np.concatenate(parts))
+
+
+def _accuracy(head: "Head", data: SplitFeatures) -> tuple[float, list[float]]:
+    """Return the accuracy on test and its interval."""
+    y = data.part("test")[1]
+    found = probabilities(data.scores(head, "test"), 1.0)
+    correct = int((found.argmax(axis=1) == y).sum())
+    return correct / len(y), list(metrics.wilson(correct, len(y)))
+
+
+def _parameters(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a head's parameters; of a swept head with the setting that was chosen.
+
+    A head that chooses on val itself, such as logreg its C, does so again.
+    """
+    params = {name: value for name, value in record["params"].items() if name != "sweep"}
+    return {**params, **record["selected"]} if "sweep" in record["params"] else params

@@ -1,0 +1,95 @@
+"""Features and class numbers by split, as stage 2 fits and scores them.
+
+Called by ``train_head``, ``sweep`` and ``scoring``; made by ``stage_two``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.dataset import Examples
+from pipeline.splits import SPLITS
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+Scores = list[NDArray[np.floating]]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFeatures:
+    """Features and class numbers, grouped train, val, test.
+
+    Attributes:
+        X: Features of all rows, float32 ``(n, dim)``, in memory or on disk (``rows.FeatureRows``).
+        y: int64 ``(n,)``.
+        keys: Content keys, ``(n,)``; rows of one key are one image.
+        rows: Where each split is; neighbours, so that slices copy nothing.
+        num_classes: Number of classes.
+        augment: Features of views to fit on too, each of the shape of X.
+        average: Features of views to average probabilities over, each of the shape of X.
+    """
+
+    X: Any
+    y: NDArray[np.int64]
+    keys: NDArray[np.bytes_]
+    rows: Mapping[str, slice]
+    num_classes: int
+    augment: Sequence[Any] = ()
+    average: Sequence[Any] = ()
+
+    @classmethod
+    def of(
+        cls,
+        examples: Examples,
+        features: Any,
+        *,
+        augment: Sequence[Any] = (),
+        average: Sequence[Any] = (),
+    ) -> "SplitFeatures":
+        """Join rows with their features, which are in the same order."""
+        rows = {name: examples.rows(name) for name in SPLITS}
+        return cls(features, examples.y, examples.keys, rows, len(examples.names), augment, average)
+
+    def part(self, *names: str) -> tuple[Any, NDArray[np.int64]]:
+        """Return the features and class numbers of one split, or of neighbouring ones."""
+        rows = self._range(*names)
+        return self.X[rows], self.y[rows]
+
+    def to_fit(self, *names: str) -> tuple[Any, NDArray[np.int64]]:
+        """Return the same with the views to fit on after the images as they are."""
+        if not self.augment:
+            return self.part(*names)
+        rows = self._range(*names)
+        return self.of_rows(np.arange(rows.start, rows.stop))
+
+    def of_rows(self, rows: NDArray[np.intp]) -> tuple[Any, NDArray[np.int64]]:
+        """Return the features to fit on and class numbers of some rows."""
+        if not self.augment:
+            return self.X[rows], self.y[rows]
+        X = np.concatenate([view[rows] for view in (self.X, *self.augment)])
+        return X, np.tile(self.y[rows], 1 + len(self.augment))
+
+    def scores(self, head: "Head", name: str) -> Scores:
+        """Return a head's scores for one split; see ``scores_of``."""
+        return self.scores_of(head, self.rows[name])
+
+    def scores_of(self, head: "Head", rows: slice | NDArray[np.intp]) -> Scores:
+        """Return a head's scores for some rows, ``(n, num_classes)`` a view.
+
+        The images as they are come first, then the views to average over; a class that train
+        lacks has a score of minus infinity.
+        """
+        found: Scores = []
+        for view in (self.X, *self.average):
+            made = head.scores(view[rows])
+            scores = np.full((len(made), self.num_classes), -np.inf, dtype=made.dtype)
+            scores[:, head.classes_] = made
+            found.append(scores)
+        return found
+
+    def _range(self, *names: str) -> slice:
+        return slice(self.rows[names[0]].start, self.rows[names[-1]].stop)

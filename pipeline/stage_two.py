@@ -1,0 +1,197 @@
+"""What every command that trains heads begins with: rows, features, and the run they go into.
+
+Called by ``train_command``, ``sweep_command`` and ``compare_command``.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import heads, machine
+from pipeline.compare import compare
+from pipeline.config import CommonOptions, StageTwoOptions, canonical_json, unknown_name
+from pipeline.dataset import Examples, SplitRule, prepare
+from pipeline.errors import ConfigError
+from pipeline.reporting import Reporter
+from pipeline.run import Run
+from pipeline.split_features import SplitFeatures
+from pipeline.store import Store
+from pipeline.stored_features import StoredFeatures
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+_RECORDED = ("train", "val", "test", "fit_seconds", "predict_seconds", "converged", "prior",
+             "calibration", "reject", "selected", "notes")  # fmt: skip
+
+HeadParameters = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Rows, their features, and what results depend on besides the heads.
+
+    Attributes:
+        examples: The rows with their splits.
+        data: Their features.
+        inputs: What results depend on, as a run records it.
+        root: What the rows' paths are relative to.
+        is_declared: Whether any row has a split from the source.
+    """
+
+    examples: Examples
+    data: SplitFeatures
+    inputs: dict[str, Any]
+    root: Path
+    is_declared: bool
+
+
+def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
+    """Join a store and a manifest, and read the features, or leave them on disk.
+
+    Raises:
+        ConfigError: No store was given.
+        ManifestError: The rows cannot be used.
+        StoreError: The store is missing, damaged, or lacks features.
+    """
+    if not options.store:
+        raise ConfigError(
+            f"{command}: expected --store.", hint="For example: --store stores/sample"
+        )
+    store = Store.open(Path(options.store))
+    manifest = store.read_manifest(Path(options.manifest) if options.manifest else None)
+    examples = prepare(manifest, rule_of(options))
+    return Prepared(
+        examples=examples,
+        data=features_of(store, examples, options),
+        inputs=_inputs(options, store, examples),
+        root=manifest.root,
+        is_declared=any(manifest.splits),
+    )
+
+
+def rule_of(options: StageTwoOptions) -> SplitRule:
+    """Return the rule of splits that options ask for."""
+    return SplitRule(
+        ratios=options.split,
+        seed=options.split_seed,
+        min_per_class=options.min_per_class,
+        rare=options.rare,
+    )
+
+
+def features_of(store: Store, examples: Examples, options: StageTwoOptions) -> SplitFeatures:
+    """Read the features of rows and of the views asked for; what does not fit stays on disk."""
+    names = dict.fromkeys((*options.augment, *options.average))
+    needed = 4 * store.dim * len(examples) * (1 + len(names))
+    if needed > machine.free_memory() // 2 and not names:
+        return SplitFeatures.of(examples, StoredFeatures(store.plain, examples.keys))
+    views = {name: store.read(examples.keys, name) for name in names}
+    return SplitFeatures.of(
+        examples,
+        store.read(examples.keys),
+        augment=[views[name] for name in options.augment],
+        average=[views[name] for name in options.average],
+    )
+
+
+def open_run(
+    options: StageTwoOptions, prepared: Prepared, common: CommonOptions, path: Path
+) -> Run:
+    """Open the run to add to, or make it.
+
+    Raises:
+        RunError: It was made from something else.
+    """
+    if Run.exists(path) and common.force:
+        Run.remove(path)
+    if not Run.exists(path):
+        source = {"manifest": options.manifest, "declared_splits": prepared.is_declared}
+        return Run.create(
+            path,
+            inputs=prepared.inputs,
+            examples=prepared.examples,
+            root=prepared.root,
+            source=source,
+        )
+    run = Run.open(path)
+    run.require_inputs(prepared.inputs)
+    return run
+
+
+def create_heads(
+    names: tuple[str, ...], parameters: HeadParameters, *, seed: int, preset: str | None = None
+) -> dict[str, "Head"]:
+    """Make unfitted heads by name.
+
+    Raises:
+        ConfigError: A head or a parameter is unknown, or stands in the way of the preset.
+    """
+    fixed = heads.PRESETS[preset] if preset else {}
+    for name in parameters:
+        if not heads.is_known(name):
+            raise unknown_name("head", name, heads.HEADS)
+        if name in fixed and parameters[name]:
+            raise ConfigError(
+                f"--preset {preset} fixes the parameters of {name}. "
+                f"Received: [heads.{name}] with {', '.join(parameters[name])}.",
+                hint="Leave out one of the two.",
+            )
+    return {
+        name: heads.create(name, {**fixed.get(name, {}), **parameters.get(name, {})}, seed=seed)
+        for name in names
+    }
+
+
+def note_rows(examples: Examples, reporter: Reporter) -> None:
+    """Say how many rows each split has, and which are left out or moved."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in examples.counts().items())
+    total = len(examples)
+    shares = "/".join(f"{100 * count / total:.1f}" for count in examples.counts().values())
+    reporter.say(f"{total:,} images of {len(examples.names):,} classes: {counts} ({shares} %)")
+    for reason, count in examples.dropped.items():
+        reporter.say(f"{count:,} images left out: {reason}")
+    for item in examples.moved:
+        reporter.say(
+            f"{item.label}: moved one image from {item.source} to {item.target}, which had none"
+        )
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """Return what programs rely on of a run."""
+    leaderboard = compare([run])
+    return {
+        "run": str(run.path),
+        "heads": {
+            head: {name: record[name] for name in _RECORDED}
+            for head, record in run.record["heads"].items()
+        },
+        "best": run.record["best"],
+        "split": run.record["split"],
+        "dropped": run.record["dropped"],
+        "moved": run.record["moved"],
+        "pairs": leaderboard["pairs"],
+    }
+
+
+def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> dict[str, Any]:
+    """Return everything that results depend on besides the heads' own parameters."""
+    rows = hashlib.sha256()
+    for row in zip(examples.paths, examples.labels, examples.splits, examples.keys, strict=True):
+        rows.update(canonical_json([*row[:3], row[3].decode()]).encode())
+    return {
+        "store": str(store.path.resolve()),
+        "identity": store.identity,
+        "split": options.split,
+        "split_seed": options.split_seed,
+        "min_per_class": options.min_per_class,
+        "rare": options.rare,
+        "refit": options.refit,
+        "augment": list(options.augment) or None,
+        "average": list(options.average) or None,
+        "reject_below": options.reject_below or None,
+        # Last, so that an option that changes the rows is named before their digest.
+        "manifest_sha256": rows.hexdigest(),
+    }

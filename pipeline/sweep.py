@@ -1,0 +1,210 @@
+"""Many heads and settings in one pass over the features: val chooses, test is scored once.
+
+Called by ``sweep_command``. Settings of one head are fitted together wherever the head can share
+work (``Head.fit_many``). Without val, cross-validation on train chooses, and the chosen setting is
+fitted once more on all of train.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import metrics
+from pipeline.calibration import fit_temperature, probabilities
+from pipeline.scoring import Chosen, plain
+from pipeline.split_features import Scores, SplitFeatures
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+Setting = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One setting of one head, and how it did where settings are chosen.
+
+    Attributes:
+        head: Name of the head.
+        setting: The parameters tried.
+        accuracy: On the rows to choose on.
+        log_loss: On the same rows, at the temperature fitted on them.
+        converged: Whether its fit converged; None where that has no meaning.
+        correct: Whether each of these rows is classified rightly, ``(n,)``.
+    """
+
+    head: str
+    setting: Setting
+    accuracy: float
+    log_loss: float
+    converged: bool | None
+    correct: NDArray[np.bool_]
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON values, without its rows."""
+        return {
+            "setting": plain(self.setting),
+            "accuracy": self.accuracy,
+            "log_loss": self.log_loss,
+            "converged": self.converged,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """All trials of one head and the chosen one.
+
+    Attributes:
+        trials: In order of the settings.
+        best: The trial of the lowest log loss.
+        chosen: The head of that trial and what it was chosen by.
+        notes: Plain sentences that the user should read.
+    """
+
+    trials: Sequence[Trial]
+    best: Trial
+    chosen: Chosen
+    notes: tuple[str, ...]
+
+
+def sweep_head(
+    name: str,
+    base: "Head",
+    settings: Sequence[Setting],
+    data: SplitFeatures,
+    *,
+    folds: int,
+    progress: Callable[[Trial], None] = lambda best: None,
+) -> Swept:
+    """Fit every setting of one head and choose.
+
+    The choice is by the log loss at the temperature of the lowest log loss, ties by the setting
+    that comes first: it tells settings apart long after accuracies are equal.
+
+    Args:
+        name: Name of the head.
+        base: The head whose parameters the settings replace.
+        settings: What to try.
+        data: Features and labels; val chooses if it has rows.
+        folds: Folds of cross-validation where it has none.
+        progress: Called after each setting with the best trial so far.
+    """
+    began = time.perf_counter()
+    has_val = bool(len(data.part("val")[1]))
+    fitted = _on_val(base, settings, data) if has_val else _by_folds(base, settings, data, folds)
+    trials: list[Trial] = []
+    best: Trial | None = None
+    for setting, (head, scores, y) in zip(settings, fitted, strict=True):
+        trial = _trial(name, setting, head, scores, y)
+        trials.append(trial)
+        if best is None or trial.log_loss < best.log_loss:
+            best, kept = trial, (head, scores, y)
+        progress(best)
+    if best is None:
+        raise ValueError("Expected one setting or more. Received: none.")
+    head, scores, y = kept
+    if not has_val:
+        head = next(iter(base.fit_many(*data.to_fit("train"), [best.setting])))
+    chosen = Chosen(head, scores, y, time.perf_counter() - began)
+    return Swept(trials, best, chosen, tuple(_notes(name, trials, best)))
+
+
+def lead(swept: Mapping[str, Swept]) -> dict[str, Any] | None:
+    """Return how far the best head leads the next one on the rows to choose on; None of one.
+
+    ``difference`` is in accuracy, with its paired 95 % interval.
+    """
+    ordered = sorted((item.best for item in swept.values()), key=lambda trial: trial.log_loss)
+    if len(ordered) < 2:
+        return None
+    first, second = ordered[:2]
+    only_first = int((first.correct & ~second.correct).sum())
+    only_second = int((~first.correct & second.correct).sum())
+    n = len(first.correct)
+    return {
+        "best": first.head,
+        "next": second.head,
+        "n": n,
+        "difference": (only_first - only_second) / n,
+        "difference_ci95": list(metrics.paired_difference(only_first, only_second, n)),
+        "log_loss": [first.log_loss, second.log_loss],
+    }
+
+
+Fitted = tuple["Head", Scores, NDArray[np.int64]]
+
+
+def _on_val(base: "Head", settings: Sequence[Setting], data: SplitFeatures) -> Iterator[Fitted]:
+    y = data.part("val")[1]
+    for head in base.fit_many(*data.to_fit("train"), settings):
+        yield head, data.scores(head, "val"), y
+
+
+def _by_folds(
+    base: "Head", settings: Sequence[Setting], data: SplitFeatures, folds: int
+) -> Iterator[Fitted]:
+    """Yield, for each setting, its scores for every row of train by a head that did not see it.
+
+    Copies of one image are never on both sides. The head is that of the last fold.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    y = data.part("train")[1]
+    keys = data.keys[data.rows["train"]]
+    first = data.rows["train"].start
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
+    out: list[Scores] = []
+    heads: list[Head] = []
+    for fit_rows, held_out in splitter.split(np.zeros(len(y)), y, groups=keys):
+        heads = list(base.fit_many(*data.of_rows(first + fit_rows), settings))
+        for place, head in enumerate(heads):
+            scores = data.scores_of(head, first + held_out)
+            if place == len(out):
+                out.append([np.full((len(y), data.num_classes), -np.inf) for _ in scores])
+            for view, made in zip(out[place], scores, strict=True):
+                view[held_out] = made
+    for head, scores in zip(heads, out, strict=True):
+        yield head, scores, y
+
+
+def _trial(
+    name: str, setting: Setting, head: "Head", scores: Scores, y: NDArray[np.int64]
+) -> Trial:
+    temperature = fit_temperature(scores, y) if head.calibrates else 1.0
+    found = probabilities(scores, temperature)
+    correct = found.argmax(axis=1) == y
+    return Trial(
+        name,
+        setting,
+        float(correct.mean()),
+        metrics.log_loss(y, found.astype(np.float32)),
+        head.converged_,
+        correct,
+    )
+
+
+def _notes(name: str, trials: Sequence[Trial], best: Trial) -> Iterator[str]:
+    """Say what is at the edge of the grid, and how many fits did not converge."""
+    for param in best.setting:
+        values = sorted({_number(trial.setting[param]) for trial in trials})
+        chosen = _number(best.setting[param])
+        if len(values) > 2 and chosen in (values[0], values[-1]):
+            yield (
+                f"{name}: the best {param}, {chosen:g}, is at the edge of what was tried "
+                f"({values[0]:g} to {values[-1]:g}); widen it under [grids.{name}]"
+            )
+    unfinished = sum(trial.converged is False for trial in trials)
+    if unfinished:
+        chosen_too = ", the chosen one among them" if best.converged is False else ""
+        yield f"{name}: {unfinished} of {len(trials)} fits did not converge{chosen_too}"
+
+
+def _number(value: Any) -> float:
+    """Return a setting's value as a number to order by; of a list, its first."""
+    while isinstance(value, list | tuple):
+        value = value[0] if value else 0.0
+    return float(value) if isinstance(value, int | float) else 0.0

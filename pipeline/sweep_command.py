@@ -1,0 +1,120 @@
+"""The ``sweep`` command: many heads and settings on stored features, the best of each kept.
+
+Called by ``commands``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import CommonOptions, SweepOptions, unknown_name
+from pipeline.heads import HEADS
+from pipeline.heads.grids import grid_of, settings_of
+from pipeline.reporting import Reporter
+from pipeline.run import FittedHead, Run
+from pipeline.scoring import parameters, plain, score_head
+from pipeline.split_features import SplitFeatures
+from pipeline.stage_two import create_heads, note_rows, open_run, prepare_data, result_of
+from pipeline.sweep import Swept, lead, sweep_head
+
+
+def sweep(
+    options: SweepOptions,
+    common: CommonOptions,
+    reporter: Reporter,
+    tables: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Try every setting of every head; the result has the keys of ``train-head`` and more.
+
+    ``trials`` lists what was tried by head, ``lead`` how far the best head leads the next.
+
+    Args:
+        options: What to try on what.
+        common: ``force`` replaces an existing run.
+        reporter: Where notes and progress go.
+        tables: ``heads`` (fixed parameters) and ``grids`` (what to try) of the configuration.
+    """
+    bases = create_heads(options.head, tables.get("heads", {}), seed=options.seed)
+    grids = {name: grid_of(name, options.grid, _known(tables.get("grids", {}))) for name in bases}
+    settings = {
+        name: settings_of(name, grids[name], base.get_params(deep=False))
+        for name, base in bases.items()
+    }
+    prepared = prepare_data(options, "sweep")
+    path = Path(options.run or Path("runs") / f"{Path(options.store or '').resolve().name}-sweep")
+    run = open_run(options, prepared, common, path)
+    note_rows(prepared.examples, reporter)
+    asked = {
+        name: {**parameters(base), "sweep": plain(grids[name])} for name, base in bases.items()
+    }
+    todo = [name for name in bases if not run.has_head(name, asked[name])]
+    for name in bases:
+        if name not in todo:
+            reporter.say(f"{name}: already in {run.path}, kept")
+    swept: dict[str, Swept] = {}
+    with reporter.bar(sum(len(settings[name]) for name in todo), "fit") as bar:
+        for name in todo:
+            swept[name] = sweep_head(
+                name,
+                bases[name],
+                settings[name],
+                prepared.data,
+                folds=options.folds,
+                progress=lambda best: bar.advance(best=f"{best.head} {best.accuracy:.3f}"),
+            )
+            _say(swept[name], reporter)
+            run.add_head(name, _scored(swept[name], prepared.data, options, asked[name]))
+    run.write_predictions()
+    leads = lead(swept)
+    if leads:
+        run.record["lead"] = leads
+        run.save_record()
+    return {**result_of(run), "trials": _trials(run), "lead": run.record.get("lead")}
+
+
+def _known(grids: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in grids:
+        if name not in HEADS:
+            raise unknown_name("head", name, HEADS, where="[grids]")
+    return grids
+
+
+def _scored(
+    swept: Swept, data: SplitFeatures, options: SweepOptions, asked: Mapping[str, Any]
+) -> FittedHead:
+    fitted = score_head(swept.chosen, data, refit=options.refit, reject_below=options.reject_below)
+    has_val = bool(len(data.part("val")[1]))
+    record = {
+        **fitted.record,
+        "params": dict(asked),
+        "selected": plain(swept.best.setting),
+        "selected_on": "val" if has_val else f"{options.folds} folds of train",
+        "notes": list(dict.fromkeys((*swept.notes, *fitted.record["notes"]))),
+        "trials": [trial.record() for trial in swept.trials],
+    }
+    return replace(fitted, record=record)
+
+
+def _say(swept: Swept, reporter: Reporter) -> None:
+    best = swept.best
+    own = {"grid": getattr(swept.chosen.head, "strength", "grid")}
+    setting = ", ".join(
+        f"{own.get(name, name)} {_shown(value)}" for name, value in best.setting.items()
+    )
+    reporter.say(
+        f"{best.head}: {len(swept.trials):,} settings in {swept.chosen.seconds:.1f} s; best "
+        f"{setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
+    )
+    for note in swept.notes:
+        reporter.say(note)
+
+
+def _shown(value: Any) -> str:
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _trials(run: Run) -> dict[str, Any]:
+    return {name: record.get("trials", []) for name, record in run.record["heads"].items()}
