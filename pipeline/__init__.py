@@ -14,8 +14,9 @@ from pipeline._version import __version__
 
 if TYPE_CHECKING:
     from pipeline.dataset import load as load
+    from pipeline.feature_extractor import FeatureExtractor as FeatureExtractor
 
-__all__ = ["__version__", "load"]
+__all__ = ["FeatureExtractor", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from pipeline.dataset import load
 
         return load
+    if name == "FeatureExtractor":
+        from pipeline.feature_extractor import FeatureExtractor
+
+        return FeatureExtractor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -99,18 +99,18 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, busy: str) -> Iterator[None]:
+def exclusive(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
     """Hold an advisory lock on ``path``; the system drops it when the process dies.
 
     Raises:
-        StoreError: Another process holds it; ``busy`` is the message.
+        StoreError: Another process holds it and ``wait`` is off; ``busy`` is the message.
     """
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise StoreError(busy, hint="Wait for it to end, then run this again.") from error
         yield

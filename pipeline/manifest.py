@@ -183,7 +183,7 @@ def _rows(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, ...
     return zip(*(values[column] for column in columns), strict=True)
 
 
-def _listing(root: Path, rows: Sequence[tuple[str, str, str]]) -> Manifest:
+def listing_of(root: Path, rows: Sequence[tuple[str, str, str]]) -> Manifest:
     """Return a manifest of (path, label, split) rows whose images nobody has read yet."""
     return Manifest(
         root=root,
@@ -212,7 +212,7 @@ def _scan_folder(data: Path) -> Manifest:
             f"There are no files in {str(data)!r}.",
             hint="Give a folder with one sub-folder of images a class.",
         )
-    return _listing(data.resolve(), rows)
+    return listing_of(data.resolve(), rows)
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -269,7 +269,7 @@ def _scan_csv(data: Path) -> Manifest:
         )
     if not rows:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label an image.")
-    return _listing(root, rows)
+    return listing_of(root, rows)
 
 
 def _exists(path: Path) -> bool:

@@ -33,7 +33,7 @@ from pipeline.view import write_view
 SCHEMA_VERSION: Final = 1
 
 _RECORD = "store.json"
-_MANIFEST = "manifest.csv"
+MANIFEST: Final = "manifest.csv"
 _VIEW = "features.h5"
 _SHARDS = "shards"
 _VIEWS = "views"
@@ -120,7 +120,7 @@ class Store:
     @property
     def manifest_path(self) -> Path:
         """Where the generated manifest is."""
-        return self.path / _MANIFEST
+        return self.path / MANIFEST
 
     @property
     def view_path(self) -> Path:
@@ -284,7 +284,7 @@ class Store:
         for folder in (_SHARDS, _VIEWS, _ENCODER):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         # The record goes last: until then this is a store, though one that lacks features.
-        for name in (_VIEW, _MANIFEST, _SCAN, _RECORD):
+        for name in (_VIEW, MANIFEST, _SCAN, _RECORD):
             (self.path / name).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
@@ -323,14 +323,18 @@ class Store:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep other writers out of a store, existing or to be made, while the context lasts.
 
+    Args:
+        path: The store.
+        wait: Whether to wait for another process that is writing.
+
     Raises:
-        StoreError: Another process is writing.
+        StoreError: Another process is writing, and ``wait`` is off.
     """
     busy = f"Another extract or prune is writing into {str(path)!r}."
-    with exclusive(path / _LOCK, busy):
+    with exclusive(path / _LOCK, busy, wait=wait):
         try:
             yield
         finally:

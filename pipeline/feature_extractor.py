@@ -1,0 +1,135 @@
+"""Stage 1 as a scikit-learn transformer: paths of images in, pooled features out.
+
+For users of the library: ``make_pipeline(FeatureExtractor(...), LogisticRegression())``. Features
+go through a store, so cross-validation, grid searches and reruns never encode an image twice.
+"""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from pipeline.config import ExtractOptions, build, default_of
+from pipeline.errors import ConfigError, DecodeError
+from pipeline.manifest import OK, Manifest, listing_of, mention
+from pipeline.reporting import Silence
+from pipeline.stage_one import Network, fill
+
+_ROOT: Final = Path("/")
+
+
+class FeatureExtractor(TransformerMixin, BaseEstimator):
+    """Pooled features of image files by a frozen backbone, kept in a store.
+
+    The parameters are those of ``pipeline extract``. The store's manifests are left alone;
+    ``pipeline prune`` keeps what manifests need, so keep such a store apart or do not prune it.
+
+    Example:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import cross_val_score
+        from sklearn.pipeline import make_pipeline
+
+        classifier = make_pipeline(FeatureExtractor("stores/cv"), LogisticRegression())
+        cross_val_score(classifier, paths, labels)
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        *,
+        backbone: str = default_of(ExtractOptions, "backbone"),
+        preprocessing: str | None = default_of(ExtractOptions, "preprocessing"),
+        weights: str = default_of(ExtractOptions, "weights"),
+        image_size: int = default_of(ExtractOptions, "image_size"),
+        pooling: str = default_of(ExtractOptions, "pooling"),
+        engine: str = default_of(ExtractOptions, "engine"),
+        precision: str = default_of(ExtractOptions, "precision"),
+        batch_size: int = default_of(ExtractOptions, "batch_size"),
+        workers: int | None = default_of(ExtractOptions, "workers"),
+        seed: int = default_of(ExtractOptions, "seed"),
+    ) -> None:
+        self.store = store
+        self.backbone = backbone
+        self.preprocessing = preprocessing
+        self.weights = weights
+        self.image_size = image_size
+        self.pooling = pooling
+        self.engine = engine
+        self.precision = precision
+        self.batch_size = batch_size
+        self.workers = workers
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Do nothing: the backbone is frozen."""
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Return the features of images, encoding those that the store lacks.
+
+        Args:
+            X: Paths, ``(n,)`` or ``(n, 1)``, relative to the working directory or absolute.
+
+        Returns:
+            float32 ``(n, dim)``, in the order of the paths, copies included.
+
+        Raises:
+            DecodeError: An image is missing or bad; nothing stands in for it.
+            ConfigError: A parameter is out of range, or X holds no paths.
+            StaleFeaturesError: The store holds features that were made another way.
+        """
+        paths = _paths(X)
+        options = build(ExtractOptions, {**self.get_params(deep=False), "store": str(self.store)})
+        distinct = sorted(set(paths))
+        listing = listing_of(_ROOT, [(path, "", "") for path in distinct])
+        filled = fill(
+            Network.of(options, Silence()),
+            Path(self.store),
+            listing,
+            target=None,
+            force=False,
+            started=time.monotonic(),
+            wait=True,
+        )
+        _require_good(filled.manifest)
+        place = {path: index for index, path in enumerate(distinct)}
+        return filled.store.read(filled.manifest.keys[[place[path] for path in paths]])
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+
+def _paths(X: Any) -> list[str]:
+    """Return paths relative to the root of the file system, as the manifest writes them."""
+    values = np.asarray(X, dtype=object)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or not len(values) or not _are_paths(values):
+        raise ConfigError(
+            "FeatureExtractor: expected paths of images, of shape (n,). "
+            f"Received: {type(X).__name__} of shape {values.shape}.",
+            hint="Give a list of texts or of pathlib paths.",
+        )
+    return [Path(value).absolute().relative_to(_ROOT).as_posix() for value in values]
+
+
+def _are_paths(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str | Path) for value in values)
+
+
+def _require_good(manifest: Manifest) -> None:
+    bad = [
+        f"/{path}: {status}"
+        for path, status in zip(manifest.paths, manifest.statuses, strict=True)
+        if status != OK
+    ]
+    if bad:
+        raise DecodeError(
+            f"Expected images that can be decoded. Received {len(bad):,} that cannot: "
+            f"{mention(bad)}.",
+            hint="Leave them out of the paths.",
+        )

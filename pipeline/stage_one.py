@@ -1,0 +1,332 @@
+"""What stage 1 does for whoever wants features: store, network, encoding what is missing.
+
+Called by ``extract_command`` and ``feature_extractor``. Loads the network only when an image needs
+it, or when only the network can tell the weights' digest.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import backbone, engines, machine, views, weights
+from pipeline.backbone import Backbone, FrozenBackbone
+from pipeline.config import ExtractOptions
+from pipeline.encoder import Encoder
+from pipeline.errors import StaleFeaturesError
+from pipeline.extract import Extraction
+from pipeline.manifest import Manifest
+from pipeline.provenance import provenance
+from pipeline.reporting import Reporter
+from pipeline.scan_cache import ScanCache
+from pipeline.store import Store, lock
+from pipeline.views import PLAIN
+
+
+@dataclass(slots=True)
+class Network:
+    """The backbone and its engine, each loaded when first needed.
+
+    Attributes:
+        options: What was asked for.
+        reporter: Where notes go.
+        spec: The row of the table, or of a ``.keras`` file.
+        token: A text that is equal when the weights are.
+        is_loaded: Whether Keras has built the network.
+    """
+
+    options: ExtractOptions
+    reporter: Reporter
+    spec: Backbone
+    token: str
+    is_loaded: bool = False
+    _choice: tuple[str, str] | None = None
+    _backbone: FrozenBackbone | None = None
+    _encoder: Encoder | None = None
+
+    @classmethod
+    def of(cls, options: ExtractOptions, reporter: Reporter) -> "Network":
+        """Check options and find out what they ask for, loading nothing.
+
+        Raises:
+            ConfigError: A name is unknown, or options do not go together.
+            WeightsUnavailableError: The weights file is none.
+            EngineUnavailableError: The engine is not installed.
+        """
+        engines.require(options.engine)
+        views.check(options.views)
+        spec = backbone.find(options.backbone, options.preprocessing)
+        token = backbone.source_token(spec, weights=options.weights, seed=options.seed)
+        return cls(options, reporter, spec, token)
+
+    @property
+    def engine(self) -> str:
+        """The engine that ``auto`` stands for, or the one asked for."""
+        return self._resolved()[0]
+
+    @property
+    def encoder_if_loaded(self) -> Encoder | None:
+        """The encoder, if anything needed it."""
+        return self._encoder
+
+    def attach(self, store: Store) -> None:
+        """Use what a store, whose identity is the one asked for, keeps of the network."""
+        if self._backbone is None:
+            digest = store.identity["weights_sha256"]
+            self._backbone = FrozenBackbone(
+                lambda: self._load_again(store).model,
+                name=self.options.backbone,
+                image_size=self.options.image_size,
+                pooling=self.options.pooling,
+                dim=store.dim,
+                weights_sha256=digest,
+            )
+        self._backbone.converted = store.encoder_folder
+
+    def backbone(self) -> FrozenBackbone:
+        """Return the network; loads it, unless a store knows it."""
+        if self._backbone is None:
+            self._backbone = self._load(None)
+        return self._backbone
+
+    def encoder(self) -> Encoder:
+        """Return the network on its engine, compiled."""
+        if self._encoder is None:
+            options = self.options
+            self._encoder = engines.create(
+                self.engine,
+                self.backbone(),
+                batch_size=options.batch_size,
+                precision=options.precision,
+            )
+            self.reporter.say(
+                f"Encoding with {self.engine} ({self._resolved()[1]}) in {options.precision} on "
+                f"{self._encoder.device}"
+            )
+        return self._encoder
+
+    def _load(self, saved: Path | None) -> FrozenBackbone:
+        options = self.options
+        self.reporter.say(f"Loading {options.backbone} (weights: {_weights_text(options)})")
+        self.is_loaded = True
+        return backbone.load(
+            options.backbone,
+            weights=options.weights,
+            seed=options.seed,
+            image_size=options.image_size,
+            pooling=options.pooling,
+            saved=saved if saved and saved.exists() else None,
+            preprocessing=options.preprocessing,
+        )
+
+    def _load_again(self, store: Store) -> FrozenBackbone:
+        """Load the network of a store, from the weights that it keeps or from their source."""
+        expected = store.identity["weights_sha256"]
+        loaded = self._load(store.encoder_path(expected))
+        if loaded.weights_sha256 != expected:
+            raise StaleFeaturesError(
+                f"The store {str(store.path)!r} holds features of weights_sha256 = {expected!r}. "
+                f"Received: {loaded.weights_sha256!r} from --weights {self.options.weights}.",
+                hint="Choose another --store, or replace the store with --force.",
+            )
+        return loaded
+
+    def _resolved(self) -> tuple[str, str]:
+        if self._choice is None:
+            self._choice = engines.resolve(self.options.engine)
+        return self._choice
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A store that holds the features of a listing.
+
+    Attributes:
+        store: The store.
+        extraction: What was done.
+        manifest: The listing with keys and statuses.
+        startup: Seconds from the start to the first read.
+    """
+
+    store: Store
+    extraction: Extraction
+    manifest: Manifest
+    startup: float
+
+
+def fill(
+    network: Network,
+    path: Path,
+    listing: Manifest,
+    *,
+    target: Path | None,
+    force: bool,
+    started: float,
+    wait: bool = False,
+) -> Filled:
+    """Make the features of a listing that a store lacks.
+
+    Args:
+        network: The options, and the network that they ask for.
+        path: The store; made if there is none.
+        listing: The images.
+        target: Where the manifest goes; None writes none.
+        force: Whether to replace a store of another identity, or an edited manifest.
+        started: ``time.monotonic()`` at the start of the process.
+        wait: Whether to wait for another process that writes into the store.
+
+    Raises:
+        StaleFeaturesError: The store holds features that were made another way.
+        ManifestError: The manifest was edited, or every image is bad.
+    """
+    options = network.options
+    with lock(path, wait=wait):
+        store = _opened(path, network, listing, force=force)
+        if target is not None and not force:
+            store.require_own_manifest(target)
+        network.attach(store)
+        _keep_encoder(store, network)
+        with store.scan_cache() as cache:
+            _add_views(options, store)
+            extraction = start(options, listing, store, cache)
+            startup = _encode(extraction, network, started)
+            manifest = extraction.manifest()
+            store.compact(cache)
+        store.refresh_view()
+        _note_provenance(store, network, extraction)
+        if target is not None:
+            store.save_manifest(target, manifest)
+        else:
+            store.save_record()
+    return Filled(store, extraction, manifest, startup)
+
+
+def _opened(path: Path, network: Network, listing: Manifest, *, force: bool) -> Store:
+    """Open the store, or make it; refuse one whose features were made another way."""
+    if not Store.exists(path):
+        return _created(path, network, listing)
+    store = Store.unchecked(path)
+    if force and store.identity != identity_of(network, store):
+        network.backbone()  # nothing is deleted for weights that cannot be had
+        store.remove_features()
+        return _created(path, network, listing)
+    store.require_identity(identity_of(network, store))
+    store.record["weights"][network.token] = store.identity["weights_sha256"]
+    store.remove_leftovers()
+    return Store.open(path).adopt(store.record)
+
+
+def _created(path: Path, network: Network, listing: Manifest) -> Store:
+    loaded = network.backbone()
+    identity = _identity_of(network, loaded.weights_sha256)
+    store = Store.create(path, identity=identity, dim=loaded.dim, root=listing.root)
+    store.record["weights"][network.token] = loaded.weights_sha256
+    store.save_record()
+    return store
+
+
+def identity_of(network: Network, store: Store) -> dict[str, Any]:
+    """Return the identity asked for; the network is loaded only if the store cannot tell it.
+
+    Fields that need no weights are compared first, so that a wrong size is refused at once.
+    """
+    known = store.record["weights"].get(network.token)
+    cheap = _identity_of(network, store.identity["weights_sha256"])
+    if known is not None or cheap != store.identity:
+        return _identity_of(network, known or store.identity["weights_sha256"])
+    return _identity_of(network, network.backbone().weights_sha256)
+
+
+def _identity_of(network: Network, digest: str) -> dict[str, Any]:
+    options = network.options
+    return backbone.identity(
+        network.spec,
+        weights_sha256=digest,
+        image_size=options.image_size,
+        pooling=options.pooling,
+        precision=options.precision,
+        # Asking for the engine may import Keras; in float32 no engine is part of the identity.
+        engine="" if options.precision == "float32" else network.engine,
+    )
+
+
+def _add_views(options: ExtractOptions, store: Store) -> None:
+    """Make room for the views asked for; refuse those that were made by another rule."""
+    for name in options.views:
+        scheme = views.VIEWS[name].scheme
+        stored = store.record.get("views", {}).get(name, scheme)
+        if stored != scheme:
+            raise StaleFeaturesError(
+                f"The view {name!r} of the store {str(store.path)!r} was made by the rule "
+                f"{stored!r}. Received: {scheme!r}.",
+                hint="Choose another --store, or replace the store with --force.",
+            )
+        store.add_view(name, scheme)
+
+
+def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanCache) -> Extraction:
+    """Begin an extraction: settle every file that is known without opening it."""
+    extraction = Extraction(
+        listing,
+        store,
+        cache,
+        image_size=options.image_size,
+        targets={PLAIN: store.plain, **{name: store.view_set(name) for name in options.views}},
+        on_error=options.on_error,
+        max_errors=options.max_errors,
+    )
+    if not options.rehash:
+        extraction.look_up()
+    return extraction
+
+
+def _encode(extraction: Extraction, network: Network, started: float) -> float:
+    """Encode what is missing; return the seconds from the start to the first read."""
+    options = network.options
+    workers = options.workers or machine.processors()
+    fresh = network.is_loaded and extraction.reused == 0
+    if not fresh and not extraction.needs_encoder(workers):
+        return time.monotonic() - started
+    encoder = network.encoder()
+    extraction.check_drift(encoder)
+    startup = time.monotonic() - started
+    with network.reporter.bar(len(extraction.pending), "img") as bar:
+        extraction.encode(encoder, workers=workers, bar=bar)
+    return startup
+
+
+def _keep_encoder(store: Store, network: Network) -> None:
+    """Keep the weights in use in the store, so that later stages find them by digest."""
+    path = store.encoder_path(store.identity["weights_sha256"])
+    if not path.exists():
+        weights.save(path, network.backbone().arrays())
+
+
+def _note_provenance(store: Store, network: Network, extraction: Extraction) -> None:
+    encoder = network.encoder_if_loaded
+    if encoder is None:
+        return
+    store.record["provenance"] = {
+        **provenance(),
+        "weights": network.options.weights,
+        "seed": network.options.seed,
+        "engine": encoder.engine,
+        "device": encoder.device,
+        "images_per_second": rate_of(extraction)
+        or store.record["provenance"].get("images_per_second"),
+    }
+
+
+def rate_of(extraction: Extraction) -> float | None:
+    """Return images encoded a second, from the first read to the last shard; None of none."""
+    if not extraction.encoded or not extraction.clock.seconds:
+        return None
+    return round(extraction.encoded / extraction.clock.seconds, 2)
+
+
+def _weights_text(options: ExtractOptions) -> str:
+    if options.preprocessing:
+        return "its own"
+    if options.weights == "random":
+        return f"random, seed {options.seed}: an untrained network, for trying things out"
+    return options.weights
