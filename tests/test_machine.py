@@ -108,3 +108,46 @@ def test_the_processor_has_a_name(tmp_path: Path) -> None:
     write(tmp_path, {"proc/cpuinfo": "model name\t: Fast 9000\nmodel name\t: Fast 9000\n"})
     assert machine.processor_name(tmp_path) == "Fast 9000"
     assert machine.processor_name(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 3_000 * 1024),
+        (
+            {
+                "proc/self/cgroup": "0::/job\n",
+                "sys/fs/cgroup/job/memory.max": "1000000\n",
+                "sys/fs/cgroup/job/memory.current": "700000\n",
+                "sys/fs/cgroup/job/memory.stat": "anon 1\ninactive_file 200000\n",
+            },
+            500_000,
+        ),
+        (
+            {
+                "proc/self/cgroup": "0::/job\n",
+                "sys/fs/cgroup/job/memory.max": "max\n",
+                "sys/fs/cgroup/job/memory.current": "700000\n",
+                "sys/fs/cgroup/job/memory.stat": "inactive_file 1\n",
+            },
+            3_000 * 1024,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/job\n3:cpu:/job\n",
+                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "900000\n",
+                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "300000\n",
+                "sys/fs/cgroup/memory/job/memory.stat": "total_inactive_file 100000\n",
+            },
+            700_000,
+        ),
+    ],
+    ids=["system", "group, version 2", "no limit", "group, version 1"],
+)
+def test_memory_that_is_left(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    write(tmp_path, {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    3000 kB\n", **files})
+    assert machine.free_memory(tmp_path) == expected
+
+
+def test_memory_of_a_system_that_does_not_say(tmp_path: Path) -> None:
+    assert machine.free_memory(tmp_path) > 0

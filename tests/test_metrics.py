@@ -75,3 +75,33 @@ def test_class_that_train_lacks_gives_a_finite_loss() -> None:
 def test_mcnemar_by_hand(first: int, second: int, expected: float) -> None:
     assert metrics.mcnemar(first, second) == pytest.approx(expected)
     assert metrics.mcnemar(second, first) == pytest.approx(expected)
+
+
+def test_holm_by_hand() -> None:
+    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm([]) == []
+    assert metrics.holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_lowers_no_p_value_and_keeps_their_order(p_values: list[float]) -> None:
+    adjusted = metrics.holm(p_values)
+    assert all(p <= new <= 1 for p, new in zip(p_values, adjusted, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
+
+
+def test_a_paired_interval_holds_the_truth_about_95_times_of_100() -> None:
+    rng = np.random.default_rng(0)
+    n, hits = 120, 0
+    for _ in range(2000):
+        drawn = rng.multinomial(n, [0.08, 0.03, 0.89])
+        low, high = metrics.paired_difference(int(drawn[0]), int(drawn[1]), n)
+        hits += low <= 0.05 <= high
+    assert 0.93 <= hits / 2000 <= 0.98
+
+
+def test_a_paired_interval_without_images_is_everything() -> None:
+    assert metrics.paired_difference(0, 0, 0) == (-1.0, 1.0)
+    low, high = metrics.paired_difference(0, 0, 50)
+    assert low < 0 < high

@@ -25,9 +25,14 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 
 HEADS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "centroid": "pipeline.heads.centroid:CentroidHead",
         "dense": "pipeline.heads.dense:DenseHead",
+        "knn": "pipeline.heads.knn:KnnHead",
+        "linear": "pipeline.heads.linear:LinearHead",
+        "linear-svc": "pipeline.heads.linear_svc:LinearSvcHead",
         "logreg": "pipeline.heads.logreg:LogregHead",
         "majority": "pipeline.heads.majority:MajorityHead",
+        "ridge": "pipeline.heads.ridge:RidgeHead",
     }
 )
 

@@ -14,6 +14,7 @@ from sklearn.base import clone
 
 from pipeline.calibration import calibrated_loss
 from pipeline.heads.head import Head, Rule, is_grid
+from pipeline.heads.rows import is_stream
 
 State = Mapping[str, Any]
 
@@ -101,11 +102,12 @@ class GridHead(Head):
 
     def _loss(self, validation: Any) -> float:
         """Return the calibrated log loss on the rows of val whose class train has."""
-        X, y = np.asarray(validation[0]), np.asarray(validation[1])
+        X, y = validation[0], np.asarray(validation[1])
         known = np.isin(y, self.classes_)
         if not known.any():
             return 0.0
-        return calibrated_loss(self.scores(X[known]), np.searchsorted(self.classes_, y[known]))
+        rows = X[known] if is_stream(X) else np.asarray(X)[known]
+        return calibrated_loss(self.scores(rows), np.searchsorted(self.classes_, y[known]))
 
     def _values(self, *, has_validation: bool) -> list[float]:
         """Return the values to fit, ascending; one where nothing can be chosen."""

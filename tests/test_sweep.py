@@ -1,0 +1,191 @@
+"""Sweeps: every setting tried, val chooses, test is scored once."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Command
+from fakes import planted_store
+
+from pipeline import heads
+from pipeline.config import SweepOptions
+from pipeline.heads.grids import GRIDS, settings_of
+from pipeline.run import Run
+from pipeline.split_features import SplitFeatures
+from pipeline.stage_two import prepare_data
+from pipeline.store import Store
+from pipeline.sweep import _by_folds, sweep_head
+
+FAST = ("centroid", "knn", "linear", "logreg", "majority", "ridge")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.chdir(tmp_path)
+    return planted_store(tmp_path / "store", {"ant": 80, "bee": 60, "cow": 60}, separation=0.6)
+
+
+def flags(*names: str) -> list[str]:
+    return [part for name in names for part in ("--head", name)]
+
+
+def sweep(command: Command, *more: object) -> dict[str, Any]:
+    status, result = command("sweep", "--store", "store", "--run", "run", *more)
+    assert status == 0, result
+    return result
+
+
+def test_every_setting_is_tried_and_the_best_on_val_is_kept(command: Command, store: Store) -> None:
+    result = sweep(command, *flags(*FAST))
+    assert set(result["heads"]) == set(FAST)
+    for name in FAST:
+        trials = result["trials"][name]
+        sizes = [len(values) for values in GRIDS["default"][name].values()]
+        assert len(trials) == np.prod(sizes)
+        best = min(trials, key=lambda trial: trial["log_loss"])
+        assert result["heads"][name]["selected"] == best["setting"]
+        val = result["heads"][name]["val"]
+        assert val["accuracy"] == pytest.approx(best["accuracy"])
+        assert val["log_loss"] == pytest.approx(best["log_loss"], rel=1e-3, abs=1e-6)
+    accuracies = {name: head["val"]["accuracy"] for name, head in result["heads"].items()}
+    assert accuracies[result["best"]] == max(accuracies.values())
+    json.loads(Path("run/run.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_the_kept_head_is_the_trial(command: Command, store: Store) -> None:
+    sweep(command, *flags("logreg", "linear"))
+    run = Run.open(Path("run"))
+    rows = run.manifest()
+    scored = np.array([split != "train" for split in rows.splits])
+    for name in ("logreg", "linear"):
+        head = heads.load(Path("run/heads") / name)
+        np.testing.assert_allclose(
+            head.predict_proba(store.read(rows.keys[scored])), run.probabilities(name), atol=1e-6
+        )
+
+
+def test_a_finished_head_is_kept_and_another_grid_refused(command: Command, store: Store) -> None:
+    first = sweep(command, *flags("ridge"))
+    again = sweep(command, *flags("ridge", "majority"))
+    assert again["heads"]["ridge"] == first["heads"]["ridge"]
+    assert set(again["heads"]) == {"majority", "ridge"}
+    Path("c.toml").write_text("[grids.ridge]\ngrid = [1.0, 2.0]\n")
+    status, result = command("sweep", "--store", "store", "--run", "run", "--config", "c.toml",
+                             *flags("ridge"))  # fmt: skip
+    assert status == 2
+    assert "ridge" in result["error"]["message"]
+
+
+def test_kornblith_has_45_strengths_of_logreg_alone(command: Command, store: Store) -> None:
+    result = sweep(command, "--grid", "kornblith", *flags("logreg"))
+    values = sorted(1 / trial["setting"]["grid"][0] for trial in result["trials"]["logreg"])
+    assert len(values) == 45
+    np.testing.assert_allclose([values[0], values[-1]], [1e-6, 1e5])
+    np.testing.assert_allclose(np.diff(np.log10(values)), 0.25)
+    status, result = command("sweep", "--store", "store", "--grid", "kornblith", *flags("ridge"))
+    assert status == 2
+    assert "expected heads of logreg" in result["error"]["message"]
+
+
+def test_own_grids_and_their_errors(command: Command, store: Store) -> None:
+    Path("c.toml").write_text(
+        "[heads.linear]\nepochs = 5\n"
+        "[grids.linear]\nlearning_rate = [0.1, 0.01]\nseed = [0, 1, 2]\n"
+    )
+    result = sweep(command, "--config", "c.toml", *flags("linear"))
+    assert len(result["trials"]["linear"]) == 6
+    for text, says in (
+        ("[grids.linar]\nseed = [1]\n", "Did you mean 'linear'"),
+        ("[grids.linear]\nsed = [1]\n", "Did you mean 'seed'"),
+        ("[grids.linear]\nseed = 1\n", "a list of values"),
+        ("[grids]\nlinear = 1\n", "expected a table"),
+    ):
+        Path("c.toml").write_text(text)
+        status, error = command("sweep", "--store", "store", "--config", "c.toml", *flags("linear"))
+        assert (status, says in error["error"]["message"]) == (2, True), error
+
+
+def test_the_edge_of_a_grid_and_unfinished_fits_are_said(command: Command, store: Store) -> None:
+    Path("c.toml").write_text(
+        "[heads.logreg]\nmax_iter = 1\n[grids.logreg]\ngrid = [1e-9, 1e-8, 1e-7]\n"
+    )
+    result = sweep(command, "--config", "c.toml", *flags("logreg"))
+    notes = " ".join(result["heads"]["logreg"]["notes"])
+    assert "at the edge of what was tried (1e-09 to 1e-07)" in notes
+
+
+def test_the_lead_has_an_interval(command: Command, store: Store) -> None:
+    result = sweep(command, *flags("logreg", "majority"))
+    assert (result["lead"]["best"], result["lead"]["next"]) == ("logreg", "majority")
+    low, high = result["lead"]["difference_ci95"]
+    assert 0 < low < result["lead"]["difference"] < high
+    assert result["lead"]["n"] == result["split"]["val"]
+
+
+def test_without_val_cross_validation_chooses(command: Command, store: Store) -> None:
+    result = sweep(command, "--split", "85/0/15", *flags("logreg", "ridge"))
+    assert result["split"]["val"] == 0
+    assert result["heads"]["logreg"]["val"]["n"] == result["split"]["train"]
+    assert result["heads"]["logreg"]["test"]["accuracy"] > 0.6
+    run = Run.open(Path("run"))
+    assert run.record["heads"]["logreg"]["selected_on"] == "5 folds of train"
+    assert len(run.probabilities("logreg")) == result["split"]["test"]
+    status, error = command("train-head", "--store", "store", "--run", "other", "--split",
+                            "85/0/15", "--head", "majority")  # fmt: skip
+    assert status == 2
+    assert "sweep" in error["error"]["hint"]
+
+
+def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
+    data = prepare_data(SweepOptions(store="store", split="85/0/15"), "sweep").data
+    train = data.rows["train"]
+    # Every image stands twice, and its features tell its number.
+    copies = np.repeat(np.arange(train.stop // 2), 2)
+    count = len(copies)
+    X = np.random.default_rng(0).normal(size=(count // 2, 4)).astype(np.float32)[copies]
+    doubled = SplitFeatures(
+        X=X,
+        y=(copies % 2).astype(np.int64),
+        keys=np.array([f"{number:064x}".encode() for number in copies]),
+        rows={"train": slice(0, count), "val": slice(count, count), "test": slice(count, count)},
+        num_classes=2,
+    )
+    base = heads.create("knn", {"grid": [1]}, seed=0)
+    (_, scores, y), *_ = list(_by_folds(base, [{}], doubled, 4))
+    assert np.isfinite(scores[0]).all()
+    # The nearest neighbour of a row whose copy was in train would be right every time.
+    assert (scores[0].argmax(axis=1) == y).mean() < 0.8
+
+
+def test_choosing_looks_at_val_alone(store: Store) -> None:
+    prepared = prepare_data(SweepOptions(store="store"), "sweep")
+    base = heads.create("ridge", {}, seed=0)
+    settings = settings_of("ridge", GRIDS["default"]["ridge"], base.get_params())
+    data, other = prepared.data, scrambled(prepared.data, "test")
+    for found in (sweep_head("ridge", base, settings, item, folds=5) for item in (data, other)):
+        record = [trial.record() for trial in found.trials]
+        assert record == [
+            trial.record() for trial in sweep_head("ridge", base, settings, data, folds=5).trials
+        ]
+
+
+def scrambled(data: SplitFeatures, split: str) -> SplitFeatures:
+    """The same data with other features and labels in one split."""
+    rng = np.random.default_rng(5)
+    X, y, rows = data.X.copy(), data.y.copy(), data.rows[split]
+    X[rows] = rng.normal(size=X[rows].shape) * 100
+    y[rows] = rng.permutation(y[rows])
+    return replace(data, X=X, y=y)
+
+
+def test_settings_are_all_combinations() -> None:
+    grid = {"a": [1, 2], "grid": [0.1, 0.2, 0.3]}
+    settings = settings_of("x", grid, {"a": 0, "grid": ()})
+    assert len(settings) == 6
+    assert Counter(setting["a"] for setting in settings) == {1: 3, 2: 3}
+    assert all(len(setting["grid"]) == 1 for setting in settings)
+    assert settings_of("x", {}, {}) == [{}]
