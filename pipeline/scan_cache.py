@@ -41,6 +41,7 @@ class ScanCache:
 
     def __init__(self, path: Path | None) -> None:
         self._database = _open(path)
+        self._has_failures = bool(self._database.execute("SELECT 1 FROM failures").fetchone())
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +64,7 @@ class ScanCache:
         with suppress(sqlite3.OperationalError):
             self._database.commit()
 
-    def key(self, path: Path, status: os.stat_result) -> str | None:
+    def key(self, path: str | Path, status: os.stat_result) -> str | None:
         """Return the key of a file's bytes if the file is unchanged since it was hashed."""
         return self._one(
             "SELECT key FROM files WHERE path = ? AND stamp = ?", os.fsencode(path), stamp(status)
@@ -76,10 +77,13 @@ class ScanCache:
 
     def failure(self, key: str, decoder: str) -> str | None:
         """Return why an image could not be decoded by this very decoder, if it could not."""
+        if not self._has_failures:
+            return None
         return self._one("SELECT reason FROM failures WHERE key = ? AND decoder = ?", key, decoder)
 
     def remember_failure(self, key: str, decoder: str, reason: str) -> None:
         """Remember that an image could not be decoded."""
+        self._has_failures = True
         self._put("failures", key, decoder, reason)
 
     def is_checked(self, shard: str, status: os.stat_result) -> bool:
