@@ -23,6 +23,7 @@ from pipeline.errors import RunError
 from pipeline.files import read_record, write_atomically, write_json
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
+from pipeline.reporting import Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -175,16 +176,26 @@ class Run:
         return True
 
     def add_head(self, name: str, fitted: FittedHead) -> None:
-        """Save a fitted head, then list it."""
+        """Save a fitted head, then list it.
+
+        One that cannot be saved is listed with its scores and the reason (``not_saved``).
+        """
         folder = self.path / "heads" / name
-        heads.save(fitted.head, folder)
+        not_saved = heads.save(fitted.head, folder)
         write_atomically(
             folder / _PROBABILITIES,
             lambda temporary: _save_array(temporary, fitted.probabilities),
         )
-        self.record["heads"][name] = dict(fitted.record)
+        self.record["heads"][name] = {**fitted.record, "not_saved": not_saved}
         self.record["best"] = best(self.record["heads"])
         self.save_record()
+
+    def say_notes(self, name: str, reporter: Reporter) -> None:
+        """Say what the user should read about a head, and why it could not be saved."""
+        record = self.record["heads"][name]
+        for note in (*record["notes"], record["not_saved"]):
+            if note:
+                reporter.say(note)
 
     def save_record(self) -> None:
         """Write ``run.json``."""

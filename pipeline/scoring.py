@@ -75,7 +75,7 @@ def score_head(
         "converged": head.converged_,
         "calibration": _calibration(head, scores, labels, temperature),
         "reject": _reject(found, labels, reject_below),
-        "prior": "balanced" if getattr(head, "class_weight", None) == "balanced" else "train",
+        "prior": head.prior,
         "refit": refit,
         "params": parameters(head),
         "selected": plain(head.selected_params()),

@@ -79,6 +79,21 @@ class ShardSet:
             MissingFeaturesError: Some of the keys are not there.
             CorruptShardError: A shard is gone, or holds values that are not finite.
         """
+        places = self.places(keys)
+        out = np.empty((len(keys), self.dim), dtype=np.float32)
+        shard_of = self.index.shard_of[places]
+        for number in np.unique(shard_of):
+            wanted = np.flatnonzero(shard_of == number)
+            rows = self.index.row_of[places[wanted]]
+            shards.read_into(self.index.shards[number], rows, out, wanted)
+        return out
+
+    def places(self, keys: Keys) -> NDArray[np.intp]:
+        """Return where in the index each of some keys is, ``(n,)``.
+
+        Raises:
+            MissingFeaturesError: Some of the keys are not there.
+        """
         places = self.index.find(keys)
         absent = keys[places < 0]
         if len(absent):
@@ -87,13 +102,7 @@ class ShardSet:
                 keys=[key.decode() for key in absent],
                 hint=self._hint,
             )
-        out = np.empty((len(keys), self.dim), dtype=np.float32)
-        shard_of = self.index.shard_of[places]
-        for number in np.unique(shard_of):
-            wanted = np.flatnonzero(shard_of == number)
-            rows = self.index.row_of[places[wanted]]
-            shards.read_into(self.index.shards[number], rows, out, wanted)
-        return out
+        return places
 
     def shard_paths(self) -> list[Path]:
         """Return the shard files at hand."""

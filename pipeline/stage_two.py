@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
 _RECORDED = ("train", "val", "test", "fit_seconds", "predict_seconds", "converged", "prior",
-             "calibration", "reject", "selected", "notes")  # fmt: skip
+             "calibration", "reject", "selected", "notes", "not_saved")  # fmt: skip
 
 HeadParameters = Mapping[str, Mapping[str, Any]]
 
@@ -87,7 +87,7 @@ def features_of(store: Store, examples: Examples, options: StageTwoOptions) -> S
     names = dict.fromkeys((*options.augment, *options.average))
     needed = 4 * store.dim * len(examples) * (1 + len(names))
     if needed > machine.free_memory() // 2 and not names:
-        return SplitFeatures.of(examples, StoredFeatures(store.plain, examples.keys))
+        return SplitFeatures.of(examples, StoredFeatures.of(store.plain, examples.keys))
     views = {name: store.read(examples.keys, name) for name in names}
     return SplitFeatures.of(
         examples,

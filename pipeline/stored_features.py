@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from pipeline import shards
 from pipeline.shard_set import ShardSet
-from pipeline.shards import Features, Keys
+from pipeline.shards import Features, Keys, Shard
 
 
 class StoredFeatures:
-    """Features of some images of a store, in the order of their keys; a ``heads.rows.FeatureRows``.
+    """Features of some images of a store; a ``heads.rows.FeatureRows``.
 
     Attributes:
         shape: ``(n, dim)``.
@@ -20,24 +20,42 @@ class StoredFeatures:
 
     shape: tuple[int, int]
 
-    def __init__(self, shard_set: ShardSet, keys: Keys) -> None:
-        """Look the keys up; no features are read.
+    def __init__(
+        self,
+        parts: tuple[Shard, ...],
+        shard_of: NDArray[np.intp],
+        row_of: NDArray[np.intp],
+        dim: int,
+    ) -> None:
+        """Describe rows; no features are read.
 
         Args:
-            shard_set: Where the features are, as of its last ``reindex``.
-            keys: ``S64``, shape ``(n,)``; may repeat.
+            parts: The shards.
+            shard_of: Position in ``parts`` of each row, ``(n,)``.
+            row_of: Row within that shard, ``(n,)``.
+            dim: Number of features.
+        """
+        self.shape = (len(shard_of), dim)
+        self._shards = parts
+        self._shard_of = shard_of
+        self._row_of = row_of
+
+    @classmethod
+    def of(cls, shard_set: ShardSet, keys: Keys) -> "StoredFeatures":
+        """Return the features of images, in the order of their keys; keys may repeat.
 
         Raises:
-            MissingFeaturesError: Some of the keys are not there.
+            MissingFeaturesError: The set lacks some of the keys.
         """
-        index = shard_set.index
-        places = index.find(keys)
-        if (places < 0).any():
-            shard_set.read(keys)  # which refuses, and says which are absent
-        self.shape = (len(keys), shard_set.dim)
-        self._shards = index.shards
-        self._shard_of = index.shard_of[places]
-        self._row_of = index.row_of[places]
+        places, index = shard_set.places(keys), shard_set.index
+        return cls(index.shards, index.shard_of[places], index.row_of[places], shard_set.dim)
+
+    def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "StoredFeatures":
+        """Return some of the images, still on disk."""
+        return StoredFeatures(self._shards, self._shard_of[rows], self._row_of[rows], self.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def read(self, rows: NDArray[np.intp]) -> Features:
         """Return some rows, float32 ``(k, dim)``, in the order asked for.

@@ -6,10 +6,10 @@ Called by ``commands``.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import CommonOptions, SweepOptions, unknown_name
-from pipeline.heads import HEADS
+from pipeline.heads import HEADS, is_known
 from pipeline.heads.grids import grid_of, settings_of
 from pipeline.reporting import Reporter
 from pipeline.run import FittedHead, Run
@@ -17,6 +17,9 @@ from pipeline.scoring import parameters, plain, score_head
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import create_heads, note_rows, open_run, prepare_data, result_of
 from pipeline.sweep import Swept, lead, sweep_head
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
 
 
 def sweep(
@@ -38,7 +41,7 @@ def sweep(
     bases = create_heads(options.head, tables.get("heads", {}), seed=options.seed)
     grids = {name: grid_of(name, options.grid, _known(tables.get("grids", {}))) for name in bases}
     settings = {
-        name: settings_of(name, grids[name], base.get_params(deep=False))
+        name: _complete(base, settings_of(name, grids[name], base.get_params(deep=False)))
         for name, base in bases.items()
     }
     prepared = prepare_data(options, "sweep")
@@ -65,6 +68,7 @@ def sweep(
             )
             _say(swept[name], reporter)
             run.add_head(name, _scored(swept[name], prepared.data, options, asked[name]))
+            run.say_notes(name, reporter)
     run.write_predictions()
     leads = lead(swept)
     if leads:
@@ -73,9 +77,18 @@ def sweep(
     return {**result_of(run), "trials": _trials(run), "lead": run.record.get("lead")}
 
 
+def _complete(base: "Head", settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what a setting leaves out of the parameters of a head by dotted name, as its seed."""
+    own = base.get_params(deep=False).get("params") or {}
+    return [
+        {**setting, "params": {**own, **setting["params"]}} if "params" in setting else setting
+        for setting in settings
+    ]
+
+
 def _known(grids: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in grids:
-        if name not in HEADS:
+        if not is_known(name):
             raise unknown_name("head", name, HEADS, where="[grids]")
     return grids
 
@@ -106,8 +119,6 @@ def _say(swept: Swept, reporter: Reporter) -> None:
         f"{best.head}: {len(swept.trials):,} settings in {swept.chosen.seconds:.1f} s; best "
         f"{setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
     )
-    for note in swept.notes:
-        reporter.say(note)
 
 
 def _shown(value: Any) -> str:

@@ -46,9 +46,8 @@ def train_heads(
     with reporter.bar(len(todo), "head") as bar:
         for name, head in todo.items():
             fitted = fit_head(head, data, refit=refit, reject_below=reject_below)
-            for note in fitted.record["notes"]:
-                reporter.say(note)
             run.add_head(name, fitted)
+            run.say_notes(name, reporter)
             bar.advance()
     run.write_predictions()
 

@@ -47,6 +47,10 @@ def test_read_features() -> None:
     assert set(result["seconds"]) == {"numpy_load", "manifest_order", "random_order"}
 
 
+def test_ridge_path() -> None:
+    assert "ratios" in run("ridge_path.py", "--quick")
+
+
 def test_the_gpu_script_says_when_there_is_none() -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "gpu.py")],
@@ -56,3 +60,13 @@ def test_the_gpu_script_says_when_there_is_none() -> None:
         env={"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, "No GPU" in done.stderr) == (1, True)
+
+
+def test_linear_sweep() -> None:
+    result = run("linear_sweep.py", "--rows", 200, "--dim", 16, "--epochs", 1, "--rates", 2,
+                 "--decays", 2, "--batch-sizes", 32, "--repeats", 1)  # fmt: skip
+    assert result
+
+
+def test_stream() -> None:
+    assert run("stream.py", "--rows", 500, "--dim", 16, "--classes", 5)

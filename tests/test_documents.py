@@ -103,11 +103,11 @@ def test_recipes_work(with_recipes: Path, tmp_path: Path) -> None:
         "sample digits",
         "extract digits --store s --weights random --image-size 32 --backbone densenet121 "
         "--engine eager --batch-size 64",
-        "train-head --store s --run r --head centroid --head majority",
+        "train-head --store s --run r --head naive-bayes --head majority",
         "compare r",
     ):
         done = run(f"{script} {command}", tmp_path, with_recipes)
         assert done.returncode == 0, done.stderr
-    assert "centroid" in done.stdout
+    assert "naive-bayes" in done.stdout
     info = run(f"{script} info s", tmp_path, with_recipes).stdout
     assert "densenet121" in info and "eager" in info

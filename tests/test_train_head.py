@@ -287,3 +287,54 @@ def test_leaderboard_in_words(
     assert main(["compare", "run", "--quiet"]) == 0
     out = capsys.readouterr().out
     assert "95 % interval" in out and "majority is" in out and "worse than logreg" in out
+
+
+FOREST = "sklearn.ensemble.RandomForestClassifier"
+
+
+def test_a_classifier_by_dotted_name(command: Command, store: Store) -> None:
+    Path("c.toml").write_text(f'[heads."{FOREST}"]\nn_estimators = 20\n')
+    arguments = ("train-head", "--store", "store", "--run", "run", "--head", FOREST, "--config",
+                 "c.toml")  # fmt: skip
+    status, result = command(*arguments)
+    assert status == 0, result
+    head = result["heads"][FOREST]
+    assert (head["not_saved"], head["test"]["accuracy"] > 0.8) == ("", True)
+    run = Run.open(Path("run"))
+    rows = run.manifest()
+    scored = np.array([split != "train" for split in rows.splits])
+    again = heads.load(Path("run/heads") / FOREST).predict_proba(store.read(rows.keys[scored]))
+    np.testing.assert_array_equal(again.astype(np.float32), run.probabilities(FOREST))
+    Path("c.toml").write_text(f'[heads."{FOREST}"]\nn_estimatrs = 20\n')
+    status, result = command(*arguments)
+    assert (status, "Did you mean 'n_estimators'" in result["error"]["message"]) == (2, True)
+
+
+def test_a_classifier_that_cannot_be_saved_is_scored(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skops.io", None)
+    status, result = command("train-head", "--store", "store", "--run", "run", "--head", FOREST)
+    assert status == 0, result
+    head = result["heads"][FOREST]
+    assert "skops is not installed" in head["not_saved"]
+    assert head["test"]["accuracy"] > 0.8
+    assert not (Path("run/heads") / FOREST / "head.json").exists()
+
+
+def test_features_that_do_not_fit_stay_on_disk(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = train(command, "--head", "linear", "--head", "ridge")
+    monkeypatch.setattr("pipeline.machine.free_memory", lambda: 1000)
+    arguments = ("train-head", "--store", "store", "--run", "streamed")
+    status, result = command(*arguments, "--head", "linear", "--head", "ridge")
+    assert status == 0, result
+    ridge = (result["heads"]["ridge"], fits["heads"]["ridge"])
+    for split in ("train", "val", "test"):
+        assert ridge[0][split]["log_loss"] == pytest.approx(ridge[1][split]["log_loss"], rel=1e-4)
+    assert result["heads"]["linear"]["test"]["accuracy"] > 0.9
+    status, result = command(*arguments, "--head", "logreg")
+    assert status == 2
+    assert "do not fit into memory" in result["error"]["message"]
+    assert "linear" in result["error"]["hint"]

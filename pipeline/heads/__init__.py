@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import unknown_name
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, EngineUnavailableError, PipelineError, RunError
 from pipeline.files import sha256_file, write_atomically, write_json
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -75,6 +75,10 @@ def create(name: str, params: Mapping[str, Any], *, seed: int) -> "Head":
     Raises:
         ConfigError: The head or a parameter is unknown; suggests the nearest name.
     """
+    if "." in name:
+        from pipeline.heads.external import create_external
+
+        return create_external(name, params, seed=seed)
     head = _class(name)()
     known = head.get_params(deep=False)
     for param in params:
@@ -86,8 +90,15 @@ def create(name: str, params: Mapping[str, Any], *, seed: int) -> "Head":
     return seeded_head
 
 
-def save(head: "Head", folder: Path) -> None:
-    """Write ``head.json`` and ``arrays.npz``; ``load`` gives equal predictions bit for bit."""
+def save(head: "Head", folder: Path) -> str:
+    """Write ``head.json`` and ``arrays.npz``; ``load`` gives equal predictions bit for bit.
+
+    Returns:
+        Why the head was not saved; empty if it was. Every head of the table can be; one by dotted
+        name needs skops and types that are trusted.
+    """
+    if "." in head.name:
+        return _save_external(head, folder)
     names = [name for name, target in HEADS.items() if target == _target(type(head))]
     if not names:
         raise RunError(f"Expected a head of {', '.join(HEADS)}. Received: {type(head).__name__}.")
@@ -113,6 +124,7 @@ def save(head: "Head", folder: Path) -> None:
         "notes": list(head.notes_),
     }
     write_json(folder / _RECORD, record)
+    return ""
 
 
 def load(folder: Path) -> "Head":
@@ -124,6 +136,10 @@ def load(folder: Path) -> "Head":
     """
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        if "." in record["head"]:
+            from pipeline.heads.external import load_external
+
+            return load_external(folder)
         if record["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"it is of version {record['schema_version']}")
         if record["arrays_sha256"] != sha256_file(folder / _ARRAYS):
@@ -132,7 +148,7 @@ def load(folder: Path) -> "Head":
         head = create(record["head"], record["params"], seed=0)
         for attribute in head.fitted:
             setattr(head, attribute, _restored(attribute, arrays, record["lists"]))
-    except ConfigError:
+    except PipelineError:
         raise
     except Exception as error:  # zipfile, json and NumPy each have errors of their own
         raise RunError(
@@ -143,6 +159,16 @@ def load(folder: Path) -> "Head":
     head.converged_ = record["converged"]
     head.notes_ = tuple(record["notes"])
     return head
+
+
+def _save_external(head: Any, folder: Path) -> str:
+    from pipeline.heads.external import save_external
+
+    try:
+        save_external(head, folder)
+    except (EngineUnavailableError, RunError) as error:
+        return str(error)
+    return ""
 
 
 def _class(name: str) -> Any:

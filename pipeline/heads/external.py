@@ -74,6 +74,11 @@ class ExternalHead(Head):
         check_is_fitted(self)
         return hasattr(self.estimator_, "predict_proba")
 
+    @property
+    def prior(self) -> str:
+        """What class frequencies its probabilities are for."""
+        return "balanced" if (self.params or {}).get("class_weight") == "balanced" else "train"
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
         """Fit on X ``(n, dim)`` and y ``(n,)``; ``validation`` is not looked at.
 

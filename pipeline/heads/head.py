@@ -51,6 +51,11 @@ class Head(ClassifierMixin, BaseEstimator):
     converged_: bool | None = None
     notes_: tuple[str, ...] = ()
 
+    @property
+    def prior(self) -> str:
+        """What class frequencies its probabilities are for: those of train, or balanced ones."""
+        return "balanced" if getattr(self, "class_weight", None) == "balanced" else "train"
+
     @abstractmethod
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
         """Fit on X ``(n, dim)`` and y ``(n,)``; ``validation``, a pair ``(X, y)``, is to choose."""
