@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,6 +72,31 @@ def tiny_folder(path: Path, count: int, *, first: int = 0) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)
     return path
+
+
+def pooled_features(rows: int, dim: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw features like pooled ones: not negative, correlated, with a spectrum that falls."""
+    rng, shared = np.random.default_rng([seed]), np.random.default_rng([12345])
+    mixing = shared.standard_normal((dim, dim), dtype=np.float32) / np.sqrt(dim)
+    mixing *= (1 / np.sqrt(1 + np.arange(dim, dtype=np.float32)))[:, None] * np.sqrt(dim / 8)
+    centres = shared.standard_normal((classes, dim), dtype=np.float32) / 2
+    y = np.arange(rows) % classes
+    hidden = rng.standard_normal((rows, dim), dtype=np.float32) + centres[y]
+    return np.maximum(hidden @ mixing, 0), y
+
+
+def timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Time calls in turn; the first round is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            took = time.perf_counter() - began
+            if repeat:
+                seconds[name].append(round(took, 4))
+        note(str(seconds))
+    return seconds
 
 
 def command(

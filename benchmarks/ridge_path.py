@@ -4,12 +4,11 @@ Usage: python benchmarks/ridge_path.py [--quick]
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from common import note, ratio, report
+from common import pooled_features, ratio, report, timed
 from sklearn.linear_model import Ridge
 
 from pipeline.heads.ridge import RidgeHead
@@ -21,8 +20,8 @@ ALPHA = 10.0
 def main() -> None:
     """Measure and print one JSON object."""
     options = read_options()
-    X, y = features(options.rows, options.dim, options.classes, options.seed)
-    validation = features(options.rows // 5, options.dim, options.classes, options.seed + 1)
+    X, y = pooled_features(options.rows, options.dim, options.classes, options.seed)
+    validation = pooled_features(options.rows // 5, options.dim, options.classes, options.seed + 1)
     indicators = np.eye(options.classes)[y]
     alphas = np.logspace(-1, 6, options.alphas)
     settings = [{"grid": (float(alpha),)} for alpha in alphas]
@@ -71,31 +70,6 @@ def read_options() -> argparse.Namespace:
     if options.quick:
         options.rows, options.dim, options.repeats = 500, 64, 1
     return options
-
-
-def features(rows: int, dim: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw features like pooled ones: not negative, correlated, with a spectrum that falls."""
-    rng, shared = np.random.default_rng([seed]), np.random.default_rng([12345])
-    mixing = shared.standard_normal((dim, dim), dtype=np.float32) / np.sqrt(dim)
-    mixing *= (1 / np.sqrt(1 + np.arange(dim, dtype=np.float32)))[:, None] * np.sqrt(dim / 8)
-    centres = shared.standard_normal((classes, dim), dtype=np.float32) / 2
-    y = np.arange(rows) % classes
-    hidden = rng.standard_normal((rows, dim), dtype=np.float32) + centres[y]
-    return np.maximum(hidden @ mixing, 0), y
-
-
-def timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Time calls in turn; the first round is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            took = time.perf_counter() - began
-            if repeat:
-                seconds[name].append(round(took, 4))
-        note(str(seconds))
-    return seconds
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_read_features() -> None:
 
 
 def test_ridge_path() -> None:
-    assert "ratios" in run("ridge_path.py", "--quick")
+    assert "path_over_one" in run("ridge_path.py", "--quick")
 
 
 def test_the_gpu_script_says_when_there_is_none() -> None:
@@ -60,6 +60,10 @@ def test_the_gpu_script_says_when_there_is_none() -> None:
         env={"CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, "No GPU" in done.stderr) == (1, True)
+
+
+def test_train_head_command() -> None:
+    assert run("train_head_command.py", "--quick")["tensorflow_loaded"] is False
 
 
 def test_linear_sweep() -> None:
