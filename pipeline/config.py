@@ -229,6 +229,71 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions:
+    """Classify images with a head of a run."""
+
+    run: str = _text("", "run directory", "RUN", positional=True)
+    paths: tuple[str, ...] = _texts((), "image files and folders", "PATH", positional=True)
+    head: str | None = _text(None, "head to predict with (default: the run's best)", "NAME")
+    top: int = _integer(1, "classes to list for each image", 1)
+    csv: str | None = _text(None, "write path,label,probability and the other classes here", "FILE")
+    weights: str | None = _text(
+        None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    engine: str = _text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
+    batch_size: int = _integer(32, "images per call of the backbone", 1)
+    workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Write a head with its backbone as one model that takes decoded images."""
+
+    run: str = _text("", "run directory", "RUN", positional=True)
+    out: str = _text("", "file or folder to write", "OUT", positional=True)
+    head: str | None = _text(None, "head to export (default: the run's best)", "NAME")
+    format: str = _choice("keras", ("folder", "keras", "onnx", "savedmodel"), "form of the model")
+    weights: str | None = _text(
+        None, "weights file, where the run's store no longer has them", "PATH"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneOptions:
+    """Stage 3: put a trained head on the backbone and train its top layers at a low rate."""
+
+    source: str = _text("", "run of train-head to start from", "RUN", positional=True)
+    run: str | None = _text(
+        None, "run directory to write or go on with (default: RUN-finetune)", "DIR"
+    )
+    head: str | None = _text(
+        None, "dense, linear or logreg head to start from (default: the best of these)", "NAME"
+    )
+    preset: str | None = _choice(
+        None, ("seed",), "'seed': fine-tuning exactly as in the tutorial this grew from"
+    )
+    unfreeze_from: str = _text(
+        "conv5", "first part to train: conv5, conv4, a block, a layer's name, or all", "NAME"
+    )
+    epochs: int = _integer(20, "most passes over train", 1)
+    learning_rate: float = _number(1e-4, "rate after warm-up", 1e-9, 1.0)
+    batch_size: int = _integer(32, "images per step", 1)
+    augment: bool = _switch("train on random flips, crops and colours")
+    precision: str = _choice(
+        "float32", ("float32", "bfloat16", "float16"), "arithmetic of training; lower ones on GPUs"
+    )
+    cache_precision: str = _choice(
+        "float32", ("float32", "float16"), "numbers in the cache of frozen activations"
+    )
+    class_weight: str | None = _choice(None, ("balanced",), "weigh classes by their frequency")
+    patience: int = _integer(5, "epochs without a better val before stopping", 1)
+    weights: str | None = _text(
+        None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    seed: int = _integer(0, "seed of order, augmentation and dropout", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InfoOptions:
     """Say what a store or a run is."""
 

@@ -10,6 +10,7 @@
     - CorruptShardError                    checksum, shape or rows disagree; carries .shard
   + RunError (ValueError)                  a run directory that does not fit what was asked
   + WeightsUnavailableError (OSError)      weights that cannot be had, or do not fit
+  + HeadNotTrainableError (TypeError)      a head that is no network; names those that are
   + EngineUnavailableError (ImportError)   an engine that is not installed; carries the pip line
 
 Every message says what was expected and what was received; ``hint`` is the next action.
@@ -73,6 +74,10 @@ class RunError(PipelineError, ValueError):
 
 class WeightsUnavailableError(PipelineError, OSError):
     """Backbone weights cannot be had, or do not fit the backbone."""
+
+
+class HeadNotTrainableError(PipelineError, TypeError):
+    """A head that cannot become layers of a network."""
 
 
 class EngineUnavailableError(PipelineError, ImportError):
