@@ -62,6 +62,10 @@ def test_the_gpu_script_says_when_there_is_none() -> None:
     assert (done.returncode, "No GPU" in done.stderr) == (1, True)
 
 
+def test_logreg_path() -> None:
+    assert run("logreg_path.py", "--quick")["all_converged"]
+
+
 def test_train_head_command() -> None:
     assert run("train_head_command.py", "--quick")["tensorflow_loaded"] is False
 

@@ -115,9 +115,9 @@ def test_scaler_follows_its_formula() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 def test_logreg_equals_scikit_learn_on_scaled_features(classes: int) -> None:
     X, y = blobs(classes=classes)
-    ours = LogregHead(grid=(0.5,)).fit(X, y)
+    ours = LogregHead(grid=(0.5,), tol=1e-9).fit(X, y)
     scaled = FeatureScaler().fit_transform(X.astype(np.float64))
-    theirs = LogisticRegression(C=0.5, max_iter=1000).fit(scaled, y)
+    theirs = LogisticRegression(C=0.5, max_iter=1000, tol=1e-9).fit(scaled, y)
     np.testing.assert_allclose(
         ours.predict_proba(X), theirs.predict_proba(scaled), atol=1e-6, rtol=1e-5
     )

@@ -1,21 +1,15 @@
 """The logistic-regression head: the baseline that every other head is compared with."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
 from pipeline.heads.grid import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule, is_number
+from pipeline.heads.logistic_path import fit_path
 from pipeline.heads.scaler import FeatureScaler
-
-# Entries of X up to which one thread of linear algebra is used.
-SMALL: Final = 2**22
 
 
 class LogregHead(GridHead):
@@ -25,7 +19,7 @@ class LogregHead(GridHead):
         grid: Values of C, the inverse of the L2 strength. Without val, or with one value,
             nothing is chosen: C is that value, or 1 where there are several.
         max_iter: Most iterations of L-BFGS for one value.
-        tol: Largest gradient entry at convergence.
+        tol: Largest gradient entry at convergence, as in scikit-learn.
         class_weight: ``balanced`` weighs classes by the inverse of their frequency.
 
     Attributes:
@@ -62,21 +56,20 @@ class LogregHead(GridHead):
         weights: NDArray[np.float64] | None,
         values: Sequence[float],
     ) -> Iterator[State]:
-        """Fit along the path from strong to weak L2, each from the one before."""
+        """Fit all values together; see ``logistic_path``."""
         scaler = FeatureScaler().fit(X, sample_weight=weights)
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
-        scaled = self._scaled(X)
-        model: Any = LogisticRegression(max_iter=self.max_iter, tol=self.tol, warm_start=True)
-        for C in values:
-            converged = _fit_quietly(model.set_params(C=C), scaled, numbers, weights)
-            coef, intercept = _two_sided(model)
+        fits = fit_path(
+            self._scaled(X), numbers, values, weights=weights, tol=self.tol, max_iter=self.max_iter
+        )
+        for fit in fits:
             yield {
                 "mean_": scaler.mean_,
                 "scale_": scaler.scale_,
-                "coef_": coef,
-                "intercept_": intercept,
-                "n_iter_": int(model.n_iter_.max()),
-                "converged_": converged,
+                "coef_": _two_sided(fit.coef),
+                "intercept_": _two_sided(fit.intercept),
+                "n_iter_": fit.n_iter,
+                "converged_": fit.converged,
             }
 
     def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -103,22 +96,7 @@ class LogregHead(GridHead):
             )
 
 
-def _fit_quietly(
-    model: Any, X: NDArray[np.float64], y: NDArray[Any], weights: NDArray[np.float64] | None
-) -> bool:
-    """Fit and tell whether it converged, which scikit-learn says by a warning."""
-    # At this size threads only wait for each other: 1.2 s instead of 10 to 27 on two busy cores.
-    threads = 1 if X.size <= SMALL else None
-    with warnings.catch_warnings(record=True) as caught, threadpool_limits(threads, "blas"):
-        warnings.simplefilter("always")
-        model.fit(X, y, weights)
-    return not any(issubclass(item.category, ConvergenceWarning) for item in caught)
-
-
-def _two_sided(model: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return coefficients with a row a class; for two classes scikit-learn keeps one row."""
-    coef, intercept = model.coef_.copy(), model.intercept_.copy()
-    if len(coef) > 1:
-        return coef, intercept
+def _two_sided(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a row a class; two classes were fitted with one row."""
     # softmax((0, z)) is the logistic function of z
-    return np.concatenate([0 * coef, coef]), np.concatenate([0 * intercept, intercept])
+    return rows if len(rows) > 1 else np.concatenate([0 * rows, rows])
