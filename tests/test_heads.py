@@ -48,12 +48,6 @@ def test_scikit_learn_contract(estimator: Any, check: Any) -> None:
     check(estimator)
 
 
-@pytest.mark.slow
-@parametrize_with_checks([DenseHead(hidden=(16,), epochs=12, batch_size=8, learning_rate=0.02)])
-def test_scikit_learn_contract_of_dense(estimator: Any, check: Any) -> None:
-    check(estimator)
-
-
 def test_table_is_in_order() -> None:
     assert list(heads.HEADS) == sorted(heads.HEADS)
 

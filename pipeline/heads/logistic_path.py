@@ -17,14 +17,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, qr
-from threadpoolctl import threadpool_limits
 
 from pipeline.heads.logistic_loss import Problem
 from pipeline.heads.logistic_steps import Axes, Point, minimize
+from pipeline.heads.threads import SMALL, blas_threads
 
-# Entries of X up to which products are in double precision and linear algebra has one thread: at
-# this size threads only wait for each other, 1.2 s instead of 10 to 27 on two busy cores.
-SMALL: Final = 2**22
 # Rows of coefficients in one stack: products with 450 rows are hardly faster than with 100.
 STACK_ROWS: Final = 128
 # Single precision stops at a share of the tolerances, so that double precision mostly confirms;
@@ -79,19 +76,24 @@ def fit_path(
     is_small = X.size <= SMALL
     total = float(len(X)) if weights is None else float(weights.sum())
     shares = np.full(len(X), 1 / total) if weights is None else weights / total
-    with threadpool_limits(1 if is_small else None, "blas"):
+    with blas_threads(X.size):
         reduced, basis = _reduce(X)
-        exact = Problem.of(reduced, numbers, shares)
-        single = None if is_small else reduced.astype(np.float32)
-        vectors, spread = _principal(reduced if single is None else single, shares)
-        axes = Axes(vectors, spread, basis)
-        rough = None if single is None else Problem.of(single @ vectors, numbers, shares)
-        del single
+        if is_small:
+            vectors, spread = _principal(reduced, shares)
+            basis = (vectors if basis is None else basis @ vectors).astype(np.float64, copy=False)
+            exact, rough = Problem.of(reduced @ vectors, numbers, shares), None
+            axes = Axes(None, spread, basis)
+        else:
+            single = reduced.astype(np.float32)
+            vectors, spread = _principal(single, shares)
+            exact = Problem.of(reduced, numbers, shares)
+            rough = Problem.of(single @ vectors, numbers, shares)
+            axes = Axes(vectors, spread, basis)
+            del single
     strengths = 1 / (np.asarray(values, np.float64) * total)
     size = max(1, STACK_ROWS // exact.rows)
     for start in range(0, len(strengths), size):
-        # A generator must not hold the limit while its caller works.
-        with threadpool_limits(1 if is_small else None, "blas"):
+        with blas_threads(X.size):
             found = _fit_stack(
                 exact, rough, axes, strengths[start : start + size], tol=tol, max_iter=max_iter
             )

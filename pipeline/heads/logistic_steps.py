@@ -153,17 +153,25 @@ def minimize(
     active = _Active.at(problem, start.coef, strengths)
     while len(active.number):
         objective = _objective(problem, active)
-        largest = axes.largest(active.gradient)
         direction = _direction(problem, axes, active)
         slope = _dot(active.gradient, direction)
         end.coef[active.number] = active.coef
-        end.objective[active.number], end.gradient[active.number] = objective, largest
-        is_done = (largest <= tol) & (-slope / 2 <= GAP * tol)
+        end.objective[active.number] = objective
+        # Turning a gradient back to the features as given costs as much as a product with them.
+        is_near = -slope / 2 <= GAP * tol
+        largest = np.full(len(slope), np.inf)
+        largest[is_near] = axes.largest(active.gradient[is_near])
+        end.gradient[active.number] = largest
+        is_done = largest <= tol
         goes_on = ~is_done & (slope < 0) & (end.n_iter[active.number] < max_iter)
         active.keep(goes_on)
         helped = _advance(problem, active, direction[goes_on], slope[goes_on])
         end.n_iter[active.number] += 1
         active.keep(helped)
+    unknown = np.isinf(end.gradient)
+    if unknown.any():
+        stopped = _Active.at(problem, end.coef[unknown], strengths[unknown])
+        end.gradient[unknown] = axes.largest(stopped.gradient)
     return end
 
 
@@ -268,7 +276,7 @@ def _dot(a: Stack, b: Stack) -> NDArray[np.float64]:
 
 
 def _largest(entries: Stack) -> NDArray[np.float64]:
-    largest: NDArray[np.float64] = np.abs(entries).max(axis=(1, 2))
+    largest: NDArray[np.float64] = np.abs(entries).max(axis=(1, 2), initial=0.0)
     return largest
 
 

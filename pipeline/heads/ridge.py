@@ -15,6 +15,7 @@ from pipeline.heads.grid import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule
 from pipeline.heads.rows import Block, blocks
 from pipeline.heads.scaler import FeatureScaler
+from pipeline.heads.threads import blas_threads
 
 Factors = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
@@ -65,7 +66,8 @@ class RidgeHead(GridHead):
         """Factorize once; each alpha is then one small product."""
         scaler = FeatureScaler().fit(X, sample_weight=weights)
         factorize = factors_of_rows if X.shape[0] < X.shape[1] else factors_of_features
-        left, eigenvalues, right = factorize(X, numbers, weights, scaler)
+        with blas_threads(X.shape[0] * X.shape[1]):
+            left, eigenvalues, right = factorize(X, numbers, weights, scaler)
         totals = np.bincount(numbers, weights=weights)
         for alpha in values:
             yield {
