@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import metrics
 from pipeline.calibration import fit_temperature, probabilities
+from pipeline.errors import PipelineError
 from pipeline.scoring import Chosen, plain
 from pipeline.split_features import Scores, SplitFeatures
 
@@ -32,7 +33,8 @@ class Trial:
         head: Name of the head.
         setting: The parameters tried.
         accuracy: On the rows to choose on.
-        log_loss: On the same rows, at the temperature fitted on them.
+        log_loss: On the same rows, at the temperature fitted on them; infinite where the fit
+            gave no numbers.
         converged: Whether its fit converged; None where that has no meaning.
         correct: Whether each of these rows is classified rightly, ``(n,)``.
     """
@@ -49,7 +51,7 @@ class Trial:
         return {
             "setting": plain(self.setting),
             "accuracy": self.accuracy,
-            "log_loss": self.log_loss,
+            "log_loss": self.log_loss if np.isfinite(self.log_loss) else None,
             "converged": self.converged,
         }
 
@@ -104,8 +106,12 @@ def sweep_head(
         if best is None or trial.log_loss < best.log_loss:
             best, kept = trial, (head, scores, y)
         progress(best)
-    if best is None:
-        raise ValueError("Expected one setting or more. Received: none.")
+    if best is None or not np.isfinite(best.log_loss):
+        raise PipelineError(
+            f"{name}: expected a setting whose loss is a number. Received: {len(trials)} settings "
+            "of which none is.",
+            hint=f"Try lower rates under [grids.{name}].",
+        )
     head, scores, y = kept
     if not has_val:
         head = next(iter(base.fit_many(*data.to_fit("train"), [best.setting])))
@@ -174,6 +180,9 @@ def _by_folds(
 def _trial(
     name: str, setting: Setting, head: "Head", scores: Scores, y: NDArray[np.int64]
 ) -> Trial:
+    if not all(np.isfinite(view[:, head.classes_]).all() for view in scores):
+        # A rate too high: the setting lost, the others may still win.
+        return Trial(name, setting, 0.0, np.inf, False, np.zeros(len(y), dtype=bool))
     temperature = fit_temperature(scores, y) if head.calibrates else 1.0
     found = probabilities(scores, temperature)
     correct = found.argmax(axis=1) == y

@@ -189,3 +189,20 @@ def test_settings_are_all_combinations() -> None:
     assert Counter(setting["a"] for setting in settings) == {1: 3, 2: 3}
     assert all(len(setting["grid"]) == 1 for setting in settings)
     assert settings_of("x", {}, {}) == [{}]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_rate_too_high_loses_and_stops_nothing(command: Command, store: Store) -> None:
+    Path("c.toml").write_text("[grids.linear]\nlearning_rate = [1e30, 0.01]\n")
+    result = sweep(command, "--config", "c.toml", *flags("linear"))
+    lost, won = result["trials"]["linear"]
+    assert (lost["log_loss"], lost["converged"]) == (None, False)
+    assert result["heads"]["linear"]["selected"] == won["setting"]
+    assert any(
+        "1 of 2 fits did not converge" in note for note in result["heads"]["linear"]["notes"]
+    )
+    Path("c.toml").write_text("[grids.linear]\nlearning_rate = [1e30, 1e31]\n")
+    status, error = command("sweep", "--store", "store", "--run", "other", "--config", "c.toml",
+                            *flags("linear"))  # fmt: skip
+    assert status == 2
+    assert "lower rates" in error["error"]["hint"]

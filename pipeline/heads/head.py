@@ -96,7 +96,8 @@ class Head(ClassifierMixin, BaseEstimator):
             sample_weight: Weights of rows, ``(n,)``.
 
         Returns:
-            Fitted heads, in order of the settings, each equal to one fitted alone.
+            Fitted heads, in order of the settings, each equal to one fitted alone. Where that
+            one would raise because its loss is not a number, scores may be none instead.
         """
         for params in settings:
             head: Head = clone(self).set_params(**params)

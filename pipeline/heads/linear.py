@@ -93,11 +93,11 @@ class LinearHead(Head):
         """Fit one copy a setting; see ``Head.fit_many``.
 
         Settings that differ in ``learning_rate`` and ``weight_decay`` alone share every batch.
-        A head equals one fitted alone up to rounding: about 1e-5 of its largest coefficient.
+        A head equals one fitted alone up to rounding: about 1e-5 of its largest coefficient. One
+        whose loss is not a number has scores that are none, and ``converged_`` False.
 
         Raises:
             ConfigError: A parameter is out of range.
-            PipelineError: A head's loss is not a number; raised when its turn comes.
         """
         heads: list[LinearHead] = [clone(self).set_params(**params) for params in settings]
         trained: set[int] = set()
@@ -110,7 +110,7 @@ class LinearHead(Head):
                 ]
                 self._train([heads[other] for other in alike], X, y, sample_weight)
                 trained.update(alike)
-            yield head._finished()
+            yield head
 
     def _train(self, heads: Sequence["LinearHead"], X: Any, y: Any, sample_weight: Any) -> None:
         """Fit heads that share all parameters but their own."""
@@ -136,6 +136,7 @@ class LinearHead(Head):
             for head, kernel, diverged in zip(part, bank.kernels, bank.diverged, strict=True):
                 head.coef_, head.intercept_ = kernel[:-1].T.copy(), kernel[-1].copy()
                 head._diverged = diverged
+                head.converged_ = False if diverged else None
 
     def _plan(self) -> Plan:
         return Plan(
