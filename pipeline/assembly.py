@@ -1,0 +1,237 @@
+"""A backbone and a head as one Keras model, from images to probabilities.
+
+Called by fine-tuning, which trains the head's layers, and by ``export``, which ships them. A head
+becomes float64 arrays first, with NumPy; Keras' layers are made of these.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.backbone import FrozenBackbone
+from pipeline.errors import HeadNotTrainableError
+from pipeline.runtime import import_keras
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+Array = NDArray[np.float64]
+Layer = tuple[Array, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayers:
+    """A head as arrays: the scores are ``layers((features - mean) / scale)``.
+
+    Attributes:
+        mean: float64 ``(dim,)``.
+        scale: float64 ``(dim,)``.
+        layers: Kernel ``(inputs, outputs)`` and bias ``(outputs,)`` of each dense layer, float64,
+            with relu between two of them.
+    """
+
+    mean: Array
+    scale: Array
+    layers: Sequence[Layer]
+
+    def rounded(self) -> list[Layer]:
+        """Return the layers that follow a scaler in float32.
+
+        It subtracts the mean rounded to float32. What rounding took off, divided by a small scale,
+        is no longer small, so the first bias gives it back.
+        """
+        (kernel, bias), *others = self.layers
+        lost = self.mean - self.mean.astype(np.float32)
+        return [(kernel, bias - (lost / self.scale) @ kernel), *others]
+
+    def folded(self, temperature: float) -> list[Layer]:
+        """Return layers that take features as they are and give scores over a temperature."""
+        (kernel, bias), *others = self.layers
+        first = (kernel / self.scale[:, None], bias - (self.mean / self.scale) @ kernel)
+        *others, (kernel, bias) = [first, *others]
+        return [*others, (kernel / temperature, bias / temperature)]
+
+
+def is_network(name: str) -> bool:
+    """Tell whether the head of a name can become layers of a network."""
+    return name in _LAYERS
+
+
+def require_network(name: str) -> None:
+    """Refuse a head that cannot become layers of a network.
+
+    Raises:
+        HeadNotTrainableError: Names those that can.
+    """
+    if not is_network(name):
+        raise HeadNotTrainableError(
+            f"Expected a head that is a network: {', '.join(_LAYERS)}. Received: {name!r}.",
+            hint="Choose one of these with --head; export --format folder takes any head.",
+        )
+
+
+def layers_of(head: "Head") -> HeadLayers:
+    """Return a fitted head as arrays; its scores may differ by a constant a row.
+
+    Raises:
+        HeadNotTrainableError: It is no network; names the heads that are.
+    """
+    require_network(head.name)
+    return _LAYERS[head.name](head)
+
+
+def head_network(head: "Head") -> Any:
+    """Return a fitted head as a Keras model, to train on.
+
+    The first layer, ``scaler``, has no weights; the dense layers after it, of which the last is
+    ``logits``, are trainable and hold the head's weights.
+
+    Returns:
+        Keras model, float32 ``(n, dim)`` to logits, float32 ``(n, classes of the head)``: the
+        head's scores up to a constant a row, before the temperature.
+
+    Raises:
+        HeadNotTrainableError: The head is no network; names those that are.
+    """
+    found = layers_of(head)
+    keras = import_keras()
+    features = keras.Input((len(found.mean),), dtype="float32", name="features")
+    logits = _dense(keras, _scaler(keras, found)(features), found.rounded())
+    return keras.Model(features, logits, name="head")
+
+
+def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: bool = True) -> Any:
+    """Return a backbone and a fitted head as one frozen Keras model.
+
+    Made of Keras' own layers and operations, so that a saved model loads without this package.
+
+    Args:
+        backbone: The backbone that made the features which the head was fitted on.
+        head: The head, with its temperature; its classes are numbers below ``num_classes``.
+        num_classes: Classes of the run. One that the head does not know has probability 0.
+        fold: Whether scaler and temperature become part of the dense layers, computed in float64:
+            a linear head is then one layer.
+
+    Returns:
+        Keras model, ``images`` uint8 ``(n, S, S, 3)`` to ``probabilities`` float32
+        ``(n, num_classes)``.
+
+    Raises:
+        HeadNotTrainableError: The head is no network; names those that are.
+    """
+    found = layers_of(head)
+    keras = import_keras()
+    features = backbone.model.output
+    if fold:
+        logits = _dense(keras, features, found.folded(head.temperature_))
+    else:
+        logits = keras.ops.divide(head_network(head)(features), head.temperature_)
+    is_complete = len(head.classes_) == num_classes
+    name = "probabilities" if is_complete else "softmax"
+    probabilities = keras.layers.Softmax(dtype="float32", name=name)(logits)
+    if not is_complete:
+        probabilities = _in_places(keras, probabilities, head.classes_, num_classes)
+    model = keras.Model(backbone.model.input, probabilities, name="classifier")
+    model.trainable = False
+    return model
+
+
+def _scaler(keras: ModuleType, found: HeadLayers) -> Any:
+    """Return ``(features - mean) / scale`` as a model without weights.
+
+    Keras' Normalization divides by 1e-7 or more, and its Rescaling takes numbers a column for
+    numbers a channel where ``keras.json`` says so.
+    """
+    features = keras.Input((len(found.mean),), dtype="float32")
+    centred = keras.ops.subtract(features, found.mean.astype(np.float32))
+    scaled = keras.ops.multiply(centred, (1 / found.scale).astype(np.float32))
+    scaler = keras.Model(features, scaled, name="scaler")
+    scaler.trainable = False
+    return scaler
+
+
+def _dense(keras: ModuleType, inputs: Any, layers: Sequence[Layer]) -> Any:
+    """Put dense layers with their weights behind a tensor."""
+    for number, (kernel, bias) in enumerate(layers, start=1):
+        is_last = number == len(layers)
+        layer = keras.layers.Dense(
+            kernel.shape[1],
+            activation=None if is_last else "relu",
+            # Keras' own initializer would draw from a global generator.
+            kernel_initializer="zeros",
+            dtype="float32",
+            name="logits" if is_last else f"hidden_{number}",
+        )
+        inputs = layer(inputs)
+        layer.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+    return inputs
+
+
+def _in_places(
+    keras: ModuleType, probabilities: Any, classes: NDArray[np.integer], num_classes: int
+) -> Any:
+    """Put probabilities of some classes into their columns; a product with zeros and ones."""
+    layer = keras.layers.Dense(
+        num_classes,
+        use_bias=False,
+        kernel_initializer="zeros",
+        dtype="float32",
+        name="probabilities",
+    )
+    placed = layer(probabilities)
+    layer.set_weights([np.eye(num_classes, dtype=np.float32)[classes]])
+    return placed
+
+
+def _of_float32(head: Any, layers: Sequence[Layer]) -> HeadLayers:
+    """Return layers with the scaler as heads that predict in float32 apply it."""
+    factor = (1 / head.scale_).astype(np.float32)
+    return HeadLayers(_double(head.mean_.astype(np.float32)), 1 / _double(factor), layers)
+
+
+def _of_dense(head: Any) -> HeadLayers:
+    arrays = [_double(array) for array in head.weights_]
+    return _of_float32(head, list(zip(arrays[::2], arrays[1::2], strict=True)))
+
+
+def _of_linear(head: Any) -> HeadLayers:
+    return _of_float32(head, [(_double(head.coef_.T), _double(head.intercept_))])
+
+
+def _of_coefficients(head: Any) -> HeadLayers:
+    return HeadLayers(head.mean_, head.scale_, [(head.coef_.T, head.intercept_)])
+
+
+def _of_centroid(head: Any) -> HeadLayers:
+    """Leave out the constant of each row: ``-|x - c|^2 = 2 x.c - |c|^2 - |x|^2``."""
+    dim = len(head.mean_)
+    kernel = 2 * head.centroids_.T / dim
+    bias = -(head.centroids_**2).sum(axis=1) / dim
+    return HeadLayers(head.mean_, head.scale_, [(kernel, bias)])
+
+
+def _of_majority(head: Any) -> HeadLayers:
+    dim = head.n_features_in_
+    kernel = np.zeros((dim, len(head.priors_)))
+    return HeadLayers(np.zeros(dim), np.ones(dim), [(kernel, np.log(head.priors_))])
+
+
+def _double(array: NDArray[np.floating]) -> Array:
+    return array.astype(np.float64)
+
+
+_LAYERS: Final[Mapping[str, Callable[[Any], HeadLayers]]] = MappingProxyType(
+    {
+        "centroid": _of_centroid,
+        "dense": _of_dense,
+        "linear": _of_linear,
+        "linear-svc": _of_coefficients,
+        "logreg": _of_coefficients,
+        "majority": _of_majority,
+        "ridge": _of_coefficients,
+    }
+)

@@ -1,0 +1,308 @@
+"""The forms in which a model leaves the package; how each is written and run.
+
+Called by ``export_command``. Every form carries class names and identity; one that was written is
+loaded again the way its users will, so that it can be checked before it gets its final name.
+"""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import assembly, backbone, heads, weights
+from pipeline.backbone import FrozenBackbone
+from pipeline.engines.graph import frozen_graph
+from pipeline.engines.onnx import OPSET
+from pipeline.errors import ConfigError, RunError
+from pipeline.files import TEMPORARY_PREFIX, rename_durably, write_json
+from pipeline.runtime import import_keras
+from pipeline.stitch import Predict, cached_probabilities, runner
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+SCHEMA_VERSION: Final = 1
+INPUT: Final = "images"
+OUTPUT: Final = "probabilities"
+# In a .keras archive, and in a SavedModel's folder for what others add to it.
+METADATA: Final = "pipeline.json"
+MODEL_RECORD: Final = "model.json"
+
+_EXTRA: Final = "assets.extra"
+_HEAD: Final = "head"
+_ENCODER: Final = "encoder"
+_SIGNATURE: Final = "serving_default"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What is exported.
+
+    Attributes:
+        backbone: The frozen backbone.
+        head: The fitted head.
+        metadata: Class names, identity and more, as JSON values.
+        network_file: The ``.keras`` file of a backbone that is in no table.
+    """
+
+    backbone: FrozenBackbone
+    head: "Head"
+    metadata: Mapping[str, Any]
+    network_file: Path | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the run."""
+        return len(self.metadata["classes"])
+
+    def assembled(self) -> Any:
+        """Return the whole as one Keras model; see ``assembly.assemble``."""
+        return assembly.assemble(self.backbone, self.head, self.num_classes)
+
+    def predict(self) -> Predict:
+        """Return backbone and head as a function, for a head that is no network."""
+        encode = runner(self.backbone.model)
+        return lambda pixels: cached_probabilities(self.head, [encode(pixels)], self.num_classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One form of a model.
+
+    Attributes:
+        suffix: What a file's name must end in; empty for a folder.
+        is_network: Whether the head must be a network.
+        needs_tensorflow: Whether Keras must run on TensorFlow.
+        record: Where the metadata lies in a folder; by it an earlier export is known.
+        write: Writes the assembled model (None where the head need be no network) to a path.
+        load: Loads what was written as a function.
+    """
+
+    suffix: str
+    is_network: bool
+    needs_tensorflow: bool
+    record: str
+    write: Callable[[Package, Any, Path], None]
+    load: Callable[[Path], Predict]
+
+
+@contextmanager
+def staged(out: Path, form: Format, *, force: bool) -> Iterator[Path]:
+    """Give a temporary place beside ``out``; what is there at the end of the context becomes it.
+
+    Args:
+        out: The file or folder to make.
+        form: Its form.
+        force: Whether to replace an existing file, or the folder of an earlier export.
+
+    Raises:
+        ConfigError: ``out`` exists and may not be replaced, or cannot be written.
+    """
+    require_free(out, form, force=force)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=out.parent) as folder:
+            temporary = Path(folder, out.name)
+            yield temporary
+            _flush(temporary)
+            if out.is_dir():
+                out.rename(Path(folder, f"{out.name}.replaced"))
+            rename_durably(temporary, out)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        raise ConfigError(
+            f"The model cannot be written to {str(out)!r}: {error.strerror}.",
+            hint="Give a place that can be written to and has room.",
+        ) from error
+
+
+def require_free(out: Path, form: Format, *, force: bool) -> None:
+    """Refuse a place that holds something.
+
+    Raises:
+        ConfigError: It holds an earlier export and ``force`` is off, or something else.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    is_export = out.is_dir() and (out / form.record).is_file() if not form.suffix else out.is_file()
+    if force and is_export and not out.is_symlink():
+        return
+    kind = "file" if form.suffix else "export of this format"
+    raise ConfigError(
+        f"Expected nothing at {str(out)!r}, or with --force a {kind}. "
+        f"Received: {'a folder' if out.is_dir() else 'a file'} that is there.",
+        hint="Replace it with --force, or choose another OUT."
+        if is_export and not out.is_symlink()
+        else "Choose another OUT.",
+    )
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
+    return sum(item.stat().st_size for item in files)
+
+
+def _flush(path: Path) -> None:
+    """Put the files of a folder on the disk; ``rename_durably`` does so for what it renames."""
+    for item in path.rglob("*") if path.is_dir() else ():
+        descriptor = os.open(item, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_keras(package: Package, model: Any, path: Path) -> None:
+    """Save a ``.keras`` archive with one more member, which Keras passes over."""
+    model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(METADATA, json.dumps(package.metadata, indent=2, allow_nan=False))
+
+
+def _load_keras(path: Path) -> Predict:
+    return runner(import_keras().saving.load_model(path, compile=False, safe_mode=True))
+
+
+def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
+    keras = import_keras()
+    import tensorflow as tf
+
+    side = package.backbone.image_size
+    signature = tf.TensorSpec((None, side, side, 3), tf.uint8, name=INPUT)
+    archive = keras.export.ExportArchive()
+    # Not `track`ed, which would keep every weight twice; what the endpoint uses is found anyway.
+    archive.add_endpoint(
+        "serve", lambda images: {OUTPUT: model(images, training=False)}, [signature]
+    )
+    with _quiet("tensorflow"):
+        archive.write_out(str(path), verbose=False)
+    (path / _EXTRA).mkdir()
+    write_json(path / _EXTRA / METADATA, package.metadata)
+
+
+def _load_savedmodel(path: Path) -> Predict:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+
+    def predict(pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
+        # By way of the loaded object, without which its variables would be let go.
+        found = loaded.signatures[_SIGNATURE](images=tf.constant(pixels))[OUTPUT]
+        return np.asarray(found.numpy())
+
+    return predict
+
+
+def _write_onnx(package: Package, model: Any, path: Path) -> None:
+    """Convert the graph with its weights as constants; metadata are texts of JSON by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tf2onnx
+
+    graph, images, probabilities = frozen_graph(_whole(package, model))
+    with _quiet("tensorflow", "tf2onnx"):
+        converted, _ = tf2onnx.convert.from_graph_def(
+            graph,
+            name="classifier",
+            input_names=[images],
+            output_names=[probabilities],
+            opset=OPSET,
+            tensors_to_rename={images: INPUT, probabilities: OUTPUT},
+        )
+    for name, value in package.metadata.items():
+        converted.metadata_props.add(key=name, value=json.dumps(value, allow_nan=False))
+    path.write_bytes(converted.SerializeToString())
+
+
+def _whole(package: Package, model: Any) -> FrozenBackbone:
+    """Return the assembled model in the place of a backbone, as the converter takes it."""
+    return FrozenBackbone(
+        lambda: model,
+        name=package.backbone.name,
+        image_size=package.backbone.image_size,
+        pooling=package.backbone.pooling,
+        dim=package.num_classes,
+        weights_sha256=package.backbone.weights_sha256,
+    )
+
+
+def _load_onnx(path: Path) -> Predict:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda pixels: np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
+
+
+def _write_folder(package: Package, model: Any, path: Path) -> None:
+    """Write weights as a store keeps them, the head as a run does, and ``model.json``."""
+    loaded = package.backbone
+    path.mkdir()
+    if package.network_file is None:
+        weights.save(path / _ENCODER / f"{loaded.weights_sha256}.h5", loaded.arrays())
+    else:
+        (path / _ENCODER).mkdir()
+        shutil.copyfile(package.network_file, path / _ENCODER / f"{loaded.weights_sha256}.keras")
+    not_saved = heads.save(package.head, path / _HEAD)
+    if not_saved:
+        raise RunError(
+            f"Expected a head that can be saved. Received: {not_saved}",
+            hint="Choose another --head.",
+        )
+    write_json(path / MODEL_RECORD, package.metadata)
+
+
+def _load_folder(path: Path) -> Predict:
+    metadata = json.loads((path / MODEL_RECORD).read_text(encoding="utf-8"))
+    identity = metadata["identity"]
+    stem = path / _ENCODER / identity["weights_sha256"]
+    network = stem.with_suffix(".keras")
+    in_table = not network.exists()
+    loaded = backbone.load(
+        identity["backbone"] if in_table else str(network),
+        weights="imagenet",  # looked at in neither case: the values are those of the file
+        seed=0,
+        image_size=identity["image_size"],
+        pooling=identity["pooling"],
+        saved=stem.with_suffix(".h5") if in_table else None,
+        preprocessing=None if in_table else identity["preprocessing"],
+    )
+    return Package(loaded, heads.load(path / _HEAD), metadata).predict()
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep libraries' notes from stderr while the context lasts."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
+    {
+        "folder": Format("", False, False, MODEL_RECORD, _write_folder, _load_folder),
+        "keras": Format(".keras", True, False, "", _write_keras, _load_keras),
+        "onnx": Format(".onnx", True, True, "", _write_onnx, _load_onnx),
+        "savedmodel": Format(
+            "", True, True, f"{_EXTRA}/{METADATA}", _write_savedmodel, _load_savedmodel
+        ),
+    }
+)
