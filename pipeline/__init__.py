@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline._version import __version__
 
 if TYPE_CHECKING:
+    from pipeline.classifier import Classifier as Classifier
     from pipeline.dataset import load as load
     from pipeline.feature_extractor import FeatureExtractor as FeatureExtractor
 
-__all__ = ["FeatureExtractor", "__version__", "load"]
+__all__ = ["Classifier", "FeatureExtractor", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from pipeline.dataset import load
 
         return load
+    if name == "Classifier":
+        from pipeline.classifier import Classifier
+
+        return Classifier
     if name == "FeatureExtractor":
         from pipeline.feature_extractor import FeatureExtractor
 

@@ -185,7 +185,7 @@ def load(
             network = _download(name, spec, image_size, pooling)
         else:
             network = _build(spec, None, image_size, pooling)
-            _assign(network, _values(network, weights, seed, saved))
+            assign(network, _values(network, weights, seed, saved))
         network.trainable = False
         model = _with_preprocessing(keras, network, spec, image_size)
     return FrozenBackbone(
@@ -368,7 +368,7 @@ def _values(
     return weight_files.read(Path(weights), variables)
 
 
-def _assign(network: Any, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+def assign(network: Any, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Set every variable, once each and with nothing left over."""
     pairs = list(zip(variables_of(network), _variables(network), strict=True))
     expected = {variable.path: variable.shape for variable, _ in pairs}

@@ -12,8 +12,11 @@ from typing import Any, Final
 from pipeline.config import (
     CommonOptions,
     CompareOptions,
+    ExportOptions,
     ExtractOptions,
+    FinetuneOptions,
     InfoOptions,
+    PredictOptions,
     PruneOptions,
     SampleOptions,
     SweepOptions,
@@ -73,6 +76,33 @@ def compare(
     from pipeline.compare_command import compare as run
 
     return run(options, reporter)
+
+
+def finetune(
+    options: FinetuneOptions, common: CommonOptions, reporter: Reporter, tables: Tables
+) -> Result:
+    """Run stage 3."""
+    from pipeline.finetune_command import finetune as run
+
+    return run(options, common, reporter)
+
+
+def predict(
+    options: PredictOptions, common: CommonOptions, reporter: Reporter, tables: Tables
+) -> Result:
+    """Classify images."""
+    from pipeline.predict_command import predict as run
+
+    return run(options, common, reporter, started=STARTED)
+
+
+def export(
+    options: ExportOptions, common: CommonOptions, reporter: Reporter, tables: Tables
+) -> Result:
+    """Write a head with its backbone as one model."""
+    from pipeline.export_command import export as run
+
+    return run(options, common, reporter)
 
 
 def info(options: InfoOptions, common: CommonOptions, reporter: Reporter, tables: Tables) -> Result:
@@ -166,6 +196,9 @@ COMMANDS: Final[Mapping[str, Callable[..., Result]]] = MappingProxyType(
         "train-head": train_head,
         "sweep": sweep,
         "compare": compare,
+        "finetune": finetune,
+        "predict": predict,
+        "export": export,
         "info": info,
         "verify": verify,
         "prune": prune,

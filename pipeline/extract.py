@@ -340,7 +340,7 @@ class Extraction:
             file = self._read(index, wanted=wanted)
             return file, time.monotonic() - began, time.thread_time() - computed
 
-        for index, future in _in_threads(read, self.pending, workers):
+        for index, future in in_threads(read, self.pending, workers):
             if not future.done():
                 when_late()
                 with self.clock.waiting("decode"):
@@ -352,7 +352,7 @@ class Extraction:
 
     def _read(self, index: int, *, wanted: Callable[[str], Sequence[str]]) -> ReadFile:
         try:
-            data, status = _read_bytes(self._listing.file(index))
+            data, status = read_bytes(self._listing.file(index))
         except DecodeError as error:
             return ReadFile(reason=str(error))
         key = hashlib.sha256(data).hexdigest()
@@ -382,7 +382,7 @@ class Extraction:
         self._cache.commit()
 
 
-def _read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
+def read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
     """Return a file's bytes and its state, None where it changed while it was read."""
     try:
         before = path.stat()
@@ -398,7 +398,7 @@ def _read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
     return data, after if unchanged else None
 
 
-def _in_threads(
+def in_threads(
     function: Callable[[Argument], Result], arguments: Iterable[Argument], workers: int
 ) -> Iterator[tuple[Argument, Future[Result]]]:
     """Yield (argument, future) in order, computed in threads, a bounded number ahead."""

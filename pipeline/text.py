@@ -39,7 +39,7 @@ def extract(result: Mapping[str, Any]) -> list[str]:
     ]
     lines += _bottleneck(result["bottleneck"])
     lines += [f"View {name}: {count:,} made" for name, count in result["views"].items()]
-    lines += _errors(result["errors"])
+    lines += _errors(result["errors"], "in the manifest")
     if result["conflicting"]:
         lines.append(
             f"{result['conflicting']:,} images stand under two labels; they are in no split "
@@ -109,6 +109,39 @@ def sweep(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def finetune(result: Mapping[str, Any]) -> list[str]:
+    """Show both heads and whether fine-tuning was worth it."""
+    lines = train_head(result)
+    return [*lines[:-1], result["finetune"]["verdict"]["text"], lines[-1]]
+
+
+def predict(result: Mapping[str, Any]) -> list[str]:
+    """Show one line an image."""
+    lines = []
+    for item in result["predictions"]:
+        top = ", ".join(f"{row['label']} {row['probability']:.3f}" for row in item["top"])
+        lines.append(f"{item['path']}: {top}" + ("" if item["label"] else " (no answer)"))
+    rate = result["images_per_second"]
+    written = f"; wrote {result['csv']}" if result["csv"] else ""
+    return [
+        *lines,
+        *_errors(result["errors"], "by --json"),
+        f"{len(result['predictions']):,} images classified, {result['skipped']:,} skipped "
+        f"({rate:,.0f} images/s, {result['engine']}){written}",
+    ]
+
+
+def export(result: Mapping[str, Any]) -> list[str]:
+    """Say what was written and that it was checked."""
+    stitch = result["stitch"]
+    return [
+        f"Wrote {result['out']} ({result['format']}, {_size(result['bytes'])}): "
+        f"{result['head']}, {len(result['classes']):,} classes",
+        f"Agrees with the stored features on {stitch['n']} images: "
+        f"largest difference of a probability {stitch['max_difference']:.1e}",
+    ]
+
+
 def info(result: Mapping[str, Any]) -> list[str]:
     """Describe a store or a run."""
     if result["kind"] == "run":
@@ -168,10 +201,10 @@ def _bottleneck(found: Mapping[str, Any] | None) -> list[str]:
     return [f"Bound by {found['bound']} (busy: {busy}); faster with {found['advice']}"]
 
 
-def _errors(errors: Sequence[Mapping[str, str]]) -> list[str]:
+def _errors(errors: Sequence[Mapping[str, str]], listed: str) -> list[str]:
     lines = [f"  skipped {item['path']}: {item['reason']}" for item in errors[:_ERRORS_SHOWN]]
     more = len(errors) - _ERRORS_SHOWN
-    return lines + ([f"  and {more:,} more, listed in the manifest"] if more > 0 else [])
+    return lines + ([f"  and {more:,} more, listed {listed}"] if more > 0 else [])
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -285,6 +318,9 @@ RENDERERS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[str]]]] = Mappi
         "train-head": train_head,
         "sweep": sweep,
         "compare": compare,
+        "finetune": finetune,
+        "predict": predict,
+        "export": export,
         "info": info,
         "verify": verify,
         "prune": prune,

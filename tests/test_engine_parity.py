@@ -281,6 +281,21 @@ def test_openvino_that_computes_in_something_else_is_refused(
         engines.create("openvino", loaded, batch_size=1, precision="float32")
 
 
+# The converted network
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_written_to_only_keeps_nothing(
+    tmp_path: Path, loaded: FrozenBackbone, expected: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file where the folder should be fails for root too.
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(loaded, "converted", tmp_path / "file")
+    encoder = engines.create("openvino", loaded, batch_size=4, precision="float32")
+    features = encoder(images_of(64, 64)[:4])
+    assert np.abs(features - expected[:4]).max() / np.abs(expected).max() <= TOLERANCE
+
+
 # Other backends of Keras
 
 ON_JAX = """

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import save_nothing
+from conftest import Command, save_nothing
 from fakes import Bar, FakeBackbone, FakeEncoder, write_image
 from PIL import Image
 
@@ -375,6 +375,19 @@ def test_notes_say_what_the_run_does_besides(made: Path) -> None:
     assert len(said[2]) == 1 and "below 0.8" in said[2][0]
 
 
+def test_command_line(command: Command, made: Path, tmp_path: Path) -> None:
+    shutil.copyfile(made / "photos/bee/000.png", tmp_path / "a.png")
+    status, result = command("predict", made / "run", tmp_path, "--top", 2)
+    assert (status, len(result["predictions"])) == (0, 1)
+    (tmp_path / "bad.png").touch()
+    assert command("predict", made / "run", tmp_path)[0] == 0
+    assert command("predict", made / "run", tmp_path, "--strict")[0] == 1
+    status, result = command("predict", made / "run", tmp_path / "absent.png")
+    assert (status, result["error"]["type"]) == (2, "ManifestError")
+    status, result = command("predict", made / "run", tmp_path, "--head", "logrge")
+    assert (status, result["error"]["type"]) == (2, "ConfigError")
+
+
 # Runs and heads that cannot be used
 
 
@@ -580,20 +593,39 @@ def test_a_file_that_extract_had_is_asked_for(copy: Path, loads: list[dict[str, 
     assert loads == []
 
 
+def test_engines_find_the_network_in_their_own_form_in_the_store(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def create(_: str, loaded: Any, **__: object) -> FakeEncoder:
+        given.append(loaded)
+        return FakeEncoder()
+
+    monkeypatch.setattr(engines, "create", create)
+    monkeypatch.setattr(backbone, "load", lambda *_, **__: pytest.fail("the network was loaded"))
+    Classifier.load(copy / "run")
+    assert given[0].converted == copy / "store/encoder"
+    assert (given[0].dim, given[0].image_size) == (16, 32)
+
+
 # The real network
 
 
 NEW_PROCESS = """
 import json, sys
 from pipeline.classifier import Classifier
-found = Classifier.load(sys.argv[1], engine=sys.argv[2]).predict(sys.argv[3:], top=2)
+run, engine, head, *paths = sys.argv[1:]
+found = Classifier.load(run, head or None, engine=engine).predict(paths, top=2)
 loaded = sorted({"keras", "tensorflow"} & set(sys.modules))
 print(json.dumps([loaded, [item.top for item in found.predictions]]))
 """
 
 
-def in_new_process(run: Path, engine: str, paths: list[Path]) -> tuple[list[str], list[Any]]:
-    script = [sys.executable, "-c", NEW_PROCESS, str(run), engine, *map(str, paths)]
+def in_new_process(
+    run: Path, engine: str, paths: list[Path], head: str = ""
+) -> tuple[list[str], list[Any]]:
+    script = [sys.executable, "-c", NEW_PROCESS, str(run), engine, head, *map(str, paths)]
     done = subprocess.run(script, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     loaded, tops = json.loads(done.stdout)
@@ -634,6 +666,32 @@ def test_dense_heads_predict_as_in_the_run(real: Path) -> None:
     np.testing.assert_allclose(
         matrix(found, ("ant", "bee")), run.probabilities("dense")[rows], atol=1e-5
     )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
+    real: Path, tmp_path: Path
+) -> None:
+    succeed("finetune", real / "run", "--run", tmp_path / "tuned", "--head", "logreg",
+            "--epochs", 2, "--learning-rate", 0.001)  # fmt: skip
+    run = Run.open(tmp_path / "tuned")
+    paths, rows = held_out(run)
+    recorded = {name: run.probabilities(name)[rows] for name in ("finetune", "logreg")}
+    assert np.abs(recorded["finetune"] - recorded["logreg"]).max() > 0.02, "nothing was trained"
+    for name, expected in recorded.items():
+        for engine in ("keras", "openvino"):
+            found = Classifier.load(run.path, name, engine=engine).predict(paths, top=2)
+            np.testing.assert_allclose(matrix(found, ("ant", "bee")), expected, atol=1e-3)
+    loaded, _ = in_new_process(run.path, "openvino", paths[:1], "finetune")
+    assert loaded == [], "the converted network is kept"
+    (kept,) = (run.path / "finetune").glob("*.h5")
+    edit(run.path / "run.json", lambda record: record["finetune"].update(backbone_sha256="0" * 64))
+    with pytest.raises(StaleFeaturesError, match=rf"'{'0' * 64}'"):
+        Classifier.load(run.path, "finetune", engine="keras")
+    kept.unlink()
+    with pytest.raises(WeightsUnavailableError, match=kept.stem):
+        Classifier.load(run.path, "finetune", engine="keras")
 
 
 @pytest.mark.slow

@@ -83,19 +83,32 @@ def converted(
     """Give a backbone in another form as a file, as long as the context lasts.
 
     Where the backbone names a folder, the file stays there under the digest of its bytes, so that
-    the next process neither converts nor builds the network; without one it is temporary.
+    the next process neither converts nor builds the network; without one, or where it cannot be
+    written to, it is temporary.
 
     Args:
         backbone: What to convert.
         suffix: End of the file's name; tells the form.
         convert: Makes the file's bytes.
     """
-    with ExitStack() as stack:
-        folder = backbone.converted
-        if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder = backbone.converted
+    if folder is not None:
         kept = [path for path in folder.glob(f"*{suffix}") if _is_whole(path, suffix)]
-        yield kept[0] if kept else _write(folder, suffix, convert(backbone))
+        if kept:
+            yield kept[0]
+            return
+    content = convert(backbone)
+    with ExitStack() as stack:
+        try:
+            path = _write(_folder(folder, stack), suffix, content)
+        except OSError:
+            # A store that cannot be written to is only slower.
+            path = _write(_folder(None, stack), suffix, content)
+        yield path
+
+
+def _folder(folder: Path | None, stack: ExitStack) -> Path:
+    return folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
 
 def graph_bytes(backbone: FrozenBackbone) -> bytes:

@@ -1,0 +1,372 @@
+"""Stage 3: trains the top of a network with its head at a low rate; resumable after any epoch.
+
+Called by ``finetune_command``, which brings the network and what it is trained on. A checkpoint is
+written after every epoch; with it the same call goes on as if nothing had happened.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.calibration import calibrated_loss
+from pipeline.engines.base import readable_errors
+from pipeline.errors import RunError
+from pipeline.files import write_atomically
+from pipeline.finetune_data import Source, order_of, parts_of, read_ahead
+from pipeline.finetune_model import (
+    adam,
+    adamw,
+    assign,
+    compile_forward,
+    compile_step,
+    seed_random_layers,
+    values_of,
+)
+from pipeline.reporting import Reporter
+
+# The rate rises for one epoch, or for this share of all steps where that is less.
+WARM_UP_SHARE: Final = 0.1
+# Steps that the estimate times, after one that compiles.
+TIMED_STEPS: Final = 2
+
+_GROUPS: Final = ("state", "optimizer", "best")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the network is trained.
+
+    Attributes:
+        epochs: Most passes over train.
+        batch_size: Images a step; the last of an epoch may have fewer.
+        learning_rate: The rate after warm-up.
+        seed: Seed of order and of layers that draw.
+        patience: Epochs without a better val before stopping.
+        precision: Arithmetic of training.
+        is_tutorial: Whether to train as Keras' ``fit`` in the tutorial does: Adam at a constant
+            rate, BatchNorm by batch, all epochs, the last weights.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    patience: int
+    precision: str = "float32"
+    is_tutorial: bool = False
+
+    def rate(self, step: int, steps_an_epoch: int) -> float:
+        """Return the rate of one step: linear warm-up, then half a cosine to zero.
+
+        Loshchilov and Hutter 2017, "SGDR", equation 5, without restarts; Goyal et al. 2017,
+        "Accurate, Large Minibatch SGD", section 2.2, gradual warm-up.
+        """
+        if self.is_tutorial:
+            return self.learning_rate
+        total = self.epochs * steps_an_epoch
+        warm = max(1, min(steps_an_epoch, math.ceil(WARM_UP_SHARE * total)))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What is trained on and what is judged by.
+
+    Attributes:
+        source: Inputs by row number.
+        y: Class numbers of all rows, ``(n,)``.
+        classes: Class number of each logit, ascending.
+        train: Rows of train.
+        val: Rows of val.
+        weights: Weight of each row of train, in the order of ``train``, float32.
+    """
+
+    source: Source
+    y: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    train: NDArray[np.intp]
+    val: NDArray[np.intp]
+    weights: NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far training is.
+
+    Attributes:
+        epoch: Epochs that are done.
+        best_epoch: The one whose weights are kept; 0 is the start.
+        best_loss: Its val loss, at the temperature fitted on val.
+        stopped: Why training ended before its last epoch; empty if it did not.
+        epochs: A row an epoch: loss, val_loss, val_accuracy, seconds.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    stopped: str = ""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+
+class FineTuning:
+    """One training, from its start or from its last checkpoint.
+
+    Attributes:
+        progress: How far it is.
+
+    Example:
+        training = FineTuning(model, state, recipe, rows, checkpoint=path, identity={})
+        training.resume()
+        training.run(reporter)
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        state: Sequence[Any],
+        recipe: Recipe,
+        rows: Rows,
+        *,
+        checkpoint: Path,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """Set up; nothing is computed yet.
+
+        Args:
+            model: Keras model, what the source gives to ``[features, logits]``.
+            state: Every variable that training may change.
+            recipe: How to train.
+            rows: What to train on.
+            checkpoint: The file that keeps the state.
+            identity: What results depend on; a checkpoint of another training is refused.
+        """
+        self.progress = Progress()
+        self._state = list(state)
+        self._recipe = recipe
+        self._rows = rows
+        self._path = checkpoint
+        self._identity = json.loads(json.dumps(identity))
+        self._model = model
+        self._optimizer = adam(model) if recipe.is_tutorial else adamw(model, recipe.precision)
+        self._step = compile_step(model, self._optimizer, training=recipe.is_tutorial)
+        self.compile_outputs(model, rows.source)
+        self._columns = np.searchsorted(rows.classes, rows.y).astype(np.int32)
+        self._weight_of = dict(zip(rows.train.tolist(), rows.weights.tolist(), strict=True))
+        self._best = values_of(self._state)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train."""
+        done = self.progress
+        if done.stopped or done.epoch >= self._recipe.epochs:
+            return True
+        return not self._recipe.is_tutorial and (
+            done.epoch - done.best_epoch >= self._recipe.patience
+        )
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """Class number of each logit."""
+        return self._rows.classes
+
+    def compile_outputs(self, model: Any, source: Source) -> None:
+        """Compute outputs from now on by a model, in its present precision, on a source."""
+        self._forward, self._source = compile_forward(model), source
+
+    def resume(self) -> bool:
+        """Take up the checkpoint, if there is one; tells whether there was.
+
+        Raises:
+            RunError: It is damaged, or of another training.
+        """
+        if not self._path.exists():
+            return False
+        record, groups = _load(self._path)
+        if record["identity"] != self._identity:
+            raise RunError(
+                f"The checkpoint {str(self._path)!r} is of another training.",
+                hint="Choose another --run, or replace this one with --force.",
+            )
+        assign(self._state, groups["state"])
+        assign(self._optimizer.variables, groups["optimizer"])
+        self._best = groups["best"] or groups["state"]
+        self.progress = Progress(**record["progress"])
+        return True
+
+    def outputs(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return features ``(n, dim)`` and logits ``(n, classes)`` of rows, in inference mode."""
+        found = []
+        parts = parts_of(rows, self._recipe.batch_size)
+        with readable_errors(self._recipe.batch_size):
+            for _, inputs in read_ahead(lambda part: self._source.batch(part, None), parts):
+                found.append(self._forward(inputs))
+        return np.concatenate([item[0] for item in found]), np.concatenate(
+            [item[1] for item in found]
+        )
+
+    def estimate(self) -> float:
+        """Return the seconds of an epoch, from a few timed steps; they leave no trace."""
+        variables = [*self._state, *self._optimizer.variables]
+        before = values_of(variables)
+        parts = self._parts(self.progress.epoch)
+        timed = []
+        for number in range(1 + TIMED_STEPS):
+            began = time.perf_counter()
+            part = parts[number % len(parts)]
+            self._train_on(part, self._rows.source.batch(part, self.progress.epoch), 0)
+            timed.append((time.perf_counter() - began) / len(part))
+        assign(variables, before)
+        return float(np.mean(timed[1:]) * len(self._rows.train))
+
+    def run(self, reporter: Reporter) -> None:
+        """Train to the end; the network then has the best weights by val, or the last ones.
+
+        Raises:
+            PipelineError: A batch does not fit into memory.
+        """
+        if not self.progress.epoch and not self._recipe.is_tutorial:
+            # Where training does not help, the start is what is kept.
+            self.progress.best_loss = self._judge()[0]
+        while not self.is_over:
+            self.one_epoch(reporter)
+            self._save()
+        assign(self._state, self._best)
+
+    def one_epoch(self, reporter: Reporter) -> float:
+        """Train one epoch, judge it on val, and keep the weights if they are the best.
+
+        Returns:
+            Seconds of training alone.
+
+        Raises:
+            PipelineError: A batch does not fit into memory.
+        """
+        done, began = self.progress, time.perf_counter()
+        loss = self._pass(reporter)
+        trained = time.perf_counter() - began
+        if not math.isfinite(loss):
+            self._stop(reporter)
+            return trained
+        done.epoch += 1
+        val_loss, val_accuracy = self._judge()
+        seconds = time.perf_counter() - began
+        done.epochs.append(
+            {
+                "epoch": done.epoch,
+                "loss": loss,
+                "val_loss": val_loss if math.isfinite(val_loss) else None,
+                "val_accuracy": val_accuracy,
+                "seconds": seconds,
+            }
+        )
+        if val_loss < done.best_loss or self._recipe.is_tutorial:
+            done.best_loss, done.best_epoch = val_loss, done.epoch
+            self._best = values_of(self._state)
+        reporter.say(
+            f"epoch {done.epoch} of {self._recipe.epochs}: loss {loss:.4f}, val loss "
+            f"{val_loss:.4f}, val accuracy {val_accuracy:.4f}, {seconds:.1f} s; at most "
+            f"{seconds * (self._recipe.epochs - done.epoch):.0f} s left"
+        )
+        return trained
+
+    def _stop(self, reporter: Reporter) -> None:
+        """Go back to the last good weights, for good."""
+        done = self.progress
+        done.stopped = (
+            f"the loss is not a number in epoch {done.epoch + 1}; the weights of epoch "
+            f"{done.best_epoch} are kept; lower --learning-rate ({self._recipe.learning_rate:g})"
+        )
+        assign(self._state, self._best)
+        reporter.say(f"finetune: {done.stopped}")
+
+    def _pass(self, reporter: Reporter) -> float:
+        """Make all steps of an epoch; return the mean loss, not finite as soon as one is not."""
+        epoch, total = self.progress.epoch, 0.0
+        parts = self._parts(epoch)
+        loaded = read_ahead(lambda part: self._rows.source.batch(part, epoch), parts)
+        with reporter.bar(len(parts), "step") as bar:
+            for number, (part, inputs) in enumerate(loaded):
+                loss = self._train_on(part, inputs, epoch * len(parts) + number)
+                if not math.isfinite(loss):
+                    return loss
+                total += loss * len(part)
+                bar.advance(epoch=epoch + 1, loss=round(loss, 4))
+        return total / len(self._rows.train)
+
+    def _parts(self, epoch: int) -> list[NDArray[np.intp]]:
+        order = order_of(self._recipe.seed, epoch, self._rows.train)
+        return parts_of(order, self._recipe.batch_size)
+
+    def _train_on(self, part: NDArray[np.intp], inputs: NDArray[Any], step: int) -> float:
+        recipe = self._recipe
+        steps = -(-len(self._rows.train) // recipe.batch_size)
+        self._optimizer.learning_rate.assign(recipe.rate(step, steps))
+        if recipe.is_tutorial:
+            seed_random_layers(self._model, recipe.seed, step)
+        weights = np.array([self._weight_of[row] for row in part.tolist()], np.float32)
+        with readable_errors(recipe.batch_size):
+            return float(self._step(inputs, self._columns[part], weights))
+
+    def _judge(self) -> tuple[float, float]:
+        """Return log loss, at its own temperature, and accuracy on val.
+
+        Rows of a class that train lacks count as wrong, and not in the loss.
+        """
+        rows = self._rows
+        logits = self.outputs(rows.val)[1].astype(np.float64)
+        if not np.isfinite(logits).all():
+            return math.inf, 0.0
+        known = np.isin(rows.y[rows.val], rows.classes)
+        columns = self._columns[rows.val]
+        loss = calibrated_loss(logits[known], columns[known]) if known.any() else 0.0
+        return loss, float((known & (logits.argmax(axis=1) == columns)).mean())
+
+    def _save(self) -> None:
+        done = self.progress
+        record = {"identity": self._identity, "progress": asdict(done)}
+        if not math.isfinite(done.best_loss):
+            record["progress"]["best_loss"] = None
+        is_best = done.best_epoch == done.epoch
+        groups = {
+            "state": values_of(self._state),
+            "optimizer": values_of(self._optimizer.variables),
+            "best": [] if is_best else self._best,
+        }
+        write_atomically(self._path, lambda temporary: _write(temporary, record, groups))
+
+
+def _write(
+    path: Path, record: Mapping[str, Any], groups: Mapping[str, Sequence[NDArray[Any]]]
+) -> None:
+    """Write a checkpoint: a JSON text and arrays, in one HDF5 file."""
+    with h5py.File(path, "w") as file:
+        file["record"] = json.dumps(record, allow_nan=False)
+        for name, arrays in groups.items():
+            group = file.create_group(name)
+            for number, array in enumerate(arrays):
+                group[f"{number:05}"] = array
+
+
+def _load(path: Path) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
+    try:
+        with h5py.File(path, "r") as file:
+            record: dict[str, Any] = json.loads(file["record"][()])
+            groups = {name: [file[name][key][()] for key in file[name]] for name in _GROUPS}
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(
+            f"The checkpoint {str(path)!r} cannot be read: {error}.",
+            hint="Delete it to begin anew, or replace the run with --force.",
+        ) from error
+    if record["progress"]["best_loss"] is None:
+        record["progress"]["best_loss"] = math.inf
+    return record, groups

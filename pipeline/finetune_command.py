@@ -1,0 +1,377 @@
+"""The ``finetune`` command: the network of a run with its head, trained from the top at a low rate.
+
+Called by ``commands``. Puts the head on the backbone, checks that both begin at stage 2's answers,
+trains, and records the outcome as a run of its own, beside the stage-2 head.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline import assembly, engines
+from pipeline.backbone import FrozenBackbone
+from pipeline.calibration import probabilities
+from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
+from pipeline.errors import (
+    ConfigError,
+    EngineUnavailableError,
+    RunError,
+    StaleFeaturesError,
+)
+from pipeline.files import exclusive
+from pipeline.finetune import FineTuning, Recipe, Rows
+from pipeline.finetune_cache import BoundaryCache
+from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
+from pipeline.finetune_model import (
+    SEED_FROZEN,
+    Surgery,
+    cut_at,
+    digest_of,
+    find_cut,
+    operate,
+    seed_head,
+    set_precision,
+)
+from pipeline.finetune_result import WEIGHTS, Outcome, record_outcome
+from pipeline.reporting import Reporter
+from pipeline.run import Run
+from pipeline.runtime import gpu_name
+from pipeline.stage_two import result_of
+from pipeline.store import Store
+
+NAME: Final = "finetune"
+# The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
+SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
+    {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3}
+)
+# Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
+# largest feature. Where numbers are kept or computed in 16 bits, by what these lose.
+START_TOLERANCE: Final = 1e-3
+HALF_TOLERANCE: Final = 5e-2
+# Options that make another result.
+_COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "precision",
+                   "cache_precision", "class_weight", "patience")  # fmt: skip
+_FIXED_BY_SEED: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "batch_size",
+                         "augment", "precision", "cache_precision", "class_weight",
+                         "patience")  # fmt: skip
+# Those that are parameters of a dense head too.
+_HEAD_PARAMETERS: Final = ("batch_size", "class_weight", "epochs", "learning_rate", "seed")
+_CHECKPOINT: Final = "checkpoint.h5"
+_BOUNDARY: Final = "boundary"
+
+
+def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter) -> dict[str, Any]:
+    """Run stage 3, or go on with it; see ``contract`` in the documentation for the keys.
+
+    Args:
+        options: What to train from what.
+        common: ``force`` replaces an existing run.
+        reporter: Where notes and progress go.
+
+    Raises:
+        ConfigError: An option cannot be used.
+        HeadNotTrainableError: The head is no network.
+        RunError: A run does not fit, or the disk has no room for frozen activations.
+        StoreError: The store is gone, damaged, or of other features.
+        ManifestError: Images are gone.
+        StaleFeaturesError: An image changed, or the network disagrees with stage 2.
+    """
+    options = _checked(options)
+    origin = open_origin(options)
+    path, inputs = _path_of(options), _inputs(options, origin)
+    run = _begun_run(path, inputs, origin, force=common.force)
+    if run is not None and "verdict" in run.record.get("finetune", {}):
+        reporter.say(f"{NAME}: already in {run.path}, kept")
+        return _result(run)
+    rows = origin.run.manifest()
+    seed = options.seed if options.augment else None
+    with Photos(rows, origin.store.identity["image_size"], augment_seed=seed) as photos:
+        photos.require()
+        loaded = load_backbone(options, origin.store, reporter)
+        original = loaded.arrays()
+        surgery = _surgery(options, origin, loaded)
+        with _source(options, origin, surgery, photos, reporter) as (source, model):
+            training = _training(options, origin, path, inputs, surgery, source, model)
+            difference = None if options.preset else _check_start(options, origin, training)
+            # Not before: what cannot begin leaves nothing behind, and replaces nothing.
+            run = run or _create_run(path, inputs, origin)
+            # Answers are those of images, which half precision in the cache would change.
+            is_rounded = options.cache_precision == "float16"
+            final = (surgery.whole, photos) if is_rounded else (model, source)
+            outcome = _train(options, origin, surgery, training, final, reporter)
+    outcome = replace(outcome, start_difference=difference)
+    record_outcome(run, NAME, outcome, origin, original, surgery)
+    (run.path / WEIGHTS / _CHECKPOINT).unlink(missing_ok=True)
+    reporter.say(run.record["finetune"]["verdict"]["text"])
+    return _result(run)
+
+
+def _checked(options: FinetuneOptions) -> FinetuneOptions:
+    """Refuse what can be refused without loading anything; put a preset's values in."""
+    if not options.source:
+        raise ConfigError(
+            "finetune: expected RUN.", hint="For example: pipeline finetune runs/sample"
+        )
+    if options.preset is None:
+        return options
+    changed = [
+        flag_of(name)
+        for name in _FIXED_BY_SEED
+        if getattr(options, name) != default_of(FinetuneOptions, name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"--preset {options.preset} fixes how to train. Received: {', '.join(changed)}.",
+            hint="Leave out one of the two.",
+        )
+    return replace(options, **SEED_PRESET)
+
+
+def _path_of(options: FinetuneOptions) -> Path:
+    return Path(options.run or f"{options.source.rstrip('/')}-{NAME}")
+
+
+def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
+    """Return everything that the result depends on, as a run records it."""
+    return {
+        **origin.run.record["inputs"],
+        "finetuned_run": str(origin.run.path.resolve()),
+        "starting_head": origin.name,
+        **{name: getattr(options, name) for name in _COUNTED},
+        "random_augmentation": options.augment,
+        "finetune_seed": options.seed,
+    }
+
+
+def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: bool) -> Run | None:
+    """Return the run to go on with; None where one is to be made.
+
+    Raises:
+        RunError: It was made with other options, or from another run, or is the source itself.
+    """
+    if path.resolve() == origin.run.path.resolve():
+        raise RunError(
+            f"Expected another --run than the one to start from. Received: {str(path)!r}.",
+            hint="Leave --run out, or choose another.",
+        )
+    if force or not Run.exists(path):
+        return None
+    run = Run.open(path)
+    run.require_inputs(inputs)
+    return run
+
+
+def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
+    if Run.exists(path):
+        Run.remove(path)
+        shutil.rmtree(path / WEIGHTS, ignore_errors=True)
+    record = origin.run.record
+    source, root = record["source"], Path(record["root"])
+    run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
+    run.record |= {"moved": record["moved"], "dropped": record["dropped"]}
+    run.save_record()
+    return run
+
+
+def _surgery(options: FinetuneOptions, origin: Origin, loaded: FrozenBackbone) -> Surgery:
+    """Put the head on the backbone and cut it."""
+    if options.preset is not None:
+        present = np.unique(origin.examples.y[origin.examples.rows("train")])
+        head = seed_head(len(present), loaded.dim, options.seed)
+        return operate(loaded, head, cut_at(loaded.network, SEED_FROZEN))
+    cut = find_cut(loaded.network, options.unfreeze_from)
+    surgery = operate(loaded, assembly.head_network(origin.head), cut)
+    if options.precision != "float32" and gpu_name() is None:
+        raise ConfigError(
+            f"--precision: expected float32, in which fine-tuning computes on a processor. "
+            f"Received: {options.precision!r}.",
+            hint="Leave it out, or use a machine with a GPU.",
+        )
+    set_precision(surgery, options.precision)
+    return surgery
+
+
+@contextmanager
+def _source(
+    options: FinetuneOptions,
+    origin: Origin,
+    surgery: Surgery,
+    photos: Photos,
+    reporter: Reporter,
+) -> Iterator[tuple[Source, Any]]:
+    """Give what to train on, activations or images, and the network that takes it."""
+    reason = _why_not_cached(options, surgery)
+    if reason or surgery.bottom is None:
+        reporter.say(f"Training on images, without a cache of frozen activations: {reason}")
+        yield photos, surgery.whole
+        return
+    engine = _engine(origin.store, reporter)
+    cache = _cache(options, origin, surgery, engine)
+    with exclusive(cache.folder / ".lock", f"Another finetune fills {cache.folder}.", wait=True):
+        missing = len(cache.missing())
+        if missing:
+            cache.require_room(missing, reporter)
+            encoder = engines.create(
+                engine, surgery.bottom, batch_size=options.batch_size, precision="float32"
+            )
+            cache.fill(photos, encoder, reporter)
+    cache.open()
+    try:
+        yield cache, surgery.top
+    finally:
+        cache.close()
+
+
+def _why_not_cached(options: FinetuneOptions, surgery: Surgery) -> str:
+    """Return why activations are not cached; empty if they are."""
+    if options.augment:
+        return "augmented images differ in every epoch"
+    if options.preset is not None:
+        return f"the preset cuts inside a block, before {surgery.cut.layer}"
+    if surgery.cut.first <= 1:
+        return "nothing is frozen"
+    if surgery.bottom is None:
+        return f"the cut before {surgery.cut.layer} is inside a block"
+    return ""
+
+
+def _engine(store: Store, reporter: Reporter) -> str:
+    """Return stage 1's engine, or the fastest at hand where that is not installed."""
+    recorded = str(store.record["provenance"].get("engine", "auto"))
+    try:
+        engines.require(recorded)
+    except EngineUnavailableError as error:
+        engine, why = engines.resolve("auto")
+        reporter.say(f"{error.message} Taking {engine} ({why})")
+        return engine
+    return engines.resolve(recorded)[0]
+
+
+def _cache(
+    options: FinetuneOptions, origin: Origin, surgery: Surgery, engine: str
+) -> BoundaryCache:
+    identity = {**origin.store.identity, "boundary": surgery.cut.below, "precision": "float32"}
+    return BoundaryCache(
+        origin.store.path / _BOUNDARY,
+        identity,
+        origin.examples.keys,
+        shape=surgery.boundary_shape,
+        precision=options.cache_precision,
+    )
+
+
+def _training(
+    options: FinetuneOptions,
+    origin: Origin,
+    path: Path,
+    inputs: Mapping[str, Any],
+    surgery: Surgery,
+    source: Source,
+    model: Any,
+) -> FineTuning:
+    examples = origin.examples
+    train, val, y = origin.rows("train"), origin.rows("val"), examples.y
+    classes = np.unique(y[train]) if options.preset else np.asarray(origin.head.classes_)
+    recipe = Recipe(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        patience=options.patience,
+        precision=options.precision,
+        is_tutorial=options.preset is not None,
+    )
+    return FineTuning(
+        model,
+        surgery.state,
+        recipe,
+        Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
+        checkpoint=path / WEIGHTS / _CHECKPOINT,
+        identity=inputs,
+    )
+
+
+def _train(
+    options: FinetuneOptions,
+    origin: Origin,
+    surgery: Surgery,
+    training: FineTuning,
+    final: tuple[Any, Source],
+    reporter: Reporter,
+) -> Outcome:
+    """Estimate, train, and compute the features of every row."""
+    fixed = surgery.fixed(trains_statistics=options.preset is not None)
+    before = digest_of(fixed)
+    if training.resume():
+        reporter.say(f"Going on after epoch {training.progress.epoch}")
+    seconds = training.estimate()
+    _say_estimate(options, origin, seconds, reporter)
+    training.run(reporter)
+    if digest_of(fixed) != before:
+        raise RunError(
+            "Expected frozen weights and BatchNorm's moving statistics to stay as they were. "
+            "Received: others after training.",
+            hint="Nothing was recorded; report this.",
+        )
+    set_precision(surgery, "float32")
+    training.compile_outputs(*final)
+    features, _ = training.outputs(np.arange(len(origin.examples)))
+    layers = None if options.preset else assembly.layers_of(origin.head)
+    return Outcome(
+        features=features,
+        classes=training.classes,
+        mean=layers.mean if layers else np.zeros(features.shape[1]),
+        scale=layers.scale if layers else np.ones(features.shape[1]),
+        params={name: getattr(options, name) for name in _HEAD_PARAMETERS},
+        progress=training.progress,
+        estimated_seconds=seconds,
+        start_difference=None,
+        reject_below=origin.run.record["inputs"].get("reject_below") or 0.0,
+    )
+
+
+def _check_start(options: FinetuneOptions, origin: Origin, training: FineTuning) -> float:
+    """Compare the untrained network with the head on stored features, on val.
+
+    Raises:
+        StaleFeaturesError: They disagree.
+    """
+    rows = origin.rows("val")
+    stored = probabilities([origin.head.scores(origin.store.read(origin.examples.keys[rows]))], 1.0)
+    received = probabilities([training.outputs(rows)[1]], 1.0)
+    differences = np.abs(stored - received).max(axis=1)
+    worst = int(differences.argmax())
+    kinds = (options.precision, options.cache_precision, origin.store.identity["precision"])
+    allowed = START_TOLERANCE if set(kinds) == {"float32"} else HALF_TOLERANCE
+    if not differences[worst] <= allowed:
+        raise StaleFeaturesError(
+            f"Expected fine-tuning to start at the answers of {origin.name} in "
+            f"{str(origin.run.path)!r}. Received: probabilities that differ by "
+            f"{differences[worst]:.1e} (allowed: {allowed:.0e}) for "
+            f"{origin.examples.paths[rows[worst]]!r}.",
+            hint="The features or the head are not of this network: extract and train again.",
+        )
+    return float(differences[worst])
+
+
+def _say_estimate(
+    options: FinetuneOptions, origin: Origin, seconds: float, reporter: Reporter
+) -> None:
+    """Say what training costs and what there is to gain."""
+    val = origin.run.record["heads"][origin.name]["val"]
+    low, high = val["accuracy_ci95"]
+    reporter.say(
+        f"About {seconds:.1f} s an epoch, {seconds * options.epochs:.0f} s for {options.epochs}. "
+        f"Stage 2 ({origin.name}): val accuracy {val['accuracy']:.4f} (95 % interval {low:.4f} to "
+        f"{high:.4f}), so that {1 - val['accuracy']:.4f} is left to gain"
+    )
+
+
+def _result(run: Run) -> dict[str, Any]:
+    return {**result_of(run), "finetune": run.record["finetune"]}

@@ -1,0 +1,346 @@
+"""What fine-tuning starts from and is trained on: a run, and batches of its images.
+
+Called by ``finetune``, its cache and its command. Everything random is a function of the seed, the
+epoch and the row, so that a run that was killed goes on exactly as it would have.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import assembly, backbone, heads, images, machine
+from pipeline.backbone import FrozenBackbone
+from pipeline.config import FinetuneOptions, unknown_name
+from pipeline.dataset import Examples
+from pipeline.errors import (
+    ConfigError,
+    DecodeError,
+    HeadNotTrainableError,
+    ManifestError,
+    RunError,
+    StaleFeaturesError,
+    WeightsUnavailableError,
+)
+from pipeline.images import Pixels
+from pipeline.manifest import Manifest, mention
+from pipeline.reporting import Reporter
+from pipeline.run import Run, best
+from pipeline.store import Store
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+# An augmented image is a window of one decoded this much larger, as in ``views``.
+_MARGIN: Final = 8 / 7
+# Factors of brightness, contrast and of each channel are drawn from 1 less and 1 more than these.
+_BRIGHTNESS: Final = 0.2
+_CONTRAST: Final = 0.2
+_COLOUR: Final = 0.1
+# Streams of random numbers that belong to one seed.
+_ORDER: Final = 1
+_AUGMENTATION: Final = 3
+
+# The best of these on val is the default.
+STARTING_HEADS: Final = ("dense", "linear", "logreg")
+_HINT: Final = "Put the images back, or extract again and train again."
+
+Part = TypeVar("Part")
+Loaded = TypeVar("Loaded")
+
+
+class Source(Protocol):
+    """What a network is trained on: images, or activations at its boundary."""
+
+    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[Any]:
+        """Return the inputs of rows; augmented as in an epoch of training unless it is None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A run of stage 2 with what it was made from.
+
+    Attributes:
+        run: The run.
+        store: The store of its features.
+        name: The head to start from, and to compare with.
+        head: The fitted head.
+        examples: The run's rows.
+    """
+
+    run: Run
+    store: Store
+    name: str
+    head: "Head"
+    examples: Examples
+
+    def rows(self, split: str) -> NDArray[np.intp]:
+        """Return the row numbers of a split."""
+        place = self.examples.rows(split)
+        return np.arange(place.start, place.stop)
+
+
+class Photos:
+    """The images of a manifest, by row number, checked against their keys.
+
+    Decoded images stay in memory where they fit; else every epoch decodes them again, in threads.
+
+    Example:
+        with Photos(rows, 224, augment_seed=None) as photos:
+            pixels = photos.batch(np.arange(32), None)
+    """
+
+    def __init__(self, rows: Manifest, size: int, *, augment_seed: int | None) -> None:
+        """Describe the images; nothing is read yet.
+
+        Args:
+            rows: The images with their keys.
+            size: Side of the network's input in pixels.
+            augment_seed: Seed of augmentation; None for none.
+        """
+        self._rows = rows
+        self._size = size
+        self._seed = augment_seed
+        self._wide = round(size * _MARGIN)
+        side = size if augment_seed is None else self._wide
+        self._is_kept = 3 * side * side * len(rows) <= machine.free_memory() // 4
+        self._kept: dict[tuple[int, int], Pixels] = {}
+        self._threads = ThreadPoolExecutor(machine.processors(), thread_name_prefix="reader")
+
+    def __enter__(self) -> "Photos":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._threads.shutdown()
+
+    def require(self) -> None:
+        """Refuse a data set some of whose images are gone.
+
+        Raises:
+            ManifestError: Names the first ones.
+        """
+        gone = [path for path in self._rows.paths if not (self._rows.root / path).is_file()]
+        if gone:
+            raise ManifestError(
+                f"Expected the images of the run in {str(self._rows.root)!r}. "
+                f"Received: {len(gone):,} of {len(self._rows):,} are gone: {mention(gone)}.",
+                hint=_HINT,
+            )
+
+    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[np.uint8]:
+        """Return images, uint8 ``(n, S, S, 3)``; see ``Source``.
+
+        Raises:
+            StaleFeaturesError: An image is not the one that the run was made from; names it.
+        """
+        return np.stack(list(self._threads.map(lambda row: self._one(int(row), epoch), rows)))
+
+    def _one(self, row: int, epoch: int | None) -> Pixels:
+        if self._seed is None or epoch is None:
+            return self._decoded(row, self._size)
+        generator = np.random.default_rng([self._seed, _AUGMENTATION, epoch, row])
+        return augmented(self._decoded(row, self._wide), self._size, generator)
+
+    def _decoded(self, row: int, side: int) -> Pixels:
+        kept = self._kept.get((row, side))
+        if kept is not None:
+            return kept
+        try:
+            pixels = images.decode(self._read(row), side)
+        except DecodeError as error:
+            raise self._changed(row, str(error)) from error
+        if self._is_kept:
+            self._kept[row, side] = pixels
+        return pixels
+
+    def _read(self, row: int) -> bytes:
+        try:
+            data = self._rows.file(row).read_bytes()
+        except OSError as error:
+            raise self._changed(row, str(error.strerror)) from error
+        received = hashlib.sha256(data).hexdigest()
+        if received != self._rows.keys[row].decode():
+            raise self._changed(row, f"its content changed to {received}")
+        return data
+
+    def _changed(self, row: int, reason: str) -> StaleFeaturesError:
+        return StaleFeaturesError(
+            f"Expected {str(self._rows.file(row))!r} as the run was made from it, with the key "
+            f"{self._rows.keys[row].decode()}. Received: {reason}.",
+            hint=_HINT,
+        )
+
+
+def open_origin(options: FinetuneOptions) -> Origin:
+    """Open the run to start from, its store and one of its heads.
+
+    Raises:
+        ConfigError: The run's val or answers cannot be compared, or the head is unknown.
+        HeadNotTrainableError: The head is no network.
+        RunError: The store is gone.
+        StoreError: The store is damaged, or of other features.
+    """
+    run = Run.open(Path(options.source))
+    inputs = run.record["inputs"]
+    for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
+        if inputs.get(name):
+            raise ConfigError(
+                f"finetune: expected a run without --{name}. Received: {options.source!r}, made "
+                f"with it: {why}, so that nothing fair can be compared.",
+                hint=f"Train again with train-head, without --{name}, into another --run.",
+            )
+    if not run.record["split"]["val"]:
+        raise ConfigError(
+            f"finetune: expected a run with images in val to choose on. "
+            f"Received: {options.source!r} with {run.record['split']}.",
+            hint="Train with train-head, whose --split gives val a share.",
+        )
+    name = _head_name(run, options.head)
+    path = Path(inputs["store"])
+    if not Store.exists(path):
+        raise RunError(
+            f"Expected the store of the run {options.source!r} at {str(path)!r}. "
+            "Received: there is none.",
+            hint="Put it back, or extract and train again.",
+        )
+    # Before the shards are looked at, which would be called damaged under another identity.
+    Store.unchecked(path).require_identity(inputs["identity"])
+    head = heads.load(run.path / "heads" / name)
+    return Origin(run, Store.open(path), name, head, _examples(run))
+
+
+def _head_name(run: Run, asked: str | None) -> str:
+    records = run.record["heads"]
+    if asked is not None and asked not in records:
+        raise unknown_name("head", asked, records, where=str(run.path))
+    if asked is not None:
+        assembly.require_network(asked)
+        return asked
+    able = {name: records[name] for name in STARTING_HEADS if name in records}
+    if not able:
+        raise HeadNotTrainableError(
+            f"Expected a head of {', '.join(STARTING_HEADS)} in {str(run.path)!r}. "
+            f"Received: {', '.join(records) or 'none'}.",
+            hint="Train one with train-head --head logreg, or name another network with --head.",
+        )
+    return best(able)
+
+
+def _examples(run: Run) -> Examples:
+    rows = run.manifest()
+    names = tuple(run.record["classes"])
+    return Examples(rows.paths, rows.labels, rows.splits, rows.keys, names, (), {})
+
+
+def load_backbone(options: FinetuneOptions, store: Store, reporter: Reporter) -> FrozenBackbone:
+    """Load the backbone of a store's features, by the digest of its weights.
+
+    Raises:
+        WeightsUnavailableError: The weights are neither in the store nor given.
+        StaleFeaturesError: Those given are others.
+    """
+    identity, given = store.identity, options.weights
+    name, expected = identity["backbone"], identity["weights_sha256"]
+    kept = store.encoder_path(expected)
+    is_file = name not in backbone.BACKBONES
+    if given is None and (is_file or not kept.exists()):
+        raise WeightsUnavailableError(
+            f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: "
+            f"{'a network that is in no table' if is_file else 'no such file'}.",
+            hint="Give the file with --weights PATH.",
+        )
+    reporter.say(f"Loading {name}")
+    loaded = backbone.load(
+        str(given) if is_file else name,
+        # Only looked at where the store does not bring the values.
+        weights=given or "random",
+        seed=0,
+        image_size=identity["image_size"],
+        pooling=identity["pooling"],
+        saved=kept if kept.exists() and not is_file else None,
+        preprocessing=identity["preprocessing"] if is_file else None,
+    )
+    if loaded.weights_sha256 != expected:
+        raise StaleFeaturesError(
+            f"The store {str(store.path)!r} holds features of weights_sha256 = {expected!r}. "
+            f"Received: {loaded.weights_sha256!r} from --weights {given}.",
+            hint="Give the weights that extract had.",
+        )
+    return loaded
+
+
+def augmented(pixels: Pixels, size: int, generator: np.random.Generator) -> Pixels:
+    """Return a random window of an image, mirrored or not, with other colours.
+
+    Args:
+        pixels: uint8, larger than the window.
+        size: Side of the window.
+        generator: Where everything random is drawn from.
+
+    Returns:
+        uint8 ``(size, size, 3)``.
+    """
+    top, left = generator.integers(0, len(pixels) - size + 1, 2)
+    window = pixels[top : top + size, left : left + size]
+    if generator.random() < 0.5:
+        window = window[:, ::-1]
+    brightness = generator.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS)
+    contrast = generator.uniform(1 - _CONTRAST, 1 + _CONTRAST)
+    colour = generator.uniform(1 - _COLOUR, 1 + _COLOUR, 3)
+    levels = window.astype(np.float32)
+    mean = levels.mean(dtype=np.float64)
+    levels = ((levels - mean) * contrast + mean) * (brightness * colour)
+    rounded: Pixels = np.rint(levels).clip(0, 255).astype(np.uint8)
+    return rounded
+
+
+def order_of(seed: int, epoch: int, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return rows in the order of one epoch."""
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(rows)
+
+
+def parts_of(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
+    """Return rows in parts of ``size``; the last may be smaller."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def read_ahead(
+    load: Callable[[Part], Loaded], parts: Iterable[Part]
+) -> Iterator[tuple[Part, Loaded]]:
+    """Yield (part, loaded); the next part is being loaded while one is worked on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        waiting: tuple[Part, Future[Loaded]] | None = None
+        for part in parts:
+            following = (part, thread.submit(load, part))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = following
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+
+
+def class_weights(y: NDArray[np.integer], kind: str | None) -> NDArray[np.float32]:
+    """Return a weight a row: one, or by the inverse of the class' frequency (``balanced``).
+
+    Args:
+        y: Class numbers of train, ``(n,)``.
+        kind: None or ``balanced``.
+    """
+    if kind is None:
+        return np.ones(len(y), np.float32)
+    _, numbers = np.unique(y, return_inverse=True)
+    totals = np.bincount(numbers)
+    weights: NDArray[np.float32] = (len(y) / (len(totals) * totals))[numbers].astype(np.float32)
+    return weights
+
+
+def unique_rows(keys: Sequence[bytes] | NDArray[np.bytes_]) -> NDArray[np.intp]:
+    """Return the first row of every key, ascending; rows of one key are one image."""
+    _, first = np.unique(np.asarray(keys), return_index=True)
+    return np.sort(first)

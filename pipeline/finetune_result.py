@@ -1,0 +1,166 @@
+"""What fine-tuning leaves behind: two heads in a run, the changed weights, and a verdict.
+
+Called by ``finetune_command``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import metrics, weights
+from pipeline.dataset import Examples
+from pipeline.finetune import Progress
+from pipeline.finetune_data import Origin
+from pipeline.finetune_model import Surgery
+from pipeline.run import FittedHead, Run
+from pipeline.scoring import Chosen, score_head
+from pipeline.split_features import SplitFeatures
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.dense import DenseHead
+
+# The folder, in a run, of what belongs to fine-tuning.
+WEIGHTS: Final = "finetune"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What training brought.
+
+    Attributes:
+        features: Of the trained network, of every row, float32 ``(n, dim)``.
+        classes: Class number of each logit.
+        mean: What the head's frozen scaler subtracts, float64 ``(dim,)``.
+        scale: What it divides by, float64 ``(dim,)``.
+        params: How the head was trained, as parameters of a dense head.
+        progress: Losses by epoch, and which epoch is kept.
+        estimated_seconds: Of an epoch, before training.
+        start_difference: Largest difference of a probability at the start; None without a check.
+        reject_below: Probability below which no answer is given.
+    """
+
+    features: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    params: Mapping[str, Any]
+    progress: Progress
+    estimated_seconds: float
+    start_difference: float | None
+    reject_below: float
+
+
+def record_outcome(
+    run: Run,
+    name: str,
+    outcome: Outcome,
+    origin: Origin,
+    original: Mapping[str, NDArray[np.float32]],
+    surgery: Surgery,
+) -> None:
+    """Save the changed weights and both heads, and compare these.
+
+    Args:
+        run: The run to write into.
+        name: What the trained head is called.
+        outcome: What training brought.
+        origin: Where it started.
+        original: Weights of the backbone before training, by variable path.
+        surgery: The trained network.
+    """
+    run.record["finetune"] = {
+        **_save_weights(run.path / WEIGHTS, original, surgery),
+        "layer": surgery.cut.layer,
+        "boundary": surgery.cut.below or None,
+        "start_difference": outcome.start_difference,
+        "estimated_seconds_per_epoch": outcome.estimated_seconds,
+        "kept_epoch": outcome.progress.best_epoch,
+        "stopped": outcome.progress.stopped or None,
+        "epochs": outcome.progress.epochs,
+    }
+    kept = dict(origin.run.record["heads"][origin.name])
+    kept.pop("not_saved")
+    before = FittedHead(origin.head, origin.run.probabilities(origin.name), kept)
+    run.add_head(origin.name, before)
+    run.add_head(name, _scored(outcome, origin.examples, surgery))
+    run.record["finetune"]["verdict"] = verdict(run, name, origin.name)
+    run.save_record()
+    run.write_predictions()
+
+
+def verdict(run: Run, name: str, other: str) -> dict[str, Any]:
+    """Return whether fine-tuning was worth it: by val, and paired on the test images (McNemar)."""
+    rows = run.manifest()
+    scored = [index for index, split in enumerate(rows.splits) if split != "train"]
+    number = {label: place for place, label in enumerate(run.record["classes"])}
+    is_test = np.array([rows.splits[index] == "test" for index in scored])
+    y = np.array([number[rows.labels[index]] for index in scored])[is_test]
+    first, second = (run.probabilities(head)[is_test].argmax(axis=1) == y for head in (name, other))
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    p_value, count = metrics.mcnemar(only_first, only_second), len(y)
+    val = {head: run.record["heads"][head]["val"] for head in (name, other)}
+    is_better = run.record["best"] == name
+    recommended = name if is_better else other
+    scores = " against ".join(
+        f"{val[head]['accuracy']:.4f} (log loss {val[head]['log_loss']:.4f})"
+        for head in (name, other)
+    )
+    return {
+        "recommended": recommended,
+        "is_better_on_val": is_better,
+        "val_accuracy": {head: val[head]["accuracy"] for head in val},
+        "n": count,
+        "difference": (only_first - only_second) / count if count else 0.0,
+        "difference_ci95": list(metrics.paired_difference(only_first, only_second, count)),
+        "p_value": p_value,
+        "text": (
+            f"Fine-tuning is {'better' if is_better else 'no better'} than {other} on val: "
+            f"accuracy {scores}; {recommended} is recommended. On the {count:,} test images it is "
+            f"right on {only_first} that {other} gets wrong, and wrong on {only_second} that "
+            f"{other} gets right (McNemar p = {p_value:.2g})"
+        ),
+    }
+
+
+def _scored(outcome: Outcome, examples: Examples, surgery: Surgery) -> FittedHead:
+    """Score the trained head on features of the trained network, as stage 2 scores its heads."""
+    head = _as_dense(surgery.head, outcome)
+    data = SplitFeatures.of(examples, outcome.features)
+    seconds = sum(row["seconds"] for row in outcome.progress.epochs)
+    chosen = Chosen(head, data.scores(head, "val"), data.part("val")[1], seconds)
+    return score_head(chosen, data, reject_below=outcome.reject_below)
+
+
+def _as_dense(network: Any, outcome: Outcome) -> "DenseHead":
+    """Return the head's layers as a dense head, which predicts and is saved without Keras."""
+    from pipeline.heads.dense import DenseHead
+
+    arrays = [np.asarray(value) for layer in network.layers for value in layer.get_weights()]
+    widths = tuple(bias.shape[0] for bias in arrays[1:-1:2])
+    head = DenseHead(hidden=widths, dropout=0.0, **outcome.params)
+    head.classes_, head.n_features_in_ = outcome.classes, outcome.features.shape[1]
+    head.mean_, head.scale_, head.weights_ = outcome.mean, outcome.scale, arrays
+    head.notes_ = (f"finetune: {outcome.progress.stopped}",) if outcome.progress.stopped else ()
+    return head
+
+
+def _save_weights(
+    folder: Path, original: Mapping[str, NDArray[np.float32]], surgery: Surgery
+) -> dict[str, str]:
+    """Save the backbone's variables that changed, and the head's, under their digest."""
+    now = surgery.loaded.arrays()
+    arrays = {
+        f"backbone/{path}": value
+        for path, value in now.items()
+        if not np.array_equal(value, original[path])
+    }
+    for layer in surgery.head.layers:
+        for variable, value in zip(layer.weights, layer.get_weights(), strict=True):
+            arrays[f"head/{layer.name}/{variable.name}"] = value
+    digest = weights.digest(arrays)
+    weights.save(folder / f"{digest}.h5", arrays)
+    return {"weights_sha256": digest, "backbone_sha256": weights.digest(now)}
