@@ -76,8 +76,16 @@ class Retraining:
         """Open a run's store.
 
         Raises:
-            RunError: The store holds other features than the run was made from.
+            RunError: The store holds other features than the run was made from, or a head was
+                not trained on stored features.
         """
+        foreign = [name for name in run.record["heads"] if not heads.is_known(name)]
+        if foreign:
+            raise RunError(
+                "--seeds and --curve train heads on stored features again. "
+                f"Received: {', '.join(foreign)} in {str(run.path)!r}, which is no such head.",
+                hint="Compare without these flags, or give runs of train-head and sweep.",
+            )
         self.run = run
         inputs = run.record["inputs"]
         self._store = Store.open(Path(inputs["store"]))

@@ -108,7 +108,6 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
     outcome = replace(outcome, start_difference=difference)
     record_outcome(run, NAME, outcome, origin, original, surgery)
     (run.path / WEIGHTS / _CHECKPOINT).unlink(missing_ok=True)
-    reporter.say(run.record["finetune"]["verdict"]["text"])
     return _result(run)
 
 

@@ -71,6 +71,10 @@ def test_seed_head() -> None:
                "--small-epochs", 1, "--repeats", 1)["results"]  # fmt: skip
 
 
+def test_finetune() -> None:
+    assert "keras_fit_over_cached" in run("finetune.py", "--quick")
+
+
 def test_train_head_command() -> None:
     assert run("train_head_command.py", "--quick")["tensorflow_loaded"] is False
 

@@ -96,6 +96,17 @@ def test_a_store_that_changed_is_refused(command: Command, store: Store) -> None
     assert "was made from features of" in result["error"]["message"]
 
 
+def test_heads_that_are_no_heads_on_stored_features_are_refused(
+    command: Command, store: Store
+) -> None:
+    run = Run.open(Path("run"))
+    run.record["heads"]["finetune"] = run.record["heads"]["logreg"]
+    run.save_record()
+    status, result = command("compare", "run", "--curve")
+    assert status == 2
+    assert "finetune" in result["error"]["message"]
+
+
 def test_pairs_are_corrected_for_their_number(command: Command, store: Store) -> None:
     train(command, "--head", "ridge", "--head", "centroid")
     pairs = compare(command)["pairs"]

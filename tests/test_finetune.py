@@ -795,7 +795,7 @@ def test_what_is_saved_gives_the_recorded_answers_of_images(
     assert not [name for name in changed if "moving" in name]
     digest = run.record["inputs"]["identity"]["weights_sha256"]
     loaded = load_network(trained / "store" / "encoder" / f"{digest}.h5")
-    backbone._assign(loaded.network, {**loaded.arrays(), **changed})
+    backbone.assign(loaded.network, {**loaded.arrays(), **changed})
     assert weights.digest(loaded.arrays()) == record["backbone_sha256"]
     rows = run.manifest()
     scored = [index for index, split in enumerate(rows.splits) if split != "train"]
