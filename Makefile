@@ -27,7 +27,7 @@ export ARG_WEIGHTS = $(WEIGHTS)
 CONFIG_FLAG = $(if $(CONFIG),--config "$$ARG_CONFIG")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo extract train-head compare test test-fast check format bench clean
+.PHONY: help demo extract train-head compare finetune test test-fast check format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ train-head: $(VENV)/installed ## Stage 2: STORE RUN HEADS
 RUNS ?= runs/*
 compare: $(VENV)/installed ## Leaderboard of RUNS (all in runs/) on their common test images
 	@$(RUN_PIPELINE) compare $(RUNS)
+
+finetune: $(VENV)/installed ## Stage 3: RUN (a run of train-head)
+	@$(RUN_PIPELINE) finetune -- "$$ARG_RUN"
 
 test: $(VENV)/installed-dev ## The whole test suite
 	@$(VENV)/bin/python -m pytest
