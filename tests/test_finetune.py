@@ -20,7 +20,16 @@ from fakes import FakeEncoder, planted_store, write_classes
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import assembly, backbone, finetune_cache, finetune_command, heads, machine, weights
+from pipeline import (
+    assembly,
+    backbone,
+    finetune_cache,
+    finetune_command,
+    heads,
+    machine,
+    text,
+    weights,
+)
 from pipeline import finetune_model as surgery_of
 from pipeline.cli import main
 from pipeline.config import CommonOptions, FinetuneOptions
@@ -765,7 +774,8 @@ def test_the_result_has_the_keys_of_stage_two(trained: Path, uninterrupted: dict
     assert {pair["a"], pair["b"]} == {"finetune", "majority"}
     verdict = uninterrupted["finetune"]["verdict"]
     assert verdict["n"] == pair["n"] and verdict["recommended"] == uninterrupted["best"]
-    assert any("recommended" in line for line in uninterrupted["notes"])
+    assert "is recommended" in verdict["text"]
+    assert verdict["text"] in text.finetune(uninterrupted)
     assert any("s an epoch" in line for line in uninterrupted["notes"])
 
 
