@@ -83,10 +83,22 @@ def rule_of(options: StageTwoOptions) -> SplitRule:
 
 
 def features_of(store: Store, examples: Examples, options: StageTwoOptions) -> SplitFeatures:
-    """Read the features of rows and of the views asked for; what does not fit stays on disk."""
+    """Read the features of rows and of the views asked for; what does not fit stays on disk.
+
+    Raises:
+        ConfigError: Features of views, which have to be in memory, do not fit.
+        StoreError: The store has no such view.
+    """
     names = dict.fromkeys((*options.augment, *options.average))
     needed = 4 * store.dim * len(examples) * (1 + len(names))
-    if needed > machine.free_memory() // 2 and not names:
+    free = machine.free_memory()
+    if names and needed > free:
+        raise ConfigError(
+            f"Expected memory for the features of {len(examples):,} images and "
+            f"{len(names)} views: {needed / 1e9:.1f} GB. Received: {free / 1e9:.1f} GB free.",
+            hint="Leave out --augment and --average: without views, features can stay on disk.",
+        )
+    if needed > free // 2 and not names:
         return SplitFeatures.of(examples, StoredFeatures.of(store.plain, examples.keys))
     views = {name: store.read(examples.keys, name) for name in names}
     return SplitFeatures.of(

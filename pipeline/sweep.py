@@ -6,6 +6,7 @@ fitted once more on all of train.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import metrics
 from pipeline.calibration import fit_temperature, probabilities
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.scoring import Chosen, plain
 from pipeline.split_features import Scores, SplitFeatures
 
@@ -162,10 +163,15 @@ def _by_folds(
     y = data.part("train")[1]
     keys = data.keys[data.rows["train"]]
     first = data.rows["train"].start
+    _require_folds(y, keys, folds)
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
     out: list[Scores] = []
     heads: list[Head] = []
-    for fit_rows, held_out in splitter.split(np.zeros(len(y)), y, groups=keys):
+    with warnings.catch_warnings():
+        # A class of fewer images than folds is in some of them alone, which scores allow for.
+        warnings.simplefilter("ignore", UserWarning)
+        parts = list(splitter.split(np.zeros(len(y)), y, groups=keys))
+    for fit_rows, held_out in parts:
         heads = list(base.fit_many(*data.of_rows(first + fit_rows), settings))
         for place, head in enumerate(heads):
             scores = data.scores_of(head, first + held_out)
@@ -177,10 +183,26 @@ def _by_folds(
         yield head, scores, y
 
 
+def _require_folds(y: NDArray[np.int64], keys: NDArray[np.bytes_], folds: int) -> None:
+    """Refuse more folds than the largest class has different images.
+
+    Raises:
+        ConfigError: Names that number.
+    """
+    largest = max(len(np.unique(keys[y == label])) for label in np.unique(y))
+    if folds > largest:
+        raise ConfigError(
+            f"--folds: expected at most {largest}, the different images of the largest class. "
+            f"Received: {folds}.",
+            hint="Use fewer folds, or give val a share with --split.",
+        )
+
+
 def _trial(
     name: str, setting: Setting, head: "Head", scores: Scores, y: NDArray[np.int64]
 ) -> Trial:
-    if not all(np.isfinite(view[:, head.classes_]).all() for view in scores):
+    # Minus infinity alone is no fault: a fold may lack a class.
+    if not all(np.isfinite(view.max(axis=1)).all() for view in scores):
         # A rate too high: the setting lost, the others may still win.
         return Trial(name, setting, 0.0, np.inf, False, np.zeros(len(y), dtype=bool))
     temperature = fit_temperature(scores, y) if head.calibrates else 1.0

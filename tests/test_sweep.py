@@ -140,6 +140,25 @@ def test_without_val_cross_validation_chooses(command: Command, store: Store) ->
     assert "sweep" in error["error"]["hint"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_class_of_fewer_images_than_folds_and_more_folds_than_images(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    splits = ["train"] * 40 + ["test"] * 10 + ["train"] * 30 + ["test"] * 10 + ["train", "test"]
+    planted_store(tmp_path / "store", {"ant": 50, "bee": 40, "cow": 2}, splits=splits)
+    rare = ("--split", "85/0/15", "--min-per-class", 1)
+    result = sweep(command, *rare, *flags("ridge"))
+    trials = result["trials"]["ridge"]
+    # The one image of the smallest class is wrong in its fold, and no setting is lost for it.
+    assert all(trial["log_loss"] is not None for trial in trials)
+    assert max(trial["accuracy"] for trial in trials) > 0.9
+    status, error = command("sweep", "--store", "store", "--run", "other", *rare, "--folds", 41,
+                            *flags("ridge"))  # fmt: skip
+    assert status == 2
+    assert "at most 40" in error["error"]["message"]
+
+
 def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
     data = prepare_data(SweepOptions(store="store", split="85/0/15"), "sweep").data
     train = data.rows["train"]

@@ -338,3 +338,14 @@ def test_features_that_do_not_fit_stay_on_disk(
     assert status == 2
     assert "do not fit into memory" in result["error"]["message"]
     assert "linear" in result["error"]["hint"]
+
+
+def test_views_that_do_not_fit_are_refused(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.machine.free_memory", lambda: 1000)
+    status, result = command("train-head", "--store", "store", "--run", "run", "--head", "ridge",
+                             "--average", "flip")  # fmt: skip
+    assert status == 2
+    assert "1 views" in result["error"]["message"]
+    assert "--average" in result["error"]["hint"]
