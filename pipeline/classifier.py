@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, machine, views
+from pipeline import engines, machine, trained_head, views
 from pipeline.calibration import probabilities
 from pipeline.config import PredictOptions, default_of
 from pipeline.doctor import Clock
@@ -23,7 +23,6 @@ from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads, read_bytes
 from pipeline.reporting import Bar, Silence
-from pipeline.trained_head import load_head
 from pipeline.views import PLAIN
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -105,11 +104,11 @@ class Classifier:
     ) -> Self:
         """Load a head of a run and the backbone that its features came from.
 
-        No code is taken from the run or the store, and Keras is not imported where the store
+        Nothing in a run, a store or a folder is executed, and Keras is not imported where the store
         keeps the network in the engine's own form.
 
         Args:
-            run: The run directory.
+            run: The run directory, or a folder of ``export --format folder``.
             head: Name of the head; the run's best by default.
             weights: Where the backbone's weights are, if the run's store lacks them: as for
                 ``extract``, or the ``.keras`` file of a network that is in no table. Their digest
@@ -126,7 +125,7 @@ class Classifier:
             WeightsUnavailableError: The weights are nowhere.
             EngineUnavailableError: The engine is not installed.
         """
-        found = load_head(Path(run), head, weights=weights, engine=engine)
+        found = trained_head.load(Path(run), head, weights=weights, engine=engine)
         return cls(
             encoder=engines.create(
                 found.engine,

@@ -232,7 +232,9 @@ class CompareOptions:
 class PredictOptions:
     """Classify images with a head of a run."""
 
-    run: str = _text("", "run directory", "RUN", positional=True)
+    run: str = _text(
+        "", "run directory, or a folder of export --format folder", "RUN", positional=True
+    )
     paths: tuple[str, ...] = _texts((), "image files and folders", "PATH", positional=True)
     head: str | None = _text(None, "head to predict with (default: the run's best)", "NAME")
     top: int = _integer(1, "classes to list for each image", 1)

@@ -7,7 +7,6 @@ loaded again the way its users will, so that it can be checked before it gets it
 import json
 import logging
 import os
-import shutil
 import tempfile
 import warnings
 import zipfile
@@ -21,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, backbone, heads, weights
+from pipeline import assembly, model_folder
 from pipeline.backbone import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError
 from pipeline.files import TEMPORARY_PREFIX, rename_durably, write_json
 from pipeline.runtime import import_keras
 from pipeline.stitch import Predict, cached_probabilities, runner
@@ -33,16 +32,12 @@ from pipeline.stitch import Predict, cached_probabilities, runner
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 1
 INPUT: Final = "images"
 OUTPUT: Final = "probabilities"
 # In a .keras archive, and in a SavedModel's folder for what others add to it.
 METADATA: Final = "pipeline.json"
-MODEL_RECORD: Final = "model.json"
 
 _EXTRA: Final = "assets.extra"
-_HEAD: Final = "head"
-_ENCODER: Final = "encoder"
 _SIGNATURE: Final = "serving_default"
 
 
@@ -248,39 +243,12 @@ def _load_onnx(path: Path) -> Predict:
 
 
 def _write_folder(package: Package, model: Any, path: Path) -> None:
-    """Write weights as a store keeps them, the head as a run does, and ``model.json``."""
-    loaded = package.backbone
-    path.mkdir()
-    if package.network_file is None:
-        weights.save(path / _ENCODER / f"{loaded.weights_sha256}.h5", loaded.arrays())
-    else:
-        (path / _ENCODER).mkdir()
-        shutil.copyfile(package.network_file, path / _ENCODER / f"{loaded.weights_sha256}.keras")
-    not_saved = heads.save(package.head, path / _HEAD)
-    if not_saved:
-        raise RunError(
-            f"Expected a head that can be saved. Received: {not_saved}",
-            hint="Choose another --head.",
-        )
-    write_json(path / MODEL_RECORD, package.metadata)
+    model_folder.write(path, package.backbone, package.head, package.metadata, package.network_file)
 
 
 def _load_folder(path: Path) -> Predict:
-    metadata = json.loads((path / MODEL_RECORD).read_text(encoding="utf-8"))
-    identity = metadata["identity"]
-    stem = path / _ENCODER / identity["weights_sha256"]
-    network = stem.with_suffix(".keras")
-    in_table = not network.exists()
-    loaded = backbone.load(
-        identity["backbone"] if in_table else str(network),
-        weights="imagenet",  # looked at in neither case: the values are those of the file
-        seed=0,
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
-        saved=stem.with_suffix(".h5") if in_table else None,
-        preprocessing=None if in_table else identity["preprocessing"],
-    )
-    return Package(loaded, heads.load(path / _HEAD), metadata).predict()
+    found = model_folder.read(path)
+    return Package(found.backbone, found.head, found.metadata).predict()
 
 
 @contextmanager
@@ -298,7 +266,7 @@ def _quiet(*names: str) -> Iterator[None]:
 
 FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
     {
-        "folder": Format("", False, False, MODEL_RECORD, _write_folder, _load_folder),
+        "folder": Format("", False, False, model_folder.RECORD, _write_folder, _load_folder),
         "keras": Format(".keras", True, False, "", _write_keras, _load_keras),
         "onnx": Format(".onnx", True, True, "", _write_onnx, _load_onnx),
         "savedmodel": Format(

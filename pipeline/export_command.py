@@ -3,28 +3,22 @@
 Called by ``commands``.
 """
 
-import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline import assembly, backbone, engines, heads, runtime, stitch
+from pipeline import assembly, engines, run_backbone, runtime, stitch, trained_head
 from pipeline._version import __version__
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import CommonOptions, ExportOptions, unknown_name
-from pipeline.errors import (
-    ConfigError,
-    EngineUnavailableError,
-    RunError,
-    StaleFeaturesError,
-    WeightsUnavailableError,
-)
-from pipeline.export import FORMATS, SCHEMA_VERSION, Format, Package, require_free, size_of, staged
-from pipeline.images import DECODER
-from pipeline.keras_file import SUFFIX
+from pipeline.config import CommonOptions, ExportOptions
+from pipeline.errors import ConfigError, EngineUnavailableError, RunError
+from pipeline.export import FORMATS, Format, Package, require_free, size_of, staged
+from pipeline.model_folder import SCHEMA_VERSION
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.stitch import Sample
@@ -32,9 +26,6 @@ from pipeline.store import Store
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
-
-# What the name of a network from a file begins with, in an identity.
-_FROM_FILE: Final = "keras-file:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +37,8 @@ class Source:
         store: The store of its features.
         name: Name of the head.
         head: The fitted head.
-        backbone: The backbone that made the features.
+        backbone: The backbone that the head is for.
+        network_file: The ``.keras`` file of a backbone that is in no table.
     """
 
     run: Run
@@ -54,6 +46,12 @@ class Source:
     name: str
     head: "Head"
     backbone: FrozenBackbone
+    network_file: Path | None
+
+    @property
+    def is_finetuned(self) -> bool:
+        """Whether fine-tuning changed the backbone together with the head."""
+        return run_backbone.is_finetuned(self.run, self.name)
 
 
 def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) -> dict[str, Any]:
@@ -80,10 +78,10 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
     source = open_source(options)
     package = _package(source)
     _note_what_is_left_out(package, form, reporter)
-    found = _sample(source, reporter)
+    found, expected = _sample(source, reporter)
     model = package.assembled() if form.is_network else None
     whole = stitch.runner(model) if form.is_network else package.predict()
-    compare = partial(stitch.compare, found, package.head, num_classes=package.num_classes)
+    compare = partial(stitch.compare, found, expected)
     before = compare(whole, what="The assembled model")
     with staged(out, form, force=common.force) as temporary:
         form.write(package, model, temporary)
@@ -104,66 +102,24 @@ def open_source(options: ExportOptions) -> Source:
     """Open a run, its store, one of its heads, and the backbone.
 
     Raises:
-        RunError: There is no run, or the head cannot be used.
+        RunError: There is no run, its store is gone, or the head cannot be used.
         HeadNotTrainableError: The format needs a network, and the head is none.
-        StoreError: The store is gone or damaged.
-        StaleFeaturesError: The store holds other features than those of the run.
+        StoreError: The store is damaged, or of other features than those of the run.
         WeightsUnavailableError: The weights are nowhere.
     """
     run = Run.open(Path(options.run))
-    name = _head_name(run, options.head)
-    head = heads.load(run.path / "heads" / name)
+    name = trained_head.head_name(run, options.head)
+    identity = run_backbone.inputs_of(run)["identity"]
+    _require_exportable(run, identity)
+    store = run_backbone.open_store(run)
+    head = trained_head.fitted_head(run, name, store.dim)
     if FORMATS[options.format].is_network:
         assembly.require_network(head.name)
-    inputs = run.record["inputs"]
-    _require_exportable(run, inputs["identity"])
-    path = Path(inputs["store"])
-    # Before the shards are looked at, which would be called damaged under another identity.
-    Store.unchecked(path).require_identity(inputs["identity"])
-    store = Store.open(path)
-    _require_fit(run, name, head, store.dim)
-    return Source(run, store, name, head, load_backbone(store, options.weights))
-
-
-def load_backbone(store: Store, given: str | None) -> FrozenBackbone:
-    """Load the backbone of a store's features.
-
-    Args:
-        store: The store, whose copy of the weights comes first.
-        given: Where to take them from if the store has none; the ``.keras`` file of a network that
-            is in no table, which is always needed.
-
-    Raises:
-        WeightsUnavailableError: The weights are neither in the store nor given.
-        StaleFeaturesError: Those given are others.
-    """
-    identity, preprocessing = store.identity, None
-    name, expected = identity["backbone"], identity["weights_sha256"]
-    kept = store.encoder_path(expected)
-    if name.startswith(_FROM_FILE):
-        name, preprocessing = _network_file(given, store), identity["preprocessing"]
-    elif not kept.exists() and given is None:
-        raise WeightsUnavailableError(
-            f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: no such file.",
-            hint="Give them with --weights PATH.",
-        )
-    loaded = backbone.load(
-        name,
-        # Only looked at where neither a network's file nor the store brings the values.
-        weights=given if given and not preprocessing else "imagenet",
-        seed=store.record["provenance"].get("seed", 0),
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
-        saved=kept if kept.exists() and not preprocessing else None,
-        preprocessing=preprocessing,
-    )
-    if loaded.weights_sha256 != expected:
-        raise StaleFeaturesError(
-            f"The store {str(store.path)!r} holds features of weights_sha256 = {expected!r}. "
-            f"Received: {loaded.weights_sha256!r} from --weights {given}.",
-            hint="Give the weights that extract had.",
-        )
-    return loaded
+    network = run_backbone.find(run, options.weights)
+    if run_backbone.is_finetuned(run, name):
+        network = run_backbone.finetuned(run, network)
+    file = Path(str(options.weights)) if run_backbone.is_from_file(identity) else None
+    return Source(run, store, name, head, network, file)
 
 
 def _checked(options: ExportOptions, *, force: bool) -> Format:
@@ -193,96 +149,53 @@ def _checked(options: ExportOptions, *, force: bool) -> Format:
     return form
 
 
-def _head_name(run: Run, asked: str | None) -> str:
-    records = run.record["heads"]
-    name = asked or run.record["best"]
-    if name is None:
-        raise RunError(
-            f"Expected a run with heads at {str(run.path)!r}. Received: none is trained yet.",
-            hint="Train some with pipeline train-head.",
-        )
-    if name not in records:
-        raise unknown_name("head", name, records, where=str(run.path))
-    if records[name]["not_saved"]:
-        raise RunError(
-            f"Expected a head that was saved. Received: {name}: {records[name]['not_saved']}",
-            hint="Choose another --head.",
-        )
-    return str(name)
-
-
-def _require_exportable(run: Run, identity: dict[str, Any]) -> None:
+def _require_exportable(run: Run, identity: Mapping[str, Any]) -> None:
     """Refuse features that no exported model makes."""
-    for field, expected in (("precision", "float32"), ("decoder", DECODER)):
-        if identity.get(field) != expected:
-            raise RunError(
-                f"export: expected a run on features of {field} = {expected!r}, which exported "
-                f"models compute. Received: {str(run.path)!r} with {identity.get(field)!r}.",
-                hint="Extract with it into another --store, and train again.",
-            )
-
-
-def _require_fit(run: Run, name: str, head: "Head", dim: int) -> None:
-    """Refuse a head whose classes, features or temperature cannot be those of the run."""
-    classes, num_classes = np.asarray(head.classes_), len(run.record["classes"])
-    known = sorted(set(range(num_classes)).intersection(classes.ravel().tolist()))
-    temperature: Any = head.temperature_
-    if classes.dtype.kind not in "iu" or not known or classes.tolist() != known:
-        expected, received = f"classes of 0 to {num_classes - 1}", str(classes.tolist())
-    elif head.n_features_in_ != dim:
-        expected, received = f"{dim} features", str(head.n_features_in_)
-    elif not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
-        expected, received = "a temperature above 0", repr(temperature)
-    else:
-        return
-    raise RunError(
-        f"Expected the head {name!r} of {str(run.path)!r} to have {expected}. "
-        f"Received: {received}.",
-        hint="Train it again with train-head --force.",
-    )
-
-
-def _network_file(given: str | None, store: Store) -> str:
-    """Return the file of a network that is in no table, which --weights must name."""
-    if given is None or not given.endswith(SUFFIX):
-        raise WeightsUnavailableError(
-            f"Expected the {SUFFIX} file of the network that made the features of "
-            f"{str(store.path)!r}. Received: {f'--weights {given}' if given else 'no --weights'}.",
-            hint=f"Give the file with --weights PATH{SUFFIX}.",
+    if identity["precision"] != "float32":
+        raise RunError(
+            "export: expected a run on features of precision = 'float32', which exported models "
+            f"compute. Received: {str(run.path)!r} with {identity['precision']!r}.",
+            hint="Extract with it into another --store, and train again.",
         )
-    return given
 
 
 def _package(source: Source) -> Package:
-    inputs, identity = source.run.record["inputs"], source.store.identity
+    inputs, network = source.run.record["inputs"], source.backbone
+    averages = () if source.is_finetuned else inputs.get("average") or ()
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "pipeline": __version__,
         "classes": source.run.record["classes"],
-        "identity": identity,
+        # Of the weights that are exported, which fine-tuning may have changed.
+        "identity": {**inputs["identity"], "weights_sha256": network.weights_sha256},
+        "dim": network.dim,
         "head": source.name,
         "temperature": float(source.head.temperature_),
-        "average": inputs.get("average") or [],
+        "average": list(averages),
         "reject_below": inputs.get("reject_below") or 0.0,
     }
-    is_file = identity["backbone"].startswith(_FROM_FILE)
-    return Package(
-        source.backbone, source.head, metadata, Path(source.backbone.name) if is_file else None
-    )
+    return Package(network, source.head, metadata, source.network_file)
 
 
-def _sample(source: Source, reporter: Reporter) -> Sample:
-    """Read images of the run and check every part before the model as a whole."""
-    found = stitch.sample(source.run, source.store)
+def _sample(source: Source, reporter: Reporter) -> tuple[Sample, NDArray[np.floating]]:
+    """Read images of the run and what the cached path gives for them; check every part of it."""
+    run, store, name, head = source.run, source.store, source.name, source.head
+    splits = stitch.HELD_OUT if source.is_finetuned else stitch.SPLITS
+    found = stitch.sample(run, store, splits=splits)
     if found.unreadable:
         reporter.say(
             f"{len(found.unreadable):,} images of the run cannot be read, beginning with "
             f"{str(found.unreadable[0])!r}; others took their place, if there were any"
         )
-    reporter.say(f"Comparing the model with stored features on {len(found.paths)} images")
-    stitch.check_features(found, stitch.runner(source.backbone.model), source.store)
-    stitch.check_head(source.run, source.store, source.name, source.head)
-    return found
+    reporter.say(f"Comparing the model with the cached path on {len(found.paths)} images")
+    encode = stitch.runner(source.backbone.model)
+    if source.is_finetuned:
+        expected = stitch.recorded_probabilities(run, name, found.rows)
+        stitch.check_finetuned(found, encode, head, expected, run)
+        return found, expected
+    stitch.check_features(found, encode, store)
+    stitch.check_head(run, store, name, head)
+    return found, stitch.cached_probabilities(head, [found.features], len(run.record["classes"]))
 
 
 def _note_what_is_left_out(package: Package, form: Format, reporter: Reporter) -> None:

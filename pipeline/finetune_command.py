@@ -13,8 +13,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline import assembly, engines
+from pipeline import assembly, engines, stitch
 from pipeline.backbone import FrozenBackbone
 from pipeline.calibration import probabilities
 from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
@@ -31,6 +32,7 @@ from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_b
 from pipeline.finetune_model import (
     SEED_FROZEN,
     Surgery,
+    compile_forward,
     cut_at,
     digest_of,
     find_cut,
@@ -52,7 +54,7 @@ SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
 )
 # Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
 # largest feature. Where numbers are kept or computed in 16 bits, by what these lose.
-START_TOLERANCE: Final = 1e-3
+START_TOLERANCE: Final = stitch.TOLERANCE
 HALF_TOLERANCE: Final = 5e-2
 # Options that make another result.
 _COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "precision",
@@ -81,6 +83,7 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
         StoreError: The store is gone, damaged, or of other features.
         ManifestError: Images are gone.
         StaleFeaturesError: An image changed, or the network disagrees with stage 2.
+        PipelineError: The network as a whole disagrees with the head on stored features.
     """
     options = _checked(options)
     origin = open_origin(options)
@@ -93,9 +96,11 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
     seed = options.seed if options.augment else None
     with Photos(rows, origin.store.identity["image_size"], augment_seed=seed) as photos:
         photos.require()
-        loaded = load_backbone(options, origin.store, reporter)
+        loaded = load_backbone(options, origin, reporter)
         original = loaded.arrays()
         surgery = _surgery(options, origin, loaded)
+        if options.preset is None:
+            _check_stitch(options, origin, surgery, reporter)
         with _source(options, origin, surgery, photos, reporter) as (source, model):
             training = _training(options, origin, path, inputs, surgery, source, model)
             difference = None if options.preset else _check_start(options, origin, training)
@@ -335,6 +340,39 @@ def _train(
     )
 
 
+def _check_stitch(
+    options: FinetuneOptions, origin: Origin, surgery: Surgery, reporter: Reporter
+) -> None:
+    """Compare network and head, from images to probabilities, with the cached path.
+
+    Raises:
+        StaleFeaturesError: An image changed, or the network makes other features than the store's.
+        RunError: The head is not the one that the run scored.
+        PipelineError: The network as a whole disagrees with head and features.
+    """
+    allowed = _tolerance(options, origin)
+    found = stitch.sample(origin.run, origin.store)
+    reporter.say(f"Comparing the network with stored features on {len(found.paths)} images")
+    forward, head = compile_forward(surgery.whole), origin.head
+    stitch.check_features(found, lambda pixels: forward(pixels)[0], origin.store, allowed)
+    stitch.check_head(origin.run, origin.store, origin.name, head)
+    num_classes = len(origin.run.record["classes"])
+
+    def predict(pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
+        spread = np.full((len(pixels), num_classes), -np.inf)
+        spread[:, head.classes_] = forward(pixels)[1]
+        return probabilities([spread], head.temperature_)
+
+    expected = stitch.cached_probabilities(head, [found.features], num_classes)
+    stitch.compare(found, expected, predict, "The network to fine-tune", allowed)
+
+
+def _tolerance(options: FinetuneOptions, origin: Origin) -> float:
+    """Return what the start may differ by from stage 2's answers."""
+    kinds = (options.precision, options.cache_precision, origin.store.identity["precision"])
+    return START_TOLERANCE if set(kinds) == {"float32"} else HALF_TOLERANCE
+
+
 def _check_start(options: FinetuneOptions, origin: Origin, training: FineTuning) -> float:
     """Compare the untrained network with the head on stored features, on val.
 
@@ -346,8 +384,7 @@ def _check_start(options: FinetuneOptions, origin: Origin, training: FineTuning)
     received = probabilities([training.outputs(rows)[1]], 1.0)
     differences = np.abs(stored - received).max(axis=1)
     worst = int(differences.argmax())
-    kinds = (options.precision, options.cache_precision, origin.store.identity["precision"])
-    allowed = START_TOLERANCE if set(kinds) == {"float32"} else HALF_TOLERANCE
+    allowed = _tolerance(options, origin)
     if not differences[worst] <= allowed:
         raise StaleFeaturesError(
             f"Expected fine-tuning to start at the answers of {origin.name} in "

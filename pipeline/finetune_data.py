@@ -14,24 +14,23 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, backbone, heads, images, machine
+from pipeline import assembly, images, machine, run_backbone
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import FinetuneOptions, unknown_name
+from pipeline.config import FinetuneOptions
 from pipeline.dataset import Examples
 from pipeline.errors import (
     ConfigError,
     DecodeError,
     HeadNotTrainableError,
     ManifestError,
-    RunError,
     StaleFeaturesError,
-    WeightsUnavailableError,
 )
 from pipeline.images import Pixels
 from pipeline.manifest import Manifest, mention
 from pipeline.reporting import Reporter
 from pipeline.run import Run, best
 from pipeline.store import Store
+from pipeline.trained_head import fitted_head, head_name
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -187,7 +186,7 @@ def open_origin(options: FinetuneOptions) -> Origin:
         StoreError: The store is damaged, or of other features.
     """
     run = Run.open(Path(options.source))
-    inputs = run.record["inputs"]
+    inputs = run_backbone.inputs_of(run)
     for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
         if inputs.get(name):
             raise ConfigError(
@@ -202,26 +201,16 @@ def open_origin(options: FinetuneOptions) -> Origin:
             hint="Train with train-head, whose --split gives val a share.",
         )
     name = _head_name(run, options.head)
-    path = Path(inputs["store"])
-    if not Store.exists(path):
-        raise RunError(
-            f"Expected the store of the run {options.source!r} at {str(path)!r}. "
-            "Received: there is none.",
-            hint="Put it back, or extract and train again.",
-        )
-    # Before the shards are looked at, which would be called damaged under another identity.
-    Store.unchecked(path).require_identity(inputs["identity"])
-    head = heads.load(run.path / "heads" / name)
-    return Origin(run, Store.open(path), name, head, _examples(run))
+    store = run_backbone.open_store(run)
+    return Origin(run, store, name, fitted_head(run, name, store.dim), _examples(run))
 
 
 def _head_name(run: Run, asked: str | None) -> str:
     records = run.record["heads"]
-    if asked is not None and asked not in records:
-        raise unknown_name("head", asked, records, where=str(run.path))
     if asked is not None:
-        assembly.require_network(asked)
-        return asked
+        name = head_name(run, asked)
+        assembly.require_network(name)
+        return name
     able = {name: records[name] for name in STARTING_HEADS if name in records}
     if not able:
         raise HeadNotTrainableError(
@@ -238,41 +227,16 @@ def _examples(run: Run) -> Examples:
     return Examples(rows.paths, rows.labels, rows.splits, rows.keys, names, (), {})
 
 
-def load_backbone(options: FinetuneOptions, store: Store, reporter: Reporter) -> FrozenBackbone:
-    """Load the backbone of a store's features, by the digest of its weights.
+def load_backbone(options: FinetuneOptions, origin: Origin, reporter: Reporter) -> FrozenBackbone:
+    """Load the backbone of a run's features, by the digest of its weights.
 
     Raises:
-        WeightsUnavailableError: The weights are neither in the store nor given.
+        WeightsUnavailableError: The weights are neither in the store, nor given, nor known by name.
         StaleFeaturesError: Those given are others.
     """
-    identity, given = store.identity, options.weights
-    name, expected = identity["backbone"], identity["weights_sha256"]
-    kept = store.encoder_path(expected)
-    is_file = name not in backbone.BACKBONES
-    if given is None and (is_file or not kept.exists()):
-        raise WeightsUnavailableError(
-            f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: "
-            f"{'a network that is in no table' if is_file else 'no such file'}.",
-            hint="Give the file with --weights PATH.",
-        )
-    reporter.say(f"Loading {name}")
-    loaded = backbone.load(
-        str(given) if is_file else name,
-        # Only looked at where the store does not bring the values.
-        weights=given or "random",
-        seed=0,
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
-        saved=kept if kept.exists() and not is_file else None,
-        preprocessing=identity["preprocessing"] if is_file else None,
-    )
-    if loaded.weights_sha256 != expected:
-        raise StaleFeaturesError(
-            f"The store {str(store.path)!r} holds features of weights_sha256 = {expected!r}. "
-            f"Received: {loaded.weights_sha256!r} from --weights {given}.",
-            hint="Give the weights that extract had.",
-        )
-    return loaded
+    identity, source = origin.store.identity, origin.run.record["source"]
+    reporter.say(f"Loading {identity['backbone']}")
+    return run_backbone.load(identity, options.weights, source=source, store=origin.store)
 
 
 def augmented(pixels: Pixels, size: int, generator: np.random.Generator) -> Pixels:

@@ -87,7 +87,10 @@ def record_outcome(
     before = FittedHead(origin.head, origin.run.probabilities(origin.name), kept)
     run.add_head(origin.name, before)
     run.add_head(name, _scored(outcome, origin.examples, surgery))
-    run.record["finetune"]["verdict"] = verdict(run, name, origin.name)
+    found = verdict(run, name, origin.name)
+    run.record["finetune"]["verdict"] = found
+    # Where the start was kept, the two differ by rounding alone.
+    run.record["best"] = found["recommended"]
     run.save_record()
     run.write_predictions()
 
@@ -103,7 +106,8 @@ def verdict(run: Run, name: str, other: str) -> dict[str, Any]:
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     p_value, count = metrics.mcnemar(only_first, only_second), len(y)
     val = {head: run.record["heads"][head]["val"] for head in (name, other)}
-    is_better = run.record["best"] == name
+    kept = run.record["finetune"]["kept_epoch"]
+    is_better = kept > 0 and run.record["best"] == name
     recommended = name if is_better else other
     scores = " against ".join(
         f"{val[head]['accuracy']:.4f} (log loss {val[head]['log_loss']:.4f})"
@@ -118,7 +122,8 @@ def verdict(run: Run, name: str, other: str) -> dict[str, Any]:
         "difference_ci95": list(metrics.paired_difference(only_first, only_second, count)),
         "p_value": p_value,
         "text": (
-            f"Fine-tuning is {'better' if is_better else 'no better'} than {other} on val: "
+            f"{'Fine-tuning' if kept else 'No epoch of fine-tuning'} is "
+            f"{'better' if is_better or not kept else 'no better'} than {other} on val: "
             f"accuracy {scores}; {recommended} is recommended. On the {count:,} test images it is "
             f"right on {only_first} that {other} gets wrong, and wrong on {only_second} that "
             f"{other} gets right (McNemar p = {p_value:.2g})"

@@ -19,6 +19,8 @@ from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.runtime import import_keras
 
 SUFFIX: Final = ".keras"
+# What the name of a network from a file begins with, in an identity.
+PREFIX: Final = "keras-file:"
 _CONFIG: Final = "config.json"
 
 
@@ -54,7 +56,7 @@ def architecture(path: Path) -> str:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise _unusable(path, error) from error
     digest = hashlib.sha256(canonical_json(config.get("config", {})).encode()).hexdigest()
-    return f"keras-file:{digest}"
+    return PREFIX + digest
 
 
 def load(path: Path, *, image_size: int, pooling: str) -> Any:

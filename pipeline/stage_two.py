@@ -38,14 +38,14 @@ class Prepared:
         data: Their features.
         inputs: What results depend on, as a run records it.
         root: What the rows' paths are relative to.
-        is_declared: Whether any row has a split from the source.
+        source: Where rows and weights came from, as a run records it.
     """
 
     examples: Examples
     data: SplitFeatures
     inputs: dict[str, Any]
     root: Path
-    is_declared: bool
+    source: dict[str, Any]
 
 
 def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
@@ -68,7 +68,12 @@ def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
         data=features_of(store, examples, options),
         inputs=_inputs(options, store, examples),
         root=manifest.root,
-        is_declared=any(manifest.splits),
+        source={
+            "manifest": options.manifest,
+            "declared_splits": any(manifest.splits),
+            "weights": store.record["provenance"].get("weights"),
+            "weights_seed": store.record["provenance"].get("seed"),
+        },
     )
 
 
@@ -120,13 +125,12 @@ def open_run(
     if Run.exists(path) and common.force:
         Run.remove(path)
     if not Run.exists(path):
-        source = {"manifest": options.manifest, "declared_splits": prepared.is_declared}
         return Run.create(
             path,
             inputs=prepared.inputs,
             examples=prepared.examples,
             root=prepared.root,
-            source=source,
+            source=prepared.source,
         )
     run = Run.open(path)
     run.require_inputs(prepared.inputs)

@@ -2,7 +2,7 @@
 
 The most reported fault of cached features is a head that disagrees with the whole network:
 another preprocessing, another order of classes, BatchNorm in training mode. ``export`` runs images
-end to end and compares, before and after it writes.
+end to end and compares, before and after it writes; ``finetune`` does so before it trains.
 """
 
 import hashlib
@@ -36,8 +36,9 @@ TOLERANCE: Final = 1e-3
 HEAD_TOLERANCE: Final = 1e-4
 # Test rows on which a head is compared with what its run recorded.
 HEAD_ROWS: Final = 1024
-# Held-out images first.
-_ORDER: Final = ("test", "val", "train")
+# Held-out images first; a run records probabilities of these alone.
+SPLITS: Final = ("test", "val", "train")
+HELD_OUT: Final = SPLITS[:2]
 _BATCH: Final = 8
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
@@ -48,12 +49,14 @@ class Sample:
     """Images of a run with their stored features.
 
     Attributes:
+        rows: Their rows in the run's manifest, ``(n,)``.
         paths: Where the images are.
         pixels: Decoded now, uint8 ``(n, S, S, 3)``.
         features: From the store, float32 ``(n, dim)``.
         unreadable: Images that are gone, in whose place others were taken.
     """
 
+    rows: NDArray[np.intp]
     paths: Sequence[Path]
     pixels: NDArray[np.uint8]
     features: NDArray[np.float32]
@@ -75,8 +78,16 @@ class Agreement:
     same_argmax: bool
 
 
-def sample(run: Run, store: Store, count: int = IMAGES) -> Sample:
-    """Read images of a run, held-out ones first, the classes in turn.
+def sample(
+    run: Run, store: Store, *, splits: Sequence[str] = SPLITS, count: int = IMAGES
+) -> Sample:
+    """Read images of a run, split by split, the classes in turn.
+
+    Args:
+        run: The run.
+        store: The store of its features.
+        splits: Where to take images from, held-out ones first.
+        count: How many, if there are as many.
 
     Raises:
         StaleFeaturesError: An image is not what the features were made of; says which.
@@ -84,7 +95,7 @@ def sample(run: Run, store: Store, count: int = IMAGES) -> Sample:
     """
     rows = run.manifest()
     taken, pixels, unreadable = [], [], []
-    for index in _in_turn(rows):
+    for index in _in_turn(rows, splits):
         path = rows.file(index)
         try:
             data = path.read_bytes()
@@ -102,6 +113,7 @@ def sample(run: Run, store: Store, count: int = IMAGES) -> Sample:
             hint="Put the images back, or extract from where they are and train again.",
         )
     return Sample(
+        rows=np.array(taken),
         paths=[rows.file(index) for index in taken],
         pixels=np.stack(pixels),
         features=store.read(rows.keys[np.array(taken)]),
@@ -109,13 +121,16 @@ def sample(run: Run, store: Store, count: int = IMAGES) -> Sample:
     )
 
 
-def check_features(found: Sample, encode: Predict, store: Store) -> None:
+def check_features(
+    found: Sample, encode: Predict, store: Store, tolerance: float = TOLERANCE
+) -> None:
     """Compare features made now with those of the store.
 
     Args:
         found: The images.
         encode: Makes features of images.
         store: Where the features are from.
+        tolerance: What they may differ by, as a share of the largest one.
 
     Raises:
         StaleFeaturesError: They differ; names the image that differs most.
@@ -124,11 +139,11 @@ def check_features(found: Sample, encode: Predict, store: Store) -> None:
     largest = np.maximum(np.abs(found.features).max(axis=1), 1e-30)
     differences = np.abs(made - found.features).max(axis=1) / largest
     worst = int(_nan_as_infinity(differences).argmax())
-    if not differences[worst] <= TOLERANCE:
+    if not differences[worst] <= tolerance:
         raise StaleFeaturesError(
             f"The features differ: {str(found.paths[worst])!r} encoded now differs from its "
             f"features in the store {str(store.path)!r} by {differences[worst]:.1e} of the largest "
-            f"value (allowed: {TOLERANCE:.0e}). Nothing was written.",
+            f"value (allowed: {tolerance:.0e}). Nothing was written.",
             hint="Extract into another --store, or replace this one with --force; train again.",
         )
 
@@ -157,36 +172,75 @@ def check_head(run: Run, store: Store, name: str, head: "Head") -> None:
         )
 
 
+def check_finetuned(
+    found: Sample, encode: Predict, head: "Head", expected: NDArray[np.floating], run: Run
+) -> None:
+    """Compare a fine-tuned network with what its run recorded; its features are in no store.
+
+    Args:
+        found: The images, held out.
+        encode: The fine-tuned backbone.
+        head: The head that was trained with it.
+        expected: What the run recorded of the images, ``(n, classes)``.
+        run: The run of finetune.
+
+    Raises:
+        StaleFeaturesError: They differ; names the image that differs most.
+    """
+    received = cached_probabilities(head, [in_batches(encode, found.pixels)], expected.shape[1])
+    differences = _nan_as_infinity(np.abs(received - expected).max(axis=1))
+    worst = int(differences.argmax())
+    if not differences[worst] <= TOLERANCE:
+        raise StaleFeaturesError(
+            f"The fine-tuned network differs: the probabilities of {str(found.paths[worst])!r} "
+            f"are not those that {str(run.path)!r} recorded, by {differences[worst]:.1e} "
+            f"(allowed: {TOLERANCE:.0e}). Nothing was written.",
+            hint="Run finetune again with --force.",
+        )
+
+
 def compare(
-    found: Sample, head: "Head", predict: Predict, num_classes: int, what: str
+    found: Sample,
+    expected: NDArray[np.floating],
+    predict: Predict,
+    what: str,
+    tolerance: float = TOLERANCE,
 ) -> Agreement:
     """Compare a model with the cached path: stored features, head, probabilities.
 
     Args:
         found: The images.
-        head: The fitted head.
-        predict: The model, uint8 images to probabilities ``(n, num_classes)``.
-        num_classes: Classes of the run.
+        expected: What the cached path gives for them, ``(n, classes)``.
+        predict: The model, uint8 images to probabilities ``(n, classes)``.
         what: Name of the model in the message.
+        tolerance: What probabilities may differ by; above ``TOLERANCE``, for numbers of 16 bits,
+            classes that are about as probable may change places.
 
     Raises:
-        PipelineError: A probability differs by more than ``TOLERANCE``, or an argmax differs;
-            names the image.
+        PipelineError: A probability differs by more than that, or an argmax differs; names the
+            image.
     """
-    expected = cached_probabilities(head, [found.features], num_classes)
     received = in_batches(predict, found.pixels)
     differences = _nan_as_infinity(np.abs(received - expected).max(axis=1))
     same = received.argmax(axis=1) == expected.argmax(axis=1)
     worst = int((differences + ~same).argmax())
-    if differences[worst] > TOLERANCE or not same.all():
+    if differences[worst] > tolerance or not (same.all() or tolerance > TOLERANCE):
         raise PipelineError(
-            f"{what} differs from the head on stored features: the probabilities of "
-            f"{str(found.paths[worst])!r} by {differences[worst]:.1e} (allowed: {TOLERANCE:.0e}), "
+            f"{what} differs from the cached path: the probabilities of "
+            f"{str(found.paths[worst])!r} by {differences[worst]:.1e} (allowed: {tolerance:.0e}), "
             f"the most probable class of {int((~same).sum())} of {len(same)} images. The images, "
             "their features and the head are as recorded. Nothing was written.",
-            hint="Export another --head or --format, and report this.",
+            hint="Choose another --head or --format, and report this.",
         )
     return Agreement(len(same), float(differences.max()), bool(same.all()))
+
+
+def recorded_probabilities(run: Run, name: str, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return what a run recorded of a head for held-out rows of its manifest, ``(n, classes)``."""
+    is_scored = np.array(run.manifest().splits) != "train"
+    place = np.cumsum(is_scored) - 1
+    found: NDArray[np.float32] = run.probabilities(name)[place[rows]]
+    return found
 
 
 def cached_probabilities(
@@ -219,10 +273,10 @@ def runner(model: Any) -> Predict:
     return lambda pixels: np.asarray(convert(model(pixels, training=False)))
 
 
-def _in_turn(rows: Manifest) -> Iterator[int]:
-    """Yield rows of distinct images: test, val, train; within each, classes take turns, by key."""
+def _in_turn(rows: Manifest, splits: Sequence[str]) -> Iterator[int]:
+    """Yield rows of distinct images, split by split; within each, classes take turns, by key."""
     seen: set[bytes] = set()
-    for split in _ORDER:
+    for split in splits:
         by_label: dict[str, list[int]] = defaultdict(list)
         for index in np.argsort(rows.keys, kind="stable"):
             if rows.splits[index] == split:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import backbone
 from pipeline.encoder import Encoder
 from pipeline.manifest import Manifest
 from pipeline.store import Store
@@ -85,7 +86,15 @@ def planted_store(
     centres = {name: rng.normal(size=PLANTED_DIM) * separation for name in counts}
     features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
     keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
-    store = Store.create(path, identity={"precision": "float32"}, dim=PLANTED_DIM, root=path)
+    identity = backbone.identity(
+        backbone.find("resnet50"),
+        weights_sha256="0" * 64,
+        image_size=32,
+        pooling="avg",
+        precision="float32",
+        engine="",
+    )
+    store = Store.create(path, identity=identity, dim=PLANTED_DIM, root=path)
     store.plain.add_shard(keys, features.astype(np.float32))
     with store.scan_cache() as cache:
         store.reindex(cache)

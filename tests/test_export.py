@@ -28,7 +28,6 @@ from pipeline.errors import (
     PipelineError,
     RunError,
     StaleFeaturesError,
-    StoreError,
     WeightsUnavailableError,
 )
 from pipeline.export import FORMATS, require_free, size_of, staged
@@ -175,7 +174,10 @@ def photos_of_test(folder: Path, run: str) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def opened(path: Path, form: str) -> Model:
-    """Load an exported model with nothing of this package."""
+    """Load an exported model as its users do: with nothing of this package but for a folder."""
+    if form == "folder":
+        load = FORMATS["folder"].load(path)
+        return lambda pixels: load(pixels).astype(np.float32)
     if form == "keras":
         import keras
 
@@ -328,7 +330,45 @@ def test_folder_holds_all_that_predicting_needs(name: str, own: Path, tmp_path: 
     np.testing.assert_allclose(received, expected, atol=TOLERANCE)
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     digest = metadata_of(out, "folder")["identity"]["weights_sha256"]
-    assert found == {"model.json", f"encoder/{digest}.keras", "head/head.json", "head/arrays.npz"}
+    assert found == {"model.json", f"encoder/{digest}.h5", "encoder/network.keras",
+                     "head/head.json", "head/arrays.npz"}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_finetuned_network_in_every_format(tmp_path: Path) -> None:
+    """A backbone that is in no table, trained on: every test image as the run recorded it."""
+    write_photos(tmp_path / "photos", 30)
+    save_network(tmp_path / "small.keras")
+    weights = str(tmp_path / "small.keras")
+    arguments = ["extract", tmp_path / "photos", "--store", tmp_path / "store", "--backbone",
+                 weights, "--preprocessing", "unit", "--image-size", SIZE]  # fmt: skip
+    assert main([*map(str, arguments), "--quiet"]) == 0
+    # A head that has much to learn.
+    (tmp_path / "early.toml").write_text("[heads.linear]\nepochs = 1\nlearning_rate = 0.003\n")
+    train(tmp_path, "stage-two", "--config", tmp_path / "early.toml", names=("linear",))
+    tuning = ["finetune", tmp_path / "stage-two", "--run", tmp_path / "run", "--unfreeze-from",
+              "all", "--epochs", 6, "--learning-rate", 0.003, "--weights", weights]  # fmt: skip
+    assert main([*map(str, tuning), "--quiet"]) == 0
+    run = Run.open(tmp_path / "run")
+    changed = np.abs(run.probabilities("finetune") - run.probabilities("linear")).max()
+    assert changed > 0.05, "nothing was trained"
+    for name in ("finetune", "linear"):
+        for form, out in OUTS.items():
+            target = tmp_path / name / form / out
+            result = exported(options_of(tmp_path, target, form, head=name, weights=weights))
+            assert result["stitch"]["same_argmax"]
+            require_agreement(tmp_path, "run", name, opened(target, form))
+    (kept,) = (tmp_path / "run/finetune").glob("*.h5")
+    place = tmp_path / "run/heads/finetune/probabilities.npy"
+    np.save(place, np.roll(np.load(place), 1, axis=0))
+    options = options_of(tmp_path, tmp_path / "out.keras", "keras", head="finetune",
+                         weights=weights)  # fmt: skip
+    with pytest.raises(StaleFeaturesError, match="The fine-tuned network differs"):
+        exported(options)
+    kept.unlink()
+    with pytest.raises(WeightsUnavailableError, match=kept.stem):
+        exported(options)
+    assert not (tmp_path / "out.keras").exists()
 
 
 @pytest.mark.slow
@@ -348,15 +388,19 @@ def test_the_real_backbone_in_every_format(tmp_path: Path) -> None:
         pixels, is_test = photos_of_test(tmp_path, "run")
         expected = Run.open(tmp_path / "run").probabilities("logreg")[is_test]
         np.testing.assert_allclose(model(pixels), expected, atol=TOLERANCE)
-    # Without the store's copy, the weights are asked for by their digest.
+    # Without the store's copy, they are drawn again; a file's are asked for by their digest.
     shutil.rmtree(tmp_path / "store" / "encoder")
+    options = ExportOptions(run=str(tmp_path / "run"), out=str(tmp_path / "drawn.keras"))
+    assert exported(options)["stitch"]["max_difference"] < TOLERANCE
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["source"]["weights"] = "mine.h5"
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
     options = ExportOptions(run=str(tmp_path / "run"), out=str(tmp_path / "again.keras"))
     with pytest.raises(WeightsUnavailableError, match="--weights PATH"):
         exported(options)
     assert exported(replace(options, weights="random"))["stitch"]["same_argmax"]
-    store = Store.unchecked(tmp_path / "store")
-    store.record["provenance"]["seed"] = 4
-    store.save_record()
+    record["source"]["weights_seed"] = 4
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
     with pytest.raises(StaleFeaturesError, match="weights_sha256"):
         exported(replace(options, weights="random", out=str(tmp_path / "other.keras")))
 
@@ -510,7 +554,7 @@ def test_a_store_that_is_gone_or_another(own: Path, tmp_path: Path) -> None:
     with pytest.raises(StaleFeaturesError, match="pooling"):
         exported(options)
     shutil.rmtree(own / "store")
-    with pytest.raises(StoreError, match=re.escape(str(own / "store"))):
+    with pytest.raises(RunError, match=re.escape(str(own / "store"))):
         exported(options)
 
 
@@ -543,14 +587,14 @@ def parts(folder: Path) -> tuple[Run, Store, Head]:
 
 def test_sample_is_held_out_balanced_and_the_same_every_time(projected: Path) -> None:
     run, store, _ = parts(projected)
-    found = stitch.sample(run, store, 6)
-    again = stitch.sample(run, store, 6)
+    found = stitch.sample(run, store, count=6)
+    again = stitch.sample(run, store, count=6)
     np.testing.assert_array_equal(found.pixels, again.pixels)
     rows = run.manifest()
     split_of = {rows.file(index): split for index, split in enumerate(rows.splits)}
     assert {split_of[path] for path in found.paths} == {"test"}
     assert [path.parent.name for path in found.paths] == ["ant", "bee", "cow"] * 2
-    everything = stitch.sample(run, store, 1000)
+    everything = stitch.sample(run, store, count=1000)
     assert len(set(everything.paths)) == len(rows)
 
 
@@ -563,7 +607,8 @@ def test_everything_agrees(projected: Path) -> None:
     def whole(pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
         return head.predict_proba(encoder(pixels))
 
-    agreement = stitch.compare(found, head, whole, 3, "The model")
+    expected = stitch.cached_probabilities(head, [found.features], 3)
+    agreement = stitch.compare(found, expected, whole, "The model")
     assert (agreement.n, agreement.same_argmax) == (32, True)
     assert agreement.max_difference < 1e-6
 
@@ -598,12 +643,11 @@ def test_a_model_that_differs_is_noticed(projected: Path) -> None:
         lambda values: values * 0.99,
         lambda values: np.where(values == values.max(), np.nan, values),
     ):
-        with pytest.raises(PipelineError, match="The model differs from the head"):
+        with pytest.raises(PipelineError, match="The model differs from the cached path"):
             stitch.compare(
                 found,
-                head,
+                right,
                 lambda pixels, spoil=spoil: spoil(head.predict_proba(encoder(pixels))),
-                3,
                 "The model",
             )
     assert np.ptp(right) > 0.1
@@ -654,9 +698,8 @@ def test_runs_that_cannot_be_exported(projected: Path) -> None:
     unsaved = {**kept["heads"]["logreg"], "not_saved": "no skops"}
     refused("no skops", heads={"logreg": unsaved}, best="logreg")
     refused("classes of 0 to 1", classes=["ant", "bee"])
-    for field, value in (("precision", "bfloat16"), ("decoder", "pillow-0")):
-        identity = {**kept["inputs"]["identity"], field: value}
-        refused(value, inputs={**kept["inputs"], "identity": identity})
+    identity = {**kept["inputs"]["identity"], "precision": "bfloat16", "engine": "openvino"}
+    refused("bfloat16", inputs={**kept["inputs"], "identity": identity})
     path.write_text(json.dumps(kept))
     head = projected / "run" / "heads" / "logreg" / "head.json"
     head.write_text(json.dumps({**json.loads(head.read_text()), "temperature": -1.0}))

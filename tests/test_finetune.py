@@ -398,7 +398,8 @@ def test_a_store_that_is_gone_or_another_is_named(planted: Callable[..., Path]) 
     run = planted("--head", "logreg")
     store = run.parent / "store"
     record = json.loads((store / "store.json").read_text())
-    (store / "store.json").write_text(json.dumps({**record, "identity": {"precision": "bfloat16"}}))
+    record["identity"]["precision"] = "bfloat16"
+    (store / "store.json").write_text(json.dumps(record))
     with pytest.raises(StoreError, match="precision = 'bfloat16'"):
         run_finetune(run)
     shutil.rmtree(store)
@@ -947,6 +948,10 @@ def test_a_network_that_disagrees_with_stage_two_is_refused(
 
     monkeypatch.setattr(assembly, "head_network", swapped)
     options = {**QUICK, "head": "logreg", "run": str(tmp_path / "run")}
+    with pytest.raises(PipelineError, match="network to fine-tune differs from the cached path"):
+        run_finetune(trained / "run", **options)
+    # Activations in a cache may be wrong where images are right.
+    monkeypatch.setattr(finetune_command, "_check_stitch", lambda *_: None)
     with pytest.raises(StaleFeaturesError, match="start at the answers of logreg"):
         run_finetune(trained / "run", **options)
     assert not (tmp_path / "run").exists()
@@ -959,6 +964,7 @@ def test_weights_that_are_gone_or_others_are_refused(trained: Path, tmp_path: Pa
     path = tmp_path / "run/run.json"
     record = json.loads(path.read_text())
     record["inputs"]["store"] = str(tmp_path / "store")
+    record["source"]["weights"] = "mine.h5"
     path.write_text(json.dumps(record))
     (saved,) = (tmp_path / "store/encoder").glob("*.h5")
     other = tmp_path / "other.h5"

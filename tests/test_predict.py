@@ -478,7 +478,13 @@ def test_features_that_this_release_makes_another_way_are_refused(
         Classifier.load(copy / "run", weights="random")
 
 
+def from_a_file(folder: Path) -> None:
+    """Make a run whose weights are known by no name."""
+    edit(folder / "run/run.json", lambda record: record["source"].update(weights="mine.h5"))
+
+
 def test_another_store_in_its_place_is_refused(copy: Path) -> None:
+    from_a_file(copy)
     edit(copy / "store/store.json", lambda record: record["identity"].update(pooling="max"))
     with pytest.raises(StaleFeaturesError, match=r"pooling = 'avg'.*pooling = 'max'"):
         Classifier.load(copy / "run")
@@ -503,6 +509,8 @@ def test_a_store_that_is_gone_is_named_and_weights_stand_in(copy: Path) -> None:
     path = copy / "photos/bee/003.png"
     before = Classifier.load(copy / "run").predict([path])
     (copy / "store").rename(copy / "moved")
+    assert Classifier.load(copy / "run").predict([path]) == before, "known by name"
+    from_a_file(copy)
     with pytest.raises(WeightsUnavailableError, match=r"copy/store.*--weights"):
         Classifier.load(copy / "run")
     assert Classifier.load(copy / "run", weights="random").predict([path]) == before
@@ -579,15 +587,15 @@ def test_else_from_where_extract_had_them_by_name(
     copy: Path, loads: list[dict[str, Any]], keyword: str
 ) -> None:
     shutil.rmtree(copy / "store/encoder")
-    made = {"weights": keyword, "seed": 3}
-    edit(copy / "store/store.json", lambda record: record["provenance"].update(made))
+    made = {"weights": keyword, "weights_seed": 3}
+    edit(copy / "run/run.json", lambda record: record["source"].update(made))
     Classifier.load(copy / "run")
     assert (loads[0]["weights"], loads[0]["seed"], loads[0]["saved"]) == (keyword, 3, None)
 
 
 def test_a_file_that_extract_had_is_asked_for(copy: Path, loads: list[dict[str, Any]]) -> None:
     shutil.rmtree(copy / "store/encoder")
-    edit(copy / "store/store.json", lambda record: record["provenance"].update(weights="mine.h5"))
+    from_a_file(copy)
     with pytest.raises(WeightsUnavailableError, match=r"encoder/digest-of-.*--weights"):
         Classifier.load(copy / "run")
     assert loads == []
@@ -692,6 +700,37 @@ def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
     kept.unlink()
     with pytest.raises(WeightsUnavailableError, match=kept.stem):
         Classifier.load(run.path, "finetune", engine="keras")
+
+
+@pytest.mark.slow
+def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
+    real: Path, tmp_path: Path
+) -> None:
+    run = Run.open(real / "run")
+    paths, rows = held_out(run)
+    succeed("export", run.path, tmp_path / "model", "--head", "dense", "--format", "folder")
+    for engine in ("keras", "openvino", "onnx"):
+        found = Classifier.load(tmp_path / "model", engine=engine).predict(paths, top=2)
+        np.testing.assert_allclose(
+            matrix(found, ("ant", "bee")), run.probabilities("dense")[rows], atol=1e-4
+        )
+    loaded, _ = in_new_process(tmp_path / "model", "openvino", paths[:1], "dense")
+    assert loaded == [], "the converted network is kept"
+    succeed("predict", tmp_path / "model", paths[0], "--csv", tmp_path / "found.csv")
+    with pytest.raises(ConfigError, match="Unknown head 'logreg'"):
+        Classifier.load(tmp_path / "model", "logreg")
+    with pytest.raises(ConfigError, match="brings its own"):
+        Classifier.load(tmp_path / "model", weights="random")
+    (kept,) = (tmp_path / "model/encoder").glob("*.h5")
+    kept.write_bytes(kept.read_bytes()[:-8] + bytes(8))
+    with pytest.raises(WeightsUnavailableError):
+        Classifier.load(tmp_path / "model", engine="keras")
+    edit(tmp_path / "model/model.json", lambda record: record["identity"].update(decoder="x-1"))
+    with pytest.raises(StaleFeaturesError, match="x-1"):
+        Classifier.load(tmp_path / "model")
+    edit(tmp_path / "model/model.json", lambda record: record.pop("dim"))
+    with pytest.raises(RunError, match="KeyError: 'dim'"):
+        Classifier.load(tmp_path / "model")
 
 
 @pytest.mark.slow

@@ -1,0 +1,136 @@
+"""The self-contained folder: a backbone's weights, a head of any kind, and ``model.json``.
+
+Written by ``export``, read by ``trained_head``. Like a run and its store it holds arrays and JSON;
+nothing in it is executed.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipeline import backbone, heads, weights
+from pipeline.backbone import FrozenBackbone
+from pipeline.errors import RunError, WeightsUnavailableError
+from pipeline.files import read_record, write_json
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+SCHEMA_VERSION: Final = 1
+RECORD: Final = "model.json"
+
+_HEAD: Final = "head"
+_ENCODER: Final = "encoder"
+# The architecture of a network that is in no table; its weights are taken from the other file.
+_NETWORK: Final = "network.keras"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """What a folder holds.
+
+    Attributes:
+        backbone: Built when it is first needed.
+        head: The fitted head.
+        metadata: Class names, identity and more, as JSON values.
+    """
+
+    backbone: FrozenBackbone
+    head: "Head"
+    metadata: Mapping[str, Any]
+
+
+def exists(path: Path) -> bool:
+    """Tell whether a directory is such a folder."""
+    return (path / RECORD).is_file()
+
+
+def write(
+    path: Path,
+    loaded: FrozenBackbone,
+    head: "Head",
+    metadata: Mapping[str, Any],
+    network_file: Path | None,
+) -> None:
+    """Write a folder.
+
+    Args:
+        path: Where; made here.
+        loaded: The backbone.
+        head: The fitted head.
+        metadata: What ``model.json`` is to say, with ``schema_version``.
+        network_file: The ``.keras`` file of a backbone that is in no table.
+
+    Raises:
+        RunError: The head cannot be saved.
+    """
+    path.mkdir()
+    weights.save(path / _ENCODER / f"{loaded.weights_sha256}.h5", loaded.arrays())
+    if network_file is not None:
+        shutil.copyfile(network_file, path / _ENCODER / _NETWORK)
+    not_saved = heads.save(head, path / _HEAD)
+    if not_saved:
+        raise RunError(
+            f"Expected a head that can be saved. Received: {not_saved}",
+            hint="Choose another --head.",
+        )
+    write_json(path / RECORD, metadata)
+
+
+def read(path: Path) -> ModelFolder:
+    """Read a folder; the backbone's weights are read, and checked, when it is first needed.
+
+    Raises:
+        RunError: It lacks something, or the head is damaged.
+        StoreError: It is of another version.
+    """
+    metadata = read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION) or {}
+    head = heads.load(path / _HEAD)
+    try:
+        identity, dim = metadata["identity"], metadata["dim"]
+        described = {name: identity[name] for name in ("image_size", "pooling", "weights_sha256")}
+        network = path / _ENCODER / _NETWORK
+        name = str(network) if network.is_file() else identity["backbone"]
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"Expected {str(path / RECORD)!r} to describe a model. "
+            f"Received: {type(error).__name__}: {error}.",
+            hint="Export it again.",
+        ) from error
+    found = FrozenBackbone(
+        lambda: _loaded(path, name, identity).model,
+        name=name,
+        dim=dim,
+        converted=path / _ENCODER,
+        **described,
+    )
+    return ModelFolder(found, head, metadata)
+
+
+def _loaded(path: Path, name: str, identity: Mapping[str, Any]) -> FrozenBackbone:
+    """Build the network of a name or file, with the weights of the folder.
+
+    Raises:
+        WeightsUnavailableError: They are gone, damaged, or of another network.
+    """
+    saved = path / _ENCODER / f"{identity['weights_sha256']}.h5"
+    is_file = name.endswith(_NETWORK)
+    if is_file and backbone.find(name, identity["preprocessing"]).name != identity["backbone"]:
+        raise WeightsUnavailableError(
+            f"Expected the network {identity['backbone']} in {name!r}. Received: another.",
+            hint="Export it again.",
+        )
+    loaded = backbone.load(
+        name,
+        weights="random",  # looked at in neither case: the values are those of the file
+        seed=0,
+        image_size=identity["image_size"],
+        pooling=identity["pooling"],
+        saved=None if is_file else saved,
+        preprocessing=identity["preprocessing"] if is_file else None,
+    )
+    if is_file:
+        backbone.assign(loaded.network, weights.load(saved))
+    return loaded

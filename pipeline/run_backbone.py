@@ -1,0 +1,265 @@
+"""The backbone that a run was made with, found by the digest of its weights.
+
+Called by ``trained_head``, ``export_command`` and fine-tuning. Its weights are in the run's store,
+else they are given, else they are those that Keras downloads or that a seed draws; wherever they
+come from, their digest must be the run's. Keras is imported only when the network is built.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline import backbone, views
+from pipeline import weights as weight_files
+from pipeline.backbone import Backbone, FrozenBackbone
+from pipeline.config import ExtractOptions, default_of
+from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
+from pipeline.keras_file import PREFIX, SUFFIX
+from pipeline.run import Run
+from pipeline.store import Store
+
+# In a run of finetune: its record, the head on the changed network, and the folder of its weights.
+FINETUNED: Final = "finetune"
+_BACKBONE: Final = "backbone/"
+
+
+def inputs_of(run: Run) -> Mapping[str, Any]:
+    """Return what a run was made from, if this release makes its features the same way.
+
+    Raises:
+        RunError: Something is missing.
+        ConfigError: The backbone or a view is unknown.
+        StaleFeaturesError: The features were made in another way.
+    """
+    inputs: Mapping[str, Any] = run.record["inputs"]
+    try:
+        identity, _ = inputs["identity"], Path(inputs["store"])
+        require_reproducible(identity)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunError(
+            f"Expected {str(run.path)!r} to name its store and the identity of its features. "
+            f"Received: {type(error).__name__}: {error}.",
+            hint="Train again with train-head.",
+        ) from error
+    views.check(list(dict.fromkeys(inputs.get("average") or ())))
+    return inputs
+
+
+def require_reproducible(identity: Mapping[str, Any]) -> None:
+    """Refuse features that this release makes in another way.
+
+    Raises:
+        StaleFeaturesError: Names the first field that differs, with both values.
+        ConfigError: The backbone is unknown.
+    """
+    require_equal(identity, _identity_here(identity), "in this release")
+
+
+def open_store(run: Run) -> Store:
+    """Open the store of a run's features.
+
+    Raises:
+        RunError: It is gone.
+        StoreError: It is damaged, or of other features.
+    """
+    path, identity = Path(run.record["inputs"]["store"]), run.record["inputs"]["identity"]
+    if not Store.exists(path):
+        raise RunError(
+            f"Expected the store of the run {str(run.path)!r} at {str(path)!r}. "
+            "Received: there is none.",
+            hint="Put it back, or extract and train again.",
+        )
+    # Before the shards are looked at, which would be called damaged under another identity.
+    Store.unchecked(path).require_identity(identity)
+    return Store.open(path)
+
+
+def is_from_file(identity: Mapping[str, Any]) -> bool:
+    """Tell whether features are of a network that is in no table, but in a ``.keras`` file."""
+    return str(identity["backbone"]).startswith(PREFIX)
+
+
+def find(run: Run, weights: str | None) -> FrozenBackbone:
+    """Return the backbone of a run's features; it is built when it is first needed.
+
+    Args:
+        run: The run, of which ``inputs_of`` was asked.
+        weights: Where the weights are, if not in the run's store.
+
+    Raises:
+        WeightsUnavailableError: The store is gone, and no weights are given or known by name.
+        StaleFeaturesError: The store holds features that were made in another way.
+    """
+    inputs = run.record["inputs"]
+    identity, source = inputs["identity"], run.record["source"]
+    store = _store(run, is_needed=weights is None and not _is_known_by_name(source, identity))
+    if store is None:
+        return load(identity, weights, source=source)
+    return FrozenBackbone(
+        lambda: load(identity, weights, source=source, store=store).model,
+        name=identity["backbone"],
+        image_size=identity["image_size"],
+        pooling=identity["pooling"],
+        dim=store.dim,
+        weights_sha256=identity["weights_sha256"],
+        converted=store.encoder_folder,
+    )
+
+
+def load(
+    identity: Mapping[str, Any],
+    weights: str | None,
+    *,
+    source: Mapping[str, Any],
+    store: Store | None = None,
+) -> FrozenBackbone:
+    """Load a backbone by its weights' digest: from the store, else what is given, else by name.
+
+    Args:
+        identity: How the features were made.
+        weights: What the user gives: as for ``extract``, or the file of a network in no table.
+        source: ``weights`` and ``weights_seed`` as ``extract`` had them, where they are known.
+        store: Where the weights are kept.
+
+    Raises:
+        WeightsUnavailableError: The weights are nowhere.
+        StaleFeaturesError: They are others than those of the identity.
+    """
+    expected, name, preprocessing = identity["weights_sha256"], identity["backbone"], None
+    kept = store.encoder_path(expected) if store is not None else None
+    saved = kept if kept is not None and kept.is_file() else None
+    asked = weights or source.get("weights")
+    if is_from_file(identity):
+        name, preprocessing = _network_file(identity, weights), identity["preprocessing"]
+        asked, saved = default_of(ExtractOptions, "weights"), None
+    elif saved is None and weights is None and not _is_known_by_name(source, identity):
+        raise WeightsUnavailableError(
+            f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: no such file.",
+            hint="Give them with --weights PATH.",
+        )
+    loaded = backbone.load(
+        name,
+        weights=str(asked),
+        seed=source.get("weights_seed") or default_of(ExtractOptions, "seed"),
+        image_size=identity["image_size"],
+        pooling=identity["pooling"],
+        saved=saved,
+        preprocessing=preprocessing,
+    )
+    received = {**identity, "weights_sha256": loaded.weights_sha256}
+    require_equal(identity, received, f"from --weights {asked}")
+    return loaded
+
+
+def is_finetuned(run: Run, name: str) -> bool:
+    """Tell whether a head is for a network that fine-tuning changed."""
+    return name == FINETUNED and FINETUNED in run.record
+
+
+def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
+    """Return a backbone with the variables that fine-tuning changed.
+
+    Raises, when the network is built:
+        WeightsUnavailableError: They are gone, damaged, or of another network.
+        StaleFeaturesError: They do not make the network that the run's head is for.
+    """
+    record, folder = run.record[FINETUNED], run.path / FINETUNED
+    expected = record["backbone_sha256"]
+
+    def build() -> Any:
+        changed = weight_files.load(folder / f"{record['weights_sha256']}.h5")
+        arrays = original.arrays() | {
+            path.removeprefix(_BACKBONE): values
+            for path, values in changed.items()
+            if path.startswith(_BACKBONE)
+        }
+        received = {"backbone_sha256": weight_files.digest(arrays)}
+        require_equal({"backbone_sha256": expected}, received, f"in {str(folder)!r}")
+        backbone.assign(original.network, arrays)
+        return original.model
+
+    return FrozenBackbone(
+        build,
+        name=original.name,
+        image_size=original.image_size,
+        pooling=original.pooling,
+        dim=original.dim,
+        weights_sha256=expected,
+        converted=folder / expected,
+    )
+
+
+def require_equal(identity: Mapping[str, Any], other: Mapping[str, Any], where: str) -> None:
+    """Refuse features that were made in another way.
+
+    Raises:
+        StaleFeaturesError: Names the first field that differs, with both values.
+    """
+    for name in (*identity, *other):
+        if identity.get(name) != other.get(name):
+            raise StaleFeaturesError(
+                f"The run is on features of {name} = {identity.get(name)!r}. "
+                f"Received: {name} = {other.get(name)!r} {where}.",
+                hint="Use what made them: release, store and weights (--weights PATH).",
+            )
+
+
+def _identity_here(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the identity of features made now with what an identity asks for."""
+    name = identity["backbone"]
+    is_file = is_from_file(identity)
+    spec = Backbone(identity["preprocessing"], name=name) if is_file else backbone.find(name)
+    return backbone.identity(
+        spec,
+        weights_sha256=identity["weights_sha256"],
+        image_size=identity["image_size"],
+        pooling=identity["pooling"],
+        precision=identity["precision"],
+        engine=identity.get("engine", ""),
+    )
+
+
+def _is_known_by_name(source: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Tell whether the weights can be had without a file: downloaded, or drawn."""
+    return source.get("weights") in weight_files.KEYWORDS and not is_from_file(identity)
+
+
+def _store(run: Run, *, is_needed: bool) -> Store | None:
+    """Open the run's store; None where it is gone or another, and not needed.
+
+    Raises:
+        WeightsUnavailableError: It is gone.
+        StaleFeaturesError: It holds features that were made in another way.
+    """
+    inputs = run.record["inputs"]
+    path, identity = Path(inputs["store"]), inputs["identity"]
+    average: Sequence[str] = inputs.get("average") or ()
+    where = f"in its store {str(path)!r}"
+    if not Store.exists(path):
+        if not is_needed:
+            return None
+        raise WeightsUnavailableError(
+            f"Expected the run's store at {str(path)!r}, which keeps the backbone's weights "
+            f"{identity['weights_sha256']}. Received: no store there.",
+            hint="Put it back, or give the weights with --weights PATH.",
+        )
+    store = Store.unchecked(path)
+    if store.identity != identity and not is_needed:
+        return None
+    require_equal(identity, store.identity, where)
+    schemes = {name: views.VIEWS[name].scheme for name in average}
+    require_equal(schemes, {name: store.record["views"].get(name) for name in average}, where)
+    return store
+
+
+def _network_file(identity: Mapping[str, Any], given: str | None) -> str:
+    """Return the file of a network that is in no table; its architecture must be the run's."""
+    if given is None or not given.endswith(SUFFIX):
+        raise WeightsUnavailableError(
+            f"Expected the {SUFFIX} file of the network that made the run's features. "
+            f"Received: {f'--weights {given}' if given else 'no --weights'}.",
+            hint=f"Give it with --weights PATH{SUFFIX}.",
+        )
+    spec = backbone.find(given, identity["preprocessing"])
+    require_equal(identity, {**identity, "backbone": spec.name}, f"from --weights {given}")
+    return given
