@@ -7,7 +7,6 @@ loaded again the way its users will, so that it can be checked before it gets it
 import json
 import logging
 import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from pipeline.backbone import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
-from pipeline.files import TEMPORARY_PREFIX, rename_durably, write_json
+from pipeline.files import rename_durably, temporary_folder, write_json
 from pipeline.runtime import import_keras
 from pipeline.stitch import Predict, cached_probabilities, runner
 
@@ -108,12 +107,12 @@ def staged(out: Path, form: Format, *, force: bool) -> Iterator[Path]:
     require_free(out, form, force=force)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=out.parent) as folder:
-            temporary = Path(folder, out.name)
+        with temporary_folder(out) as folder:
+            temporary = folder / out.name
             yield temporary
             _flush(temporary)
             if out.is_dir():
-                out.rename(Path(folder, f"{out.name}.replaced"))
+                out.rename(folder / f"{out.name}.replaced")
             rename_durably(temporary, out)
     except OSError as error:
         if error.strerror is None:

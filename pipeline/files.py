@@ -4,9 +4,11 @@ Called by whatever writes into a store or a run; nothing else in the package ope
 name for writing.
 """
 
+import glob
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,6 +87,24 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``, which is removed at the end.
+
+    Those that killed processes left beside the same path are removed first.
+    """
+    prefix = f"{TEMPORARY_PREFIX}{path.name}-"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        with _locked(leftover) as is_free:
+            if is_free:
+                shutil.rmtree(leftover, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as folder,
+        _locked(Path(folder)),
+    ):
+        yield Path(folder)
+
+
 def rename_durably(temporary: Path, path: Path) -> None:
     """Flush a finished file to disk, give it its final name, and flush the folder's entry."""
     _fsync(temporary)
@@ -114,6 +134,23 @@ def exclusive(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
         except BlockingIOError as error:
             raise StoreError(busy, hint="Wait for it to end, then run this again.") from error
         yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Try to lock a folder as long as the context lasts; tells whether nobody else holds it."""
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except BlockingIOError:
+            is_free = False
+        yield is_free
+    finally:
+        os.close(descriptor)
 
 
 def _fsync(path: Path) -> None:

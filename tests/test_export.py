@@ -759,6 +759,21 @@ def test_force_leaves_what_is_no_export_alone(form: str, tmp_path: Path) -> None
         require_free(link, FORMATS[form], force=True)
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    leftover, other = tmp_path / ".tmp-model.keras-abc", tmp_path / ".tmp-other.keras-abc"
+    for folder in (leftover, other):
+        folder.mkdir()
+        (folder / "half").touch()
+    out, form = tmp_path / "model.keras", FORMATS["keras"]
+    with staged(out, form, force=False) as temporary:
+        # Another export to the same place goes on undisturbed.
+        with pytest.raises(RuntimeError), staged(out, form, force=False):
+            raise RuntimeError
+        temporary.write_text("whole")
+    assert out.read_text() == "whole"
+    assert not leftover.exists() and other.exists()
+
+
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
