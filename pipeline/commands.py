@@ -136,7 +136,8 @@ def verify(
 def prune(
     options: PruneOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
-    """Drop the features that no manifest needs."""
+    """Drop the features and frozen activations that no manifest needs."""
+    from pipeline import boundary_shards
     from pipeline.store import Store, lock
 
     _require("STORE", options.store)
@@ -144,22 +145,39 @@ def prune(
     Store.unchecked(path)
     with lock(path):
         store = Store.open(path)
-        before = _bytes(store)
+        before = _bytes(store) + _boundary_bytes(store)
         store.remove_leftovers()
+        needed = store.needed_keys()
+        boundary_dropped = _prune_boundary(store, needed)
         with store.scan_cache() as cache:
-            dropped = store.compact(cache, keep=store.needed_keys(), everything=True)
+            dropped = store.compact(cache, keep=needed, everything=True)
         store.refresh_view()
     return {
         "store": str(path),
         "dropped": dropped,
         "rows": len(store),
         "shards": len(store.shard_paths()),
-        "freed_bytes": before - _bytes(store),
+        "boundary_dropped": boundary_dropped,
+        "boundary_shards": len(boundary_shards.all_paths(store.boundary_folder)),
+        "freed_bytes": before - _bytes(store) - _boundary_bytes(store),
     }
+
+
+def _prune_boundary(store: Any, needed: Any) -> int:
+    """Delete frozen activations that no image needs; return how many shards these were."""
+    from pipeline import boundary_shards
+
+    folder = store.boundary_folder
+    if not folder.exists():
+        return 0
+    with boundary_shards.lock(folder, wait=False):
+        return boundary_shards.remove_unneeded(folder, store.identity, needed)
 
 
 def _store_info(store: Any) -> Result:
     from collections import Counter
+
+    from pipeline import boundary_shards
 
     has_manifest = store.manifest_path.exists()
     manifest = store.read_manifest() if has_manifest else None
@@ -171,6 +189,8 @@ def _store_info(store: Any) -> Result:
         "shards": len(store.shard_paths()),
         "views": {name: len(view) for name, view in store.views.items()},
         "bytes": _bytes(store),
+        "boundary_shards": len(boundary_shards.all_paths(store.boundary_folder)),
+        "boundary_bytes": _boundary_bytes(store),
         "images": len(manifest) if manifest else 0,
         "classes": dict(sorted(Counter(manifest.labels).items())) if manifest else {},
         "statuses": dict(Counter(manifest.statuses).most_common()) if manifest else {},
@@ -182,6 +202,13 @@ def _store_info(store: Any) -> Result:
 
 def _bytes(store: Any) -> int:
     return sum(path.stat().st_size for path in store.shard_paths())
+
+
+def _boundary_bytes(store: Any) -> int:
+    from pipeline import boundary_shards
+
+    paths = boundary_shards.all_paths(store.boundary_folder)
+    return sum(path.stat().st_size for path in paths)
 
 
 def _require(name: str, value: str) -> None:

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import heads, metrics
-from pipeline.calibration import probabilities
 from pipeline.compare import compare as leaderboard
 from pipeline.config import CompareOptions, TrainHeadOptions
-from pipeline.dataset import Examples, prepare
+from pipeline.dataset import prepare
 from pipeline.errors import ConfigError, RunError
+from pipeline.learning_curve import fit_on, is_right, nested
 from pipeline.manifest import OK, Manifest
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
-from pipeline.splits import position
 from pipeline.stage_two import features_of, rule_of
 from pipeline.store import Store
 from pipeline.train_head import fit_head
@@ -106,15 +104,15 @@ class Retraining:
             average=tuple(inputs["average"] or ()),
         )
 
-    def split(self, seed: int) -> tuple[Examples, SplitFeatures]:
-        """Return the rows split by another seed; seed 0 is the run's own split."""
+    def split(self, seed: int) -> SplitFeatures:
+        """Return features by split, of another seed; seed 0 is the run's own split."""
         rows: Manifest = self._rows
         options = self._options
         if seed and not self.is_declared:
             rows = replace(rows, splits=[""] * len(rows))
             options = replace(options, split_seed=options.split_seed + seed)
         examples = prepare(rows, rule_of(options))
-        return examples, features_of(self._store, examples, options)
+        return features_of(self._store, examples, options)
 
     def create(self, name: str, seed: int) -> "Head":
         """Return an unfitted head of the run with another seed."""
@@ -129,7 +127,7 @@ def _by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[st
         return
     found: dict[str, list[float]] = {name: [] for name in training.heads}
     for seed in range(count):
-        _, data = training.split(seed)
+        data = training.split(seed)
         for name in training.heads:
             record = fit_head(training.create(name, seed), data).record
             found[name].append(record["test"]["accuracy"])
@@ -150,47 +148,20 @@ def _by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[st
 
 def _by_number(training: Retraining, advance: Any) -> Iterator[dict[str, Any]]:
     """Yield a row a head and share of train: test accuracy with its interval."""
-    examples, data = training.split(0)
-    for share, rows in _nested(examples, data):
-        X, y = data.of_rows(rows)
+    data = training.split(0)
+    for share, rows in nested(data, CURVE_SHARES):
         for name in training.heads:
-            head = training.create(name, 0)
-            head.fit(X, y, validation=data.part("val"))
-            accuracy, interval = _accuracy(head, data)
+            head = fit_on(training.create(name, 0), data, rows)
+            right = is_right(head, data, "test")
             advance()
             yield {
                 "run": str(training.run.path),
                 "head": name,
                 "share": share,
                 "n_train": len(rows),
-                "accuracy": accuracy,
-                "accuracy_ci95": interval,
+                "accuracy": float(right.mean()),
+                "accuracy_ci95": list(metrics.wilson(int(right.sum()), len(right))),
             }
-
-
-def _nested(examples: Examples, data: SplitFeatures) -> Iterator[tuple[float, NDArray[np.intp]]]:
-    """Yield growing parts of train, each within the next and with two rows of every class.
-
-    Rows come in the order of a hash of their content, class by class, so that classes keep
-    their shares and nothing depends on the order of files.
-    """
-    train = np.arange(data.rows["train"].start, data.rows["train"].stop)
-    place = np.array([position(examples.keys[row].decode(), 1) for row in train])
-    by_class = [
-        train[data.y[train] == label][np.argsort(place[data.y[train] == label], kind="stable")]
-        for label in np.unique(data.y[train])
-    ]
-    for share in CURVE_SHARES:
-        parts = [rows[: max(2, round(share * len(rows)))] for rows in by_class]
-        yield share, np.sort(np.concatenate(parts))
-
-
-def _accuracy(head: "Head", data: SplitFeatures) -> tuple[float, list[float]]:
-    """Return the accuracy on test and its interval."""
-    y = data.part("test")[1]
-    found = probabilities(data.scores(head, "test"), 1.0)
-    correct = int((found.argmax(axis=1) == y).sum())
-    return correct / len(y), list(metrics.wilson(correct, len(y)))
 
 
 def _parameters(record: Mapping[str, Any]) -> dict[str, Any]:

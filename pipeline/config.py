@@ -281,6 +281,12 @@ class FinetuneOptions:
     learning_rate: float = _number(1e-4, "rate after warm-up", 1e-9, 1.0)
     batch_size: int = _integer(32, "images per step", 1)
     augment: bool = _switch("train on random flips, crops and colours")
+    views: tuple[str, ...] = _texts(
+        (),
+        "view to train on in turn with the image as it is (flip, crop1 to crop8), with frozen "
+        "activations cached; repeat the flag for several",
+        "NAME",
+    )
     precision: str = _choice(
         "float32", ("float32", "bfloat16", "float16"), "arithmetic of training; lower ones on GPUs"
     )
@@ -311,7 +317,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneOptions:
-    """Drop features that no manifest row needs and merge small shards."""
+    """Drop features and frozen activations that no manifest row needs; merge small shards."""
 
     store: str = _text("", "store directory", "STORE", positional=True)
 

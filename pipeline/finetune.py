@@ -7,7 +7,7 @@ written after every epoch; with it the same call goes on as if nothing had happe
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -108,7 +108,7 @@ class Progress:
         best_epoch: The one whose weights are kept; 0 is the start.
         best_loss: Its val loss, at the temperature fitted on val.
         stopped: Why training ended before its last epoch; empty if it did not.
-        epochs: A row an epoch: loss, val_loss, val_accuracy, seconds.
+        epochs: A row an epoch: loss, val_loss, val_accuracy, learning_rate at its end, seconds.
     """
 
     epoch: int = 0
@@ -175,6 +175,11 @@ class FineTuning:
         )
 
     @property
+    def _steps(self) -> int:
+        """Steps of an epoch."""
+        return -(-len(self._rows.train) // self._recipe.batch_size)
+
+    @property
     def classes(self) -> NDArray[np.int64]:
         """Class number of each logit."""
         return self._rows.classes
@@ -228,8 +233,17 @@ class FineTuning:
         assign(variables, before)
         return float(np.mean(timed[1:]) * len(self._rows.train))
 
-    def run(self, reporter: Reporter) -> None:
+    def run(
+        self,
+        reporter: Reporter,
+        *,
+        after_epoch: Callable[[Sequence[Mapping[str, Any]]], None] = lambda epochs: None,
+    ) -> None:
         """Train to the end; the network then has the best weights by val, or the last ones.
+
+        Args:
+            reporter: Where progress goes.
+            after_epoch: Given the rows of all epochs, at first and after each checkpoint.
 
         Raises:
             PipelineError: A batch does not fit into memory.
@@ -237,9 +251,11 @@ class FineTuning:
         if not self.progress.epoch and not self._recipe.is_tutorial:
             # Where training does not help, the start is what is kept.
             self.progress.best_loss = self._judge()[0]
+        after_epoch(self.progress.epochs)
         while not self.is_over:
             self.one_epoch(reporter)
             self._save()
+            after_epoch(self.progress.epochs)
         assign(self._state, self._best)
 
     def one_epoch(self, reporter: Reporter) -> float:
@@ -266,6 +282,7 @@ class FineTuning:
                 "loss": loss,
                 "val_loss": val_loss if math.isfinite(val_loss) else None,
                 "val_accuracy": val_accuracy,
+                "learning_rate": self._recipe.rate(done.epoch * self._steps - 1, self._steps),
                 "seconds": seconds,
             }
         )
@@ -309,8 +326,7 @@ class FineTuning:
 
     def _train_on(self, part: NDArray[np.intp], inputs: NDArray[Any], step: int) -> float:
         recipe = self._recipe
-        steps = -(-len(self._rows.train) // recipe.batch_size)
-        self._optimizer.learning_rate.assign(recipe.rate(step, steps))
+        self._optimizer.learning_rate.assign(recipe.rate(step, self._steps))
         if recipe.is_tutorial:
             seed_random_layers(self._model, recipe.seed, step)
         weights = np.array([self._weight_of[row] for row in part.tolist()], np.float32)

@@ -1,14 +1,13 @@
 """The boundary cache: activations at the last frozen block, computed once for all epochs.
 
-Called by ``finetune_command``. Like features, activations lie in shards that are immutable,
-complete if present and named by the digest of their bytes, keyed by image content; their folder is
-named by how they were made.
+Called by ``finetune_command``. Like features, activations are keyed by image content, in shards
+that are immutable and complete if present (``boundary_shards``). Images and each of their views
+have a cache of their own.
 """
 
-import hashlib
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,21 +15,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import machine
-from pipeline.config import canonical_json
+from pipeline import boundary_shards, machine
 from pipeline.encoder import Encoder
-from pipeline.errors import CorruptShardError, PipelineError, RunError
-from pipeline.files import remove_leftovers, rename_durably, sha256_file, temporary_sibling
+from pipeline.errors import PipelineError, RunError
+from pipeline.files import remove_leftovers
 from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows
+from pipeline.finetune_views import Turns
 from pipeline.reporting import Reporter
 from pipeline.shards import Keys
+from pipeline.views import PLAIN
 
 # A killed run loses no more than this much work, in bytes of activations.
 SHARD_BYTES: Final = 64 << 20
 # Share of the free disk that a cache may take.
 _DISK_SHARE: Final = 0.9
-_SUFFIX: Final = ".h5"
-_HINT: Final = "Delete that file and run this again; only its images are computed again."
 
 
 class BoundaryCache:
@@ -39,6 +37,7 @@ class BoundaryCache:
     Attributes:
         folder: Where the shards are.
         row_bytes: Bytes of one image's activations.
+        shape: Shape of one image's activations.
 
     Example:
         cache = BoundaryCache(folder, identity, keys, shape=(7, 7, 512), precision="float32")
@@ -55,6 +54,7 @@ class BoundaryCache:
         *,
         shape: tuple[int, ...],
         precision: str,
+        rows: NDArray[np.intp] | None = None,
     ) -> None:
         """Describe a cache; nothing is read yet.
 
@@ -64,13 +64,14 @@ class BoundaryCache:
             keys: Content keys of the rows, ``(n,)``.
             shape: Shape of one image's activations.
             precision: ``float32`` or ``float16``.
+            rows: Rows whose activations are needed; None for all.
         """
-        text = canonical_json({**identity, "shape": list(shape), "precision": precision})
-        self._identity = hashlib.sha256(text.encode()).hexdigest()
-        self.folder = parent / self._identity[:16]
+        self._identity = {**identity, "shape": list(shape), "precision": precision}
+        self.folder = boundary_shards.folder_of(parent, self._identity)
         self.row_bytes = math.prod(shape) * np.dtype(precision).itemsize
         self._keys = keys
-        self._shape = shape
+        self._wanted = np.arange(len(keys)) if rows is None else rows
+        self.shape = shape
         self._dtype = np.dtype(precision).newbyteorder("<")
         self._places: dict[bytes, tuple[int, int]] = {}
         self._files: list[h5py.File] = []
@@ -82,12 +83,18 @@ class BoundaryCache:
         Raises:
             CorruptShardError: A shard is not what was written.
         """
-        stored = {key for path in self._paths() for key in self._checked_keys(path)}
-        rows = unique_rows(self._keys)
+        shards = boundary_shards.paths(self.folder)
+        stored = {bytes(key) for path in shards for key in boundary_shards.checked_keys(path)}
+        rows = self._wanted[unique_rows(self._keys[self._wanted])]
         return np.array([row for row in rows if bytes(self._keys[row]) not in stored], np.intp)
 
-    def require_room(self, count: int, reporter: Reporter) -> None:
-        """Say how much disk ``count`` images need; refuse where there is no room.
+    def require_room(self, count: int, reporter: Reporter, *, what: str = "images") -> None:
+        """Say how much disk activations need; refuse where there is no room.
+
+        Args:
+            count: How many images, or views of them, are to be computed.
+            reporter: Where that is said.
+            what: What they are called.
 
         Raises:
             RunError: With the ways out.
@@ -95,23 +102,26 @@ class BoundaryCache:
         needed = count * self.row_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.folder).free
-        text = f"{_readable(needed)} of disk for the frozen activations of {count:,} images"
+        text = f"{_readable(needed)} of disk for the frozen activations of {count:,} {what}"
         if needed > _DISK_SHARE * free:
             raise RunError(
                 f"Expected room for {text} in {str(self.folder.parent)!r}. "
                 f"Received: {_readable(free)} free.",
-                hint="Halve it with --cache-precision float16, put --run on another disk, or "
-                "unfreeze from a later part, whose activations are smaller.",
+                hint="Halve it with --cache-precision float16, use fewer --views, put the store on "
+                "another disk, or unfreeze from a later part, whose activations are smaller.",
             )
         reporter.say(f"Taking {text} ({_readable(self.row_bytes)} an image)")
 
-    def fill(self, photos: Photos, encoder: Encoder, reporter: Reporter) -> int:
+    def fill(
+        self, photos: Photos, encoder: Encoder, reporter: Reporter, *, view: str = PLAIN
+    ) -> int:
         """Compute what is missing; returns how many images that were.
 
         Args:
             photos: The images of the rows.
             encoder: Images to flattened activations.
             reporter: Where progress goes.
+            view: Which view of the images this cache is of.
 
         Raises:
             PipelineError: A value is not finite, or too large for float16.
@@ -124,11 +134,12 @@ class BoundaryCache:
             for part in parts_of(rows, size):
                 blocks = []
                 batches = parts_of(part, encoder.batch_size)
-                for batch, pixels in read_ahead(lambda some: photos.batch(some, None), batches):
+                for batch, pixels in read_ahead(lambda some: photos.view(some, view), batches):
                     blocks.append(self._converted(encoder(pixels)))
                     for _ in batch:
                         bar.advance()
-                self._write(self._keys[part], np.concatenate(blocks))
+                keys, values = self._keys[part], np.concatenate(blocks)
+                boundary_shards.write(self.folder, self._identity, keys, values)
         return len(rows)
 
     def open(self) -> None:
@@ -137,11 +148,11 @@ class BoundaryCache:
         Raises:
             CorruptShardError: A shard is not what was written.
         """
-        needed = len(unique_rows(self._keys)) * self.row_bytes
-        is_small = needed <= machine.free_memory() // 2
-        for number, path in enumerate(self._paths()):
-            for row, key in enumerate(self._checked_keys(path)):
-                self._places.setdefault(key, (number, row))
+        shards = boundary_shards.paths(self.folder)
+        is_small = sum(path.stat().st_size for path in shards) <= machine.free_memory() // 2
+        for number, path in enumerate(shards):
+            for row, key in enumerate(boundary_shards.checked_keys(path)):
+                self._places.setdefault(bytes(key), (number, row))
             self._files.append(h5py.File(path, "r"))
             if is_small:
                 self._loaded.append(self._files[-1]["activations"][:])
@@ -154,7 +165,7 @@ class BoundaryCache:
 
     def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[np.float32]:
         """Return activations, float32 ``(n, *shape)``; an epoch changes nothing."""
-        out = np.empty((len(rows), *self._shape), np.float32)
+        out = np.empty((len(rows), *self.shape), np.float32)
         for place, row in enumerate(rows):
             shard, line = self._places[bytes(self._keys[row])]
             if self._loaded:
@@ -163,13 +174,10 @@ class BoundaryCache:
                 out[place] = self._files[shard]["activations"][line]
         return out
 
-    def _paths(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob(f"*{_SUFFIX}") if path.name[0] != ".")
-
     def _converted(self, flat: NDArray[np.float32]) -> NDArray[Any]:
         """Return activations in the cache's precision and shape."""
         with np.errstate(over="ignore"):
-            values = flat.astype(self._dtype).reshape(-1, *self._shape)
+            values = flat.astype(self._dtype).reshape(-1, *self.shape)
         if not np.isfinite(values).all():
             raise PipelineError(
                 f"Expected finite activations in {self._dtype.name}. "
@@ -178,32 +186,66 @@ class BoundaryCache:
             )
         return values
 
-    def _write(self, keys: Keys, values: NDArray[Any]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with temporary_sibling(self.folder / f"shard{_SUFFIX}") as temporary:
-            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                file.attrs["identity"] = self._identity
-                file.create_dataset("keys", data=keys)
-                file.create_dataset("activations", data=values)
-            rename_durably(temporary, self.folder / (sha256_file(temporary) + _SUFFIX))
 
-    def _checked_keys(self, path: Path) -> Iterator[bytes]:
-        """Yield the keys of a shard after its digest and its identity were checked."""
-        try:
-            if sha256_file(path) != path.stem:
-                raise _corrupt(path, "its bytes are not those that were written")
-            with h5py.File(path, "r") as file:
-                if file.attrs["identity"] != self._identity:
-                    raise _corrupt(path, "it belongs to another cut or backbone")
-                yield from (bytes(key) for key in file["keys"][:])
-        except (OSError, KeyError) as error:
-            raise _corrupt(path, str(error)) from error
+class CachedViews:
+    """Boundary caches of images and of their views; a ``Source`` once they are open.
 
+    Example:
+        source = CachedViews({"": cache, "flip": flipped}, turns)
+        source.fill(photos, make_encoder, reporter)
+        source.open()
+        activations = source.batch(np.arange(32), epoch=0)
+    """
 
-def _corrupt(path: Path, problem: str) -> CorruptShardError:
-    return CorruptShardError(
-        f"The shard {str(path)!r} cannot be trusted: {problem}.", shard=path.stem, hint=_HINT
-    )
+    def __init__(self, caches: Mapping[str, BoundaryCache], turns: Turns) -> None:
+        """Describe a source; nothing is read yet.
+
+        Args:
+            caches: A cache a view, that of the images as they are among them.
+            turns: Which view an epoch shows.
+        """
+        self._caches = caches
+        self._turns = turns
+
+    def fill(self, photos: Photos, make_encoder: Callable[[], Encoder], reporter: Reporter) -> None:
+        """Compute what is missing, after it was said how much disk that takes.
+
+        Args:
+            photos: The images of the rows.
+            make_encoder: Makes what computes flattened activations; called where any is missing.
+            reporter: Where notes and progress go.
+
+        Raises:
+            RunError: The disk has no room.
+            PipelineError: A value is not finite, or too large for float16.
+            StoreError: An image or a shard changed.
+        """
+        count = sum(len(cache.missing()) for cache in self._caches.values())
+        if not count:
+            return
+        what = "images" if len(self._caches) == 1 else "images and views of them"
+        self._caches[PLAIN].require_room(count, reporter, what=what)
+        encoder = make_encoder()
+        for name, cache in self._caches.items():
+            cache.fill(photos, encoder, reporter, view=name)
+
+    def open(self) -> None:
+        """Make the activations readable; see ``BoundaryCache.open``."""
+        for cache in self._caches.values():
+            cache.open()
+
+    def close(self) -> None:
+        """Let go of files and memory."""
+        for cache in self._caches.values():
+            cache.close()
+
+    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[np.float32]:
+        """Return activations, float32 ``(n, *shape)``, of the views that an epoch shows."""
+        shown = np.array(self._turns.shown(rows, epoch))
+        out = np.empty((len(rows), *self._caches[PLAIN].shape), np.float32)
+        for name in np.unique(shown).tolist():
+            out[shown == name] = self._caches[name].batch(rows[shown == name], epoch)
+        return out
 
 
 def _readable(size: float) -> str:

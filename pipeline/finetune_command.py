@@ -5,9 +5,10 @@ trains, and records the outcome as a run of its own, beside the stage-2 head.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,19 +16,22 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, engines, stitch
+from pipeline import assembly, event_files, stitch, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.calibration import probabilities
-from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
+from pipeline.config import (
+    CommonOptions,
+    FinetuneOptions,
+    TrainHeadOptions,
+    default_of,
+    flag_of,
+)
 from pipeline.errors import (
     ConfigError,
-    EngineUnavailableError,
     RunError,
     StaleFeaturesError,
 )
-from pipeline.files import exclusive
 from pipeline.finetune import FineTuning, Recipe, Rows
-from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
 from pipeline.finetune_model import (
     SEED_FROZEN,
@@ -41,11 +45,13 @@ from pipeline.finetune_model import (
     set_precision,
 )
 from pipeline.finetune_result import WEIGHTS, Outcome, record_outcome
+from pipeline.finetune_source import open_source
+from pipeline.finetune_views import Turns
+from pipeline.learning_curve import head_room
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.runtime import gpu_name
-from pipeline.stage_two import result_of
-from pipeline.store import Store
+from pipeline.stage_two import features_of, result_of
 
 NAME: Final = "finetune"
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
@@ -60,12 +66,12 @@ HALF_TOLERANCE: Final = 5e-2
 _COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "precision",
                    "cache_precision", "class_weight", "patience")  # fmt: skip
 _FIXED_BY_SEED: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "batch_size",
-                         "augment", "precision", "cache_precision", "class_weight",
+                         "augment", "views", "precision", "cache_precision", "class_weight",
                          "patience")  # fmt: skip
 # Those that are parameters of a dense head too.
 _HEAD_PARAMETERS: Final = ("batch_size", "class_weight", "epochs", "learning_rate", "seed")
 _CHECKPOINT: Final = "checkpoint.h5"
-_BOUNDARY: Final = "boundary"
+_TENSORBOARD: Final = "tensorboard"
 
 
 def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter) -> dict[str, Any]:
@@ -93,19 +99,22 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
         reporter.say(f"{NAME}: already in {run.path}, kept")
         return _result(run)
     rows = origin.run.manifest()
-    seed = options.seed if options.augment else None
-    with Photos(rows, origin.store.identity["image_size"], augment_seed=seed) as photos:
+    turns = Turns.drawn(options.views, seed=options.seed, rows=len(rows))
+    seed, size = options.seed if options.augment else None, origin.store.identity["image_size"]
+    with Photos(rows, size, augment_seed=seed, turns=turns) as photos:
         photos.require()
         loaded = load_backbone(options, origin, reporter)
         original = loaded.arrays()
         surgery = _surgery(options, origin, loaded)
         if options.preset is None:
             _check_stitch(options, origin, surgery, reporter)
-        with _source(options, origin, surgery, photos, reporter) as (source, model):
+        with open_source(options, origin, surgery, photos, turns, reporter) as (source, model):
             training = _training(options, origin, path, inputs, surgery, source, model)
             difference = None if options.preset else _check_start(options, origin, training)
             # Not before: what cannot begin leaves nothing behind, and replaces nothing.
             run = run or _create_run(path, inputs, origin)
+            if options.preset is None:
+                _say_head_room(run, origin, reporter)
             # Answers are those of images, which half precision in the cache would change.
             is_rounded = options.cache_precision == "float16"
             final = (surgery.whole, photos) if is_rounded else (model, source)
@@ -121,6 +130,13 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
     if not options.source:
         raise ConfigError(
             "finetune: expected RUN.", hint="For example: pipeline finetune runs/sample"
+        )
+    views.check(options.views)
+    if options.views and options.augment:
+        raise ConfigError(
+            "--views: expected none with --augment, which draws another image in every epoch, so "
+            f"that nothing can be cached. Received: {', '.join(options.views)}.",
+            hint="Leave out one of the two.",
         )
     if options.preset is None:
         return options
@@ -149,6 +165,7 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
         "starting_head": origin.name,
         **{name: getattr(options, name) for name in _COUNTED},
         "random_augmentation": options.augment,
+        "views": list(options.views) or None,
         "finetune_seed": options.seed,
     }
 
@@ -201,75 +218,6 @@ def _surgery(options: FinetuneOptions, origin: Origin, loaded: FrozenBackbone) -
     return surgery
 
 
-@contextmanager
-def _source(
-    options: FinetuneOptions,
-    origin: Origin,
-    surgery: Surgery,
-    photos: Photos,
-    reporter: Reporter,
-) -> Iterator[tuple[Source, Any]]:
-    """Give what to train on, activations or images, and the network that takes it."""
-    reason = _why_not_cached(options, surgery)
-    if reason or surgery.bottom is None:
-        reporter.say(f"Training on images, without a cache of frozen activations: {reason}")
-        yield photos, surgery.whole
-        return
-    engine = _engine(origin.store, reporter)
-    cache = _cache(options, origin, surgery, engine)
-    with exclusive(cache.folder / ".lock", f"Another finetune fills {cache.folder}.", wait=True):
-        missing = len(cache.missing())
-        if missing:
-            cache.require_room(missing, reporter)
-            encoder = engines.create(
-                engine, surgery.bottom, batch_size=options.batch_size, precision="float32"
-            )
-            cache.fill(photos, encoder, reporter)
-    cache.open()
-    try:
-        yield cache, surgery.top
-    finally:
-        cache.close()
-
-
-def _why_not_cached(options: FinetuneOptions, surgery: Surgery) -> str:
-    """Return why activations are not cached; empty if they are."""
-    if options.augment:
-        return "augmented images differ in every epoch"
-    if options.preset is not None:
-        return f"the preset cuts inside a block, before {surgery.cut.layer}"
-    if surgery.cut.first <= 1:
-        return "nothing is frozen"
-    if surgery.bottom is None:
-        return f"the cut before {surgery.cut.layer} is inside a block"
-    return ""
-
-
-def _engine(store: Store, reporter: Reporter) -> str:
-    """Return stage 1's engine, or the fastest at hand where that is not installed."""
-    recorded = str(store.record["provenance"].get("engine", "auto"))
-    try:
-        engines.require(recorded)
-    except EngineUnavailableError as error:
-        engine, why = engines.resolve("auto")
-        reporter.say(f"{error.message} Taking {engine} ({why})")
-        return engine
-    return engines.resolve(recorded)[0]
-
-
-def _cache(
-    options: FinetuneOptions, origin: Origin, surgery: Surgery, engine: str
-) -> BoundaryCache:
-    identity = {**origin.store.identity, "boundary": surgery.cut.below, "precision": "float32"}
-    return BoundaryCache(
-        origin.store.path / _BOUNDARY,
-        identity,
-        origin.examples.keys,
-        shape=surgery.boundary_shape,
-        precision=options.cache_precision,
-    )
-
-
 def _training(
     options: FinetuneOptions,
     origin: Origin,
@@ -316,7 +264,8 @@ def _train(
         reporter.say(f"Going on after epoch {training.progress.epoch}")
     seconds = training.estimate()
     _say_estimate(options, origin, seconds, reporter)
-    training.run(reporter)
+    log = partial(event_files.keep, _path_of(options) / WEIGHTS / _TENSORBOARD)
+    training.run(reporter, after_epoch=log)
     if digest_of(fixed) != before:
         raise RunError(
             "Expected frozen weights and BatchNorm's moving statistics to stay as they were. "
@@ -407,6 +356,20 @@ def _say_estimate(
         f"Stage 2 ({origin.name}): val accuracy {val['accuracy']:.4f} (95 % interval {low:.4f} to "
         f"{high:.4f}), so that {1 - val['accuracy']:.4f} is left to gain"
     )
+
+
+def _say_head_room(run: Run, origin: Origin, reporter: Reporter) -> None:
+    """Say whether more photos or better features are to gain by; record it in the run once."""
+    record = run.record.setdefault(NAME, {})
+    if "head_room" not in record:
+        began = time.perf_counter()
+        augment = tuple(origin.run.record["inputs"]["augment"] or ())
+        data = features_of(origin.store, origin.examples, TrainHeadOptions(augment=augment))
+        found = head_room(origin.head, data)
+        record["head_room"] = {**found, "seconds": time.perf_counter() - began}
+        run.save_record()
+    found = record["head_room"]
+    reporter.say(f"{found['text']} ({found['seconds']:.1f} s)")
 
 
 def _result(run: Run) -> dict[str, Any]:

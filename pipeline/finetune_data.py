@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, images, machine, run_backbone
+from pipeline import assembly, images, machine, run_backbone, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import FinetuneOptions
 from pipeline.dataset import Examples
@@ -25,6 +25,7 @@ from pipeline.errors import (
     ManifestError,
     StaleFeaturesError,
 )
+from pipeline.finetune_views import Turns
 from pipeline.images import Pixels
 from pipeline.manifest import Manifest, mention
 from pipeline.reporting import Reporter
@@ -41,6 +42,8 @@ _MARGIN: Final = 8 / 7
 _BRIGHTNESS: Final = 0.2
 _CONTRAST: Final = 0.2
 _COLOUR: Final = 0.1
+# What the larger decoding is called, beside the names of views.
+_WIDE: Final = "wide"
 # Streams of random numbers that belong to one seed.
 _ORDER: Final = 1
 _AUGMENTATION: Final = 3
@@ -95,21 +98,26 @@ class Photos:
             pixels = photos.batch(np.arange(32), None)
     """
 
-    def __init__(self, rows: Manifest, size: int, *, augment_seed: int | None) -> None:
+    def __init__(
+        self, rows: Manifest, size: int, *, augment_seed: int | None, turns: Turns | None = None
+    ) -> None:
         """Describe the images; nothing is read yet.
 
         Args:
             rows: The images with their keys.
             size: Side of the network's input in pixels.
             augment_seed: Seed of augmentation; None for none.
+            turns: Which view an epoch shows, without augmentation; None for images as they are.
         """
         self._rows = rows
         self._size = size
         self._seed = augment_seed
+        self._turns = turns or Turns.drawn((), seed=0, rows=len(rows))
         self._wide = round(size * _MARGIN)
         side = size if augment_seed is None else self._wide
-        self._is_kept = 3 * side * side * len(rows) <= machine.free_memory() // 4
-        self._kept: dict[tuple[int, int], Pixels] = {}
+        needed = 3 * side * side * len(rows) * len(self._turns.names)
+        self._is_kept = needed <= machine.free_memory() // 4
+        self._kept: dict[tuple[int, str], Pixels] = {}
         self._threads = ThreadPoolExecutor(machine.processors(), thread_name_prefix="reader")
 
     def __enter__(self) -> "Photos":
@@ -138,24 +146,48 @@ class Photos:
         Raises:
             StaleFeaturesError: An image is not the one that the run was made from; names it.
         """
-        return np.stack(list(self._threads.map(lambda row: self._one(int(row), epoch), rows)))
+        seed = self._seed
+        if seed is not None and epoch is not None:
+            return self._stacked(lambda row: self._augmented(row, seed, epoch), rows)
+        shown = dict(zip(rows.tolist(), self._turns.shown(rows, epoch), strict=True))
+        return self._stacked(lambda row: self._view(row, shown[row]), rows)
 
-    def _one(self, row: int, epoch: int | None) -> Pixels:
-        if self._seed is None or epoch is None:
-            return self._decoded(row, self._size)
-        generator = np.random.default_rng([self._seed, _AUGMENTATION, epoch, row])
-        return augmented(self._decoded(row, self._wide), self._size, generator)
+    def view(self, rows: NDArray[np.intp], name: str) -> NDArray[np.uint8]:
+        """Return one view of images, uint8 ``(n, S, S, 3)``; ``PLAIN`` for them as they are.
 
-    def _decoded(self, row: int, side: int) -> Pixels:
-        kept = self._kept.get((row, side))
+        Raises:
+            StaleFeaturesError: An image is not the one that the run was made from; names it.
+        """
+        return self._stacked(lambda row: self._view(row, name), rows)
+
+    def _stacked(self, make: Callable[[int], Pixels], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+        return np.stack(list(self._threads.map(make, rows.tolist())))
+
+    def _augmented(self, row: int, seed: int, epoch: int) -> Pixels:
+        def wide() -> Pixels:
+            return images.decode(self._read(row), self._wide)
+
+        generator = np.random.default_rng([seed, _AUGMENTATION, epoch, row])
+        return augmented(self._decoded(row, _WIDE, wide), self._size, generator)
+
+    def _view(self, row: int, name: str) -> Pixels:
+        def made() -> Pixels:
+            key = self._rows.keys[row].decode()
+            return views.pixels(self._read(row), key, [name], self._size)[name]
+
+        return self._decoded(row, name, made)
+
+    def _decoded(self, row: int, kind: str, make: Callable[[], Pixels]) -> Pixels:
+        """Return pixels that were kept, or make them, and keep them where there is room."""
+        kept = self._kept.get((row, kind))
         if kept is not None:
             return kept
         try:
-            pixels = images.decode(self._read(row), side)
+            pixels = make()
         except DecodeError as error:
             raise self._changed(row, str(error)) from error
         if self._is_kept:
-            self._kept[row, side] = pixels
+            self._kept[row, kind] = pixels
         return pixels
 
     def _read(self, row: int) -> bytes:

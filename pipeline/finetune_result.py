@@ -73,6 +73,8 @@ def record_outcome(
         surgery: The trained network.
     """
     run.record["finetune"] = {
+        # What is to gain, which was recorded before training.
+        **run.record.get("finetune", {}),
         **_save_weights(run.path / WEIGHTS, original, surgery),
         "layer": surgery.cut.layer,
         "boundary": surgery.cut.below or None,

@@ -37,6 +37,7 @@ MANIFEST: Final = "manifest.csv"
 _VIEW = "features.h5"
 _SHARDS = "shards"
 _VIEWS = "views"
+_BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
@@ -280,8 +281,8 @@ class Store:
         )
 
     def remove_features(self) -> None:
-        """Delete all features and the encoder, for a store that is replaced by ``--force``."""
-        for folder in (_SHARDS, _VIEWS, _ENCODER):
+        """Delete what a backbone made, and itself, for a store that ``--force`` replaces."""
+        for folder in (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         # The record goes last: until then this is a store, though one that lacks features.
         for name in (_VIEW, MANIFEST, _SCAN, _RECORD):
@@ -297,6 +298,11 @@ class Store:
     def encoder_folder(self) -> Path:
         """Where the weights in use are kept, and converted copies of the network."""
         return self.path / _ENCODER
+
+    @property
+    def boundary_folder(self) -> Path:
+        """Where fine-tuning keeps activations of frozen layers."""
+        return self.path / _BOUNDARY
 
     def encoder_path(self, weights_sha256: str) -> Path:
         """Return where the weights of that digest are kept."""

@@ -154,6 +154,7 @@ def info(result: Mapping[str, Any]) -> list[str]:
     return [
         f"Store {result['path']}: {result['rows']:,} images x {result['dim']:,} features in "
         f"{result['shards']} shards, {_size(result['bytes'])}",
+        *_activations(result),
         f"Data: {result['root']}, {result['images']:,} images; statuses {result['statuses']}",
         f"Classes: {result['classes']}",
         *(f"  {name}: {value}" for name, value in result["identity"].items()),
@@ -164,17 +165,25 @@ def info(result: Mapping[str, Any]) -> list[str]:
 def verify(result: Mapping[str, Any]) -> list[str]:
     """Say which shards are bad."""
     state = "every byte is right" if result["ok"] else f"{len(result['problems'])} problems"
+    count = result["boundary_shards"]
+    activations = f", {count} good shards of frozen activations" if count else ""
     return [
-        f"{result['shards']} good shards, {result['rows']:,} rows: {state}",
+        f"{result['shards']} good shards, {result['rows']:,} rows{activations}: {state}",
         *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
     ]
 
 
 def prune(result: Mapping[str, Any]) -> list[str]:
     """Say what was dropped."""
+    activations = ""
+    if result["boundary_dropped"] or result["boundary_shards"]:
+        activations = (
+            f", {result['boundary_dropped']} shards of frozen activations dropped, "
+            f"{result['boundary_shards']} kept"
+        )
     return [
         f"{result['dropped']:,} features dropped, {result['rows']:,} kept in "
-        f"{result['shards']} shards; {_size(max(result['freed_bytes'], 0))} freed"
+        f"{result['shards']} shards{activations}; {_size(max(result['freed_bytes'], 0))} freed"
     ]
 
 
@@ -191,6 +200,16 @@ def verdict(pair: Mapping[str, Any]) -> str:
         )
     word = "better" if pair["difference"] > 0 else "worse"
     return f"{pair['a']} is {points} {word} than {pair['b']} {where}, {p_value}"
+
+
+def _activations(store: Mapping[str, Any]) -> list[str]:
+    """Say what fine-tuning keeps in a store, if anything."""
+    if not store["boundary_shards"]:
+        return []
+    return [
+        f"Frozen activations for finetune: {store['boundary_shards']} shards, "
+        f"{_size(store['boundary_bytes'])} in boundary/ (safe to delete)"
+    ]
 
 
 def _bottleneck(found: Mapping[str, Any] | None) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import view
+from pipeline import boundary_shards, view
 from pipeline.errors import StoreError
 from pipeline.manifest import OK
 from pipeline.shard_set import ShardSet
@@ -20,7 +20,8 @@ def verify(path: Path) -> dict[str, Any]:
     """Check a store's shards, its view and that no image of its manifest lacks features.
 
     Returns:
-        ``ok``, ``shards``, ``rows`` and ``problems``, each with ``shard``, ``problem``, ``fix``.
+        ``ok``; ``shards`` and ``rows`` of features that are good, ``boundary_shards`` of frozen
+        activations that are; ``problems``, each with ``shard``, ``problem``, ``fix``.
 
     Raises:
         StoreError: There is no store.
@@ -34,15 +35,17 @@ def verify(path: Path) -> dict[str, Any]:
             try:
                 good[name].append(_verified(shard_set, shard_path))
             except StoreError as error:
-                problems.append(
-                    {"shard": shard_path.stem, "problem": error.message, "fix": error.hint}
-                )
+                problems.append(_problem(shard_path, error))
     problems += _missing_from_view(store)
     problems += _without_features(store, good[""])
+    boundary = boundary_shards.all_paths(store.boundary_folder)
+    bad = [problem for path in boundary for problem in _of_activations(path)]
+    problems += bad
     return {
         "ok": not problems,
         "shards": sum(len(shards) for shards in good.values()),
         "rows": sum(_rows(shards) for shards in good.values()),
+        "boundary_shards": len(boundary) - len(bad),
         "problems": problems,
     }
 
@@ -52,6 +55,19 @@ def _verified(shard_set: ShardSet, path: Path) -> Shard:
     if len(shard):
         shard_set.read_shard(shard)
     return shard
+
+
+def _problem(path: Path, error: StoreError) -> dict[str, str]:
+    return {"shard": path.stem, "problem": error.message, "fix": error.hint}
+
+
+def _of_activations(path: Path) -> list[dict[str, str]]:
+    """Return what is wrong with a shard of frozen activations, if anything."""
+    try:
+        boundary_shards.checked_keys(path)
+    except StoreError as error:
+        return [_problem(path, error)]
+    return []
 
 
 def _rows(good: list[Shard]) -> int:

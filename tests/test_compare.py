@@ -9,7 +9,8 @@ from conftest import Command
 from fakes import planted_store
 
 from pipeline.cli import main
-from pipeline.compare_command import Retraining, _nested
+from pipeline.compare_command import CURVE_SHARES, Retraining
+from pipeline.learning_curve import nested
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -78,9 +79,9 @@ def test_the_curve_grows_and_ends_at_the_run(command: Command, store: Store) -> 
 
 
 def test_parts_of_the_curve_lie_in_each_other_and_hold_every_class(store: Store) -> None:
-    examples, data = Retraining(Run.open(Path("run"))).split(0)
+    data = Retraining(Run.open(Path("run"))).split(0)
     before: set[int] = set()
-    for _, rows in _nested(examples, data):
+    for _, rows in nested(data, CURVE_SHARES):
         assert before <= set(rows.tolist())
         assert set(data.y[rows]) == {0, 1, 2}
         assert set(rows.tolist()) <= set(range(data.rows["train"].start, data.rows["train"].stop))

@@ -859,7 +859,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert "finetune" not in Run.open(trained / "killed").record
+    assert "verdict" not in Run.open(trained / "killed").record["finetune"]
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines

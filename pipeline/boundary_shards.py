@@ -1,0 +1,162 @@
+"""Boundary shards: HDF5 files of frozen activations, immutable and named by their own digest.
+
+They lie in ``STORE/boundary``, in a folder for each way to make activations, and say themselves
+how they were made. ``finetune_cache`` writes and reads them; ``verify``, ``prune`` and ``info``
+look after them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import canonical_json
+from pipeline.errors import CorruptShardError
+from pipeline.files import (
+    exclusive,
+    remove_leftovers,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
+)
+
+# What activations are made from, of a store: its identity, under this name.
+FEATURES: Final = "features"
+
+_SUFFIX: Final = ".h5"
+_LOCK: Final = ".lock"
+_DIGITS: Final = 16
+_HINT: Final = "Delete that file; finetune computes its images again when it needs them."
+
+Keys = NDArray[np.bytes_]
+
+
+def folder_of(parent: Path, identity: Mapping[str, Any]) -> Path:
+    """Return the folder of activations that are made in one way."""
+    return parent / _name_of(canonical_json(identity))
+
+
+def paths(folder: Path) -> list[Path]:
+    """Return the shards in one folder, in a fixed order."""
+    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if path.name[0] != ".")
+
+
+def all_paths(parent: Path) -> list[Path]:
+    """Return the shards of all folders; none where there is no cache."""
+    return [path for folder in _folders(parent) for path in paths(folder)]
+
+
+def lock(parent: Path, *, wait: bool) -> AbstractContextManager[None]:
+    """Keep others from filling or pruning the cache while the context lasts.
+
+    Args:
+        parent: The folder of folders.
+        wait: Whether to wait for another process.
+
+    Raises:
+        StoreError: Another process is at it, and ``wait`` is off.
+    """
+    busy = f"Another finetune or prune is writing into {str(parent)!r}."
+    return exclusive(parent / _LOCK, busy, wait=wait)
+
+
+def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: NDArray[Any]) -> None:
+    """Write activations as one new shard.
+
+    Args:
+        folder: Its folder; made if there is none.
+        identity: How they were made, as JSON values.
+        keys: Content keys of the images, ``S64``, ``(n,)``.
+        activations: ``(n, ...)``, little-endian.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with temporary_sibling(folder / f"shard{_SUFFIX}") as temporary:
+        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+            file.attrs["identity"] = canonical_json(identity)
+            file.create_dataset("keys", data=keys)
+            file.create_dataset("activations", data=activations)
+        rename_durably(temporary, folder / (sha256_file(temporary) + _SUFFIX))
+
+
+def checked_keys(path: Path) -> Keys:
+    """Return the keys of a shard after its bytes, and that it lies where it belongs, were checked.
+
+    Raises:
+        CorruptShardError: It is not what was written.
+    """
+    try:
+        if sha256_file(path) != path.stem:
+            raise _corrupt(path, "its bytes are not those that were written")
+    except OSError as error:
+        raise _corrupt(path, str(error)) from error
+    identity, keys = _described(path)
+    if path.parent.name != _name_of(identity):
+        raise _corrupt(path, "it belongs to another cut or backbone")
+    return keys
+
+
+def remove_unneeded(parent: Path, features: Mapping[str, Any], needed: Keys) -> int:
+    """Delete shards of no needed image, and those of other features than the store's.
+
+    A shard with one needed image stays whole: activations are large to rewrite.
+
+    Args:
+        parent: The folder of folders.
+        features: Identity of the store's features.
+        needed: Content keys of the images to keep.
+
+    Returns:
+        How many shards were deleted.
+
+    Raises:
+        CorruptShardError: A shard cannot be read.
+    """
+    dropped = 0
+    for folder in _folders(parent):
+        remove_leftovers(folder)
+        for path in paths(folder):
+            identity, keys = _described(path)
+            if _features_of(identity) != features or not np.isin(keys, needed).any():
+                path.unlink()
+                dropped += 1
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return dropped
+
+
+def _folders(parent: Path) -> Iterator[Path]:
+    return (path for path in sorted(parent.glob("*")) if path.is_dir())
+
+
+def _name_of(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:_DIGITS]
+
+
+def _described(path: Path) -> tuple[str, Keys]:
+    """Return how a shard was made, as it says, and its keys."""
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["identity"]), file["keys"][:]
+    except (OSError, KeyError) as error:
+        raise _corrupt(path, str(error)) from error
+
+
+def _features_of(identity: str) -> Any:
+    """Return the identity of the features that activations go with; None where it tells none."""
+    try:
+        return json.loads(identity).get(FEATURES)
+    except (ValueError, AttributeError):
+        # Whatever wrote it, it is not of this store.
+        return None
+
+
+def _corrupt(path: Path, problem: str) -> CorruptShardError:
+    return CorruptShardError(
+        f"The shard {str(path)!r} cannot be trusted: {problem}.", shard=path.stem, hint=_HINT
+    )

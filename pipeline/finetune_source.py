@@ -1,0 +1,108 @@
+"""What a network is trained on: cached activations at its boundary where that is sound, or images.
+
+Called by ``finetune_command``.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline import boundary_shards, engines, views
+from pipeline.config import FinetuneOptions
+from pipeline.encoder import Encoder
+from pipeline.errors import EngineUnavailableError
+from pipeline.finetune_cache import BoundaryCache, CachedViews
+from pipeline.finetune_data import Origin, Photos, Source
+from pipeline.finetune_model import Surgery
+from pipeline.finetune_views import Turns
+from pipeline.reporting import Reporter
+from pipeline.store import Store
+from pipeline.views import PLAIN
+
+
+@contextmanager
+def open_source(
+    options: FinetuneOptions,
+    origin: Origin,
+    surgery: Surgery,
+    photos: Photos,
+    turns: Turns,
+    reporter: Reporter,
+) -> Iterator[tuple[Source, Any]]:
+    """Give what to train on, cached activations or images, and the network that takes it.
+
+    Args:
+        options: What the user asked for.
+        origin: Where fine-tuning starts.
+        surgery: The network, cut.
+        photos: The images; they show the same views in turn.
+        turns: Which views an epoch shows.
+        reporter: Where notes and progress go.
+
+    Raises:
+        RunError: The disk has no room for the activations.
+        StoreError: An image or a shard changed.
+        PipelineError: Activations are not finite, or too large for float16.
+    """
+    reason = _why_not_cached(options, surgery)
+    if reason or surgery.bottom is None:
+        reporter.say(f"Training on images, without a cache of frozen activations: {reason}")
+        yield photos, surgery.whole
+        return
+    cached = _cached_views(options, origin, surgery, turns)
+    bottom, engine = surgery.bottom, _engine(origin.store, reporter)
+
+    def make_encoder() -> Encoder:
+        return engines.create(engine, bottom, batch_size=options.batch_size, precision="float32")
+
+    try:
+        with boundary_shards.lock(origin.store.boundary_folder, wait=True):
+            cached.fill(photos, make_encoder, reporter)
+            cached.open()
+        yield cached, surgery.top
+    finally:
+        cached.close()
+
+
+def _why_not_cached(options: FinetuneOptions, surgery: Surgery) -> str:
+    """Return why activations are not cached; empty if they are."""
+    if options.augment:
+        return "augmented images differ in every epoch"
+    if options.preset is not None:
+        return f"the preset cuts inside a block, before {surgery.cut.layer}"
+    if surgery.cut.first <= 1:
+        return "nothing is frozen"
+    if surgery.bottom is None:
+        return f"the cut before {surgery.cut.layer} is inside a block"
+    return ""
+
+
+def _engine(store: Store, reporter: Reporter) -> str:
+    """Return stage 1's engine, or the fastest at hand where that is not installed."""
+    recorded = str(store.record["provenance"].get("engine", "auto"))
+    try:
+        engines.require(recorded)
+    except EngineUnavailableError as error:
+        engine, why = engines.resolve("auto")
+        reporter.say(f"{error.message} Taking {engine} ({why})")
+        return engine
+    return engines.resolve(recorded)[0]
+
+
+def _cached_views(
+    options: FinetuneOptions, origin: Origin, surgery: Surgery, turns: Turns
+) -> CachedViews:
+    """Return a cache a view: of all images as they are, and of what train shows of its own."""
+    how = {boundary_shards.FEATURES: origin.store.identity, "boundary": surgery.cut.below}
+    caches = {}
+    for name in turns.names:
+        rule = {} if name == PLAIN else {"view": f"{name}:{views.VIEWS[name].scheme}"}
+        caches[name] = BoundaryCache(
+            origin.store.boundary_folder,
+            {**how, **rule},
+            origin.examples.keys,
+            shape=surgery.boundary_shape,
+            precision=options.cache_precision,
+            rows=None if name == PLAIN else origin.rows("train"),
+        )
+    return CachedViews(caches, turns)
