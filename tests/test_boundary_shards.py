@@ -138,7 +138,7 @@ def test_prune_drops_images_that_left_the_manifest(store: Store, command: Comman
 def test_prune_drops_what_is_not_of_this_store(
     store: Store, command: Command, identity: str
 ) -> None:
-    path = add(store, how(store, weights_sha256="0" * 64), [key(1)])
+    path = add(store, how(store, weights_sha256="1" * 64), [key(1)])
     if identity != "other weights":
         with h5py.File(path, "r+") as file:
             file.attrs["identity"] = "0" * 64 if identity == "a digest" else "[1]"
