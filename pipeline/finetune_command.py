@@ -48,18 +48,19 @@ from pipeline.store import Store
 NAME: Final = "finetune"
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
 SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
-    {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3}
+    {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"}
 )
 # Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
 # largest feature. Where numbers are kept or computed in 16 bits, by what these lose.
 START_TOLERANCE: Final = 1e-3
 HALF_TOLERANCE: Final = 5e-2
 # Options that make another result.
-_COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "precision",
-                   "cache_precision", "class_weight", "patience")  # fmt: skip
+_COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "optimizer",
+                   "layer_decay", "precision", "cache_precision", "class_weight",
+                   "patience")  # fmt: skip
 _FIXED_BY_SEED: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "batch_size",
-                         "augment", "precision", "cache_precision", "class_weight",
-                         "patience")  # fmt: skip
+                         "optimizer", "layer_decay", "augment", "precision", "cache_precision",
+                         "class_weight", "patience")  # fmt: skip
 # Those that are parameters of a dense head too.
 _HEAD_PARAMETERS: Final = ("batch_size", "class_weight", "epochs", "learning_rate", "seed")
 _CHECKPOINT: Final = "checkpoint.h5"
@@ -284,11 +285,13 @@ def _training(
         seed=options.seed,
         patience=options.patience,
         precision=options.precision,
+        optimizer=options.optimizer,
+        layer_decay=options.layer_decay,
         is_tutorial=options.preset is not None,
     )
     return FineTuning(
         model,
-        surgery.state,
+        surgery,
         recipe,
         Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
         checkpoint=path / WEIGHTS / _CHECKPOINT,
@@ -327,6 +330,7 @@ def _train(
         classes=training.classes,
         mean=layers.mean if layers else np.zeros(features.shape[1]),
         scale=layers.scale if layers else np.ones(features.shape[1]),
+        dropout=layers.dropout if layers else 0.0,
         params={name: getattr(options, name) for name in _HEAD_PARAMETERS},
         progress=training.progress,
         estimated_seconds=seconds,
