@@ -112,7 +112,7 @@ def cached(
     epochs = options.repeats + 1
     recipe = Recipe(epochs, options.batch_size, 1e-4, options.seed, patience=epochs)
     path = folder / "checkpoint.h5"
-    training = FineTuning(surgery.top, surgery.state, recipe, data, checkpoint=path, identity={})
+    training = FineTuning(surgery.top, surgery, recipe, data, checkpoint=path, identity={})
     return lambda: training.one_epoch(Silence()), {
         "engine": options.engine,
         "seconds": round(took, 3),

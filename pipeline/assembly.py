@@ -5,7 +5,7 @@ becomes float64 arrays first, with NumPy; Keras' layers are made of these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,11 +32,13 @@ class HeadLayers:
         scale: float64 ``(dim,)``.
         layers: Kernel ``(inputs, outputs)`` and bias ``(outputs,)`` of each dense layer, float64,
             with relu between two of them.
+        dropout: Share of the units between two layers that training drops.
     """
 
     mean: Array
     scale: Array
     layers: Sequence[Layer]
+    dropout: float = 0.0
 
     def rounded(self) -> list[Layer]:
         """Return the layers that follow a scaler in float32.
@@ -88,7 +90,8 @@ def head_network(head: "Head") -> Any:
     """Return a fitted head as a Keras model, to train on.
 
     The first layer, ``scaler``, has no weights; the dense layers after it, of which the last is
-    ``logits``, are trainable and hold the head's weights.
+    ``logits``, are trainable and hold the head's weights. Hidden ones have the head's dropout
+    behind them, which drops where the model is called with ``training=True``.
 
     Returns:
         Keras model, float32 ``(n, dim)`` to logits, float32 ``(n, classes of the head)``: the
@@ -97,11 +100,7 @@ def head_network(head: "Head") -> Any:
     Raises:
         HeadNotTrainableError: The head is no network; names those that are.
     """
-    found = layers_of(head)
-    keras = import_keras()
-    features = keras.Input((len(found.mean),), dtype="float32", name="features")
-    logits = _dense(keras, _scaler(keras, found)(features), found.rounded())
-    return keras.Model(features, logits, name="head")
+    return _head(layers_of(head))
 
 
 def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: bool = True) -> Any:
@@ -123,13 +122,14 @@ def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: 
     Raises:
         HeadNotTrainableError: The head is no network; names those that are.
     """
-    found = layers_of(head)
+    # What is shipped predicts: it has no dropout.
+    found = replace(layers_of(head), dropout=0.0)
     keras = import_keras()
     features = backbone.model.output
     if fold:
         logits = _dense(keras, features, found.folded(head.temperature_))
     else:
-        logits = keras.ops.divide(head_network(head)(features), head.temperature_)
+        logits = keras.ops.divide(_head(found)(features), head.temperature_)
     is_complete = len(head.classes_) == num_classes
     name = "probabilities" if is_complete else "softmax"
     probabilities = keras.layers.Softmax(dtype="float32", name=name)(logits)
@@ -138,6 +138,15 @@ def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: 
     model = keras.Model(backbone.model.input, probabilities, name="classifier")
     model.trainable = False
     return model
+
+
+def _head(found: HeadLayers) -> Any:
+    """Return a head's arrays as a Keras model."""
+    keras = import_keras()
+    features = keras.Input((len(found.mean),), dtype="float32", name="features")
+    scaled = _scaler(keras, found)(features)
+    logits = _dense(keras, scaled, found.rounded(), dropout=found.dropout)
+    return keras.Model(features, logits, name="head")
 
 
 def _scaler(keras: ModuleType, found: HeadLayers) -> Any:
@@ -154,8 +163,8 @@ def _scaler(keras: ModuleType, found: HeadLayers) -> Any:
     return scaler
 
 
-def _dense(keras: ModuleType, inputs: Any, layers: Sequence[Layer]) -> Any:
-    """Put dense layers with their weights behind a tensor."""
+def _dense(keras: ModuleType, inputs: Any, layers: Sequence[Layer], *, dropout: float = 0.0) -> Any:
+    """Put dense layers with their weights, and dropout between them, behind a tensor."""
     for number, (kernel, bias) in enumerate(layers, start=1):
         is_last = number == len(layers)
         layer = keras.layers.Dense(
@@ -168,6 +177,10 @@ def _dense(keras: ModuleType, inputs: Any, layers: Sequence[Layer]) -> Any:
         )
         inputs = layer(inputs)
         layer.set_weights([kernel.astype(np.float32), bias.astype(np.float32)])
+        if dropout and not is_last:
+            # The seed keeps Keras off Python's global generator; each step sets another.
+            drop = keras.layers.Dropout(dropout, seed=0, dtype="float32", name=f"dropout_{number}")
+            inputs = drop(inputs)
     return inputs
 
 
@@ -187,15 +200,17 @@ def _in_places(
     return placed
 
 
-def _of_float32(head: Any, layers: Sequence[Layer]) -> HeadLayers:
+def _of_float32(head: Any, layers: Sequence[Layer], *, dropout: float = 0.0) -> HeadLayers:
     """Return layers with the scaler as heads that predict in float32 apply it."""
     factor = (1 / head.scale_).astype(np.float32)
-    return HeadLayers(_double(head.mean_.astype(np.float32)), 1 / _double(factor), layers)
+    mean = _double(head.mean_.astype(np.float32))
+    return HeadLayers(mean, 1 / _double(factor), layers, dropout)
 
 
 def _of_dense(head: Any) -> HeadLayers:
     arrays = [_double(array) for array in head.weights_]
-    return _of_float32(head, list(zip(arrays[::2], arrays[1::2], strict=True)))
+    layers = list(zip(arrays[::2], arrays[1::2], strict=True))
+    return _of_float32(head, layers, dropout=head.dropout)
 
 
 def _of_linear(head: Any) -> HeadLayers:

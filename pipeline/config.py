@@ -280,6 +280,10 @@ class FinetuneOptions:
     epochs: int = _integer(20, "most passes over train", 1)
     learning_rate: float = _number(1e-4, "rate after warm-up", 1e-9, 1.0)
     batch_size: int = _integer(32, "images per step", 1)
+    optimizer: str = _choice("adamw", ("adamw", "adam"), "adam is without weight decay")
+    layer_decay: float = _number(
+        1.0, "rate of a block over that of the block above it; 1 is one rate for all", 1e-9, 1.0
+    )
     augment: bool = _switch("train on random flips, crops and colours")
     views: tuple[str, ...] = _texts(
         (),

@@ -21,14 +21,14 @@ from pipeline.engines.base import readable_errors
 from pipeline.errors import RunError
 from pipeline.files import write_atomically
 from pipeline.finetune_data import Source, order_of, parts_of, read_ahead
-from pipeline.finetune_model import (
+from pipeline.finetune_model import Surgery, assign, rate_factors, values_of
+from pipeline.finetune_steps import (
+    WEIGHT_DECAYS,
     adam,
     adamw,
-    assign,
     compile_forward,
     compile_step,
     seed_random_layers,
-    values_of,
 )
 from pipeline.reporting import Reporter
 
@@ -53,6 +53,8 @@ class Recipe:
         precision: Arithmetic of training.
         is_tutorial: Whether to train as Keras' ``fit`` in the tutorial does: Adam at a constant
             rate, BatchNorm by batch, all epochs, the last weights.
+        optimizer: ``adamw``, or ``adam`` without its weight decay.
+        layer_decay: Rate of a block over that of the block above it.
     """
 
     epochs: int
@@ -62,6 +64,8 @@ class Recipe:
     patience: int
     precision: str = "float32"
     is_tutorial: bool = False
+    optimizer: str = "adamw"
+    layer_decay: float = 1.0
 
     def rate(self, step: int, steps_an_epoch: int) -> float:
         """Return the rate of one step: linear warm-up, then half a cosine to zero.
@@ -125,7 +129,7 @@ class FineTuning:
         progress: How far it is.
 
     Example:
-        training = FineTuning(model, state, recipe, rows, checkpoint=path, identity={})
+        training = FineTuning(model, surgery, recipe, rows, checkpoint=path, identity={})
         training.resume()
         training.run(reporter)
     """
@@ -133,7 +137,7 @@ class FineTuning:
     def __init__(
         self,
         model: Any,
-        state: Sequence[Any],
+        surgery: Surgery,
         recipe: Recipe,
         rows: Rows,
         *,
@@ -144,21 +148,21 @@ class FineTuning:
 
         Args:
             model: Keras model, what the source gives to ``[features, logits]``.
-            state: Every variable that training may change.
+            surgery: What it is a part of.
             recipe: How to train.
             rows: What to train on.
             checkpoint: The file that keeps the state.
             identity: What results depend on; a checkpoint of another training is refused.
         """
         self.progress = Progress()
-        self._state = list(state)
+        self._state = surgery.state
         self._recipe = recipe
         self._rows = rows
         self._path = checkpoint
         self._identity = json.loads(json.dumps(identity))
         self._model = model
-        self._optimizer = adam(model) if recipe.is_tutorial else adamw(model, recipe.precision)
-        self._step = compile_step(model, self._optimizer, training=recipe.is_tutorial)
+        self._optimizer = _optimizer(model.trainable_variables, surgery, recipe)
+        self._step = compile_step(model, surgery.head, self._optimizer, training=recipe.is_tutorial)
         self.compile_outputs(model, rows.source)
         self._columns = np.searchsorted(rows.classes, rows.y).astype(np.int32)
         self._weight_of = dict(zip(rows.train.tolist(), rows.weights.tolist(), strict=True))
@@ -327,8 +331,7 @@ class FineTuning:
     def _train_on(self, part: NDArray[np.intp], inputs: NDArray[Any], step: int) -> float:
         recipe = self._recipe
         self._optimizer.learning_rate.assign(recipe.rate(step, self._steps))
-        if recipe.is_tutorial:
-            seed_random_layers(self._model, recipe.seed, step)
+        seed_random_layers(self._model, recipe.seed, step)
         weights = np.array([self._weight_of[row] for row in part.tolist()], np.float32)
         with readable_errors(recipe.batch_size):
             return float(self._step(inputs, self._columns[part], weights))
@@ -359,6 +362,17 @@ class FineTuning:
             "best": [] if is_best else self._best,
         }
         write_atomically(self._path, lambda temporary: _write(temporary, record, groups))
+
+
+def _optimizer(variables: Sequence[Any], surgery: Surgery, recipe: Recipe) -> Any:
+    if recipe.is_tutorial:
+        return adam(variables)
+    return adamw(
+        variables,
+        rate_factors(surgery, variables, recipe.layer_decay),
+        weight_decay=WEIGHT_DECAYS[recipe.optimizer],
+        precision=recipe.precision,
+    )
 
 
 def _write(

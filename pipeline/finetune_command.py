@@ -36,7 +36,6 @@ from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_b
 from pipeline.finetune_model import (
     SEED_FROZEN,
     Surgery,
-    compile_forward,
     cut_at,
     digest_of,
     find_cut,
@@ -46,6 +45,7 @@ from pipeline.finetune_model import (
 )
 from pipeline.finetune_result import WEIGHTS, Outcome, record_outcome
 from pipeline.finetune_source import open_source
+from pipeline.finetune_steps import compile_forward
 from pipeline.finetune_views import Turns
 from pipeline.learning_curve import head_room
 from pipeline.reporting import Reporter
@@ -56,18 +56,19 @@ from pipeline.stage_two import features_of, result_of
 NAME: Final = "finetune"
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
 SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
-    {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3}
+    {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"}
 )
 # Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
 # largest feature. Where numbers are kept or computed in 16 bits, by what these lose.
 START_TOLERANCE: Final = stitch.TOLERANCE
 HALF_TOLERANCE: Final = 5e-2
 # Options that make another result.
-_COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "precision",
-                   "cache_precision", "class_weight", "patience")  # fmt: skip
+_COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "optimizer",
+                   "layer_decay", "precision", "cache_precision", "class_weight",
+                   "patience")  # fmt: skip
 _FIXED_BY_SEED: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "batch_size",
-                         "augment", "views", "precision", "cache_precision", "class_weight",
-                         "patience")  # fmt: skip
+                         "optimizer", "layer_decay", "augment", "views", "precision",
+                         "cache_precision", "class_weight", "patience")  # fmt: skip
 # Those that are parameters of a dense head too.
 _HEAD_PARAMETERS: Final = ("batch_size", "class_weight", "epochs", "learning_rate", "seed")
 _CHECKPOINT: Final = "checkpoint.h5"
@@ -237,11 +238,13 @@ def _training(
         seed=options.seed,
         patience=options.patience,
         precision=options.precision,
+        optimizer=options.optimizer,
+        layer_decay=options.layer_decay,
         is_tutorial=options.preset is not None,
     )
     return FineTuning(
         model,
-        surgery.state,
+        surgery,
         recipe,
         Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
         checkpoint=path / WEIGHTS / _CHECKPOINT,
@@ -281,6 +284,7 @@ def _train(
         classes=training.classes,
         mean=layers.mean if layers else np.zeros(features.shape[1]),
         scale=layers.scale if layers else np.ones(features.shape[1]),
+        dropout=layers.dropout if layers else 0.0,
         params={name: getattr(options, name) for name in _HEAD_PARAMETERS},
         progress=training.progress,
         estimated_seconds=seconds,

@@ -1,15 +1,13 @@
-"""The network that fine-tuning trains: where it is cut, what is frozen, and one compiled step.
+"""The network that fine-tuning trains: its blocks, where it is cut, and what is frozen.
 
-Called by ``finetune`` and its command. Frozen state and inference mode are two things: layers below
-the cut are frozen, and the whole is called with ``training=False``, so that BatchNorm above the cut
-learns scale and shift and keeps its moving statistics. The preset ``seed`` alone calls it with
-``training=True``.
+Called by ``finetune`` and its command.
 """
 
 import difflib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,21 +16,24 @@ from numpy.typing import NDArray
 
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import ConfigError
-from pipeline.runtime import gpu_name, import_keras
+from pipeline.runtime import import_keras
+from pipeline.weights import stable_names
 
 ALL: Final = "all"
 # The tutorial counts layers from the input: it freezes 15 and trains the others.
 SEED_FROZEN: Final = 15
 SEED_WIDTH: Final = 1024
 
-# Keras' AdamW takes this share of a kernel, times the rate, at every step. Biases, and the scale
-# and shift of normalizations, are left alone.
-WEIGHT_DECAY: Final = 1e-2
-# The stream of random numbers, of a seed, that is for layers that draw.
-_RANDOM_LAYERS: Final = 2
-
-Step = Callable[[NDArray[Any], NDArray[np.int32], NDArray[np.float32]], Any]
-Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+# How Keras' applications name the layers of a block: the block and, where it has one, its stage.
+_BLOCK_NAMES: Final = tuple(
+    re.compile(rf"{pattern}(?:_|$)")
+    for pattern in (
+        r"((.*?\d)_block_?\d+)",  # conv5_block3 of ResNet, convnext_tiny_stage_2_block_1
+        r"((block\d+)[a-z])",  # block4a of EfficientNet
+        r"(block_?\d+)",  # block_3 of MobileNetV2, block3 of VGG and Xception
+        r"(expanded_conv(?:_\d+)?)",  # of MobileNetV2, which has one, and of MobileNetV3
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Cut:
         layer: Its name.
         boundary: The one tensor that the trained part takes from the frozen one; None where it
             takes several, or where nothing is frozen.
-        below: Name of the operation that makes the boundary; empty without one.
+        below: Name of the operation that makes the boundary, the same however many networks were
+            built before; empty without one.
     """
 
     first: int
@@ -106,7 +108,7 @@ def find_cut(network: Any, unfreeze_from: str) -> Cut:
         unfreeze_from: A stage (``conv5``), a block (``conv5_block3``), a layer's name, or ``all``.
 
     Raises:
-        ConfigError: There is no such part; lists the stages.
+        ConfigError: There is no such part; lists the stages and blocks.
     """
     names = [layer.name for layer in network.layers]
     if unfreeze_from == ALL:
@@ -114,9 +116,32 @@ def find_cut(network: Any, unfreeze_from: str) -> Cut:
     if unfreeze_from in names:
         return cut_at(network, names.index(unfreeze_from))
     for number, name in enumerate(names):
-        if name.startswith(f"{unfreeze_from}_"):
+        if name.startswith(f"{unfreeze_from}_") or unfreeze_from in _parts(name):
             return cut_at(network, number)
-    raise _unknown_part(unfreeze_from, names)
+    raise _unknown_part(unfreeze_from, network)
+
+
+def blocks_of(network: Any) -> list[str]:
+    """Return the name of the block of each layer of a backbone; see ``docs/finetune.md``.
+
+    Blocks are those that the layers' names tell (``conv5_block3``, ``block4a``). Where no name
+    tells one, a block begins at every layer with a kernel before which one tensor is all that the
+    layers from it on take, and is called as that layer: a residual block is one, and so is each
+    layer of a plain chain. A layer of no block belongs to the block below it; the name is empty
+    below the first block.
+    """
+    layers = network.layers
+    named = [_parts(layer.name)[:1] for layer in layers]
+    if not any(named):
+        named = [
+            (layer.name,) if _begins_block(network, number) else ()
+            for number, layer in enumerate(layers)
+        ]
+    blocks, block = [], ""
+    for found in named:
+        block = found[0] if found else block
+        blocks.append(block)
+    return blocks
 
 
 def cut_at(network: Any, first: int) -> Cut:
@@ -135,9 +160,37 @@ def cut_at(network: Any, first: int) -> Cut:
     if len(crossing) != 1:
         return Cut(first, layer.name)
     (identity, boundary) = next(iter(crossing.items()))
-    if made[identity] is operations[0]:
+    maker = made[identity]
+    if maker is operations[0]:
         return Cut(first, layer.name)
-    return Cut(first, layer.name, boundary, made[identity].name)
+    below = stable_names(
+        [item.name for item in operations], [type(item).__name__ for item in operations]
+    )
+    return Cut(first, layer.name, boundary, below[operations.index(maker)])
+
+
+def rate_factors(surgery: Surgery, variables: Sequence[Any], layer_decay: float) -> list[float]:
+    """Return what share of the rate each variable has.
+
+    The head has all of it, the last block ``layer_decay``, the block before that its square, and so
+    on: Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification",
+    section 3.1, discriminative fine-tuning.
+
+    Args:
+        surgery: The network.
+        variables: Trained ones of its backbone and its head.
+        layer_decay: Rate of a block over that of the block above it, above 0 and at most 1.
+    """
+    network = surgery.loaded.network
+    blocks = blocks_of(network)
+    from_below = list(dict.fromkeys(blocks))
+    depths = {block: depth for depth, block in enumerate(reversed(from_below), start=1)}
+    depth_of = {
+        id(variable): depths[block]
+        for layer, block in zip(network.layers, blocks, strict=True)
+        for variable in layer.weights
+    }
+    return [layer_decay ** depth_of.get(id(variable), 0) for variable in variables]
 
 
 def operate(loaded: FrozenBackbone, head: Any, cut: Cut) -> Surgery:
@@ -182,79 +235,6 @@ def seed_head(num_classes: int, dim: int, seed: int) -> Any:
     return network
 
 
-def adamw(model: Any, precision: str) -> Any:
-    """Return AdamW for a model, built; with a scaled loss where float16 would lose gradients."""
-    keras = import_keras()
-    optimizer = keras.optimizers.AdamW(1.0, weight_decay=WEIGHT_DECAY)
-    variables = model.trainable_variables
-    optimizer.exclude_from_weight_decay([item for item in variables if len(item.shape) < 2])
-    if precision == "float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    optimizer.build(variables)
-    return optimizer
-
-
-def adam(model: Any) -> Any:
-    """Return Keras' Adam for a model, built."""
-    optimizer = import_keras().optimizers.Adam(1.0)
-    optimizer.build(model.trainable_variables)
-    return optimizer
-
-
-def compile_step(model: Any, optimizer: Any, *, training: bool) -> Step:
-    """Return one step of training: inputs, class numbers and row weights to the mean loss.
-
-    Args:
-        model: To ``[features, logits]``.
-        optimizer: Built for the model's trainable variables; its rate is set before each call.
-        training: Whether BatchNorm normalizes by the batch and moves its statistics.
-
-    Raises:
-        ConfigError: Keras runs on a backend that has no such step.
-    """
-    backend = import_keras().backend.backend()
-    if backend == "tensorflow":
-        return _tensorflow_step(model, optimizer, training=training)
-    if backend == "jax":
-        return _jax_step(model, optimizer, training=training)
-    raise ConfigError(
-        f"finetune: expected Keras on TensorFlow or JAX. Received: KERAS_BACKEND={backend}.",
-        hint="Unset KERAS_BACKEND.",
-    )
-
-
-def compile_forward(model: Any) -> Forward:
-    """Return a model in inference mode as a function of NumPy arrays to features and logits."""
-    keras = import_keras()
-    backend = keras.backend.backend()
-    call: Callable[[Any], Any] = model.predict_on_batch
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        signature = [tf.TensorSpec(model.input.shape, model.input.dtype)]
-        call = tf.function(
-            lambda inputs: model(inputs, training=False), input_signature=signature, autograph=False
-        )
-
-    def forward(inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        features, logits = (keras.ops.convert_to_numpy(item) for item in call(inputs))
-        return np.array(features, np.float32), np.array(logits, np.float32)
-
-    return forward
-
-
-def seed_random_layers(model: Any, seed: int, step: int) -> None:
-    """Set what layers that draw (dropout, stochastic depth) draw from, for one step."""
-    generators = [
-        layer.seed_generator
-        for layer in _all_layers(model)
-        if getattr(layer, "seed_generator", None) is not None
-    ]
-    drawn = np.random.default_rng([seed, _RANDOM_LAYERS, step])
-    for generator in generators:
-        generator.state.assign(drawn.integers(0, 2**31, 2).astype(generator.state.dtype))
-
-
 def set_precision(surgery: Surgery, precision: str) -> None:
     """Give the trained part an arithmetic, for what is compiled from now on.
 
@@ -285,30 +265,36 @@ def digest_of(variables: Sequence[Any]) -> str:
     return sha256.hexdigest()
 
 
-def _all_layers(model: Any) -> Iterator[Any]:
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _all_layers(layer)
-        yield layer
-
-
 def _inputs(operation: Any) -> list[Any]:
     found = operation.input
     return list(found) if isinstance(found, list | tuple) else [found]
 
 
-def _unknown_part(name: str, layers: Sequence[str]) -> ConfigError:
-    stages = dict.fromkeys(layer.partition("_block")[0] for layer in layers if "_block" in layer)
-    blocks = dict.fromkeys("_".join(layer.split("_")[:2]) for layer in layers if "_block" in layer)
-    valid = [ALL, *stages, *blocks, *layers]
-    near = difflib.get_close_matches(name, valid, n=1)
+def _parts(name: str) -> tuple[str, ...]:
+    """Return the block that a layer's name tells and, where it has one, the stage; or nothing."""
+    for pattern in _BLOCK_NAMES:
+        found = pattern.match(name)
+        if found is not None:
+            return found.groups()
+    return ()
+
+
+def _begins_block(network: Any, number: int) -> bool:
+    has_kernel = any(len(weight.shape) > 1 for weight in network.layers[number].weights)
+    return has_kernel and cut_at(network, number).boundary is not None
+
+
+def _unknown_part(name: str, network: Any) -> ConfigError:
+    layers = [layer.name for layer in network.layers]
+    stages = list(dict.fromkeys(stage for layer in layers for stage in _parts(layer)[1:]))
+    blocks = list(dict.fromkeys(block for block in blocks_of(network) if block))
+    near = difflib.get_close_matches(name, [ALL, *stages, *blocks, *layers], n=1)
     suggestion = f" Did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(stages) or "none, as its layers' names tell none"
     return ConfigError(
         f"--unfreeze-from: expected a stage, a block or a layer of the backbone. "
         f"Received: {name!r}.{suggestion}",
-        hint=f"Stages: {listed}; or all; a block, such as {next(iter(blocks), layers[-1])}; "
-        "or a layer's name.",
+        hint=f"Stages: {listed}; or all; or a layer's name. Blocks: {', '.join(blocks) or 'none'}.",
     )
 
 
@@ -328,60 +314,3 @@ def _bottom(keras: Any, loaded: FrozenBackbone, boundary: Any) -> FrozenBackbone
         dim=dim,
         weights_sha256=loaded.weights_sha256,
     )
-
-
-def _mean_loss(logits: Any, classes: Any, row_weights: Any) -> Any:
-    """Return the mean over rows of weight times cross-entropy, as Keras' ``fit`` does."""
-    ops = import_keras().ops
-    logits = ops.cast(logits, "float32")
-    losses = -ops.take_along_axis(ops.log_softmax(logits, axis=-1), classes[:, None], axis=-1)
-    return ops.mean(losses[:, 0] * row_weights)
-
-
-def _tensorflow_step(model: Any, optimizer: Any, *, training: bool) -> Step:
-    import tensorflow as tf
-
-    variables = model.trainable_variables
-
-    def step(inputs: Any, classes: Any, row_weights: Any) -> Any:
-        with tf.GradientTape() as tape:
-            loss = _mean_loss(model(inputs, training=training)[1], classes, row_weights)
-            scaled = optimizer.scale_loss(loss)
-        optimizer.apply(tape.gradient(scaled, variables), variables)
-        return loss
-
-    signature = [
-        tf.TensorSpec(model.input.shape, model.input.dtype),
-        tf.TensorSpec((None,), tf.int32),
-        tf.TensorSpec((None,), tf.float32),
-    ]
-    compiled: Step = tf.function(
-        step, input_signature=signature, autograph=False, jit_compile=gpu_name() is not None
-    )
-    return compiled
-
-
-def _jax_step(model: Any, optimizer: Any, *, training: bool) -> Step:
-    import jax
-
-    def loss_of(trained: Any, others: Any, inputs: Any, classes: Any, row_weights: Any) -> Any:
-        outputs, others = model.stateless_call(trained, others, inputs, training=training)
-        return _mean_loss(outputs[1], classes, row_weights), others
-
-    def update(trained: Any, others: Any, moments: Any, *batch: Any) -> Any:
-        differentiate = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, others), gradients = differentiate(trained, others, *batch)
-        trained, moments = optimizer.stateless_apply(moments, gradients, trained)
-        return loss, (trained, others, moments)
-
-    compiled = jax.jit(update)
-
-    def step(*batch: Any) -> Any:
-        groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
-        values = [[variable.value for variable in group] for group in groups]
-        loss, changed = compiled(*values, *batch)
-        for group, arrays in zip(groups, changed, strict=True):
-            assign(group, arrays)
-        return loss
-
-    return step

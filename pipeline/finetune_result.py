@@ -36,6 +36,7 @@ class Outcome:
         classes: Class number of each logit.
         mean: What the head's frozen scaler subtracts, float64 ``(dim,)``.
         scale: What it divides by, float64 ``(dim,)``.
+        dropout: Share of the head's hidden units that training dropped.
         params: How the head was trained, as parameters of a dense head.
         progress: Losses by epoch, and which epoch is kept.
         estimated_seconds: Of an epoch, before training.
@@ -47,6 +48,7 @@ class Outcome:
     classes: NDArray[np.int64]
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
+    dropout: float
     params: Mapping[str, Any]
     progress: Progress
     estimated_seconds: float
@@ -148,7 +150,7 @@ def _as_dense(network: Any, outcome: Outcome) -> "DenseHead":
 
     arrays = [np.asarray(value) for layer in network.layers for value in layer.get_weights()]
     widths = tuple(bias.shape[0] for bias in arrays[1:-1:2])
-    head = DenseHead(hidden=widths, dropout=0.0, **outcome.params)
+    head = DenseHead(hidden=widths, dropout=outcome.dropout, **outcome.params)
     head.classes_, head.n_features_in_ = outcome.classes, outcome.features.shape[1]
     head.mean_, head.scale_, head.weights_ = outcome.mean, outcome.scale, arrays
     head.notes_ = (f"finetune: {outcome.progress.stopped}",) if outcome.progress.stopped else ()

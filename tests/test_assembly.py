@@ -185,9 +185,11 @@ def test_head_network_trains_all_but_the_scaler() -> None:
     head, _ = fitted("dense")
     network = head_network(head)
     names = [layer.name for layer in network.layers]
-    assert names == ["features", "scaler", "hidden_1", "hidden_2", "logits"]
+    assert names == [
+        "features", "scaler", "hidden_1", "dropout_1", "hidden_2", "dropout_2", "logits"
+    ]  # fmt: skip
     assert network.layers[1].weights == []
-    assert network.trainable_variables == network.variables
+    assert network.trainable_variables == network.weights
     for received, expected in zip(network.get_weights(), head.weights_, strict=True):
         np.testing.assert_array_equal(received, expected)
 

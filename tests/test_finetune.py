@@ -25,6 +25,7 @@ from pipeline import (
     backbone,
     finetune_cache,
     finetune_command,
+    finetune_steps,
     heads,
     machine,
     text,
@@ -480,8 +481,9 @@ def test_exactly_what_is_above_the_cut_is_trained(name: str) -> None:
     fixed = surgery.fixed(trains_statistics=False)
     before, changed = surgery_of.digest_of(fixed), surgery_of.values_of(surgery.state)
     images, classes = small_batch()
-    optimizer = surgery_of.adamw(surgery.whole, "float32")
-    step = surgery_of.compile_step(surgery.whole, optimizer, training=False)
+    variables = surgery.whole.trainable_variables
+    optimizer = finetune_steps.adamw(variables, [1.0] * len(variables))
+    step = finetune_steps.compile_step(surgery.whole, surgery.head, optimizer, training=False)
     optimizer.learning_rate.assign(1e-2)
     for _ in range(3):
         step(images, classes, np.ones(12, np.float32))
@@ -510,7 +512,7 @@ def test_updates_on_the_boundary_equal_those_on_images() -> None:
         # Steepest descent at a rate of one changes weights by their gradients.
         optimizer = import_keras().optimizers.SGD(1.0)
         optimizer.build(model.trainable_variables)
-        step = surgery_of.compile_step(model, optimizer, training=False)
+        step = finetune_steps.compile_step(model, surgery.head, optimizer, training=False)
         step(inputs, classes, row_weights)
         made = surgery_of.values_of(surgery.state)
         gradients.append([old - new for old, new in zip(start, made, strict=True)])
@@ -527,9 +529,9 @@ def test_a_step_equals_that_of_keras() -> None:
     images, classes = small_batch()
     row_weights = np.linspace(0.5, 2, 12).astype(np.float32)
     start = surgery_of.values_of(surgery.state)
-    optimizer = surgery_of.adam(surgery.whole)
+    optimizer = finetune_steps.adam(surgery.whole.trainable_variables)
     optimizer.learning_rate.assign(1e-3)
-    step = surgery_of.compile_step(surgery.whole, optimizer, training=True)
+    step = finetune_steps.compile_step(surgery.whole, surgery.head, optimizer, training=True)
     ours = [float(step(images, classes, row_weights)) for _ in range(3)]
     made = surgery_of.values_of(surgery.state)
     surgery_of.assign(surgery.state, start)
@@ -555,7 +557,8 @@ def test_the_tutorial_moves_statistics_above_the_cut_only() -> None:
     moving = [item for item in surgery.state if "moving" in item.path]
     statistics = surgery_of.digest_of(moving)
     images, classes = small_batch()
-    step = surgery_of.compile_step(surgery.whole, surgery_of.adam(surgery.whole), training=True)
+    optimizer = finetune_steps.adam(surgery.whole.trainable_variables)
+    step = finetune_steps.compile_step(surgery.whole, surgery.head, optimizer, training=True)
     step(images, classes, np.ones(12, np.float32))
     assert surgery_of.digest_of(fixed) == before
     assert surgery_of.digest_of(moving) != statistics
@@ -583,7 +586,7 @@ def small_training(path: Path, source: Any, **changes: Any) -> tuple[FineTuning,
     y = (np.arange(18) % 3).astype(np.int64)
     rows = Rows(source, y, np.arange(3), np.arange(12), np.arange(12, 18), np.ones(12, np.float32))
     training = FineTuning(
-        surgery.whole, surgery.state, recipe, rows, checkpoint=path, identity={"seed": 3}
+        surgery.whole, surgery, recipe, rows, checkpoint=path, identity={"seed": 3}
     )
     return training, surgery
 
@@ -891,7 +894,9 @@ def test_augmented_training_needs_no_cache_and_repeats(trained: Path) -> None:
 @pytest.mark.slow
 def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = {**finetune_command.SEED_PRESET, "epochs": 2, "batch_size": 16}
-    assert finetune_command.SEED_PRESET == {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3}
+    assert finetune_command.SEED_PRESET == {
+        "epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"
+    }  # fmt: skip
     monkeypatch.setattr(finetune_command, "SEED_PRESET", short)
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "seed"), preset="seed", notes=notes)

@@ -1,0 +1,208 @@
+"""The compiled parts of fine-tuning: the optimizer, one step, and outputs in inference mode.
+
+Called by ``finetune``. Frozen state and inference mode are two things: layers below the cut are
+frozen, and the whole backbone is called with ``training=False``, so that BatchNorm above the cut
+learns scale and shift and keeps its moving statistics. The preset ``seed`` alone calls it with
+``training=True``. The head is always trained with its dropout.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+from pipeline.finetune_model import assign
+from pipeline.runtime import gpu_name, import_keras
+
+# What each optimizer takes of a kernel, times the rate, at every step. Biases, and the scale and
+# shift of normalizations, are left alone.
+WEIGHT_DECAYS: Final[Mapping[str, float]] = MappingProxyType({"adam": 0.0, "adamw": 1e-2})
+# The stream of random numbers, of a seed, that is for layers that draw.
+_RANDOM_LAYERS: Final = 2
+
+Step = Callable[[NDArray[Any], NDArray[np.int32], NDArray[np.float32]], Any]
+Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def adamw(
+    variables: Sequence[Any],
+    factors: Sequence[float],
+    *,
+    weight_decay: float = WEIGHT_DECAYS["adamw"],
+    precision: str = "float32",
+) -> Any:
+    """Return AdamW with a rate of each variable's own, built.
+
+    Adam's steps do not depend on the scale of gradients, so what is scaled is the rate, and with it
+    the weight decay. With factors of one it is Keras' AdamW.
+
+    Args:
+        variables: What is trained.
+        factors: Share of the rate that each of them has.
+        weight_decay: Decoupled weight decay of kernels; Loshchilov and Hutter 2019, "Decoupled
+            Weight Decay Regularization", algorithm 2.
+        precision: Arithmetic of training; with float16 the loss is scaled, which would else lose
+            gradients.
+    """
+    keras = import_keras()
+    decays = [weight_decay if len(item.shape) > 1 else 0.0 for item in variables]
+
+    base: Any = keras.optimizers.Adam
+
+    class AdamWByVariable(base):
+        """Adam with a rate and a weight decay of each variable's own."""
+
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            number = self._get_variable_index(variable)
+            rate = keras.ops.cast(learning_rate, variable.dtype) * factors[number]
+            if decays[number]:
+                self.assign_sub(variable, variable * decays[number] * rate)
+            super().update_step(gradient, variable, rate)
+
+    optimizer: Any = AdamWByVariable(1.0)
+    if precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(variables)
+    return optimizer
+
+
+def adam(variables: Sequence[Any]) -> Any:
+    """Return Keras' Adam, built."""
+    optimizer = import_keras().optimizers.Adam(1.0)
+    optimizer.build(variables)
+    return optimizer
+
+
+def compile_step(model: Any, head: Any, optimizer: Any, *, training: bool) -> Step:
+    """Return one step of training: inputs, class numbers and row weights to the mean loss.
+
+    Args:
+        model: To ``[features, logits]``.
+        head: The part of it that makes logits of features; trained with its dropout.
+        optimizer: Built for the model's trainable variables; its rate is set before each call.
+        training: Whether BatchNorm normalizes by the batch and moves its statistics.
+
+    Raises:
+        ConfigError: Keras runs on a backend that has no such step.
+    """
+
+    def loss_of(inputs: Any, classes: Any, row_weights: Any) -> Any:
+        # Keras 3.15 hands ``training`` down to every layer of a model, whatever was recorded for
+        # one. So the head, whose dropout is on, is called apart; the model's own logits are unused.
+        features, _ = model(inputs, training=training)
+        return _mean_loss(head(features, training=True), classes, row_weights)
+
+    backend = import_keras().backend.backend()
+    if backend == "tensorflow":
+        return _tensorflow_step(loss_of, model, optimizer)
+    if backend == "jax":
+        return _jax_step(loss_of, model, optimizer)
+    raise ConfigError(
+        f"finetune: expected Keras on TensorFlow or JAX. Received: KERAS_BACKEND={backend}.",
+        hint="Unset KERAS_BACKEND.",
+    )
+
+
+def compile_forward(model: Any) -> Forward:
+    """Return a model in inference mode as a function of NumPy arrays to features and logits."""
+    keras = import_keras()
+    backend = keras.backend.backend()
+    call: Callable[[Any], Any] = model.predict_on_batch
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec(model.input.shape, model.input.dtype)]
+        call = tf.function(
+            lambda inputs: model(inputs, training=False), input_signature=signature, autograph=False
+        )
+
+    def forward(inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        features, logits = (keras.ops.convert_to_numpy(item) for item in call(inputs))
+        return np.array(features, np.float32), np.array(logits, np.float32)
+
+    return forward
+
+
+def seed_random_layers(model: Any, seed: int, step: int) -> None:
+    """Set what layers that draw (dropout, stochastic depth) draw from, for one step."""
+    generators = [
+        layer.seed_generator
+        for layer in _all_layers(model)
+        if getattr(layer, "seed_generator", None) is not None
+    ]
+    drawn = np.random.default_rng([seed, _RANDOM_LAYERS, step])
+    # From the top down: layers above a cut draw the same whether the part below is there or not.
+    for generator in reversed(generators):
+        generator.state.assign(drawn.integers(0, 2**31, 2).astype(generator.state.dtype))
+
+
+def _all_layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _all_layers(layer)
+        yield layer
+
+
+def _mean_loss(logits: Any, classes: Any, row_weights: Any) -> Any:
+    """Return the mean over rows of weight times cross-entropy, as Keras' ``fit`` does."""
+    ops = import_keras().ops
+    logits = ops.cast(logits, "float32")
+    losses = -ops.take_along_axis(ops.log_softmax(logits, axis=-1), classes[:, None], axis=-1)
+    return ops.mean(losses[:, 0] * row_weights)
+
+
+def _tensorflow_step(loss_of: Callable[..., Any], model: Any, optimizer: Any) -> Step:
+    import tensorflow as tf
+
+    variables = model.trainable_variables
+
+    def step(inputs: Any, classes: Any, row_weights: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = loss_of(inputs, classes, row_weights)
+            scaled = optimizer.scale_loss(loss)
+        optimizer.apply(tape.gradient(scaled, variables), variables)
+        return loss
+
+    signature = [
+        tf.TensorSpec(model.input.shape, model.input.dtype),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None,), tf.float32),
+    ]
+    compiled: Step = tf.function(
+        step, input_signature=signature, autograph=False, jit_compile=gpu_name() is not None
+    )
+    return compiled
+
+
+def _jax_step(loss_of: Callable[..., Any], model: Any, optimizer: Any) -> Step:
+    import jax
+
+    keras = import_keras()
+    groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+    variables = [variable for group in groups for variable in group]
+
+    def scaled_loss(trained: Any, others: Any, moments: Any, *batch: Any) -> Any:
+        mapping = zip(variables, (*trained, *others, *moments), strict=True)
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            loss = loss_of(*batch)
+            scaled = optimizer.scale_loss(loss)
+        return scaled, (loss, [scope.get_current_value(variable) for variable in groups[1]])
+
+    def update(trained: Any, others: Any, moments: Any, *batch: Any) -> Any:
+        differentiate = jax.value_and_grad(scaled_loss, has_aux=True)
+        (_, (loss, others)), gradients = differentiate(trained, others, moments, *batch)
+        trained, moments = optimizer.stateless_apply(moments, gradients, trained)
+        return loss, (trained, others, moments)
+
+    compiled = jax.jit(update)
+
+    def step(*batch: Any) -> Any:
+        loss, changed = compiled(*([item.value for item in group] for group in groups), *batch)
+        for group, arrays in zip(groups, changed, strict=True):
+            assign(group, arrays)
+        return loss
+
+    return step
