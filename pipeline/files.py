@@ -40,11 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8 atomically; undecodable bytes of file names survive the round trip."""
-    write_bytes(path, text.encode("utf-8", errors="surrogateescape"))
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write bytes atomically."""
+    data = text.encode("utf-8", errors="surrogateescape")
     write_atomically(path, lambda temporary: _fill(temporary, data))
 
 

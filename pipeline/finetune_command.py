@@ -5,7 +5,6 @@ trains, and records the outcome as a run of its own, beside the stage-2 head.
 """
 
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,23 +13,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline import assembly, event_files, stitch, views
+from pipeline import assembly, event_files, views
 from pipeline.backbone import FrozenBackbone
-from pipeline.calibration import probabilities
-from pipeline.config import (
-    CommonOptions,
-    FinetuneOptions,
-    TrainHeadOptions,
-    default_of,
-    flag_of,
-)
-from pipeline.errors import (
-    ConfigError,
-    RunError,
-    StaleFeaturesError,
-)
+from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
+from pipeline.errors import ConfigError, RunError
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
 from pipeline.finetune_model import (
@@ -45,23 +32,18 @@ from pipeline.finetune_model import (
 )
 from pipeline.finetune_result import WEIGHTS, Outcome, record_outcome
 from pipeline.finetune_source import open_source
-from pipeline.finetune_steps import compile_forward
+from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
-from pipeline.learning_curve import head_room
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.runtime import gpu_name
-from pipeline.stage_two import features_of, result_of
+from pipeline.stage_two import result_of
 
 NAME: Final = "finetune"
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
 SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
     {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"}
 )
-# Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
-# largest feature. Where numbers are kept or computed in 16 bits, by what these lose.
-START_TOLERANCE: Final = stitch.TOLERANCE
-HALF_TOLERANCE: Final = 5e-2
 # Options that make another result.
 _COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "optimizer",
                    "layer_decay", "precision", "cache_precision", "class_weight",
@@ -108,10 +90,10 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
         original = loaded.arrays()
         surgery = _surgery(options, origin, loaded)
         if options.preset is None:
-            _check_stitch(options, origin, surgery, reporter)
+            check_network(options, origin, surgery, reporter)
         with open_source(options, origin, surgery, photos, turns, reporter) as (source, model):
             training = _training(options, origin, path, inputs, surgery, source, model)
-            difference = None if options.preset else _check_start(options, origin, training)
+            difference = None if options.preset else check_start(options, origin, training)
             # Not before: what cannot begin leaves nothing behind, and replaces nothing.
             run = run or _create_run(path, inputs, origin)
             if options.preset is None:
@@ -266,7 +248,7 @@ def _train(
     if training.resume():
         reporter.say(f"Going on after epoch {training.progress.epoch}")
     seconds = training.estimate()
-    _say_estimate(options, origin, seconds, reporter)
+    say_estimate(options, origin, seconds, reporter)
     log = partial(event_files.keep, _path_of(options) / WEIGHTS / _TENSORBOARD)
     training.run(reporter, after_epoch=log)
     if digest_of(fixed) != before:
@@ -293,84 +275,11 @@ def _train(
     )
 
 
-def _check_stitch(
-    options: FinetuneOptions, origin: Origin, surgery: Surgery, reporter: Reporter
-) -> None:
-    """Compare network and head, from images to probabilities, with the cached path.
-
-    Raises:
-        StaleFeaturesError: An image changed, or the network makes other features than the store's.
-        RunError: The head is not the one that the run scored.
-        PipelineError: The network as a whole disagrees with head and features.
-    """
-    allowed = _tolerance(options, origin)
-    found = stitch.sample(origin.run, origin.store)
-    reporter.say(f"Comparing the network with stored features on {len(found.paths)} images")
-    forward, head = compile_forward(surgery.whole), origin.head
-    stitch.check_features(found, lambda pixels: forward(pixels)[0], origin.store, allowed)
-    stitch.check_head(origin.run, origin.store, origin.name, head)
-    num_classes = len(origin.run.record["classes"])
-
-    def predict(pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
-        spread = np.full((len(pixels), num_classes), -np.inf)
-        spread[:, head.classes_] = forward(pixels)[1]
-        return probabilities([spread], head.temperature_)
-
-    expected = stitch.cached_probabilities(head, [found.features], num_classes)
-    stitch.compare(found, expected, predict, "The network to fine-tune", allowed)
-
-
-def _tolerance(options: FinetuneOptions, origin: Origin) -> float:
-    """Return what the start may differ by from stage 2's answers."""
-    kinds = (options.precision, options.cache_precision, origin.store.identity["precision"])
-    return START_TOLERANCE if set(kinds) == {"float32"} else HALF_TOLERANCE
-
-
-def _check_start(options: FinetuneOptions, origin: Origin, training: FineTuning) -> float:
-    """Compare the untrained network with the head on stored features, on val.
-
-    Raises:
-        StaleFeaturesError: They disagree.
-    """
-    rows = origin.rows("val")
-    stored = probabilities([origin.head.scores(origin.store.read(origin.examples.keys[rows]))], 1.0)
-    received = probabilities([training.outputs(rows)[1]], 1.0)
-    differences = np.abs(stored - received).max(axis=1)
-    worst = int(differences.argmax())
-    allowed = _tolerance(options, origin)
-    if not differences[worst] <= allowed:
-        raise StaleFeaturesError(
-            f"Expected fine-tuning to start at the answers of {origin.name} in "
-            f"{str(origin.run.path)!r}. Received: probabilities that differ by "
-            f"{differences[worst]:.1e} (allowed: {allowed:.0e}) for "
-            f"{origin.examples.paths[rows[worst]]!r}.",
-            hint="The features or the head are not of this network: extract and train again.",
-        )
-    return float(differences[worst])
-
-
-def _say_estimate(
-    options: FinetuneOptions, origin: Origin, seconds: float, reporter: Reporter
-) -> None:
-    """Say what training costs and what there is to gain."""
-    val = origin.run.record["heads"][origin.name]["val"]
-    low, high = val["accuracy_ci95"]
-    reporter.say(
-        f"About {seconds:.1f} s an epoch, {seconds * options.epochs:.0f} s for {options.epochs}. "
-        f"Stage 2 ({origin.name}): val accuracy {val['accuracy']:.4f} (95 % interval {low:.4f} to "
-        f"{high:.4f}), so that {1 - val['accuracy']:.4f} is left to gain"
-    )
-
-
 def _say_head_room(run: Run, origin: Origin, reporter: Reporter) -> None:
     """Say whether more photos or better features are to gain by; record it in the run once."""
     record = run.record.setdefault(NAME, {})
     if "head_room" not in record:
-        began = time.perf_counter()
-        augment = tuple(origin.run.record["inputs"]["augment"] or ())
-        data = features_of(origin.store, origin.examples, TrainHeadOptions(augment=augment))
-        found = head_room(origin.head, data)
-        record["head_room"] = {**found, "seconds": time.perf_counter() - began}
+        record["head_room"] = measure_head_room(origin)
         run.save_record()
     found = record["head_room"]
     reporter.say(f"{found['text']} ({found['seconds']:.1f} s)")

@@ -956,7 +956,7 @@ def test_a_network_that_disagrees_with_stage_two_is_refused(
     with pytest.raises(PipelineError, match="network to fine-tune differs from the cached path"):
         run_finetune(trained / "run", **options)
     # Activations in a cache may be wrong where images are right.
-    monkeypatch.setattr(finetune_command, "_check_stitch", lambda *_: None)
+    monkeypatch.setattr(finetune_command, "check_network", lambda *_: None)
     with pytest.raises(StaleFeaturesError, match="start at the answers of logreg"):
         run_finetune(trained / "run", **options)
     assert not (tmp_path / "run").exists()
