@@ -560,7 +560,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert "finetune" not in Run.open(trained / "killed").record
+    assert "verdict" not in Run.open(trained / "killed").record.get("finetune", {})
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines
