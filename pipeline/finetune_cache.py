@@ -73,6 +73,7 @@ class BoundaryCache:
         self._wanted = np.arange(len(keys)) if rows is None else rows
         self.shape = shape
         self._dtype = np.dtype(precision).newbyteorder("<")
+        self._checked: dict[Path, Keys] = {}
         self._places: dict[bytes, tuple[int, int]] = {}
         self._files: list[h5py.File] = []
         self._loaded: list[NDArray[Any]] = []
@@ -84,7 +85,7 @@ class BoundaryCache:
             CorruptShardError: A shard is not what was written.
         """
         shards = boundary_shards.paths(self.folder)
-        stored = {bytes(key) for path in shards for key in boundary_shards.checked_keys(path)}
+        stored = {bytes(key) for path in shards for key in self._keys_of(path)}
         rows = self._wanted[unique_rows(self._keys[self._wanted])]
         return np.array([row for row in rows if bytes(self._keys[row]) not in stored], np.intp)
 
@@ -151,7 +152,7 @@ class BoundaryCache:
         shards = boundary_shards.paths(self.folder)
         is_small = sum(path.stat().st_size for path in shards) <= machine.free_memory() // 2
         for number, path in enumerate(shards):
-            for row, key in enumerate(boundary_shards.checked_keys(path)):
+            for row, key in enumerate(self._keys_of(path)):
                 self._places.setdefault(bytes(key), (number, row))
             self._files.append(h5py.File(path, "r"))
             if is_small:
@@ -173,6 +174,12 @@ class BoundaryCache:
             else:
                 out[place] = self._files[shard]["activations"][line]
         return out
+
+    def _keys_of(self, path: Path) -> Keys:
+        """Return the keys of a shard, which is hashed once."""
+        if path not in self._checked:
+            self._checked[path] = boundary_shards.checked_keys(path)
+        return self._checked[path]
 
     def _converted(self, flat: NDArray[np.float32]) -> NDArray[Any]:
         """Return activations in the cache's precision and shape."""
