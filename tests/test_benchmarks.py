@@ -75,6 +75,28 @@ def test_finetune() -> None:
     assert "keras_fit_over_cached" in run("finetune.py", "--quick")
 
 
+def test_finetune_memory() -> None:
+    result = run("finetune_memory.py", "--quick")
+    for mode in ("cached", "augmented"):
+        found = result[mode]
+        assert [row["epoch"] for row in found["epochs"]] == [1, 2, 3]
+        # TensorFlow alone takes hundreds of megabytes; the system's own count is the highest.
+        assert all(300 < row["resident_mb"] <= row["peak_mb"] for row in found["epochs"])
+        peaks = [row["peak_mb"] for row in found["epochs"]]
+        peaks += [found["before_training_peak_mb"], found["after_training_peak_mb"]]
+        assert max(peaks) == pytest.approx(found["peak_mb"], rel=0.2)
+
+
+def test_predict() -> None:
+    result = run("predict.py", "--quick", "--engine", "keras")
+    assert result["engine"] == "keras" and result["predict_over_extract"]["ratio"] > 0
+    for name in ("images_per_second", "startup_seconds", "process_seconds"):
+        assert {peer: len(found) for peer, found in result[name].items()} == {
+            "extract": 1,
+            "predict": 1,
+        }
+
+
 def test_train_head_command() -> None:
     assert run("train_head_command.py", "--quick")["tensorflow_loaded"] is False
 
