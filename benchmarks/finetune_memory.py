@@ -1,7 +1,8 @@
 """Memory of ``pipeline finetune``, epoch by epoch: whether it grows, and what an epoch takes.
 
 The command runs in a process of its own, once on the cache of frozen activations and once on
-augmented images. Its resident memory is read all the time, and once more when it says that an epoch is over.
+augmented images. Its resident memory is read all the time, and whenever it says that an epoch is
+over.
 
 Usage: python benchmarks/finetune_memory.py [--images 256] [--unfreeze-from conv5] [--quick]
 """
