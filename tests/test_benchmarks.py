@@ -1,12 +1,16 @@
 """The benchmark scripts run and print what the documentation quotes; nothing here is timed."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -73,6 +77,67 @@ def test_seed_head() -> None:
 
 def test_finetune() -> None:
     assert "keras_fit_over_cached" in run("finetune.py", "--quick")
+
+
+def test_finetune_outcomes() -> None:
+    result = run("finetune_outcomes.py", "--quick")
+    (found,) = result["by_seed"]
+    assert found["images"] == {"train": 27, "val": 9, "test": 9}
+    assert found["default"]["start_difference"] < 1e-3
+    assert found["preset_seed"]["start_difference"] is None
+    assert found["preset_seed"]["kept_epoch"] == 10
+    pair = found["default_against_preset_seed"]
+    accuracies = [found[name]["test"]["accuracy"] for name in ("default", "preset_seed")]
+    assert pair["difference"] == pytest.approx(accuracies[0] - accuracies[1])
+    start = found["stage_two"][found["starting_head"]]
+    for name, accuracy in zip(("default", "preset_seed"), accuracies, strict=True):
+        difference = found[name]["against_stage_two"]["difference"]
+        assert difference == pytest.approx(accuracy - start["test"]["accuracy"])
+        assert result["summary"][name]["test_accuracy"] == {"mean": round(accuracy, 4), "sd": None}
+
+
+def test_crops_of_a_picture_keep_to_their_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    outcomes = importlib.import_module("finetune_outcomes")
+    # The level of red says how far right a pixel was.
+    level = np.linspace(0, 250, 400).astype(np.uint8)
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.tile(level[:, np.newaxis], (300, 1, 3))).save(tmp_path / "pictures/a.png")
+    options = SimpleNamespace(pictures=tmp_path / "pictures", classes=1, crops=20)
+    folders = outcomes.crops(options, tmp_path, 0)
+    for split, (start, end) in outcomes.SPLITS.items():
+        paths = list((folders / split / "picture00").iterdir())
+        assert len(paths) == round(20 * (end - start))
+        reds = np.concatenate([np.asarray(Image.open(path))[..., 0].ravel() for path in paths])
+        # JPEG moves levels a little.
+        assert 250 * start - 4 < reds.min() < reds.max() < 250 * end + 4
+    options.classes = 2
+    with pytest.raises(SystemExit, match="Received: 1 in"):
+        outcomes.crops(options, tmp_path / "other", 0)
+
+
+def test_finetune_memory() -> None:
+    result = run("finetune_memory.py", "--quick")
+    for mode in ("cached", "augmented"):
+        found = result[mode]
+        assert [row["epoch"] for row in found["epochs"]] == [1, 2, 3]
+        # TensorFlow alone takes hundreds of megabytes; the system's own count is the highest.
+        assert all(300 < row["resident_mb"] <= row["peak_mb"] for row in found["epochs"])
+        peaks = [row["peak_mb"] for row in found["epochs"]]
+        peaks += [found["before_training_peak_mb"], found["after_training_peak_mb"]]
+        assert max(peaks) == pytest.approx(found["peak_mb"], rel=0.2)
+
+
+def test_predict() -> None:
+    result = run("predict.py", "--quick", "--engine", "keras")
+    assert result["engine"] == "keras" and result["predict_over_extract"]["ratio"] > 0
+    for name in ("images_per_second", "startup_seconds", "process_seconds"):
+        assert {peer: len(found) for peer, found in result[name].items()} == {
+            "extract": 1,
+            "predict": 1,
+        }
 
 
 def test_train_head_command() -> None:
