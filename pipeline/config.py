@@ -278,7 +278,7 @@ class FinetuneOptions:
         "conv5", "first part to train: conv5, conv4, a block, a layer's name, or all", "NAME"
     )
     epochs: int = _integer(20, "most passes over train", 1)
-    learning_rate: float = _number(1e-4, "rate after warm-up", 1e-9, 1.0)
+    learning_rate: float = _number(1e-5, "rate after warm-up", 1e-9, 1.0)
     batch_size: int = _integer(32, "images per step", 1)
     optimizer: str = _choice("adamw", ("adamw", "adam"), "adam is without weight decay")
     layer_decay: float = _number(
@@ -298,7 +298,7 @@ class FinetuneOptions:
         "float32", ("float32", "float16"), "numbers in the cache of frozen activations"
     )
     class_weight: str | None = _choice(None, ("balanced",), "weigh classes by their frequency")
-    patience: int = _integer(5, "epochs without a better val before stopping", 1)
+    patience: int = _integer(10, "epochs without a better val before stopping", 1)
     weights: str | None = _text(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
