@@ -146,7 +146,7 @@ def _locked(folder: Path) -> Iterator[bool]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_free = True
-        except BlockingIOError:
+        except OSError:  # held, or a file system that cannot lock folders
             is_free = False
         yield is_free
     finally:

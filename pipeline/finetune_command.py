@@ -5,7 +5,8 @@ trains, and records the outcome as a run of its own, beside the stage-2 head.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, views
+from pipeline import assembly, event_files, heads, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
 from pipeline.errors import ConfigError, RunError
+from pipeline.files import exclusive, sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
 from pipeline.finetune_model import (
@@ -30,16 +32,16 @@ from pipeline.finetune_model import (
     seed_head,
     set_precision,
 )
-from pipeline.finetune_result import WEIGHTS, Outcome, record_outcome
+from pipeline.finetune_result import Outcome, record_outcome
 from pipeline.finetune_source import open_source
 from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
 from pipeline.reporting import Reporter
 from pipeline.run import Run
+from pipeline.run_backbone import FINETUNED
 from pipeline.runtime import gpu_name
 from pipeline.stage_two import result_of
 
-NAME: Final = "finetune"
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
 SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
     {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"}
@@ -77,9 +79,22 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
     options = _checked(options)
     origin = open_origin(options)
     path, inputs = _path_of(options), _inputs(options, origin)
-    run = _begun_run(path, inputs, origin, force=common.force)
+    with _reserved(path, origin):
+        return _finetune(options, origin, path, inputs, reporter, force=common.force)
+
+
+def _finetune(
+    options: FinetuneOptions,
+    origin: Origin,
+    path: Path,
+    inputs: Mapping[str, Any],
+    reporter: Reporter,
+    *,
+    force: bool,
+) -> dict[str, Any]:
+    run = _begun_run(path, inputs, force=force)
     if run is not None and "verdict" in run.record.get("finetune", {}):
-        reporter.say(f"{NAME}: already in {run.path}, kept")
+        reporter.say(f"finetune: already in {run.path}, kept")
         return _result(run)
     rows = origin.run.manifest()
     turns = Turns.drawn(options.views, seed=options.seed, rows=len(rows))
@@ -103,8 +118,8 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
             final = (surgery.whole, photos) if is_rounded else (model, source)
             outcome = _train(options, origin, surgery, training, final, reporter)
     outcome = replace(outcome, start_difference=difference)
-    record_outcome(run, NAME, outcome, origin, original, surgery)
-    (run.path / WEIGHTS / _CHECKPOINT).unlink(missing_ok=True)
+    record_outcome(run, FINETUNED, outcome, origin, original, surgery)
+    (run.path / FINETUNED / _CHECKPOINT).unlink(missing_ok=True)
     return _result(run)
 
 
@@ -120,6 +135,12 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
             "--views: expected none with --augment, which draws another image in every epoch, so "
             f"that nothing can be cached. Received: {', '.join(options.views)}.",
             hint="Leave out one of the two.",
+        )
+    if options.precision != "float32" and gpu_name() is None:
+        raise ConfigError(
+            f"--precision: expected float32, in which fine-tuning computes on a processor. "
+            f"Received: {options.precision!r}.",
+            hint="Leave it out, or use a machine with a GPU.",
         )
     if options.preset is None:
         return options
@@ -137,15 +158,18 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
 
 
 def _path_of(options: FinetuneOptions) -> Path:
-    return Path(options.run or f"{options.source.rstrip('/')}-{NAME}")
+    return Path(options.run or f"{options.source.rstrip('/')}-{FINETUNED}")
 
 
 def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
     """Return everything that the result depends on, as a run records it."""
+    head = heads.record_path(origin.run.path / "heads" / origin.name)
     return {
         **origin.run.record["inputs"],
         "finetuned_run": str(origin.run.path.resolve()),
         "starting_head": origin.name,
+        # The file holds the digest of the head's arrays: one that was trained again is another.
+        "starting_head_sha256": sha256_file(head),
         **{name: getattr(options, name) for name in _COUNTED},
         "random_augmentation": options.augment,
         "views": list(options.views) or None,
@@ -153,17 +177,38 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
     }
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: bool) -> Run | None:
-    """Return the run to go on with; None where one is to be made.
+@contextmanager
+def _reserved(path: Path, origin: Origin) -> Iterator[None]:
+    """Keep other processes out of a run's folder; leave none behind where nothing was begun.
 
     Raises:
-        RunError: It was made with other options, or from another run, or is the source itself.
+        RunError: The folder holds something else, or is the run to start from.
+        StoreError: Another process trains into it.
     """
     if path.resolve() == origin.run.path.resolve():
         raise RunError(
             f"Expected another --run than the one to start from. Received: {str(path)!r}.",
             hint="Leave --run out, or choose another.",
         )
+    if not Run.exists(path):
+        Run.require_free(path)
+    lock = path / Run.LOCK
+    with exclusive(lock, f"Another finetune trains into {str(path)!r}."):
+        try:
+            yield
+        finally:
+            if not Run.exists(path):
+                with suppress(OSError):
+                    lock.unlink()
+                    path.rmdir()
+
+
+def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
+    """Return the run to go on with; None where one is to be made.
+
+    Raises:
+        RunError: It was made with other options, or from another run.
+    """
     if force or not Run.exists(path):
         return None
     run = Run.open(path)
@@ -174,7 +219,7 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: 
 def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
     if Run.exists(path):
         Run.remove(path)
-        shutil.rmtree(path / WEIGHTS, ignore_errors=True)
+        shutil.rmtree(path / FINETUNED, ignore_errors=True)
     record = origin.run.record
     source, root = record["source"], Path(record["root"])
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
@@ -191,12 +236,6 @@ def _surgery(options: FinetuneOptions, origin: Origin, loaded: FrozenBackbone) -
         return operate(loaded, head, cut_at(loaded.network, SEED_FROZEN))
     cut = find_cut(loaded.network, options.unfreeze_from)
     surgery = operate(loaded, assembly.head_network(origin.head), cut)
-    if options.precision != "float32" and gpu_name() is None:
-        raise ConfigError(
-            f"--precision: expected float32, in which fine-tuning computes on a processor. "
-            f"Received: {options.precision!r}.",
-            hint="Leave it out, or use a machine with a GPU.",
-        )
     set_precision(surgery, options.precision)
     return surgery
 
@@ -229,7 +268,7 @@ def _training(
         surgery,
         recipe,
         Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
-        checkpoint=path / WEIGHTS / _CHECKPOINT,
+        checkpoint=path / FINETUNED / _CHECKPOINT,
         identity=inputs,
     )
 
@@ -249,7 +288,7 @@ def _train(
         reporter.say(f"Going on after epoch {training.progress.epoch}")
     seconds = training.estimate()
     say_estimate(options, origin, seconds, reporter)
-    log = partial(event_files.keep, _path_of(options) / WEIGHTS / _TENSORBOARD)
+    log = partial(event_files.keep, _path_of(options) / FINETUNED / _TENSORBOARD)
     training.run(reporter, after_epoch=log)
     if digest_of(fixed) != before:
         raise RunError(
@@ -277,7 +316,7 @@ def _train(
 
 def _say_head_room(run: Run, origin: Origin, reporter: Reporter) -> None:
     """Say whether more photos or better features are to gain by; record it in the run once."""
-    record = run.record.setdefault(NAME, {})
+    record = run.record.setdefault(FINETUNED, {})
     if "head_room" not in record:
         record["head_room"] = measure_head_room(origin)
         run.save_record()

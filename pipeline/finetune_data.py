@@ -36,8 +36,6 @@ from pipeline.trained_head import fitted_head, head_name
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-# An augmented image is a window of one decoded this much larger, as in ``views``.
-_MARGIN: Final = 8 / 7
 # Factors of brightness, contrast and of each channel are drawn from 1 less and 1 more than these.
 _BRIGHTNESS: Final = 0.2
 _CONTRAST: Final = 0.2
@@ -113,7 +111,7 @@ class Photos:
         self._size = size
         self._seed = augment_seed
         self._turns = turns or Turns.drawn((), seed=0, rows=len(rows))
-        self._wide = round(size * _MARGIN)
+        self._wide = round(size * views.MARGIN)
         side = size if augment_seed is None else self._wide
         needed = 3 * side * side * len(rows) * len(self._turns.names)
         self._is_kept = needed <= machine.free_memory() // 4
@@ -232,7 +230,8 @@ def open_origin(options: FinetuneOptions) -> Origin:
             f"Received: {options.source!r} with {run.record['split']}.",
             hint="Train with train-head, whose --split gives val a share.",
         )
-    name = _head_name(run, options.head)
+    # The preset has a head of its own, and is compared with any.
+    name = head_name(run, None) if options.preset else _head_name(run, options.head)
     store = run_backbone.open_store(run)
     return Origin(run, store, name, fitted_head(run, name, store.dim), _examples(run))
 

@@ -6,7 +6,7 @@ Called by ``finetune_command``.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,12 @@ from pipeline.finetune import Progress
 from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
 from pipeline.run import FittedHead, Run
+from pipeline.run_backbone import FINETUNED
 from pipeline.scoring import Chosen, score_head
 from pipeline.split_features import SplitFeatures
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.dense import DenseHead
-
-# The folder, in a run, of what belongs to fine-tuning.
-WEIGHTS: Final = "finetune"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +72,10 @@ def record_outcome(
         original: Weights of the backbone before training, by variable path.
         surgery: The trained network.
     """
-    run.record["finetune"] = {
+    run.record[FINETUNED] = {
         # What is to gain, which was recorded before training.
         **run.record.get("finetune", {}),
-        **_save_weights(run.path / WEIGHTS, original, surgery),
+        **_save_weights(run.path / FINETUNED, original, surgery),
         "layer": surgery.cut.layer,
         "boundary": surgery.cut.below or None,
         "start_difference": outcome.start_difference,
@@ -92,7 +90,7 @@ def record_outcome(
     run.add_head(origin.name, before)
     run.add_head(name, _scored(outcome, origin.examples, surgery))
     found = verdict(run, name, origin.name)
-    run.record["finetune"]["verdict"] = found
+    run.record[FINETUNED]["verdict"] = found
     # Where the start was kept, the two differ by rounding alone.
     run.record["best"] = found["recommended"]
     run.save_record()
@@ -110,7 +108,7 @@ def verdict(run: Run, name: str, other: str) -> dict[str, Any]:
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     p_value, count = metrics.mcnemar(only_first, only_second), len(y)
     val = {head: run.record["heads"][head]["val"] for head in (name, other)}
-    kept = run.record["finetune"]["kept_epoch"]
+    kept = run.record[FINETUNED]["kept_epoch"]
     is_better = kept > 0 and run.record["best"] == name
     recommended = name if is_better else other
     scores = " against ".join(

@@ -59,6 +59,9 @@ class Run:
         run.record["heads"]["logreg"]["test"]["accuracy"]
     """
 
+    # Held by whoever trains into a run for long.
+    LOCK: Final = ".lock"
+
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path = path
         self.record = record
@@ -105,11 +108,7 @@ class Run:
         Raises:
             RunError: The directory holds something else.
         """
-        if (path.is_dir() and any(path.iterdir())) or path.is_file():
-            raise RunError(
-                f"Expected a run or an empty folder at {str(path)!r}. Received: something else.",
-                hint="Choose another --run.",
-            )
+        cls.require_free(path)
         path.mkdir(parents=True, exist_ok=True)
         rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
         manifests.write(path / "manifest.csv", rows, columns=MANIFEST_COLUMNS)
@@ -132,6 +131,20 @@ class Run:
         run = cls(path, record)
         run.save_record()
         return run
+
+    @classmethod
+    def require_free(cls, path: Path) -> None:
+        """Refuse a place that holds something.
+
+        Raises:
+            RunError: It is a file, or a folder that is not empty.
+        """
+        is_used = path.is_dir() and any(item.name != cls.LOCK for item in path.iterdir())
+        if is_used or path.is_file():
+            raise RunError(
+                f"Expected a run or an empty folder at {str(path)!r}. Received: something else.",
+                hint="Choose another --run.",
+            )
 
     @classmethod
     def remove(cls, path: Path) -> None:

@@ -20,7 +20,8 @@ from pipeline.images import Pixels
 
 PLAIN: Final = ""
 CROPS: Final = 8
-_MARGIN: Final = 8 / 7
+# A window is cut from an image decoded this much larger.
+MARGIN: Final = 8 / 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _cropped(pixels: Pixels, size: int, seed: bytes) -> Pixels:
 _PLAIN: Final = View("plain-1", 1.0, _unchanged)
 VIEWS: Final[Mapping[str, View]] = MappingProxyType(
     {
-        **{f"crop{number}": View("crop-1", _MARGIN, _cropped) for number in range(1, CROPS + 1)},
+        **{f"crop{number}": View("crop-1", MARGIN, _cropped) for number in range(1, CROPS + 1)},
         "flip": View("flip-1", 1.0, _flipped),
     }
 )

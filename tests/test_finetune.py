@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,7 @@ from pipeline.errors import (
     StoreError,
     WeightsUnavailableError,
 )
+from pipeline.files import exclusive
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_command import finetune
@@ -960,6 +962,63 @@ def test_a_network_that_disagrees_with_stage_two_is_refused(
     with pytest.raises(StaleFeaturesError, match="start at the answers of logreg"):
         run_finetune(trained / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_another_starting_head_is_another_training(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    options = {**QUICK, "head": "logreg"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineTuning, "one_epoch", stop_after(1, FineTuning.one_epoch))
+        with pytest.raises(KeyboardInterrupt):
+            run_finetune(tmp_path / "run", **options)
+    (tmp_path / "other.toml").write_text("[heads.logreg]\ngrid = [0.001]\n")
+    again = ["train-head", "--store", trained / "store", "--run", tmp_path / "run", "--head",
+             "logreg", "--split", "60/20/20", "--config", tmp_path / "other.toml", "--force"]  # fmt: skip
+    assert main([*map(str, again), "--quiet"]) == 0
+    with pytest.raises(RunError, match="was made with starting_head_sha256"):
+        run_finetune(tmp_path / "run", **options)
+
+
+def stop_after(count: int, epoch: Callable[..., float]) -> Callable[..., float]:
+    """Return a training's epoch that is interrupted before one more."""
+
+    def stopped(self: FineTuning, reporter: Any) -> float:
+        if self.progress.epoch == count:
+            raise KeyboardInterrupt
+        return epoch(self, reporter)
+
+    return stopped
+
+
+def test_a_folder_of_something_else_is_refused_at_once(
+    planted: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = planted("--head", "logreg")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").touch()
+    with pytest.raises(RunError, match="Received: something else"):
+        run_finetune(run, run=str(tmp_path / "photos"))
+    with pytest.raises(StoreError, match="Another finetune trains into"), held(tmp_path / "busy"):
+        run_finetune(run, run=str(tmp_path / "busy"))
+    # What cannot begin leaves nothing behind: the images are gone.
+    with pytest.raises(ManifestError):
+        run_finetune(run, run=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def held(folder: Path) -> AbstractContextManager[None]:
+    return exclusive(folder / ".lock", "busy")
+
+
+@pytest.mark.slow
+def test_the_preset_starts_from_a_run_of_any_heads(trained: Path, tmp_path: Path) -> None:
+    train = ["train-head", "--store", trained / "store", "--run", tmp_path / "knn", "--head", "knn"]
+    assert main([*map(str, train), "--quiet"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_command, "SEED_PRESET", {"epochs": 1})
+        result = run_finetune(tmp_path / "knn", preset="seed")
+    assert set(result["heads"]) == {"finetune", "knn"}
 
 
 @pytest.mark.slow

@@ -127,6 +127,11 @@ def save(head: "Head", folder: Path) -> str:
     return ""
 
 
+def record_path(folder: Path) -> Path:
+    """Return the file of a saved head that has its parameters and the digest of its arrays."""
+    return folder / _RECORD
+
+
 def load(folder: Path) -> "Head":
     """Read a head that ``save`` wrote; no code is taken from the files.
 
