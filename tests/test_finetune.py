@@ -974,7 +974,8 @@ def test_another_starting_head_is_another_training(trained: Path, tmp_path: Path
             run_finetune(tmp_path / "run", **options)
     (tmp_path / "other.toml").write_text("[heads.logreg]\ngrid = [0.001]\n")
     again = ["train-head", "--store", trained / "store", "--run", tmp_path / "run", "--head",
-             "logreg", "--split", "60/20/20", "--config", tmp_path / "other.toml", "--force"]  # fmt: skip
+             "logreg", "--split", "60/20/20", "--config", tmp_path / "other.toml",
+             "--force"]  # fmt: skip
     assert main([*map(str, again), "--quiet"]) == 0
     with pytest.raises(RunError, match="was made with starting_head_sha256"):
         run_finetune(tmp_path / "run", **options)
