@@ -274,17 +274,18 @@ class FineTuning:
         done, began = self.progress, time.perf_counter()
         loss = self._pass(reporter)
         trained = time.perf_counter() - began
-        if not math.isfinite(loss):
+        # The loss of a step is that of the weights before it: only val tells what the last step did.
+        val_loss, val_accuracy = self._judge() if math.isfinite(loss) else (math.inf, 0.0)
+        if not math.isfinite(val_loss):
             self._stop(reporter)
             return trained
         done.epoch += 1
-        val_loss, val_accuracy = self._judge()
         seconds = time.perf_counter() - began
         done.epochs.append(
             {
                 "epoch": done.epoch,
                 "loss": loss,
-                "val_loss": val_loss if math.isfinite(val_loss) else None,
+                "val_loss": val_loss,
                 "val_accuracy": val_accuracy,
                 "learning_rate": self._recipe.rate(done.epoch * self._steps - 1, self._steps),
                 "seconds": seconds,
@@ -304,8 +305,9 @@ class FineTuning:
         """Go back to the last good weights, for good."""
         done = self.progress
         done.stopped = (
-            f"the loss is not a number in epoch {done.epoch + 1}; the weights of epoch "
-            f"{done.best_epoch} are kept; lower --learning-rate ({self._recipe.learning_rate:g})"
+            f"the loss on train or val is not a number in epoch {done.epoch + 1}; the weights of "
+            f"epoch {done.best_epoch} are kept; lower --learning-rate "
+            f"({self._recipe.learning_rate:g})"
         )
         assign(self._state, self._best)
         reporter.say(f"finetune: {done.stopped}")

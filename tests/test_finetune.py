@@ -658,6 +658,37 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_weights(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_tutorial", [False, True])
+def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_kept(
+    tmp_path: Path, is_tutorial: bool
+) -> None:
+    # The one step of an epoch has a good loss and makes weights that no float32 can multiply.
+    training, surgery = small_training(
+        tmp_path / "c.h5", Arrays(small_batch(18)[0]), is_tutorial=is_tutorial, batch_size=12,
+        learning_rate=1e38,
+    )  # fmt: skip
+    before = surgery_of.digest_of(surgery.state)
+    losses = spied_losses(training)
+    training.run(Notes())
+    assert np.isfinite(losses).all() and len(losses) == 1
+    assert surgery_of.digest_of(surgery.state) == before
+    assert training.progress.epochs == [] and training.progress.best_epoch == 0
+    assert "not a number in epoch 1" in training.progress.stopped
+
+
+def spied_losses(training: FineTuning) -> list[float]:
+    """Return a list that the loss of each step is appended to."""
+    inner, losses = training._step, []
+
+    def step(*batch: Any) -> Any:
+        losses.append(float(inner(*batch)))
+        return losses[-1]
+
+    training._step = step
+    return losses
+
+
+@pytest.mark.slow
 def test_training_that_does_not_help_ends_at_the_start(tmp_path: Path) -> None:
     images = small_batch(18)[0]
     training, surgery = small_training(
