@@ -212,16 +212,13 @@ class FineTuning:
         self.progress = Progress(**record["progress"])
         return True
 
-    def outputs(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return features ``(n, dim)`` and logits ``(n, classes)`` of rows, in inference mode."""
-        found = []
-        parts = parts_of(rows, self._recipe.batch_size)
-        with readable_errors(self._recipe.batch_size):
-            for _, inputs in read_ahead(lambda part: self._source.batch(part, None), parts):
-                found.append(self._forward(inputs))
-        return np.concatenate([item[0] for item in found]), np.concatenate(
-            [item[1] for item in found]
-        )
+    def features(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return features of rows, float32 ``(n, dim)``, in inference mode."""
+        return self._outputs(rows, 0)
+
+    def logits(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return logits of rows, float32 ``(n, classes)``, in inference mode."""
+        return self._outputs(rows, 1)
 
     def estimate(self) -> float:
         """Return the seconds of an epoch, from a few timed steps; they leave no trace."""
@@ -274,7 +271,7 @@ class FineTuning:
         done, began = self.progress, time.perf_counter()
         loss = self._pass(reporter)
         trained = time.perf_counter() - began
-        # The loss of a step is that of the weights before it: only val tells what the last step did.
+        # A loss is that of the weights before its step: only val tells what the last step did.
         val_loss, val_accuracy = self._judge() if math.isfinite(loss) else (math.inf, 0.0)
         if not math.isfinite(val_loss):
             self._stop(reporter)
@@ -312,6 +309,16 @@ class FineTuning:
         assign(self._state, self._best)
         reporter.say(f"finetune: {done.stopped}")
 
+    def _outputs(self, rows: NDArray[np.intp], number: int) -> NDArray[np.float32]:
+        """Return one of the model's outputs for rows, in one array, filled batch by batch."""
+        made = np.empty((len(rows), self._model.outputs[number].shape[1]), np.float32)
+        parts, done = parts_of(rows, self._recipe.batch_size), 0
+        with readable_errors(self._recipe.batch_size):
+            for part, inputs in read_ahead(lambda part: self._source.batch(part, None), parts):
+                made[done : done + len(part)] = self._forward(inputs)[number]
+                done += len(part)
+        return made
+
     def _pass(self, reporter: Reporter) -> float:
         """Make all steps of an epoch; return the mean loss, not finite as soon as one is not."""
         epoch, total = self.progress.epoch, 0.0
@@ -344,7 +351,7 @@ class FineTuning:
         Rows of a class that train lacks count as wrong, and not in the loss.
         """
         rows = self._rows
-        logits = self.outputs(rows.val)[1].astype(np.float64)
+        logits = self.logits(rows.val)
         if not np.isfinite(logits).all():
             return math.inf, 0.0
         known = np.isin(rows.y[rows.val], rows.classes)
