@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from fakes import FakeEncoder, planted_store, write_classes
@@ -714,6 +715,52 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path: 
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match="cannot be read"):
         training.resume()
+
+
+def reshaped(file: Any, name: str) -> None:
+    """Turn an array into one of another shape."""
+    values = file[name][()]
+    del file[name]
+    file[name] = np.concatenate([values, values])
+
+
+def said_of(file: Any, **changes: Any) -> None:
+    """Change what a checkpoint says of progress; None takes a field away."""
+    record = json.loads(file["record"][()])
+    said = {**record["progress"], **changes}
+    record["progress"] = {name: value for name, value in said.items() if value is not None}
+    del file["record"]
+    file["record"] = json.dumps(record)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    small_training(path, Arrays(small_batch(18)[0]), epochs=1)[0].run(Notes())
+    whole = path.read_bytes()
+    training, surgery = small_training(path, Arrays(small_batch(18)[0]))
+    variables = [*surgery.state, *training._optimizer.variables]
+    before = surgery_of.digest_of(variables)
+    damages: list[Callable[[Any], None]] = [
+        lambda file: said_of(file, best_loss=None),
+        lambda file: said_of(file, rounds=3),
+        lambda file: said_of(file, epoch="one"),
+        lambda file: file.pop("record"),
+        lambda file: reshaped(file, "state/00000"),
+        lambda file: reshaped(file, "optimizer/00002"),
+        lambda file: file["state"].pop("00001"),
+        lambda file: file["best"].create_dataset("99999", data=[1.0]),
+    ]
+    for damage in damages:
+        path.write_bytes(whole)
+        with h5py.File(path, "a") as file:
+            damage(file)
+        with pytest.raises(RunError, match="cannot be read") as raised:
+            training.resume()
+        assert "Delete it to begin anew" in raised.value.hint
+    assert surgery_of.digest_of(variables) == before and training.progress.epoch == 0
+    path.write_bytes(whole)
+    assert training.resume()
 
 
 @pytest.mark.slow
