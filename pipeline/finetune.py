@@ -8,18 +8,17 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import finetune_checkpoint
 from pipeline.calibration import calibrated_loss
 from pipeline.engines.base import readable_errors
-from pipeline.errors import RunError
-from pipeline.files import write_atomically
+from pipeline.finetune_checkpoint import Arrays, Progress
 from pipeline.finetune_data import Source, order_of, parts_of, read_ahead
 from pipeline.finetune_model import Surgery, assign, rate_factors, values_of
 from pipeline.finetune_steps import (
@@ -36,8 +35,6 @@ from pipeline.reporting import Reporter
 WARM_UP_SHARE: Final = 0.1
 # Steps that the estimate times, after one that compiles.
 TIMED_STEPS: Final = 2
-
-_GROUPS: Final = ("state", "optimizer", "best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +98,6 @@ class Rows:
     train: NDArray[np.intp]
     val: NDArray[np.intp]
     weights: NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far training is.
-
-    Attributes:
-        epoch: Epochs that are done.
-        best_epoch: The one whose weights are kept; 0 is the start.
-        best_loss: Its val loss, at the temperature fitted on val.
-        stopped: Why training ended before its last epoch; empty if it did not.
-        epochs: A row an epoch: loss, val_loss, val_accuracy, learning_rate at its end, seconds.
-    """
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_loss: float = math.inf
-    stopped: str = ""
-    epochs: list[dict[str, Any]] = field(default_factory=list)
 
 
 class FineTuning:
@@ -200,28 +178,24 @@ class FineTuning:
         """
         if not self._path.exists():
             return False
-        record, groups = _load(self._path)
-        if record["identity"] != self._identity:
-            raise RunError(
-                f"The checkpoint {str(self._path)!r} is of another training.",
-                hint="Choose another --run, or replace this one with --force.",
-            )
-        assign(self._state, groups["state"])
-        assign(self._optimizer.variables, groups["optimizer"])
-        self._best = groups["best"] or groups["state"]
-        self.progress = Progress(**record["progress"])
+        self.progress, arrays = finetune_checkpoint.read(
+            self._path,
+            self._identity,
+            state=[tuple(variable.shape) for variable in self._state],
+            optimizer=[tuple(variable.shape) for variable in self._optimizer.variables],
+        )
+        assign(self._state, arrays.state)
+        assign(self._optimizer.variables, arrays.optimizer)
+        self._best = list(arrays.best or arrays.state)
         return True
 
-    def outputs(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return features ``(n, dim)`` and logits ``(n, classes)`` of rows, in inference mode."""
-        found = []
-        parts = parts_of(rows, self._recipe.batch_size)
-        with readable_errors(self._recipe.batch_size):
-            for _, inputs in read_ahead(lambda part: self._source.batch(part, None), parts):
-                found.append(self._forward(inputs))
-        return np.concatenate([item[0] for item in found]), np.concatenate(
-            [item[1] for item in found]
-        )
+    def features(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return features of rows, float32 ``(n, dim)``, in inference mode."""
+        return self._outputs(rows, 0)
+
+    def logits(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return logits of rows, float32 ``(n, classes)``, in inference mode."""
+        return self._outputs(rows, 1)
 
     def estimate(self) -> float:
         """Return the seconds of an epoch, from a few timed steps; they leave no trace."""
@@ -274,17 +248,18 @@ class FineTuning:
         done, began = self.progress, time.perf_counter()
         loss = self._pass(reporter)
         trained = time.perf_counter() - began
-        if not math.isfinite(loss):
+        # A loss is that of the weights before its step: only val tells what the last step did.
+        val_loss, val_accuracy = self._judge() if math.isfinite(loss) else (math.inf, 0.0)
+        if not math.isfinite(val_loss):
             self._stop(reporter)
             return trained
         done.epoch += 1
-        val_loss, val_accuracy = self._judge()
         seconds = time.perf_counter() - began
         done.epochs.append(
             {
                 "epoch": done.epoch,
                 "loss": loss,
-                "val_loss": val_loss if math.isfinite(val_loss) else None,
+                "val_loss": val_loss,
                 "val_accuracy": val_accuracy,
                 "learning_rate": self._recipe.rate(done.epoch * self._steps - 1, self._steps),
                 "seconds": seconds,
@@ -304,11 +279,22 @@ class FineTuning:
         """Go back to the last good weights, for good."""
         done = self.progress
         done.stopped = (
-            f"the loss is not a number in epoch {done.epoch + 1}; the weights of epoch "
-            f"{done.best_epoch} are kept; lower --learning-rate ({self._recipe.learning_rate:g})"
+            f"the loss on train or val is not a number in epoch {done.epoch + 1}; the weights of "
+            f"epoch {done.best_epoch} are kept; lower --learning-rate "
+            f"({self._recipe.learning_rate:g})"
         )
         assign(self._state, self._best)
         reporter.say(f"finetune: {done.stopped}")
+
+    def _outputs(self, rows: NDArray[np.intp], number: int) -> NDArray[np.float32]:
+        """Return one of the model's outputs for rows, in one array, filled batch by batch."""
+        made = np.empty((len(rows), self._model.outputs[number].shape[1]), np.float32)
+        parts, done = parts_of(rows, self._recipe.batch_size), 0
+        with readable_errors(self._recipe.batch_size):
+            for part, inputs in read_ahead(lambda part: self._source.batch(part, None), parts):
+                made[done : done + len(part)] = self._forward(inputs)[number]
+                done += len(part)
+        return made
 
     def _pass(self, reporter: Reporter) -> float:
         """Make all steps of an epoch; return the mean loss, not finite as soon as one is not."""
@@ -342,7 +328,7 @@ class FineTuning:
         Rows of a class that train lacks count as wrong, and not in the loss.
         """
         rows = self._rows
-        logits = self.outputs(rows.val)[1].astype(np.float64)
+        logits = self.logits(rows.val)
         if not np.isfinite(logits).all():
             return math.inf, 0.0
         known = np.isin(rows.y[rows.val], rows.classes)
@@ -351,17 +337,13 @@ class FineTuning:
         return loss, float((known & (logits.argmax(axis=1) == columns)).mean())
 
     def _save(self) -> None:
-        done = self.progress
-        record = {"identity": self._identity, "progress": asdict(done)}
-        if not math.isfinite(done.best_loss):
-            record["progress"]["best_loss"] = None
-        is_best = done.best_epoch == done.epoch
-        groups = {
-            "state": values_of(self._state),
-            "optimizer": values_of(self._optimizer.variables),
-            "best": [] if is_best else self._best,
-        }
-        write_atomically(self._path, lambda temporary: _write(temporary, record, groups))
+        is_best = self.progress.best_epoch == self.progress.epoch
+        arrays = Arrays(
+            state=values_of(self._state),
+            optimizer=values_of(self._optimizer.variables),
+            best=[] if is_best else self._best,
+        )
+        finetune_checkpoint.write(self._path, self._identity, self.progress, arrays)
 
 
 def _optimizer(variables: Sequence[Any], surgery: Surgery, recipe: Recipe) -> Any:
@@ -373,30 +355,3 @@ def _optimizer(variables: Sequence[Any], surgery: Surgery, recipe: Recipe) -> An
         weight_decay=WEIGHT_DECAYS[recipe.optimizer],
         precision=recipe.precision,
     )
-
-
-def _write(
-    path: Path, record: Mapping[str, Any], groups: Mapping[str, Sequence[NDArray[Any]]]
-) -> None:
-    """Write a checkpoint: a JSON text and arrays, in one HDF5 file."""
-    with h5py.File(path, "w") as file:
-        file["record"] = json.dumps(record, allow_nan=False)
-        for name, arrays in groups.items():
-            group = file.create_group(name)
-            for number, array in enumerate(arrays):
-                group[f"{number:05}"] = array
-
-
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
-    try:
-        with h5py.File(path, "r") as file:
-            record: dict[str, Any] = json.loads(file["record"][()])
-            groups = {name: [file[name][key][()] for key in file[name]] for name in _GROUPS}
-    except (OSError, KeyError, ValueError) as error:
-        raise RunError(
-            f"The checkpoint {str(path)!r} cannot be read: {error}.",
-            hint="Delete it to begin anew, or replace the run with --force.",
-        ) from error
-    if record["progress"]["best_loss"] is None:
-        record["progress"]["best_loss"] = math.inf
-    return record, groups

@@ -298,7 +298,7 @@ def _train(
         )
     set_precision(surgery, "float32")
     training.compile_outputs(*final)
-    features, _ = training.outputs(np.arange(len(origin.examples)))
+    features = training.features(np.arange(len(origin.examples)))
     layers = None if options.preset else assembly.layers_of(origin.head)
     return Outcome(
         features=features,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import metrics, weights
 from pipeline.dataset import Examples
-from pipeline.finetune import Progress
+from pipeline.finetune_checkpoint import Progress
 from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
 from pipeline.run import FittedHead, Run

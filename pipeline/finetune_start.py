@@ -65,7 +65,7 @@ def check_start(options: FinetuneOptions, origin: Origin, training: FineTuning) 
     """
     rows = origin.rows("val")
     stored = probabilities([origin.head.scores(origin.store.read(origin.examples.keys[rows]))], 1.0)
-    received = probabilities([training.outputs(rows)[1]], 1.0)
+    received = probabilities([training.logits(rows)], 1.0)
     differences = np.abs(stored - received).max(axis=1)
     worst = int(differences.argmax())
     allowed = _tolerance(options, origin)

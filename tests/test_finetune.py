@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from fakes import FakeEncoder, planted_store, write_classes
@@ -660,6 +662,37 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_good_weights(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_tutorial", [False, True])
+def test_weights_that_the_last_step_of_an_epoch_breaks_are_not_kept(
+    tmp_path: Path, is_tutorial: bool
+) -> None:
+    # The one step of an epoch has a good loss and makes weights that no float32 can multiply.
+    training, surgery = small_training(
+        tmp_path / "c.h5", Arrays(small_batch(18)[0]), is_tutorial=is_tutorial, batch_size=12,
+        learning_rate=1e38,
+    )  # fmt: skip
+    before = surgery_of.digest_of(surgery.state)
+    losses = spied_losses(training)
+    training.run(Notes())
+    assert np.isfinite(losses).all() and len(losses) == 1
+    assert surgery_of.digest_of(surgery.state) == before
+    assert training.progress.epochs == [] and training.progress.best_epoch == 0
+    assert "not a number in epoch 1" in training.progress.stopped
+
+
+def spied_losses(training: FineTuning) -> list[float]:
+    """Return a list that the loss of each step is appended to."""
+    inner, losses = training._step, []
+
+    def step(*batch: Any) -> Any:
+        losses.append(float(inner(*batch)))
+        return losses[-1]
+
+    training._step = step
+    return losses
+
+
+@pytest.mark.slow
 def test_training_that_does_not_help_ends_at_the_start(tmp_path: Path) -> None:
     images = small_batch(18)[0]
     training, surgery = small_training(
@@ -686,6 +719,52 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path: 
         training.resume()
 
 
+def reshaped(file: Any, name: str) -> None:
+    """Turn an array into one of another shape."""
+    values = file[name][()]
+    del file[name]
+    file[name] = np.concatenate([values, values])
+
+
+def said_of(file: Any, **changes: Any) -> None:
+    """Change what a checkpoint says of progress; None takes a field away."""
+    record = json.loads(file["record"][()])
+    said = {**record["progress"], **changes}
+    record["progress"] = {name: value for name, value in said.items() if value is not None}
+    del file["record"]
+    file["record"] = json.dumps(record)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "c.h5"
+    small_training(path, Arrays(small_batch(18)[0]), epochs=1)[0].run(Notes())
+    whole = path.read_bytes()
+    training, surgery = small_training(path, Arrays(small_batch(18)[0]))
+    variables = [*surgery.state, *training._optimizer.variables]
+    before = surgery_of.digest_of(variables)
+    damages: list[Callable[[Any], None]] = [
+        lambda file: said_of(file, best_loss=None),
+        lambda file: said_of(file, rounds=3),
+        lambda file: said_of(file, epoch="one"),
+        lambda file: file.pop("record"),
+        lambda file: reshaped(file, "state/00000"),
+        lambda file: reshaped(file, "optimizer/00002"),
+        lambda file: file["state"].pop("00001"),
+        lambda file: file["best"].create_dataset("99999", data=[1.0]),
+    ]
+    for damage in damages:
+        path.write_bytes(whole)
+        with h5py.File(path, "a") as file:
+            damage(file)
+        with pytest.raises(RunError, match="cannot be read") as raised:
+            training.resume()
+        assert "Delete it to begin anew" in raised.value.hint
+    assert surgery_of.digest_of(variables) == before and training.progress.epoch == 0
+    path.write_bytes(whole)
+    assert training.resume()
+
+
 @pytest.mark.slow
 def test_rows_of_a_class_that_train_lacks_are_wrong(tmp_path: Path) -> None:
     training, _ = small_training(tmp_path / "c.h5", Arrays(small_batch(18)[0]))
@@ -696,6 +775,24 @@ def test_rows_of_a_class_that_train_lacks_are_wrong(tmp_path: Path) -> None:
     training._columns = np.searchsorted(training._rows.classes, y).astype(np.int32)
     loss, accuracy = training._judge()
     assert np.isfinite(loss) and accuracy <= 2 / 6 and 0 <= before <= 1
+
+
+@pytest.mark.slow
+def test_outputs_of_many_rows_take_the_room_of_one_array(tmp_path: Path) -> None:
+    images = small_batch(18)[0]
+    training, surgery = small_training(tmp_path / "c.h5", Arrays(images), batch_size=4000)
+    features, logits = (np.asarray(item) for item in surgery.whole(images, training=False))
+    rows = np.tile(np.arange(18), 20_000)
+    for made, expected in ((training.features, features), (training.logits, logits)):
+        made(rows[:1])  # compiles
+        tracemalloc.start()
+        found = made(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # Beside the array no more than a few batches of images.
+        assert peak < found.nbytes + 5 * 4000 * images[0].nbytes
+        assert found.dtype == np.float32 and found.shape == (len(rows), expected.shape[1])
+        np.testing.assert_allclose(found, expected[rows], atol=1e-5)
 
 
 @pytest.mark.slow
