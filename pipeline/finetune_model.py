@@ -145,28 +145,28 @@ def blocks_of(network: Any) -> list[str]:
 
 
 def cut_at(network: Any, first: int) -> Cut:
-    """Return the cut before a layer; the layers of a network come in the order of computing."""
+    """Return the cut before a layer; the layers of a network come in the order of computing.
+
+    Raises:
+        ConfigError: The network has no layer of that number.
+    """
+    if first >= len(network.layers):
+        raise ConfigError(
+            f"Expected a backbone of more than {first} layers, the first {first} of which are "
+            f"frozen. Received: one of {len(network.layers)}.",
+            hint="Choose with --unfreeze-from what to train, instead of --preset.",
+        )
     layer = network.layers[first]
     operations = network.operations
     place = next(number for number, item in enumerate(operations) if item is layer)
+    crossing, makers = _crossing(network, operations[place:])
     # Input layers make the pixels: a boundary there freezes nothing.
-    made = {id(operation.output): operation for operation in operations[:place]}
-    crossing = {
-        id(tensor): tensor
-        for operation in operations[place:]
-        for tensor in _inputs(operation)
-        if id(tensor) in made
-    }
-    if len(crossing) != 1:
-        return Cut(first, layer.name)
-    (identity, boundary) = next(iter(crossing.items()))
-    maker = made[identity]
-    if maker is operations[0]:
+    if len(crossing) != 1 or makers[0] is operations[0]:
         return Cut(first, layer.name)
     below = stable_names(
         [item.name for item in operations], [type(item).__name__ for item in operations]
     )
-    return Cut(first, layer.name, boundary, below[operations.index(maker)])
+    return Cut(first, layer.name, crossing[0], below[operations.index(makers[0])])
 
 
 def rate_factors(surgery: Surgery, variables: Sequence[Any], layer_decay: float) -> list[float]:
@@ -265,9 +265,35 @@ def digest_of(variables: Sequence[Any]) -> str:
     return sha256.hexdigest()
 
 
-def _inputs(operation: Any) -> list[Any]:
-    found = operation.input
-    return list(found) if isinstance(found, list | tuple) else [found]
+def _crossing(network: Any, trained: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the tensors that pass from below some operations to them, and what makes each.
+
+    Nodes are looked at, the uses of operations: a shared layer has several in a network, and any
+    layer has some in other networks. Where a frozen layer is used again behind a trained one there
+    is no above and below, and nothing is returned.
+
+    Args:
+        network: The backbone.
+        trained: The operations that are trained.
+    """
+    are_trained = {id(operation) for operation in trained}
+    made: dict[int, Any] = {}
+    crossing: dict[int, Any] = {}
+    for node in _nodes(network):
+        inputs = {id(tensor): tensor for tensor in node.input_tensors}
+        if id(node.operation) in are_trained:
+            crossing |= {key: tensor for key, tensor in inputs.items() if key in made}
+        elif not made.keys() >= inputs.keys():
+            return [], []
+        else:
+            made |= {id(tensor): node.operation for tensor in node.outputs}
+    return list(crossing.values()), [made[key] for key in crossing]
+
+
+def _nodes(network: Any) -> list[Any]:
+    """Return a network's nodes in the order of computing; Keras tells them in no other way."""
+    by_depth = network._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
 def _parts(name: str) -> tuple[str, ...]:

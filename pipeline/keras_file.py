@@ -1,7 +1,7 @@
 """A user's own network: a ``.keras`` file as a backbone, with a declared preprocessing.
 
-Called by ``backbone``. Nothing in the file is executed: Keras loads it in safe mode, which refuses
-code (Lambda layers).
+Called by ``backbone``. A file is loaded only if its architecture is made of Keras' own classes,
+whatever the program that loads it has registered; see ``_require_built_in``.
 """
 
 import functools
@@ -22,6 +22,25 @@ SUFFIX: Final = ".keras"
 # What the name of a network from a file begins with, in an identity.
 PREFIX: Final = "keras-file:"
 _CONFIG: Final = "config.json"
+
+# Keras' own layers that run code, or read files, that the architecture names.
+_OPEN_ENDED: Final = frozenset(
+    {
+        "FlaxLayer",
+        "IndexLookup",
+        "IntegerLookup",
+        "JaxLayer",
+        "Lambda",
+        "StringLookup",
+        "TFSMLayer",
+        "TextVectorization",
+        "TorchModuleWrapper",
+    }
+)
+# What stands for values in an architecture, and is no class.
+_VALUES: Final = frozenset(
+    {"__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__"}
+)
 
 
 def checked_preprocessing(preprocessing: str | None) -> str:
@@ -50,13 +69,8 @@ def architecture(path: Path) -> str:
     Raises:
         WeightsUnavailableError: The file is missing or is no ``.keras`` archive.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read(_CONFIG))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise _unusable(path, error) from error
-    digest = hashlib.sha256(canonical_json(config.get("config", {})).encode()).hexdigest()
-    return PREFIX + digest
+    config = _config(path).get("config", {})
+    return PREFIX + hashlib.sha256(canonical_json(config).encode()).hexdigest()
 
 
 def load(path: Path, *, image_size: int, pooling: str) -> Any:
@@ -69,8 +83,10 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
 
     Raises:
         ConfigError: The network does not take such images, or gives no features.
-        WeightsUnavailableError: The file cannot be loaded.
+        WeightsUnavailableError: The file cannot be loaded, or names what is not Keras' own.
     """
+    # How it was compiled is not loaded, and may name a loss of its maker's own.
+    _require_built_in(path, {**_config(path), "compile_config": None})
     keras = import_keras()
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -78,17 +94,65 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
         raise _unusable(path, error) from error
     _check_input(path, model, image_size)
     shape = model.outputs[0].shape if len(model.outputs) == 1 else ()
-    if len(shape) == 2:
-        return model
-    if len(shape) != 4:
+    if len(shape) not in (2, 4):
         raise ConfigError(
             f"{path}: expected one output of shape (n, dim) or (n, h, w, c). Received: "
             f"{[tuple(output.shape) for output in model.outputs]}.",
             hint="Save the network up to its last convolution or pooling.",
         )
-    layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
-    pooled = getattr(keras.layers, layer)()(model.outputs[0])
-    return keras.Model(model.inputs, pooled)
+    features = model.outputs[0]
+    if len(shape) == 4:
+        layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
+        features = getattr(keras.layers, layer)()(features)
+    # Also where nothing is added: a Sequential tells nothing of its graph, which cuts are made in.
+    return keras.Model(model.inputs, features)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Return the architecture of a file, as Keras recorded it.
+
+    Raises:
+        WeightsUnavailableError: The file is missing or is no ``.keras`` archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read(_CONFIG))
+        return dict(config)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise _unusable(path, error) from error
+
+
+def _require_built_in(path: Path, config: Any) -> None:
+    """Refuse an architecture that names classes or functions which are not Keras' own.
+
+    Safe mode keeps code out that lies in the file, not what a name makes Keras import or call.
+
+    Raises:
+        WeightsUnavailableError: Says which it names.
+    """
+    open_parts = [config]
+    while open_parts:
+        part = open_parts.pop()
+        if isinstance(part, list):
+            open_parts.extend(part)
+        elif isinstance(part, dict):
+            if "class_name" in part and not _is_built_in(part):
+                named = f"{part.get('module')}.{part['class_name']}"
+                raise _unusable(path, f"{named}, registered as {part.get('registered_name')!r}")
+            open_parts.extend(part.values())
+
+
+def _is_built_in(part: Mapping[str, Any]) -> bool:
+    """Tell whether a part of an architecture is a value or of a class of Keras itself."""
+    name, module = str(part["class_name"]), str(part.get("module"))
+    if name in _VALUES:
+        return True
+    is_of_keras = module == "keras" or module.startswith("keras.")
+    # Classes are capitalized; functions (utils.get_file) are not.
+    is_class = name.isidentifier() and name[0].isupper()
+    # Keras registers its own classes under their names, others as PACKAGE>NAME.
+    is_registered = part.get("registered_name") not in (None, name)
+    return is_of_keras and is_class and not is_registered and name not in _OPEN_ENDED
 
 
 def _check_input(path: Path, model: Any, image_size: int) -> None:
@@ -106,10 +170,10 @@ def _check_input(path: Path, model: Any, image_size: int) -> None:
         )
 
 
-def _unusable(path: Path, error: Exception) -> WeightsUnavailableError:
+def _unusable(path: Path, error: Exception | str) -> WeightsUnavailableError:
     cause = " ".join(str(error).split())[:300]
     return WeightsUnavailableError(
-        f"{path}: expected a network that Keras 3 saved, without code of its own (Lambda). "
+        f"{path}: expected a network that Keras 3 saved, of Keras' own layers, without Lambda. "
         f"Received: {cause}",
         hint="Save it with model.save('NAME.keras').",
     )

@@ -100,10 +100,10 @@ def read(path: Path) -> ModelFolder:
             hint="Export it again.",
         ) from error
     found = FrozenBackbone(
+        # Keeps no converted copies: a shipped folder is only read, and its weights alone are used.
         lambda: _loaded(path, name, identity).model,
         name=name,
         dim=dim,
-        converted=path / _ENCODER,
         **described,
     )
     return ModelFolder(found, head, metadata)

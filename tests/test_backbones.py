@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import backbone, engines, weights
+from pipeline import backbone, engines, finetune_model, keras_file, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import ConfigError, WeightsUnavailableError
 
@@ -182,6 +183,81 @@ def test_networks_that_cannot_be_used_are_refused(
     path = save_own(tmp_path / "own.keras", layers=layers, size=size)
     with pytest.raises(error, match=says):
         load(str(path), weights="imagenet", preprocessing="unit")
+
+
+def test_a_class_of_others_is_refused_though_it_is_registered(tmp_path: Path) -> None:
+    keras = backbone.import_keras()
+
+    class Foreign(keras.layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            pytest.fail("its code was run")
+
+        def compute_output_shape(self, input_shape: Any) -> Any:
+            return input_shape
+
+    path = tmp_path / "own.keras"
+    with keras.saving.custom_object_scope({"Others>Foreign": Foreign}):
+        save_own(path, layers=lambda layers: [*convolutions(layers), Foreign()])
+        with pytest.raises(WeightsUnavailableError, match=r"Foreign, registered as"):
+            load(str(path), weights="imagenet", preprocessing="unit")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"module": "os", "class_name": "system"},
+        {"module": "keras.utils", "class_name": "get_file"},
+        {"module": "keras", "class_name": "utils.get_file"},
+        {"module": "keras_hub.layers", "class_name": "Conv2D"},
+        {"module": "keras.layers", "class_name": "TFSMLayer"},
+        {"module": "keras.layers", "class_name": "Conv2D", "registered_name": "Others>Conv2D"},
+        {"class_name": "__lambda__"},
+        {"class_name": ["Conv2D"]},
+    ],
+)
+def test_an_architecture_names_classes_of_keras_alone(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    path = save_own(tmp_path / "own.keras", layers=convolutions)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    config["config"]["layers"][1]["config"]["kernel_initializer"].update(change)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, "config.json": json.dumps(config)}.items():
+            archive.writestr(name, content)
+    with pytest.raises(WeightsUnavailableError, match="registered as"):
+        load(str(path), weights="imagenet", preprocessing="unit")
+
+
+def test_a_loss_of_ones_own_is_no_part_of_the_network(tmp_path: Path) -> None:
+    keras = backbone.import_keras()
+    network = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Conv2D(2, 3)])
+
+    def own_loss(expected: Any, made: Any) -> Any:
+        return keras.ops.mean(made - expected)
+
+    network.compile(loss=own_loss)
+    network.save(tmp_path / "own.keras")
+    own = load(str(tmp_path / "own.keras"), weights="imagenet", preprocessing="unit")
+    assert own.dim == 2
+
+
+def test_the_networks_of_keras_are_built_in(loaded: FrozenBackbone) -> None:
+    config = backbone.import_keras().saving.serialize_keras_object(loaded.network)
+    keras_file._require_built_in(Path("any.keras"), json.loads(json.dumps(config)))
+
+
+def test_a_sequential_network_that_pools_has_a_graph_and_its_own_digest(tmp_path: Path) -> None:
+    keras = backbone.import_keras()
+    path = save_own(
+        tmp_path / "own.keras",
+        layers=lambda layers: [*convolutions(layers), layers.GlobalAveragePooling2D()],
+    )
+    own = load(str(path), weights="imagenet", preprocessing="unit")
+    saved = backbone._arrays(keras.saving.load_model(path))
+    assert own.weights_sha256 == weights.digest(saved)
+    assert finetune_model.find_cut(own.network, own.network.layers[-2].name).boundary is not None
 
 
 def test_a_file_from_the_command_line(

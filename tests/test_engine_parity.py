@@ -1,5 +1,6 @@
 """Every engine against Keras' own graph, row by row."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from pipeline import backbone, engines, machine
 from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Encoder
 from pipeline.engines import openvino as openvino_engine
+from pipeline.engines.graph import converted
 from pipeline.errors import ConfigError, PipelineError
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
@@ -294,6 +296,33 @@ def test_a_folder_that_cannot_be_written_to_only_keeps_nothing(
     encoder = engines.create("openvino", loaded, batch_size=4, precision="float32")
     features = encoder(images_of(64, 64)[:4])
     assert np.abs(features - expected[:4]).max() / np.abs(expected).max() <= TOLERANCE
+
+
+def test_a_converted_network_of_other_weights_is_replaced(tmp_path: Path) -> None:
+    def of(weights_sha256: str) -> FrozenBackbone:
+        return FrozenBackbone(
+            lambda: pytest.fail("the network was built"),
+            name="any", image_size=8, pooling="avg", dim=2,
+            weights_sha256=weights_sha256, converted=tmp_path / "encoder",
+        )  # fmt: skip
+
+    def content_of(weights_sha256: str) -> bytes:
+        with converted(
+            of(weights_sha256), ".pb", lambda loaded: loaded.weights_sha256.encode()
+        ) as path:
+            return path.read_bytes()
+
+    assert content_of("a" * 64) == b"a" * 64
+    (kept,) = (tmp_path / "encoder").iterdir()
+    with converted(of("a" * 64), ".pb", lambda _: pytest.fail("converted again")) as path:
+        assert path == kept
+    # As files were called that told nothing of the weights.
+    content = b"another network"
+    (tmp_path / "encoder" / f"{hashlib.sha256(content).hexdigest()}.pb").write_bytes(content)
+    assert content_of("a" * 64) == b"a" * 64
+    assert content_of("b" * 64) == b"b" * 64
+    (other,) = (tmp_path / "encoder").iterdir()
+    assert other != kept
 
 
 # Other backends of Keras

@@ -472,6 +472,31 @@ def test_a_part_is_found_by_name(name: str, layer: str, below: str) -> None:
     assert (cut.boundary is not None) == bool(below)
 
 
+def test_a_layer_that_is_used_twice_is_cut_with_all_its_uses() -> None:
+    keras = import_keras()
+    layers = keras.layers
+    pixels = keras.Input((8, 8, 3), name="pixels")
+    low = layers.Conv2D(4, 1, name="low")(pixels)
+    frozen, trained = (layers.Conv2D(4, 1, name=name) for name in ("frozen", "trained"))
+    once = frozen(low)
+    again = trained(trained(once))
+    beside = layers.Add(name="beside")([again, trained(low)])
+    below = trained(frozen(again))
+    for output, expected in ((again, once), (beside, None), (below, None)):
+        cut = surgery_of.find_cut(keras.Model(pixels, output), "trained")
+        assert cut.boundary is expected
+    top = keras.Model(once, again)
+    kernel = np.asarray(trained.kernel)[0, 0]
+    made = np.asarray(top(np.ones((1, 8, 8, 4), np.float32)))[0, 0, 0]
+    np.testing.assert_allclose(made, np.ones(4) @ kernel @ kernel, atol=1e-5)
+
+
+def test_the_preset_needs_more_layers_than_it_freezes() -> None:
+    network = small_backbone().network
+    with pytest.raises(ConfigError, match=r"more than 15 layers.* Received: one of 10\."):
+        surgery_of.cut_at(network, surgery_of.SEED_FROZEN)
+
+
 @pytest.mark.slow
 def test_an_unknown_part_lists_the_stages() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'conv3'.*Stages: conv2, conv3; or all"):

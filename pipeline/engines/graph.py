@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -82,9 +82,10 @@ def converted(
 ) -> Iterator[Path]:
     """Give a backbone in another form as a file, as long as the context lasts.
 
-    Where the backbone names a folder, the file stays there under the digest of its bytes, so that
-    the next process neither converts nor builds the network; without one, or where it cannot be
-    written to, it is temporary.
+    Where the backbone names a folder, the file stays there under a digest of its bytes and of the
+    backbone's weights, so that the next process neither converts nor builds the network. Files that
+    are damaged or of other weights are replaced. Without a folder, or where it cannot be written
+    to, the file is temporary.
 
     Args:
         backbone: What to convert.
@@ -92,18 +93,20 @@ def converted(
         convert: Makes the file's bytes.
     """
     folder = backbone.converted
-    if folder is not None:
-        kept = [path for path in folder.glob(f"*{suffix}") if _is_whole(path, suffix)]
-        if kept:
-            yield kept[0]
-            return
+    found = sorted(folder.glob(f"*{suffix}")) if folder is not None else []
+    kept = [path for path in found if _is_of(backbone, path, suffix)]
+    if kept:
+        yield kept[0]
+        return
     content = convert(backbone)
+    name = f"{_digest(backbone, hashlib.sha256(content).hexdigest())}{suffix}"
     with ExitStack() as stack:
         try:
-            path = _write(_folder(folder, stack), suffix, content)
+            path = _write(_folder(folder, stack) / name, content)
+            _remove([other for other in found if other.name != name])
         except OSError:
             # A store that cannot be written to is only slower.
-            path = _write(_folder(None, stack), suffix, content)
+            path = _write(_folder(None, stack) / name, content)
         yield path
 
 
@@ -117,12 +120,21 @@ def graph_bytes(backbone: FrozenBackbone) -> bytes:
     return content
 
 
-def _is_whole(path: Path, suffix: str) -> bool:
-    return sha256_file(path) == path.name.removesuffix(suffix)
+def _digest(backbone: FrozenBackbone, content_sha256: str) -> str:
+    """Return what a file is kept under: a digest of the backbone's weights and of its content."""
+    return hashlib.sha256(f"{backbone.weights_sha256} {content_sha256}".encode()).hexdigest()
 
 
-def _write(folder: Path, suffix: str, content: bytes) -> Path:
-    path = folder / f"{hashlib.sha256(content).hexdigest()}{suffix}"
+def _is_of(backbone: FrozenBackbone, path: Path, suffix: str) -> bool:
+    return path.name.removesuffix(suffix) == _digest(backbone, sha256_file(path))
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> Path:
     write_atomically(path, lambda temporary: _fill(temporary, content))
     return path
 
