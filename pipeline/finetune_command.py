@@ -113,10 +113,11 @@ def _finetune(
             run = run or _create_run(path, inputs, origin)
             if options.preset is None:
                 _say_head_room(run, origin, reporter)
+            trained = (model, source)
             # Answers are those of images, which half precision in the cache would change.
             is_rounded = options.cache_precision == "float16"
-            final = (surgery.whole, photos) if is_rounded else (model, source)
-            outcome = _train(options, origin, surgery, training, final, reporter)
+            answering = (surgery.whole, photos) if is_rounded else trained
+            outcome = _train(options, origin, surgery, training, trained, answering, reporter)
     outcome = replace(outcome, start_difference=difference)
     record_outcome(run, FINETUNED, outcome, origin, original, surgery)
     (run.path / FINETUNED / _CHECKPOINT).unlink(missing_ok=True)
@@ -278,10 +279,21 @@ def _train(
     origin: Origin,
     surgery: Surgery,
     training: FineTuning,
-    final: tuple[Any, Source],
+    trained: tuple[Any, Source],
+    answering: tuple[Any, Source],
     reporter: Reporter,
 ) -> Outcome:
-    """Estimate, train, and compute the features of every row."""
+    """Estimate, train, and compute the features of every row.
+
+    Args:
+        options: What the user asked for.
+        origin: Where training starts.
+        surgery: The network.
+        training: What is to be done.
+        trained: A network and its source, for rows of train.
+        answering: The same for the other rows, whose answers are recorded.
+        reporter: Where notes and progress go.
+    """
     fixed = surgery.fixed(trains_statistics=options.preset is not None)
     before = digest_of(fixed)
     if training.resume():
@@ -297,8 +309,12 @@ def _train(
             hint="Nothing was recorded; report this.",
         )
     set_precision(surgery, "float32")
-    training.compile_outputs(*final)
-    features = training.features(np.arange(len(origin.examples)))
+    features = np.empty((len(origin.examples), surgery.loaded.dim), np.float32)
+    for model, splits in ((trained, ("train",)), (answering, ("val", "test"))):
+        training.compile_outputs(*model)
+        for split in splits:
+            rows = origin.rows(split)
+            features[rows] = training.features(rows)
     layers = None if options.preset else assembly.layers_of(origin.head)
     return Outcome(
         features=features,
