@@ -214,6 +214,15 @@ def test_images_that_do_not_fit_are_decoded_again(
         read.batch(np.arange(6), None)
 
 
+def test_images_that_fill_a_cache_are_not_kept(tmp_path: Path) -> None:
+    rows = photo_rows(tmp_path / "photos")
+    with Photos(rows, SIZE, augment_seed=None) as photos:
+        cache_of(tmp_path / "boundary", rows).fill(photos, FakeEncoder(batch_size=4), Silence())
+        shutil.rmtree(tmp_path / "photos")
+        with pytest.raises(StaleFeaturesError, match=r"a/000\.png"):
+            photos.batch(np.arange(6), None)
+
+
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
     (tmp_path / "b/001.png").unlink()
