@@ -8,7 +8,7 @@ look after them.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import canonical_json
-from pipeline.errors import CorruptShardError
+from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import (
     exclusive,
     remove_leftovers,
@@ -89,16 +89,33 @@ def checked_keys(path: Path) -> Keys:
 
     Raises:
         CorruptShardError: It is not what was written.
+        OSError: The system does not let it be read, which tells nothing about the shard.
     """
-    try:
-        if sha256_file(path) != path.stem:
-            raise _corrupt(path, "its bytes are not those that were written")
-    except OSError as error:
-        raise _corrupt(path, str(error)) from error
+    if sha256_file(path) != path.stem:
+        raise _corrupt(path, "its bytes are not those that were written")
     identity, keys = _described(path)
     if path.parent.name != _name_of(identity):
         raise _corrupt(path, "it belongs to another cut or backbone")
     return keys
+
+
+def read(path: Path, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+    """Return activations of a shard as they are stored, ``(k, ...)``; no file stays open.
+
+    Args:
+        path: The shard.
+        rows: Row numbers within it, ``(k,)``, one or more; None for all.
+
+    Raises:
+        CorruptShardError: It is not what was written.
+        StoreError: It is gone.
+        OSError: The system does not let it be read.
+    """
+    with _opened(path) as file:
+        activations = file["activations"]
+        if rows is None:
+            return np.asarray(activations[:])
+        return np.stack([activations[row] for row in rows])
 
 
 def remove_unneeded(parent: Path, features: Mapping[str, Any], needed: Keys) -> int:
@@ -140,10 +157,25 @@ def _name_of(identity: str) -> str:
 
 def _described(path: Path) -> tuple[str, Keys]:
     """Return how a shard was made, as it says, and its keys."""
+    with _opened(path) as file:
+        return str(file.attrs["identity"]), file["keys"][:]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a shard; what HDF5 cannot parse is corrupt, what the system refuses is not."""
     try:
         with h5py.File(path, "r") as file:
-            return str(file.attrs["identity"]), file["keys"][:]
+            yield file
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"The shard {str(path)!r} is gone.",
+            hint="Run finetune again: it computes what is missing, and goes on where it stopped.",
+        ) from error
     except (OSError, KeyError) as error:
+        # The number of a system's error (a limit, permissions, the disk); HDF5 has none of its own.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise _corrupt(path, str(error)) from error
 
 
