@@ -23,14 +23,19 @@ from pipeline.files import (
     remove_leftovers,
     rename_durably,
     sha256_file,
+    shared,
     temporary_sibling,
 )
+from pipeline.reporting import Reporter
 
 # What activations are made from, of a store: its identity, under this name.
 FEATURES: Final = "features"
 
 _SUFFIX: Final = ".h5"
-_LOCK: Final = ".lock"
+# Held alone by whoever fills the cache, one at a time.
+_FILLING: Final = ".filling"
+# Shared by all that need what is in the cache; held alone by whoever deletes from it.
+_IN_USE: Final = ".in-use"
 _DIGITS: Final = 16
 _HINT: Final = "Delete that file; finetune computes its images again when it needs them."
 
@@ -52,18 +57,38 @@ def all_paths(parent: Path) -> list[Path]:
     return [path for folder in _folders(parent) for path in paths(folder)]
 
 
-def lock(parent: Path, *, wait: bool) -> AbstractContextManager[None]:
-    """Keep others from filling or pruning the cache while the context lasts.
+def in_use(parent: Path, reporter: Reporter) -> AbstractContextManager[None]:
+    """Keep others from pruning the cache while the context lasts; they may fill and use it too.
 
     Args:
         parent: The folder of folders.
-        wait: Whether to wait for another process.
+        reporter: Where it is said that there is a prune to wait for.
+    """
+    busy = f"A prune is deleting from {str(parent)!r}."
+    return shared(parent / _IN_USE, busy, reporter=reporter)
+
+
+def filling(parent: Path, reporter: Reporter) -> AbstractContextManager[None]:
+    """Keep others from filling the cache, which is in use, while the context lasts.
+
+    Args:
+        parent: The folder of folders.
+        reporter: Where it is said that there is another to wait for.
+    """
+    busy = f"Another finetune is filling {str(parent)!r}, which may take long."
+    return exclusive(parent / _FILLING, busy, wait=True, reporter=reporter)
+
+
+def pruning(parent: Path) -> AbstractContextManager[None]:
+    """Keep others from using the cache while the context lasts.
+
+    Args:
+        parent: The folder of folders.
 
     Raises:
-        StoreError: Another process is at it, and ``wait`` is off.
+        StoreError: A finetune is using it, from its first image to its last epoch, or a prune.
     """
-    busy = f"Another finetune or prune is writing into {str(parent)!r}."
-    return exclusive(parent / _LOCK, busy, wait=wait)
+    return exclusive(parent / _IN_USE, f"A finetune or another prune is using {str(parent)!r}.")
 
 
 def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: NDArray[Any]) -> None:

@@ -1007,6 +1007,26 @@ def test_force_replaces_a_run(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_prune_refuses_from_the_first_image_to_the_last_epoch(
+    trained: Path, tmp_path: Path, command: Command
+) -> None:
+    refused: dict[str, bool] = {}
+
+    class Pruning(Notes):
+        def bar(self, total: int, unit: str) -> Any:
+            status, result = command("prune", trained / "store")
+            refused[unit] = status == 2 and "finetune" in result["error"]["message"]
+            return super().bar(total, unit)
+
+    options = {**QUICK, "epochs": 1, "run": str(tmp_path / "run")}
+    # A cut of its own, so that its cache is to be filled.
+    options["unfreeze_from"] = "conv5_block2"
+    run_finetune(trained / "run", notes=Pruning(), **options)
+    assert refused == {"img": True, "step": True}
+    assert command("prune", trained / "store")[0] == 0
+
+
+@pytest.mark.slow
 def test_a_network_that_disagrees_with_stage_two_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
