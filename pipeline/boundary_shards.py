@@ -8,7 +8,7 @@ look after them.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,20 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import canonical_json
-from pipeline.errors import CorruptShardError
+from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import (
     exclusive,
     remove_leftovers,
     rename_durably,
     sha256_file,
+    shared,
     temporary_sibling,
 )
+from pipeline.reporting import Reporter
 
 # What activations are made from, of a store: its identity, under this name.
 FEATURES: Final = "features"
 
 _SUFFIX: Final = ".h5"
-_LOCK: Final = ".lock"
+# Held alone by whoever fills the cache, one at a time.
+_FILLING: Final = ".filling"
+# Shared by all that need what is in the cache; held alone by whoever deletes from it.
+_IN_USE: Final = ".in-use"
 _DIGITS: Final = 16
 _HINT: Final = "Delete that file; finetune computes its images again when it needs them."
 
@@ -52,18 +57,38 @@ def all_paths(parent: Path) -> list[Path]:
     return [path for folder in _folders(parent) for path in paths(folder)]
 
 
-def lock(parent: Path, *, wait: bool) -> AbstractContextManager[None]:
-    """Keep others from filling or pruning the cache while the context lasts.
+def in_use(parent: Path, reporter: Reporter) -> AbstractContextManager[None]:
+    """Keep others from pruning the cache while the context lasts; they may fill and use it too.
 
     Args:
         parent: The folder of folders.
-        wait: Whether to wait for another process.
+        reporter: Where it is said that there is a prune to wait for.
+    """
+    busy = f"A prune is deleting from {str(parent)!r}."
+    return shared(parent / _IN_USE, busy, reporter=reporter)
+
+
+def filling(parent: Path, reporter: Reporter) -> AbstractContextManager[None]:
+    """Keep others from filling the cache, which is in use, while the context lasts.
+
+    Args:
+        parent: The folder of folders.
+        reporter: Where it is said that there is another to wait for.
+    """
+    busy = f"Another finetune is filling {str(parent)!r}, which may take long."
+    return exclusive(parent / _FILLING, busy, wait=True, reporter=reporter)
+
+
+def pruning(parent: Path) -> AbstractContextManager[None]:
+    """Keep others from using the cache while the context lasts.
+
+    Args:
+        parent: The folder of folders.
 
     Raises:
-        StoreError: Another process is at it, and ``wait`` is off.
+        StoreError: A finetune is using it, from its first image to its last epoch, or a prune.
     """
-    busy = f"Another finetune or prune is writing into {str(parent)!r}."
-    return exclusive(parent / _LOCK, busy, wait=wait)
+    return exclusive(parent / _IN_USE, f"A finetune or another prune is using {str(parent)!r}.")
 
 
 def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: NDArray[Any]) -> None:
@@ -89,16 +114,33 @@ def checked_keys(path: Path) -> Keys:
 
     Raises:
         CorruptShardError: It is not what was written.
+        OSError: The system does not let it be read, which tells nothing about the shard.
     """
-    try:
-        if sha256_file(path) != path.stem:
-            raise _corrupt(path, "its bytes are not those that were written")
-    except OSError as error:
-        raise _corrupt(path, str(error)) from error
+    if sha256_file(path) != path.stem:
+        raise _corrupt(path, "its bytes are not those that were written")
     identity, keys = _described(path)
     if path.parent.name != _name_of(identity):
         raise _corrupt(path, "it belongs to another cut or backbone")
     return keys
+
+
+def read(path: Path, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+    """Return activations of a shard as they are stored, ``(k, ...)``; no file stays open.
+
+    Args:
+        path: The shard.
+        rows: Row numbers within it, ``(k,)``, one or more; None for all.
+
+    Raises:
+        CorruptShardError: It is not what was written.
+        StoreError: It is gone.
+        OSError: The system does not let it be read.
+    """
+    with _opened(path) as file:
+        activations = file["activations"]
+        if rows is None:
+            return np.asarray(activations[:])
+        return np.stack([activations[row] for row in rows])
 
 
 def remove_unneeded(parent: Path, features: Mapping[str, Any], needed: Keys) -> int:
@@ -140,10 +182,25 @@ def _name_of(identity: str) -> str:
 
 def _described(path: Path) -> tuple[str, Keys]:
     """Return how a shard was made, as it says, and its keys."""
+    with _opened(path) as file:
+        return str(file.attrs["identity"]), file["keys"][:]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open a shard; what HDF5 cannot parse is corrupt, what the system refuses is not."""
     try:
         with h5py.File(path, "r") as file:
-            return str(file.attrs["identity"]), file["keys"][:]
+            yield file
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"The shard {str(path)!r} is gone.",
+            hint="Run finetune again: it computes what is missing, and goes on where it stopped.",
+        ) from error
     except (OSError, KeyError) as error:
+        # The number of a system's error (a limit, permissions, the disk); HDF5 has none of its own.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise _corrupt(path, str(error)) from error
 
 

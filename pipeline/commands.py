@@ -170,7 +170,7 @@ def _prune_boundary(store: Any, needed: Any) -> int:
     folder = store.boundary_folder
     if not folder.exists():
         return 0
-    with boundary_shards.lock(folder, wait=False):
+    with boundary_shards.pruning(folder):
         return boundary_shards.remove_unneeded(folder, store.identity, needed)
 
 

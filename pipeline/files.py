@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
+from pipeline.reporting import Reporter, Silence
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -119,20 +120,55 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold an advisory lock on ``path``; the system drops it when the process dies.
+def exclusive(
+    path: Path, busy: str, *, wait: bool = False, reporter: Reporter | None = None
+) -> Iterator[None]:
+    """Hold an advisory lock on ``path`` alone; the system drops it when the process dies.
+
+    Args:
+        path: The lock file; made if there is none.
+        busy: What is said where another process holds it.
+        wait: Whether to wait for that process.
+        reporter: Where it is said that there is something to wait for.
 
     Raises:
-        StoreError: Another process holds it and ``wait`` is off; ``busy`` is the message.
+        StoreError: Another process holds it and ``wait`` is off.
     """
+    import fcntl
+
+    with _held(path, fcntl.LOCK_EX, busy, wait=wait, reporter=reporter or Silence()):
+        yield
+
+
+@contextmanager
+def shared(path: Path, busy: str, *, reporter: Reporter) -> Iterator[None]:
+    """Hold an advisory lock on ``path`` beside others that share it, not beside ``exclusive``.
+
+    Args:
+        path: The lock file; made if there is none.
+        busy: What is said before waiting for a process that holds it alone.
+        reporter: Where that is said.
+    """
+    import fcntl
+
+    with _held(path, fcntl.LOCK_SH, busy, wait=True, reporter=reporter):
+        yield
+
+
+@contextmanager
+def _held(path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter) -> Iterator[None]:
+    """Hold a lock of one kind of ``fcntl``."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(busy, hint="Wait for it to end, then run this again.") from error
+            if not wait:
+                raise StoreError(busy, hint="Wait for it to end, then run this again.") from error
+            reporter.say(f"{busy} Waiting for it to end.")
+            fcntl.flock(file, kind)
         yield
 
 

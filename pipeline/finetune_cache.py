@@ -11,18 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import boundary_shards, machine
 from pipeline.encoder import Encoder
-from pipeline.errors import PipelineError, RunError
+from pipeline.errors import MissingFeaturesError, PipelineError, RunError
 from pipeline.files import remove_leftovers
 from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows
 from pipeline.finetune_views import Turns
+from pipeline.key_index import KeyIndex
 from pipeline.reporting import Reporter
-from pipeline.shards import Keys
+from pipeline.shards import Keys, Shard
 from pipeline.views import PLAIN
 
 # A killed run loses no more than this much work, in bytes of activations.
@@ -74,9 +74,9 @@ class BoundaryCache:
         self.shape = shape
         self._dtype = np.dtype(precision).newbyteorder("<")
         self._checked: dict[Path, Keys] = {}
-        self._places: dict[bytes, tuple[int, int]] = {}
-        self._files: list[h5py.File] = []
-        self._loaded: list[NDArray[Any]] = []
+        self._index = KeyIndex.over(())
+        self._places = np.full(len(keys), -1, np.intp)
+        self._loaded: dict[int, NDArray[Any]] = {}
 
     def missing(self) -> NDArray[np.intp]:
         """Return one row of every image whose activations are not there.
@@ -84,10 +84,8 @@ class BoundaryCache:
         Raises:
             CorruptShardError: A shard is not what was written.
         """
-        shards = boundary_shards.paths(self.folder)
-        stored = {bytes(key) for path in shards for key in self._keys_of(path)}
         rows = self._wanted[unique_rows(self._keys[self._wanted])]
-        return np.array([row for row in rows if bytes(self._keys[row]) not in stored], np.intp)
+        return rows[self._indexed().find(self._keys[rows]) < 0]
 
     def require_room(self, count: int, reporter: Reporter, *, what: str = "images") -> None:
         """Say how much disk activations need; refuse where there is no room.
@@ -144,36 +142,69 @@ class BoundaryCache:
         return len(rows)
 
     def open(self) -> None:
-        """Make the activations readable, in memory where they fit.
+        """Make the activations readable; those that this run needs lie in memory where they fit.
+
+        Files are opened anew for each batch otherwise: there may be more of them than a process
+        may have open.
 
         Raises:
             CorruptShardError: A shard is not what was written.
+            MissingFeaturesError: The cache is not filled.
+            OSError: The system does not let a shard be read.
         """
-        shards = boundary_shards.paths(self.folder)
-        is_small = sum(path.stat().st_size for path in shards) <= machine.free_memory() // 2
-        for number, path in enumerate(shards):
-            for row, key in enumerate(self._keys_of(path)):
-                self._places.setdefault(bytes(key), (number, row))
-            self._files.append(h5py.File(path, "r"))
-            if is_small:
-                self._loaded.append(self._files[-1]["activations"][:])
+        self.close()
+        self._index = self._indexed()
+        self._places = self._index.find(self._keys)
+        used = np.unique(self._index.shard_of[self._known(self._wanted)])
+        paths = {number: self._index.shards[number].path for number in used.tolist()}
+        if sum(path.stat().st_size for path in paths.values()) <= machine.free_memory() // 2:
+            self._loaded = {number: boundary_shards.read(path) for number, path in paths.items()}
 
     def close(self) -> None:
-        """Let go of files and memory."""
-        for file in self._files:
-            file.close()
-        self._files, self._loaded, self._places = [], [], {}
+        """Let go of memory; no file is open between two calls."""
+        self._index = KeyIndex.over(())
+        self._places = np.full(len(self._keys), -1, np.intp)
+        self._loaded = {}
 
     def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[np.float32]:
-        """Return activations, float32 ``(n, *shape)``; an epoch changes nothing."""
+        """Return activations, float32 ``(n, *shape)``; an epoch changes nothing.
+
+        Raises:
+            MissingFeaturesError: Activations of a row are not there, or not open.
+            StoreError: A shard is gone.
+            OSError: The system does not let a shard be read.
+        """
         out = np.empty((len(rows), *self.shape), np.float32)
-        for place, row in enumerate(rows):
-            shard, line = self._places[bytes(self._keys[row])]
-            if self._loaded:
-                out[place] = self._loaded[shard][line]
-            else:
-                out[place] = self._files[shard]["activations"][line]
+        places = self._known(rows)
+        shard_of = self._index.shard_of[places]
+        for number in np.unique(shard_of).tolist():
+            mine = np.flatnonzero(shard_of == number)
+            out[mine] = self._read(number, self._index.row_of[places[mine]])
         return out
+
+    def _read(self, number: int, lines: NDArray[np.intp]) -> NDArray[Any]:
+        """Return some lines of a shard, from memory where it is there."""
+        if number in self._loaded:
+            return self._loaded[number][lines]
+        return boundary_shards.read(self._index.shards[number].path, lines)
+
+    def _known(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return where in the index each row is; refuse rows that are not there."""
+        places = self._places[rows]
+        absent = self._keys[rows[places < 0]]
+        if len(absent):
+            raise MissingFeaturesError(
+                f"Expected activations of {len(rows):,} images in {str(self.folder)!r}. "
+                f"Received: {len(absent):,} of them are not there.",
+                keys=[key.decode() for key in absent],
+                hint="Fill the cache and open it first.",
+            )
+        return places
+
+    def _indexed(self) -> KeyIndex:
+        """Return where the key of every row at hand is."""
+        paths = boundary_shards.paths(self.folder)
+        return KeyIndex.over(Shard(path, self._keys_of(path)) for path in paths)
 
     def _keys_of(self, path: Path) -> Keys:
         """Return the keys of a shard, which is hashed once."""

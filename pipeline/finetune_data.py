@@ -89,7 +89,8 @@ class Origin:
 class Photos:
     """The images of a manifest, by row number, checked against their keys.
 
-    Decoded images stay in memory where they fit; else every epoch decodes them again, in threads.
+    Images of batches stay in memory, decoded, where they fit; else every epoch decodes them again,
+    in threads.
 
     Example:
         with Photos(rows, 224, augment_seed=None) as photos:
@@ -148,10 +149,14 @@ class Photos:
         if seed is not None and epoch is not None:
             return self._stacked(lambda row: self._augmented(row, seed, epoch), rows)
         shown = dict(zip(rows.tolist(), self._turns.shown(rows, epoch), strict=True))
-        return self._stacked(lambda row: self._view(row, shown[row]), rows)
+        return self._stacked(
+            lambda row: self._keep(row, shown[row], self._view(row, shown[row])), rows
+        )
 
     def view(self, rows: NDArray[np.intp], name: str) -> NDArray[np.uint8]:
         """Return one view of images, uint8 ``(n, S, S, 3)``; ``PLAIN`` for them as they are.
+
+        For one pass over them, as when a cache is filled: they do not stay in memory.
 
         Raises:
             StaleFeaturesError: An image is not the one that the run was made from; names it.
@@ -166,7 +171,8 @@ class Photos:
             return images.decode(self._read(row), self._wide)
 
         generator = np.random.default_rng([seed, _AUGMENTATION, epoch, row])
-        return augmented(self._decoded(row, _WIDE, wide), self._size, generator)
+        pixels = self._keep(row, _WIDE, self._decoded(row, _WIDE, wide))
+        return augmented(pixels, self._size, generator)
 
     def _view(self, row: int, name: str) -> Pixels:
         def made() -> Pixels:
@@ -176,14 +182,17 @@ class Photos:
         return self._decoded(row, name, made)
 
     def _decoded(self, row: int, kind: str, make: Callable[[], Pixels]) -> Pixels:
-        """Return pixels that were kept, or make them, and keep them where there is room."""
+        """Return pixels that were kept, or make them."""
         kept = self._kept.get((row, kind))
         if kept is not None:
             return kept
         try:
-            pixels = make()
+            return make()
         except DecodeError as error:
             raise self._changed(row, str(error)) from error
+
+    def _keep(self, row: int, kind: str, pixels: Pixels) -> Pixels:
+        """Keep pixels for later epochs, where there is room for all; return them."""
         if self._is_kept:
             self._kept[row, kind] = pixels
         return pixels

@@ -55,13 +55,15 @@ def open_source(
     def make_encoder() -> Encoder:
         return engines.create(engine, bottom, batch_size=options.batch_size, precision="float32")
 
-    try:
-        with boundary_shards.lock(origin.store.boundary_folder, wait=True):
-            cached.fill(photos, make_encoder, reporter)
+    folder = origin.store.boundary_folder
+    with boundary_shards.in_use(folder, reporter):
+        try:
+            with boundary_shards.filling(folder, reporter):
+                cached.fill(photos, make_encoder, reporter)
             cached.open()
-        yield cached, surgery.top
-    finally:
-        cached.close()
+            yield cached, surgery.top
+        finally:
+            cached.close()
 
 
 def _why_not_cached(options: FinetuneOptions, surgery: Surgery) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from conftest import Command
 from fakes import FakeEncoder, planted_store, write_classes
 
 from pipeline import boundary_shards, text
-from pipeline.errors import CorruptShardError, StoreError
+from pipeline.errors import CorruptShardError
+from pipeline.reporting import Silence
 from pipeline.store import Store
 from pipeline.verify import verify
 
@@ -40,6 +42,16 @@ def store(tmp_path: Path) -> Store:
     made = planted_store(tmp_path / "store", {"a": 4, "b": 4})
     made.refresh_view()
     return made
+
+
+class Notes(Silence):
+    """A reporter that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def key(number: int) -> bytes:
@@ -157,16 +169,40 @@ def test_prune_names_a_shard_that_cannot_be_read(store: Store, command: Command)
 
 
 def test_prune_does_not_disturb_a_finetune(store: Store, command: Command) -> None:
-    path = add(store, how(store), [key(99)])
-    with boundary_shards.lock(store.boundary_folder, wait=False):
+    path, folder, silence = add(store, how(store), [key(99)]), store.boundary_folder, Silence()
+    with boundary_shards.in_use(folder, silence), boundary_shards.in_use(folder, silence):
+        with boundary_shards.filling(folder, silence):
+            assert command("prune", store.path)[0] == 2
         status, result = command("prune", store.path)
-        with (
-            pytest.raises(StoreError, match="Another finetune or prune"),
-            boundary_shards.lock(store.boundary_folder, wait=False),
-        ):
-            pass
     assert status == 2 and "finetune" in result["error"]["message"] and path.exists()
+    with boundary_shards.pruning(folder):
+        assert command("prune", store.path)[0] == 2
     assert command("prune", store.path)[0] == 0 and not path.exists()
+
+
+@pytest.mark.parametrize("held", ["filling", "pruning"])
+def test_who_waits_for_another_says_so_and_then_goes_on(store: Store, held: str) -> None:
+    folder, notes = store.boundary_folder, Notes()
+    lock = boundary_shards.filling if held == "filling" else boundary_shards.in_use
+    with lock(folder, notes):
+        assert not notes.lines, "nothing to wait for"
+    other = {
+        "filling": lambda: boundary_shards.filling(folder, Silence()),
+        "pruning": lambda: boundary_shards.pruning(folder),
+    }[held]()
+
+    def enter() -> None:
+        with lock(folder, notes):
+            pass
+
+    with other:
+        waiting = threading.Thread(target=enter, daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive() and len(notes.lines) == 1
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert str(folder) in notes.lines[0] and "Waiting for it to end." in notes.lines[0]
 
 
 def test_a_store_that_is_replaced_loses_its_activations(

@@ -42,6 +42,7 @@ from pipeline.errors import (
     CorruptShardError,
     HeadNotTrainableError,
     ManifestError,
+    MissingFeaturesError,
     PipelineError,
     RunError,
     StaleFeaturesError,
@@ -218,6 +219,15 @@ def test_images_that_do_not_fit_are_decoded_again(
         read.batch(np.arange(6), None)
 
 
+def test_images_that_fill_a_cache_are_not_kept(tmp_path: Path) -> None:
+    rows = photo_rows(tmp_path / "photos")
+    with Photos(rows, SIZE, augment_seed=None) as photos:
+        cache_of(tmp_path / "boundary", rows).fill(photos, FakeEncoder(batch_size=4), Silence())
+        shutil.rmtree(tmp_path / "photos")
+        with pytest.raises(StaleFeaturesError, match=r"a/000\.png"):
+            photos.batch(np.arange(6), None)
+
+
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
     (tmp_path / "b/001.png").unlink()
@@ -278,6 +288,62 @@ def test_the_cache_reads_from_disk_what_does_not_fit(
     cache.open()
     np.testing.assert_array_equal(cache.batch(np.arange(6), None), in_memory)
     cache.close()
+
+
+def test_more_shards_than_files_may_be_open_are_read(tmp_path: Path) -> None:
+    """In memory and from disk; and a limit is the system's error, no damage to a shard."""
+    code = """
+import errno, os, resource, sys
+from pathlib import Path
+import numpy as np
+from pipeline import boundary_shards, machine
+from pipeline.finetune_cache import BoundaryCache
+keys = np.array([f"{n:064x}".encode() for n in range(80)], "S64")
+cache = BoundaryCache(Path(sys.argv[1]), {}, keys, shape=(2,), precision="float32")
+for n in range(80):
+    boundary_shards.write(cache.folder, cache._identity, keys[n : n + 1], np.full((1, 2), n, "<f4"))
+path = boundary_shards.paths(cache.folder)[0]
+used = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
+for free in (machine.free_memory(), 0):
+    machine.free_memory = lambda: free
+    cache.open()
+    assert bool(cache._loaded) == bool(free)
+    assert cache.batch(np.arange(80), None)[:, 1].tolist() == list(range(80))
+    if free:
+        cache.close()
+files = []
+try:
+    while True:
+        files.append(open(os.devnull))
+except OSError:
+    pass
+for call in (boundary_shards.checked_keys, boundary_shards.read):
+    try:
+        call(path)
+    except OSError as error:
+        assert error.errno == errno.EMFILE, error
+    else:
+        raise AssertionError
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "boundary")],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_activations_that_are_gone_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = photo_rows(tmp_path / "photos")
+    cache = filled(tmp_path / "boundary", rows)
+    with pytest.raises(MissingFeaturesError, match="2 of them are not there"):
+        cache.batch(np.array([0, 3]), None)
+    monkeypatch.setattr(machine, "free_memory", lambda: 0)
+    cache.open()
+    (path,) = cache.folder.glob("*.h5")
+    path.unlink()
+    with pytest.raises(StoreError, match=f"{path.stem}.*is gone"):
+        cache.batch(np.array([0]), None)
 
 
 def test_only_what_is_missing_is_computed(tmp_path: Path) -> None:
@@ -1062,6 +1128,26 @@ def test_force_replaces_a_run(trained: Path, tmp_path: Path) -> None:
     assert first["finetune"]["weights_sha256"] != second["finetune"]["weights_sha256"]
     (kept,) = (tmp_path / "run/finetune").glob("*.h5")
     assert kept.stem == second["finetune"]["weights_sha256"]
+
+
+@pytest.mark.slow
+def test_prune_refuses_from_the_first_image_to_the_last_epoch(
+    trained: Path, tmp_path: Path, command: Command
+) -> None:
+    refused: dict[str, bool] = {}
+
+    class Pruning(Notes):
+        def bar(self, total: int, unit: str) -> Any:
+            status, result = command("prune", trained / "store")
+            refused[unit] = status == 2 and "finetune" in result["error"]["message"]
+            return super().bar(total, unit)
+
+    options = {**QUICK, "epochs": 1, "run": str(tmp_path / "run")}
+    # A cut of its own, so that its cache is to be filled.
+    options["unfreeze_from"] = "conv5_block2"
+    run_finetune(trained / "run", notes=Pruning(), **options)
+    assert refused == {"img": True, "step": True}
+    assert command("prune", trained / "store")[0] == 0
 
 
 @pytest.mark.slow
