@@ -4,7 +4,6 @@ Called by ``commands``. Puts the head on the backbone, checks that both begin at
 trains, and records the outcome as a run of its own, beside the stage-2 head.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -220,7 +219,6 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | N
 def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
     if Run.exists(path):
         Run.remove(path)
-        shutil.rmtree(path / FINETUNED, ignore_errors=True)
     record = origin.run.record
     source, root = record["source"], Path(record["root"])
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)

@@ -1,8 +1,9 @@
 """The run directory: what was trained on what, with which result.
 
 ``run.json`` holds inputs, versions, timings and metrics; ``heads/NAME`` a fitted head with its
-probabilities; ``manifest.csv`` and ``predictions.csv`` the rows. Written by stage 2, read by
-``compare`` and ``info``. A head that is listed is complete.
+probabilities; ``manifest.csv`` and ``predictions.csv`` the rows; ``finetune`` what fine-tuning
+keeps. Written by stages 2 and 3, read by ``compare`` and ``info``. A head that is listed is
+complete.
 """
 
 import csv
@@ -20,7 +21,7 @@ from pipeline import heads
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
-from pipeline.files import read_record, write_atomically, write_json
+from pipeline.files import read_record, remove_leftovers, write_atomically, write_json
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
 from pipeline.reporting import Reporter
@@ -32,8 +33,14 @@ SCHEMA_VERSION: Final = 2
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 
+# In a run of finetune: its record, the head on the changed network, and the folder of its weights.
+FINETUNED: Final = "finetune"
+
 _RECORD = "run.json"
 _PROBABILITIES = "probabilities.npy"
+_FOLDERS: Final = ("heads", FINETUNED)
+# In the order of removing: while there is a record, there is a run, which --force can replace.
+_FILES: Final = ("predictions.csv", "manifest.csv", _RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +155,28 @@ class Run:
 
     @classmethod
     def remove(cls, path: Path) -> None:
-        """Delete a run that ``--force`` replaces; anything that is no run is left alone."""
+        """Delete a run that ``--force`` replaces; killed, it leaves one without heads.
+
+        Raises:
+            RunError: There is no run, or it holds what is not its own. Nothing is deleted.
+        """
         run = cls.open(path)
-        (run.path / _RECORD).unlink()
-        shutil.rmtree(run.path / "heads", ignore_errors=True)
-        for name in ("manifest.csv", "predictions.csv"):
-            (run.path / name).unlink(missing_ok=True)
+        remove_leftovers(path)
+        foreign = sorted({item.name for item in path.iterdir()} - {*_FOLDERS, *_FILES})
+        if foreign:
+            raise RunError(
+                f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
+                f"Received: also {foreign[0]!r}.",
+                hint="Move it elsewhere, or choose another --run.",
+            )
+        run.record = {**run.record, "heads": {}, "best": None}
+        run.record.pop(FINETUNED, None)
+        run.save_record()
+        for name in _FOLDERS:
+            if (path / name).exists():
+                shutil.rmtree(path / name)
+        for name in _FILES:
+            (path / name).unlink(missing_ok=True)
 
     def require_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Refuse to add to a run that was made from something else.

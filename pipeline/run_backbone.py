@@ -15,11 +15,9 @@ from pipeline.backbone import Backbone, FrozenBackbone
 from pipeline.config import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.keras_file import PREFIX, SUFFIX
-from pipeline.run import Run
+from pipeline.run import FINETUNED, Run
 from pipeline.store import Store
 
-# In a run of finetune: its record, the head on the changed network, and the folder of its weights.
-FINETUNED: Final = "finetune"
 _BACKBONE: Final = "backbone/"
 
 

@@ -118,7 +118,9 @@ def fitted_head(run: Run, name: str, dim: int) -> "Head":
         RunError: It is damaged, or its classes, temperature or arrays cannot be those of the run.
     """
     head = heads.load(run.path / "heads" / name)
-    _require_fit(head, name, run.path, len(run.record["classes"]), dim)
+    command = "finetune" if run_backbone.is_finetuned(run, name) else "train-head"
+    hint = f"Train it again with {command} --force."
+    _require_fit(head, name, run.path, len(run.record["classes"]), dim, hint)
     return head
 
 
@@ -135,7 +137,7 @@ def _of_folder(path: Path, asked: str | None, weights: str | None, engine: str) 
         raise unknown_name("head", str(asked), [name], where=str(path))
     identity = found.metadata["identity"]
     run_backbone.require_reproducible(identity)
-    _require_fit(found.head, name, path, len(classes), found.backbone.dim)
+    _require_fit(found.head, name, path, len(classes), found.backbone.dim, "Export it again.")
     return TrainedHead(
         name=name,
         head=found.head,
@@ -168,8 +170,18 @@ def _engine(identity: Mapping[str, Any], asked: str) -> str:
     return family
 
 
-def _require_fit(head: "Head", name: str, where: Path, num_classes: int, dim: int) -> None:
+def _require_fit(
+    head: "Head", name: str, where: Path, num_classes: int, dim: int, hint: str
+) -> None:
     """Refuse a head whose classes, temperature or arrays cannot be those of its run.
+
+    Args:
+        head: The fitted head.
+        name: Its name.
+        where: The run, or the exported folder.
+        num_classes: Number of classes of the run.
+        dim: Length of its features.
+        hint: How to make it again.
 
     Raises:
         RunError: Says what was expected and what it is.
@@ -179,7 +191,7 @@ def _require_fit(head: "Head", name: str, where: Path, num_classes: int, dim: in
         raise RunError(
             f"Expected the head {name!r} of {str(where)!r} to have {misfit[0]}. "
             f"Received: {misfit[1]}.",
-            hint="Train it again with train-head --force.",
+            hint=hint,
         )
 
 

@@ -3,10 +3,13 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +123,66 @@ def test_other_options_are_refused_and_force_replaces(
         status, result = command(*arguments, "--force")
         assert set(result["heads"]) == {"majority"}
     assert status == 0
+
+
+def as_finetuned(path: Path) -> None:
+    """Give a run what fine-tuning adds to it."""
+    shutil.copytree(path / "heads/logreg", path / "heads/finetune")
+    (path / "finetune/tensorboard").mkdir(parents=True)
+    (path / "finetune/weights.h5").write_bytes(b"weights")
+    record = json.loads((path / "run.json").read_text())
+    record["heads"]["finetune"] = record["heads"]["logreg"]
+    record["finetune"] = {"weights_sha256": "0" * 64, "backbone_sha256": "1" * 64}
+    (path / "run.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("name", ["train-head", "sweep"])
+def test_force_replaces_a_run_of_fine_tuning(command: Command, store: Store, name: str) -> None:
+    train(command)
+    as_finetuned(Path("run"))
+    flags = ("--store", "store", "--run", "run", "--head", "majority", "--refit", "--force")
+    status, result = command(name, *flags)
+    assert status == 0, result
+    assert not Path("run/finetune").exists()
+    assert all(head.startswith("majority") for head in Run.open(Path("run")).record["heads"])
+
+
+@pytest.mark.parametrize("steps", range(7))
+def test_a_run_that_is_removed_in_part_can_be_replaced(
+    command: Command, store: Store, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(command)
+    as_finetuned(Path("run"))
+    left = iter(range(steps))
+
+    def or_die(do: Callable[..., None]) -> Callable[..., None]:
+        def stopping(*arguments: Any, **options: Any) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            do(*arguments, **options)
+
+        return stopping
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Run, "save_record", or_die(Run.save_record))
+        killed.setattr(shutil, "rmtree", or_die(shutil.rmtree))
+        killed.setattr(Path, "unlink", or_die(Path.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            Run.remove(Path("run"))
+    assert bool(Run.open(Path("run")).record["heads"]) == (steps == 0)
+    status, result = command("train-head", "--store", "store", "--run", "run", "--head",
+                             "majority", "--force")  # fmt: skip
+    assert (status, list(result["heads"])) == (0, ["majority"])
+
+
+def test_a_run_with_something_else_in_it_is_not_replaced(command: Command, store: Store) -> None:
+    train(command)
+    Path("run/notes.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    status, result = command("train-head", "--store", "store", "--run", "run", "--head",
+                             "majority", "--force")  # fmt: skip
+    assert status == 2 and "notes.txt" in result["error"]["message"]
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
 
 
 def test_other_head_parameters_are_refused(command: Command, store: Store) -> None:
