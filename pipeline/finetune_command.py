@@ -36,8 +36,7 @@ from pipeline.finetune_source import open_source
 from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
 from pipeline.reporting import Reporter
-from pipeline.run import Run
-from pipeline.run_backbone import FINETUNED
+from pipeline.run import FINETUNED, Run
 from pipeline.runtime import gpu_name
 from pipeline.stage_two import result_of
 

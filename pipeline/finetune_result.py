@@ -16,8 +16,7 @@ from pipeline.dataset import Examples
 from pipeline.finetune_checkpoint import Progress
 from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
-from pipeline.run import FittedHead, Run
-from pipeline.run_backbone import FINETUNED
+from pipeline.run import FINETUNED, FittedHead, Run
 from pipeline.scoring import Chosen, score_head
 from pipeline.split_features import SplitFeatures
 

@@ -162,7 +162,7 @@ class Run:
         """
         run = cls.open(path)
         remove_leftovers(path)
-        foreign = sorted({item.name for item in path.iterdir()} - {*_FOLDERS, *_FILES})
+        foreign = sorted({item.name for item in path.iterdir()} - {*_FOLDERS, *_FILES, cls.LOCK})
         if foreign:
             raise RunError(
                 f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
