@@ -8,6 +8,7 @@ have a cache of their own.
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows
 from pipeline.finetune_views import Turns
 from pipeline.key_index import KeyIndex
 from pipeline.reporting import Reporter
+from pipeline.scan_cache import ScanCache
 from pipeline.shards import Keys, Shard
 from pipeline.views import PLAIN
 
@@ -29,6 +31,7 @@ from pipeline.views import PLAIN
 SHARD_BYTES: Final = 64 << 20
 # Share of the free disk that a cache may take.
 _DISK_SHARE: Final = 0.9
+_IN_MEMORY: Final = partial(ScanCache, None)
 
 
 class BoundaryCache:
@@ -55,6 +58,7 @@ class BoundaryCache:
         shape: tuple[int, ...],
         precision: str,
         rows: NDArray[np.intp] | None = None,
+        scan_cache: Callable[[], ScanCache] = _IN_MEMORY,
     ) -> None:
         """Describe a cache; nothing is read yet.
 
@@ -65,6 +69,7 @@ class BoundaryCache:
             shape: Shape of one image's activations.
             precision: ``float32`` or ``float16``.
             rows: Rows whose activations are needed; None for all.
+            scan_cache: Opens what remembers the good checks of shards from run to run.
         """
         self._identity = {**identity, "shape": list(shape), "precision": precision}
         self.folder = boundary_shards.folder_of(parent, self._identity)
@@ -73,6 +78,7 @@ class BoundaryCache:
         self._wanted = np.arange(len(keys)) if rows is None else rows
         self.shape = shape
         self._dtype = np.dtype(precision).newbyteorder("<")
+        self._scan_cache = scan_cache
         self._checked: dict[Path, Keys] = {}
         self._index = KeyIndex.over(())
         self._places = np.full(len(keys), -1, np.intp)
@@ -137,8 +143,7 @@ class BoundaryCache:
                     blocks.append(self._converted(encoder(pixels)))
                     for _ in batch:
                         bar.advance()
-                keys, values = self._keys[part], np.concatenate(blocks)
-                boundary_shards.write(self.folder, self._identity, keys, values)
+                self._write(self._keys[part], np.concatenate(blocks))
         return len(rows)
 
     def open(self) -> None:
@@ -201,15 +206,30 @@ class BoundaryCache:
             )
         return places
 
+    def _write(self, keys: Keys, values: NDArray[Any]) -> None:
+        """Write a shard; the digest that names it counts as its first good check."""
+        path = boundary_shards.write(self.folder, self._identity, keys, values)
+        with self._scan_cache() as cache:
+            cache.remember_check(path.stem, path.stat())
+
     def _indexed(self) -> KeyIndex:
         """Return where the key of every row at hand is."""
         paths = boundary_shards.paths(self.folder)
-        return KeyIndex.over(Shard(path, self._keys_of(path)) for path in paths)
+        with self._scan_cache() as cache:
+            return KeyIndex.over(Shard(path, self._keys_of(path, cache)) for path in paths)
 
-    def _keys_of(self, path: Path) -> Keys:
-        """Return the keys of a shard, which is hashed once."""
+    def _keys_of(self, path: Path, cache: ScanCache) -> Keys:
+        """Return the keys of a shard, hashed if it changed since its last good check."""
         if path not in self._checked:
-            self._checked[path] = boundary_shards.checked_keys(path)
+            # Taken before the bytes are read: what changes them later counts as a change.
+            status = path.stat()
+            is_checked = cache.is_checked(path.stem, status)
+            keys = boundary_shards.checked_keys(path, is_checked=lambda path: is_checked)
+            if not is_checked:
+                cache.remember_check(path.stem, status)
+                # Others write to it too, and hashing what follows may take minutes.
+                cache.commit()
+            self._checked[path] = keys
         return self._checked[path]
 
     def _converted(self, flat: NDArray[np.float32]) -> NDArray[Any]:

@@ -106,5 +106,6 @@ def _cached_views(
             shape=surgery.boundary_shape,
             precision=options.cache_precision,
             rows=None if name == PLAIN else origin.rows("train"),
+            scan_cache=origin.store.scan_cache,
         )
     return CachedViews(caches, turns)

@@ -1,8 +1,8 @@
 """The scan cache: what earlier runs learned about files, so that a rerun opens none of them.
 
 A small SQLite file in the store, safe to delete: (path, size, times, inode) → key of the bytes;
-key → why it could not be decoded; shard → state at its last good check. Called by ``store`` and
-stage 1, always from one thread.
+key → why it could not be decoded; shard → state at its last good check. Called by ``store``,
+stage 1 and ``finetune_cache``, always from one thread.
 """
 
 import os

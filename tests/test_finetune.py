@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from PIL import Image
 from pipeline import (
     assembly,
     backbone,
+    boundary_shards,
     finetune_cache,
     finetune_command,
     finetune_steps,
@@ -49,7 +51,7 @@ from pipeline.errors import (
     StoreError,
     WeightsUnavailableError,
 )
-from pipeline.files import exclusive
+from pipeline.files import exclusive, sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_command import finetune
@@ -67,6 +69,7 @@ from pipeline.manifest import Manifest
 from pipeline.reporting import Silence
 from pipeline.run import Run
 from pipeline.runtime import import_keras
+from pipeline.scan_cache import ScanCache
 from pipeline.store import Store
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
@@ -318,9 +321,10 @@ try:
         files.append(open(os.devnull))
 except OSError:
     pass
-for call in (boundary_shards.checked_keys, boundary_shards.read):
+check = lambda: boundary_shards.checked_keys(path, is_checked=lambda path: False)
+for call in (check, lambda: boundary_shards.read(path)):
     try:
-        call(path)
+        call()
     except OSError as error:
         assert error.errno == errno.EMFILE, error
     else:
@@ -329,6 +333,86 @@ for call in (boundary_shards.checked_keys, boundary_shards.read):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "boundary")],
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_only_shards_that_changed_since_their_last_good_check_are_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = photo_rows(tmp_path / "photos")
+    monkeypatch.setattr(finetune_cache, "SHARD_BYTES", 128)  # two rows a shard
+    filled(tmp_path / "boundary", rows)
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr(boundary_shards, "sha256_file", counted)
+
+    def opened() -> int:
+        hashed.clear()
+        cache = cache_of(
+            tmp_path / "boundary", rows, scan_cache=partial(ScanCache, tmp_path / "scan.sqlite")
+        )
+        assert not len(cache.missing())
+        cache.open()
+        cache.close()
+        return len(hashed)
+
+    assert [opened(), opened()] == [3, 0]
+    path = sorted((tmp_path / "boundary").rglob("*.h5"))[1]
+    data = path.read_bytes()
+    path.write_bytes(data)
+    assert opened() == 1 and hashed == [path]
+    time.sleep(0.02)  # longer than the grain of the clock
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CorruptShardError, match=path.stem):
+        opened()
+    with pytest.raises(CorruptShardError, match=path.stem):
+        opened()
+    (tmp_path / "scan.sqlite").unlink()
+    path.write_bytes(data)
+    assert [opened(), opened()] == [3, 0]
+
+
+def test_what_was_just_written_is_not_hashed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, scan = photo_rows(tmp_path / "photos"), partial(ScanCache, tmp_path / "scan.sqlite")
+    cache = filled(tmp_path / "boundary", rows, scan_cache=scan)
+
+    def refuse(path: Path) -> str:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(boundary_shards, "sha256_file", refuse)
+    for each in (cache, cache_of(tmp_path / "boundary", rows, scan_cache=scan)):
+        each.open()
+        assert each.batch(np.arange(6), None).any()
+
+
+def test_shards_of_other_images_stay_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = photo_rows(tmp_path / "photos")
+    monkeypatch.setattr(finetune_cache, "SHARD_BYTES", 128)  # two rows a shard
+    whole = filled(tmp_path / "boundary", rows)
+    part = BoundaryCache(tmp_path / "boundary", {"weights": "w"}, rows.keys, shape=(2, 2, 4),
+                         precision="float32", rows=np.array([3, 2]))  # fmt: skip
+    read: list[Path] = []
+
+    def counted(path: Path, lines: NDArray[np.intp] | None = None) -> NDArray[Any]:
+        read.append(path)
+        return original(path, lines)
+
+    original = boundary_shards.read
+    monkeypatch.setattr(boundary_shards, "read", counted)
+    part.open()
+    assert len(read) == 1
+    whole.open()
+    np.testing.assert_array_equal(
+        part.batch(np.array([2, 3]), 0), whole.batch(np.array([2, 3]), None)
+    )
+    assert len(read) == 4
 
 
 def test_activations_that_are_gone_are_named(

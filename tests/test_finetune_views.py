@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
-from pipeline import event_files, finetune_source, machine, views, weights
+from pipeline import boundary_shards, event_files, finetune_source, machine, views, weights
 from pipeline.cli import main
 from pipeline.errors import ConfigError, RunError
 from pipeline.finetune_cache import BoundaryCache, CachedViews
@@ -272,6 +272,9 @@ def test_the_cache_of_views_is_part_of_a_sound_store(
     assert not store.views, "the store needs no features of views"
     found = verify(trained / "store")
     assert found["ok"] and found["boundary_shards"] >= 3
+    with store.scan_cache() as cache:
+        paths = boundary_shards.all_paths(store.boundary_folder)
+        assert all(cache.is_checked(path.stem, path.stat()) for path in paths), "a resume hashes"
     inputs = Run.open(trained / "whole").record["inputs"]
     assert inputs["views"] == list(NAMES)
     with pytest.raises(RunError, match=r"views = \['flip', 'crop1'\].*views = None"):
