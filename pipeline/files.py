@@ -10,14 +10,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from pipeline.errors import StoreError
 
 TEMPORARY_PREFIX = ".tmp-"
+
+Kind = type | tuple[type, ...] | GenericAlias
 
 
 def sha256_file(path: Path) -> str:
@@ -69,6 +72,22 @@ def read_record(path: Path, *, kind: str, version: int) -> dict[str, Any] | None
             hint="Use the release of pipeline that wrote it, or make it anew.",
         )
     return dict(record)
+
+
+def misfit(record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
+    """Return what is wrong with the fields of a JSON object; None where each is of its kind.
+
+    Args:
+        record: The object.
+        kinds: The types that a field may have, by its name, or ``list[str]``; other fields are not
+            looked at.
+    """
+    for name, kind in kinds.items():
+        if name not in record:
+            return f"no {name!r}"
+        if not _is_of(record[name], kind):
+            return f"{name} = {record[name]!r}"
+    return None
 
 
 @contextmanager
@@ -151,6 +170,12 @@ def _locked(folder: Path) -> Iterator[bool]:
         yield is_free
     finally:
         os.close(descriptor)
+
+
+def _is_of(value: Any, kind: Kind) -> bool:
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind)
 
 
 def _fsync(path: Path) -> None:

@@ -33,13 +33,13 @@ def inputs_of(run: Run) -> Mapping[str, Any]:
     try:
         identity, _ = inputs["identity"], Path(inputs["store"])
         require_reproducible(identity)
+        views.check(list(dict.fromkeys(inputs.get("average") or ())))
     except (AttributeError, KeyError, TypeError) as error:
         raise RunError(
             f"Expected {str(run.path)!r} to name its store and the identity of its features. "
             f"Received: {type(error).__name__}: {error}.",
             hint="Train again with train-head.",
         ) from error
-    views.check(list(dict.fromkeys(inputs.get("average") or ())))
     return inputs
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import engines, heads, model_folder, run_backbone
+from pipeline import engines, heads, model_folder, run_backbone, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, RunError
@@ -137,6 +137,7 @@ def _of_folder(path: Path, asked: str | None, weights: str | None, engine: str) 
         raise unknown_name("head", str(asked), [name], where=str(path))
     identity = found.metadata["identity"]
     run_backbone.require_reproducible(identity)
+    views.check(found.metadata["average"])
     _require_fit(found.head, name, path, len(classes), found.backbone.dim, "Export it again.")
     return TrainedHead(
         name=name,
