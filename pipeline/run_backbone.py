@@ -154,6 +154,21 @@ def is_finetuned(run: Run, name: str) -> bool:
     return name == FINETUNED and FINETUNED in run.record
 
 
+def identity_of(run: Run, name: str) -> Mapping[str, Any]:
+    """Return how the features are made that a head of a run is for.
+
+    Args:
+        run: The run, of which ``inputs_of`` was asked.
+        name: Name of the head.
+    """
+    identity: Mapping[str, Any] = run.record["inputs"]["identity"]
+    if not is_finetuned(run, name):
+        return identity
+    # Fine-tuning scores its head in float32, which is of no engine, whatever the store holds.
+    fields = {field: value for field, value in identity.items() if field != "engine"}
+    return {**fields, "precision": "float32"}
+
+
 def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
     """Return a backbone with the variables that fine-tuning changed.
 
