@@ -342,6 +342,19 @@ def test_csv(made: Path, tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
 
 
+def test_a_csv_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classifier, "load", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    for place in ("file/out.csv", "file/more/out.csv"):
+        with pytest.raises(ConfigError, match="--csv: expected a place"):
+            run_predict(made, made / "photos/bee", csv=str(tmp_path / place))
+    with pytest.raises(ManifestError, match="does not exist"):
+        run_predict(made, tmp_path / "absent", csv=str(tmp_path / "more/out.csv"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_an_existing_csv_is_replaced_on_request_alone(made: Path, tmp_path: Path) -> None:
     out, photo = tmp_path / "out.csv", made / "photos/ant/000.png"
     out.write_text("mine")
