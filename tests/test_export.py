@@ -806,6 +806,41 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> Non
     assert not leftover.exists() and other.exists()
 
 
+def test_an_export_that_was_killed_while_it_replaced_another_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, form = tmp_path / "model", FORMATS["folder"]
+
+    def write(folder: Path, text: str) -> None:
+        folder.mkdir()
+        (folder / form.record).write_text(text)
+
+    write(out, "old")
+    kept = tmp_path / "kept"
+
+    def die(*_: Path) -> None:
+        # As the disk is at this moment; an exception would have the folder removed.
+        shutil.copytree(tmp_path, kept)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("pipeline.export.rename_durably", die)
+        with pytest.raises(KeyboardInterrupt), staged(out, form, force=True) as temporary:
+            write(temporary, "new")
+    assert (out / form.record).read_text() == "old", "an interruption is undone at once"
+    assert not (kept / "model").exists()
+    with (
+        pytest.raises(ConfigError, match="with --force a"),
+        staged(kept / "model", form, force=False),
+    ):
+        pytest.fail("there is an export")
+    assert (kept / "model" / form.record).read_text() == "old"
+    with staged(kept / "model", form, force=True) as temporary:
+        write(temporary, "new")
+    assert (kept / "model" / form.record).read_text() == "new"
+    assert [path.name for path in kept.iterdir()] == ["model"]
+
+
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
