@@ -24,7 +24,7 @@ from pipeline.backbone import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
-from pipeline.files import rename_durably, temporary_folder, write_json
+from pipeline.files import put_back, rename_durably, set_aside, temporary_folder, write_json
 from pipeline.runtime import import_keras
 from pipeline.stitch import Predict, cached_probabilities, runner
 
@@ -112,7 +112,7 @@ def staged(out: Path, form: Format, *, force: bool) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             if out.is_dir():
-                out.rename(folder / f"{out.name}.replaced")
+                set_aside(out, folder)
             rename_durably(temporary, out)
     except OSError as error:
         if error.strerror is None:
@@ -124,11 +124,12 @@ def staged(out: Path, form: Format, *, force: bool) -> Iterator[Path]:
 
 
 def require_free(out: Path, form: Format, *, force: bool) -> None:
-    """Refuse a place that holds something.
+    """Refuse a place that holds something; an export that a killed one set aside is put back.
 
     Raises:
         ConfigError: It holds an earlier export and ``force`` is off, or something else.
     """
+    put_back(out)
     if not out.exists() and not out.is_symlink():
         return
     is_export = out.is_dir() and (out / form.record).is_file() if not form.suffix else out.is_file()

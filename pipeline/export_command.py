@@ -109,7 +109,8 @@ def open_source(options: ExportOptions) -> Source:
     """
     run = Run.open(Path(options.run))
     name = trained_head.head_name(run, options.head)
-    identity = run_backbone.inputs_of(run)["identity"]
+    run_backbone.inputs_of(run)
+    identity = run_backbone.identity_of(run, name)
     _require_exportable(run, identity)
     store = run_backbone.open_store(run)
     head = trained_head.fitted_head(run, name, store.dim)
@@ -161,13 +162,14 @@ def _require_exportable(run: Run, identity: Mapping[str, Any]) -> None:
 
 def _package(source: Source) -> Package:
     inputs, network = source.run.record["inputs"], source.backbone
+    identity = run_backbone.identity_of(source.run, source.name)
     averages = () if source.is_finetuned else inputs.get("average") or ()
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "pipeline": __version__,
         "classes": source.run.record["classes"],
         # Of the weights that are exported, which fine-tuning may have changed.
-        "identity": {**inputs["identity"], "weights_sha256": network.weights_sha256},
+        "identity": {**identity, "weights_sha256": network.weights_sha256},
         "dim": network.dim,
         "head": source.name,
         "temperature": float(source.head.temperature_),

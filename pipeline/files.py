@@ -10,15 +10,19 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.reporting import Reporter, Silence
 
 TEMPORARY_PREFIX = ".tmp-"
+_REPLACED = ".replaced"
+
+Kind = type | tuple[type, ...] | GenericAlias
 
 
 def sha256_file(path: Path) -> str:
@@ -72,6 +76,22 @@ def read_record(path: Path, *, kind: str, version: int) -> dict[str, Any] | None
     return dict(record)
 
 
+def misfit(record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
+    """Return what is wrong with the fields of a JSON object; None where each is of its kind.
+
+    Args:
+        record: The object.
+        kinds: The types that a field may have, by its name, or ``list[str]``; other fields are not
+            looked at.
+    """
+    for name, kind in kinds.items():
+        if name not in record:
+            return f"no {name!r}"
+        if not _is_of(record[name], kind):
+            return f"{name} = {record[name]!r}"
+    return None
+
+
 @contextmanager
 def temporary_sibling(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; what is left under it at the end is removed."""
@@ -92,18 +112,34 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
 def temporary_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``, which is removed at the end.
 
+    What was set aside in it is taken back if nothing has taken its place.
     Those that killed processes left beside the same path are removed first.
     """
-    prefix = f"{TEMPORARY_PREFIX}{path.name}-"
-    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+    for leftover in _leftover_folders(path):
         with _locked(leftover) as is_free:
             if is_free:
                 shutil.rmtree(leftover, ignore_errors=True)
     with (
-        tempfile.TemporaryDirectory(prefix=prefix, dir=path.parent) as folder,
+        tempfile.TemporaryDirectory(prefix=_folder_prefix(path), dir=path.parent) as folder,
         _locked(Path(folder)),
     ):
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:
+            _take_back(Path(folder), path)
+
+
+def set_aside(path: Path, folder: Path) -> None:
+    """Move a folder that is about to be replaced into a temporary one of ``temporary_folder``."""
+    path.rename(folder / f"{path.name}{_REPLACED}")
+
+
+def put_back(path: Path) -> None:
+    """Where ``path`` is missing, take back what a killed process had set aside to replace it."""
+    for leftover in _leftover_folders(path):
+        with _locked(leftover) as is_free:
+            if is_free:
+                _take_back(leftover, path)
 
 
 def rename_durably(temporary: Path, path: Path) -> None:
@@ -187,6 +223,27 @@ def _locked(folder: Path) -> Iterator[bool]:
         yield is_free
     finally:
         os.close(descriptor)
+
+
+def _is_of(value: Any, kind: Kind) -> bool:
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind)
+
+
+def _folder_prefix(path: Path) -> str:
+    return f"{TEMPORARY_PREFIX}{path.name}-"
+
+
+def _leftover_folders(path: Path) -> list[Path]:
+    """Return the temporary folders beside ``path``, in use or left by killed processes."""
+    return list(path.parent.glob(f"{glob.escape(_folder_prefix(path))}*"))
+
+
+def _take_back(folder: Path, path: Path) -> None:
+    aside = folder / f"{path.name}{_REPLACED}"
+    if aside.exists() and not path.exists():
+        aside.rename(path)
 
 
 def _fsync(path: Path) -> None:

@@ -8,12 +8,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import backbone, heads, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import RunError, WeightsUnavailableError
-from pipeline.files import read_record, write_json
+from pipeline.files import Kind, misfit, read_record, write_json
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -25,6 +26,27 @@ _HEAD: Final = "head"
 _ENCODER: Final = "encoder"
 # The architecture of a network that is in no table; its weights are taken from the other file.
 _NETWORK: Final = "network.keras"
+
+_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "head": str,
+        "classes": list[str],
+        "identity": dict,
+        "dim": int,
+        "average": list[str],
+        "reject_below": (int, float),
+    }
+)
+_IDENTITY_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "backbone": str,
+        "weights_sha256": str,
+        "image_size": int,
+        "pooling": str,
+        "preprocessing": str,
+        "precision": str,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +106,27 @@ def read(path: Path) -> ModelFolder:
 
     Raises:
         RunError: It lacks something, or the head is damaged.
-        StoreError: It is of another version.
+        StoreError: The record cannot be read, or is of another version.
     """
     metadata = read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION) or {}
-    head = heads.load(path / _HEAD)
-    try:
-        identity, dim = metadata["identity"], metadata["dim"]
-        described = {name: identity[name] for name in ("image_size", "pooling", "weights_sha256")}
-        network = path / _ENCODER / _NETWORK
-        name = str(network) if network.is_file() else identity["backbone"]
-    except (KeyError, TypeError) as error:
+    wrong = misfit(metadata, _FIELDS) or misfit(metadata["identity"], _IDENTITY_FIELDS)
+    if wrong is not None:
         raise RunError(
-            f"Expected {str(path / RECORD)!r} to describe a model. "
-            f"Received: {type(error).__name__}: {error}.",
+            f"Expected {str(path / RECORD)!r} to describe a model. Received: {wrong}.",
             hint="Export it again.",
-        ) from error
+        )
+    head = heads.load(path / _HEAD)
+    identity = metadata["identity"]
+    network = path / _ENCODER / _NETWORK
+    name = str(network) if network.is_file() else identity["backbone"]
     found = FrozenBackbone(
         # Keeps no converted copies: a shipped folder is only read, and its weights alone are used.
         lambda: _loaded(path, name, identity).model,
         name=name,
-        dim=dim,
-        **described,
+        image_size=identity["image_size"],
+        pooling=identity["pooling"],
+        dim=metadata["dim"],
+        weights_sha256=identity["weights_sha256"],
     )
     return ModelFolder(found, head, metadata)
 

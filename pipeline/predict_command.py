@@ -13,7 +13,7 @@ from pipeline import manifest
 from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.files import write_atomically
+from pipeline.files import temporary_sibling, write_atomically
 from pipeline.reporting import Reporter
 
 
@@ -107,7 +107,28 @@ def _checked(options: PredictOptions, *, force: bool) -> list[str]:
             f"Received: {'a file' if out.is_file() else 'a folder'} that is there.",
             hint="Replace a file with --force, or choose another name.",
         )
+    if out is not None:
+        _require_writable(out)
     return list_files(options.paths)
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse a place for a file, or for its folders, before the work that it is to hold.
+
+    Raises:
+        ConfigError: Nothing can be written there.
+    """
+    try:
+        folder = next(parent for parent in out.absolute().parents if parent.exists())
+        # Also as root, who is told that everything is writable, and on a full disk.
+        with temporary_sibling(folder / out.name):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"--csv: expected a place that can be written to. Received: {str(out)!r}: "
+            f"{error.strerror}.",
+            hint="Choose another place.",
+        ) from error
 
 
 def _exists(path: Path) -> bool:

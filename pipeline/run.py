@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from pipeline import heads
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
-from pipeline.files import read_record, remove_leftovers, write_atomically, write_json
+from pipeline.files import Kind, misfit, read_record, remove_leftovers, write_atomically, write_json
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
 from pipeline.reporting import Reporter
@@ -38,6 +38,21 @@ FINETUNED: Final = "finetune"
 
 _RECORD = "run.json"
 _PROBABILITIES = "probabilities.npy"
+# What readers of a record rely on; ``inputs`` are looked at by those who use them.
+_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "inputs": dict,
+        "classes": list[str],
+        "split": dict,
+        "root": str,
+        "source": dict,
+        "heads": dict,
+        "best": (str, NoneType),
+    }
+)
+_FINETUNED_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {"weights_sha256": str, "backbone_sha256": str}
+)
 _FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
 _FILES: Final = ("predictions.csv", "manifest.csv", _RECORD)
@@ -83,13 +98,20 @@ class Run:
         """Open a run.
 
         Raises:
-            RunError: There is none, or it is of another version.
+            RunError: There is none, or its record lacks something.
+            StoreError: The record cannot be read, or is of another version.
         """
         record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION)
         if record is None:
             raise RunError(
                 f"There is no run at {str(path)!r}.",
                 hint="Make one with pipeline train-head --store STORE --run RUN.",
+            )
+        wrong = _misfit(record)
+        if wrong is not None:
+            raise RunError(
+                f"Expected {str(path / _RECORD)!r} to describe a run. Received: {wrong}.",
+                hint="Put it back as it was, or delete the run and make it again.",
             )
         return cls(path, record)
 
@@ -285,6 +307,19 @@ def best(records: Mapping[str, Mapping[str, Any]]) -> str:
         records,
         key=lambda name: (-records[name]["val"]["accuracy"], records[name]["val"]["log_loss"]),
     )
+
+
+def _misfit(record: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a run's record; None where it can be used."""
+    wrong = misfit(record, _FIELDS)
+    if wrong is None:
+        wrong = misfit(record["heads"], dict.fromkeys(record["heads"], dict))
+    # Until it ends, fine-tuning keeps notes there, and has no head.
+    if wrong is None and FINETUNED in {*record, *record["heads"]}:
+        wrong = misfit(record, {FINETUNED: dict})
+    if wrong is None and FINETUNED in record["heads"]:
+        wrong = misfit(record[FINETUNED], _FINETUNED_FIELDS)
+    return wrong
 
 
 def _save_array(path: Path, array: NDArray[np.float32]) -> None:

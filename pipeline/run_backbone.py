@@ -33,13 +33,13 @@ def inputs_of(run: Run) -> Mapping[str, Any]:
     try:
         identity, _ = inputs["identity"], Path(inputs["store"])
         require_reproducible(identity)
+        views.check(list(dict.fromkeys(inputs.get("average") or ())))
     except (AttributeError, KeyError, TypeError) as error:
         raise RunError(
             f"Expected {str(run.path)!r} to name its store and the identity of its features. "
             f"Received: {type(error).__name__}: {error}.",
             hint="Train again with train-head.",
         ) from error
-    views.check(list(dict.fromkeys(inputs.get("average") or ())))
     return inputs
 
 
@@ -152,6 +152,21 @@ def load(
 def is_finetuned(run: Run, name: str) -> bool:
     """Tell whether a head is for a network that fine-tuning changed."""
     return name == FINETUNED and FINETUNED in run.record
+
+
+def identity_of(run: Run, name: str) -> Mapping[str, Any]:
+    """Return how the features are made that a head of a run is for.
+
+    Args:
+        run: The run, of which ``inputs_of`` was asked.
+        name: Name of the head.
+    """
+    identity: Mapping[str, Any] = run.record["inputs"]["identity"]
+    if not is_finetuned(run, name):
+        return identity
+    # Fine-tuning scores its head in float32, which is of no engine, whatever the store holds.
+    fields = {field: value for field, value in identity.items() if field != "engine"}
+    return {**fields, "precision": "float32"}
 
 
 def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import engines, heads, model_folder, run_backbone
+from pipeline import engines, heads, model_folder, run_backbone, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, RunError
@@ -61,7 +61,8 @@ def load(path: Path, asked: str | None, *, weights: str | None, engine: str) -> 
     run = Run.open(path)
     name = head_name(run, asked)
     inputs = run_backbone.inputs_of(run)
-    chosen = _engine(inputs["identity"], engine)
+    identity = run_backbone.identity_of(run, name)
+    chosen = _engine(identity, engine)
     network, average = run_backbone.find(run, weights), inputs.get("average") or ()
     if run_backbone.is_finetuned(run, name):
         # Fine-tuning scores its head on the images as they are.
@@ -71,7 +72,7 @@ def load(path: Path, asked: str | None, *, weights: str | None, engine: str) -> 
         head=fitted_head(run, name, network.dim),
         classes=tuple(run.record["classes"]),
         network=network,
-        identity=inputs["identity"],
+        identity=identity,
         engine=chosen,
         average=tuple(average),
         reject_below=inputs.get("reject_below") or 0.0,
@@ -137,6 +138,7 @@ def _of_folder(path: Path, asked: str | None, weights: str | None, engine: str) 
         raise unknown_name("head", str(asked), [name], where=str(path))
     identity = found.metadata["identity"]
     run_backbone.require_reproducible(identity)
+    views.check(found.metadata["average"])
     _require_fit(found.head, name, path, len(classes), found.backbone.dim, "Export it again.")
     return TrainedHead(
         name=name,

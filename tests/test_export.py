@@ -18,7 +18,8 @@ from fakes import FakeEncoder
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import heads, images, manifest, stitch
+from pipeline import heads, images, machine, manifest, stitch
+from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config import CommonOptions, ExportOptions
 from pipeline.errors import (
@@ -334,24 +335,55 @@ def test_folder_holds_all_that_predicting_needs(name: str, own: Path, tmp_path: 
                      "head/head.json", "head/arrays.npz"}  # fmt: skip
 
 
+def finetune_small(folder: Path, *flags: str) -> str:
+    """Fine-tune all of a small network; returns its file. Flags are for ``extract``."""
+    write_photos(folder / "photos", 30)
+    save_network(folder / "small.keras")
+    weights = str(folder / "small.keras")
+    arguments = ["extract", folder / "photos", "--store", folder / "store", "--backbone",
+                 weights, "--preprocessing", "unit", "--image-size", SIZE, *flags]  # fmt: skip
+    assert main([*map(str, arguments), "--quiet"]) == 0
+    # A head that has much to learn.
+    (folder / "early.toml").write_text("[heads.linear]\nepochs = 1\nlearning_rate = 0.003\n")
+    train(folder, "stage-two", "--config", folder / "early.toml", names=("linear",))
+    tuning = ["finetune", folder / "stage-two", "--run", folder / "run", "--unfreeze-from",
+              "all", "--epochs", 6, "--learning-rate", 0.003, "--weights", weights]  # fmt: skip
+    assert main([*map(str, tuning), "--quiet"]) == 0
+    run = Run.open(folder / "run")
+    changed = np.abs(run.probabilities("finetune") - run.probabilities("linear")).max()
+    assert changed > 0.05, "nothing was trained"
+    return weights
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not machine.computes_in("bfloat16"), reason="a processor without bfloat16")
+def test_a_finetuned_head_is_of_float32_whatever_the_store_holds(tmp_path: Path) -> None:
+    weights = finetune_small(tmp_path, "--engine", "openvino", "--precision", "bfloat16")
+    run = Run.open(tmp_path / "run")
+    rows = run.manifest()
+    paths = [rows.file(index) for index, split in enumerate(rows.splits) if split == "test"]
+    expected = run.probabilities("finetune")[photos_of_test(tmp_path, "run")[1]]
+    for engine in ("keras", "openvino"):
+        classifier = Classifier.load(run.path, "finetune", engine=engine, weights=weights)
+        tops = [dict(item.top) for item in classifier.predict(paths, top=3).predictions]
+        received = [[top[name] for name in run.record["classes"]] for top in tops]
+        np.testing.assert_allclose(received, expected, atol=TOLERANCE)
+    with pytest.raises(ConfigError, match="expected openvino, which made"):
+        Classifier.load(run.path, "linear", engine="keras", weights=weights)
+    with pytest.raises(RunError, match="precision = 'float32'"):
+        exported(options_of(tmp_path, tmp_path / "linear.keras", "keras", head="linear"))
+    out = tmp_path / "model"
+    exported(options_of(tmp_path, out, "folder", head="finetune"))
+    identity = metadata_of(out, "folder")["identity"]
+    assert identity["precision"] == "float32" and "engine" not in identity
+    require_agreement(tmp_path, "run", "finetune", opened(out, "folder"))
+    Classifier.load(out, engine="keras")
+
+
 @pytest.mark.slow
 def test_a_finetuned_network_in_every_format(tmp_path: Path) -> None:
     """A backbone that is in no table, trained on: every test image as the run recorded it."""
-    write_photos(tmp_path / "photos", 30)
-    save_network(tmp_path / "small.keras")
-    weights = str(tmp_path / "small.keras")
-    arguments = ["extract", tmp_path / "photos", "--store", tmp_path / "store", "--backbone",
-                 weights, "--preprocessing", "unit", "--image-size", SIZE]  # fmt: skip
-    assert main([*map(str, arguments), "--quiet"]) == 0
-    # A head that has much to learn.
-    (tmp_path / "early.toml").write_text("[heads.linear]\nepochs = 1\nlearning_rate = 0.003\n")
-    train(tmp_path, "stage-two", "--config", tmp_path / "early.toml", names=("linear",))
-    tuning = ["finetune", tmp_path / "stage-two", "--run", tmp_path / "run", "--unfreeze-from",
-              "all", "--epochs", 6, "--learning-rate", 0.003, "--weights", weights]  # fmt: skip
-    assert main([*map(str, tuning), "--quiet"]) == 0
-    run = Run.open(tmp_path / "run")
-    changed = np.abs(run.probabilities("finetune") - run.probabilities("linear")).max()
-    assert changed > 0.05, "nothing was trained"
+    weights = finetune_small(tmp_path)
     for name in ("finetune", "linear"):
         for form, out in OUTS.items():
             target = tmp_path / name / form / out
@@ -772,6 +804,41 @@ def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> Non
         temporary.write_text("whole")
     assert out.read_text() == "whole"
     assert not leftover.exists() and other.exists()
+
+
+def test_an_export_that_was_killed_while_it_replaced_another_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, form = tmp_path / "model", FORMATS["folder"]
+
+    def write(folder: Path, text: str) -> None:
+        folder.mkdir()
+        (folder / form.record).write_text(text)
+
+    write(out, "old")
+    kept = tmp_path / "kept"
+
+    def die(*_: Path) -> None:
+        # As the disk is at this moment; an exception would have the folder removed.
+        shutil.copytree(tmp_path, kept)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("pipeline.export.rename_durably", die)
+        with pytest.raises(KeyboardInterrupt), staged(out, form, force=True) as temporary:
+            write(temporary, "new")
+    assert (out / form.record).read_text() == "old", "an interruption is undone at once"
+    assert not (kept / "model").exists()
+    with (
+        pytest.raises(ConfigError, match="with --force a"),
+        staged(kept / "model", form, force=False),
+    ):
+        pytest.fail("there is an export")
+    assert (kept / "model" / form.record).read_text() == "old"
+    with staged(kept / "model", form, force=True) as temporary:
+        write(temporary, "new")
+    assert (kept / "model" / form.record).read_text() == "new"
+    assert [path.name for path in kept.iterdir()] == ["model"]
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:

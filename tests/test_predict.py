@@ -342,6 +342,19 @@ def test_csv(made: Path, tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
 
 
+def test_a_csv_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classifier, "load", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    for place in ("file/out.csv", "file/more/out.csv"):
+        with pytest.raises(ConfigError, match="--csv: expected a place"):
+            run_predict(made, made / "photos/bee", csv=str(tmp_path / place))
+    with pytest.raises(ManifestError, match="does not exist"):
+        run_predict(made, tmp_path / "absent", csv=str(tmp_path / "more/out.csv"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_an_existing_csv_is_replaced_on_request_alone(made: Path, tmp_path: Path) -> None:
     out, photo = tmp_path / "out.csv", made / "photos/ant/000.png"
     out.write_text("mine")
@@ -413,6 +426,12 @@ def change_record(folder: Path, **changes: Any) -> None:
         ({"heads": {}, "best": None}, RunError, "none is trained yet"),
         ({"heads": {"knn": {"not_saved": "no skops"}}, "best": "knn"}, RunError, "no skops"),
         ({"schema_version": 1}, StoreError, "schema version"),
+        ({"heads": []}, RunError, r"heads = \[\]"),
+        ({"heads": {"knn": 3}}, RunError, "knn = 3"),
+        ({"heads": {"finetune": {}}}, RunError, "no 'finetune'"),
+        ({"heads": {"finetune": {}}, "finetune": {}}, RunError, "no 'weights_sha256'"),
+        ({"finetune": 3}, RunError, "finetune = 3"),
+        ({"classes": [1, 2]}, RunError, r"classes = \[1, 2\]"),
         ({"inputs": {}}, RunError, "identity"),
         ({"classes": ["ant", "bee"]}, RunError, "classes of 0 to 1"),
     ],
@@ -423,6 +442,79 @@ def test_records_that_cannot_be_used(
     change_record(copy, **changes)
     with pytest.raises(kind, match=expected):
         Classifier.load(copy / "run")
+
+
+@pytest.mark.parametrize("name", ["inputs", "classes", "split", "root", "source", "heads", "best"])
+def test_a_record_that_lacks_something_is_refused(copy: Path, name: str) -> None:
+    edit(copy / "run/run.json", lambda record: record.pop(name))
+    with pytest.raises(RunError, match=rf"describe a run\. Received: no '{name}'"):
+        Run.open(copy / "run")
+
+
+@pytest.fixture
+def shipped(copy: Path) -> Path:
+    """A folder as ``export --format folder`` writes it, but for the weights."""
+    from pipeline import model_folder
+
+    run = Run.open(copy / "run")
+    metadata = {
+        "schema_version": model_folder.SCHEMA_VERSION,
+        "classes": run.record["classes"],
+        "identity": run.record["inputs"]["identity"],
+        "dim": 16,
+        "head": "logreg",
+        "average": [],
+        "reject_below": 0.0,
+    }
+    head = heads.load(copy / "run/heads/logreg")
+    model_folder.write(copy / "model", FakeBackbone("0" * 64), head, metadata, None)  # type: ignore[arg-type]
+    return copy / "model"
+
+
+FOLDER_FIELDS = ("head", "classes", "identity", "dim", "average", "reject_below")
+
+
+@pytest.mark.parametrize("name", FOLDER_FIELDS)
+def test_a_folder_whose_record_lacks_something_is_refused(shipped: Path, name: str) -> None:
+    Classifier.load(shipped)
+    edit(shipped / "model.json", lambda record: record.pop(name))
+    with pytest.raises(RunError, match=rf"describe a model\. Received: no '{name}'"):
+        Classifier.load(shipped)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "expected"),
+    [
+        *[({name: None}, RunError, f"{name} = None") for name in FOLDER_FIELDS],
+        ({"identity": {}}, RunError, "no 'backbone'"),
+        ({"average": ["turned"]}, ConfigError, "Unknown view 'turned'"),
+        ({"average": [["flip"]]}, RunError, "average = "),
+    ],
+)
+def test_a_folder_whose_record_is_damaged_is_refused(
+    shipped: Path, changes: dict[str, Any], kind: type[Exception], expected: str
+) -> None:
+    edit(shipped / "model.json", lambda record: record.update(changes))
+    with pytest.raises(kind, match=expected):
+        Classifier.load(shipped)
+
+
+def test_the_hint_is_how_to_make_that_head_again(copy: Path, shipped: Path) -> None:
+    record = {"weights_sha256": "0" * 64, "backbone_sha256": "1" * 64}
+    edit(copy / "run/run.json", lambda run: run["heads"].update(finetune=run["heads"]["logreg"]))
+    change_record(copy, finetune=record)
+    head = heads.load(copy / "run/heads/logreg")
+    head.temperature_ = 0.0
+    for folder in ("run/heads/logreg", "run/heads/finetune", "model/head"):
+        heads.save(head, copy / folder)
+    for place, name, hint in (
+        ("run", "logreg", "Train it again with train-head --force."),
+        ("run", "finetune", "Train it again with finetune --force."),
+        ("model", "logreg", "Export it again."),
+    ):
+        with pytest.raises(RunError, match="a temperature above 0") as caught:
+            Classifier.load(copy / place, name)
+        assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize(
@@ -729,7 +821,7 @@ def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
     with pytest.raises(StaleFeaturesError, match="x-1"):
         Classifier.load(tmp_path / "model")
     edit(tmp_path / "model/model.json", lambda record: record.pop("dim"))
-    with pytest.raises(RunError, match="KeyError: 'dim'"):
+    with pytest.raises(RunError, match="no 'dim'"):
         Classifier.load(tmp_path / "model")
 
 
