@@ -92,14 +92,20 @@ def measure_head_room(origin: Origin) -> dict[str, Any]:
     return {**head_room(origin.head, data), "seconds": time.perf_counter() - began}
 
 
-def say_estimate(
-    options: FinetuneOptions, origin: Origin, seconds: float, reporter: Reporter
-) -> None:
-    """Say what training costs and what there is to gain."""
+def say_estimate(origin: Origin, seconds: float, epochs: int, reporter: Reporter) -> None:
+    """Say what training costs and what there is to gain.
+
+    Args:
+        origin: Where fine-tuning starts.
+        seconds: Of an epoch with its val.
+        epochs: Most epochs that are left.
+        reporter: Where it is said.
+    """
     val = origin.run.record["heads"][origin.name]["val"]
     low, high = val["accuracy_ci95"]
     reporter.say(
-        f"About {seconds:.1f} s an epoch, {seconds * options.epochs:.0f} s for {options.epochs}. "
+        f"About {seconds:.1f} s an epoch, val included; at most {seconds * epochs:.0f} s for the "
+        f"{epochs} left. "
         f"Stage 2 ({origin.name}): val accuracy {val['accuracy']:.4f} (95 % interval {low:.4f} to "
         f"{high:.4f}), so that {1 - val['accuracy']:.4f} is left to gain"
     )

@@ -623,9 +623,45 @@ def test_an_estimate_leaves_no_trace(tmp_path: Path) -> None:
     training, surgery = small_training(tmp_path / "c.h5", Arrays(small_batch(18)[0]))
     variables = [*surgery.state, *training._optimizer.variables]
     before = surgery_of.digest_of(variables)
-    assert training.estimate() > 0
+    seconds = training.estimate()
+    assert seconds is not None and seconds > 0
     assert surgery_of.digest_of(variables) == before
     assert not (tmp_path / "c.h5").exists()
+
+
+class SlowArrays(Arrays):
+    """Inputs that take a while to load."""
+
+    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[Any]:
+        time.sleep(0.2)
+        return super().batch(rows, epoch)
+
+
+@pytest.mark.slow
+def test_an_estimate_counts_val_and_loads_while_it_trains(tmp_path: Path) -> None:
+    images = small_batch(18)[0]
+    training, _ = small_training(tmp_path / "c.h5", SlowArrays(images), batch_size=4)
+    inner = training._step
+
+    def step(*batch: Any) -> Any:
+        time.sleep(0.2)
+        return inner(*batch)
+
+    training._step = step
+    seconds = training.estimate()
+    # Three steps, each of which hides a loading, and six rows of val at 0.2 s for four.
+    assert seconds is not None and 0.85 < seconds < 1.2  # in series: 1.5
+
+
+@pytest.mark.slow
+def test_nothing_is_estimated_where_nothing_is_left(tmp_path: Path) -> None:
+    source = Arrays(small_batch(18)[0])
+    training, _ = small_training(tmp_path / "c.h5", source, epochs=3)
+    assert training.epochs_left == 3
+    training.one_epoch(Notes())
+    assert training.epochs_left == 2
+    training.run(Notes())
+    assert training.epochs_left == 0 and training.estimate() is None
 
 
 @pytest.mark.slow
@@ -963,6 +999,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines
+    assert any("s for the 1 left" in line for line in notes.lines)
     for name in ("weights_sha256", "backbone_sha256"):
         assert result["finetune"][name] == uninterrupted["finetune"][name]
     np.testing.assert_array_equal(
