@@ -639,6 +639,48 @@ def test_the_tutorial_moves_statistics_above_the_cut_only() -> None:
     assert surgery_of.digest_of(moving) != statistics
 
 
+@pytest.mark.slow
+def test_a_precision_holds_for_what_is_compiled_after_it() -> None:
+    surgery, images = operated("conv3"), small_batch()[0]
+    found = []
+    for precision in ("float32", "bfloat16", "float32"):
+        surgery_of.set_precision(surgery, precision)
+        found.append(finetune_steps.compile_forward(surgery.whole)(images)[0])
+    largest = np.abs(found[0]).max()
+    assert 1e-4 * largest < np.abs(found[1] - found[0]).max() < 5e-2 * largest
+    np.testing.assert_array_equal(found[2], found[0])
+
+
+@pytest.mark.slow
+def test_float32_is_multiplied_as_float32_on_jax() -> None:
+    keras = import_keras()
+    if keras.backend.backend() != "jax":
+        pytest.skip("what JAX calls float32 is a setting of JAX")
+    import jax
+
+    found: list[Any] = []
+
+    class Probe(keras.layers.Layer):  # type: ignore[misc]
+        """Tells in which arithmetic it is compiled."""
+
+        def call(self, inputs: Any) -> Any:
+            found.append(jax.config.jax_default_matmul_precision)
+            return inputs
+
+    inputs = keras.Input((6,))
+    head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    features = Probe()(inputs)
+    model = keras.Model(inputs, [features, head(features)])
+    optimizer = finetune_steps.adam(model.trainable_variables)
+    rows, classes = np.ones((4, 6), np.float32), np.zeros(4, np.int32)
+    found.clear()
+    with jax.default_matmul_precision("tensorfloat32"):
+        finetune_steps.compile_forward(model)(rows)
+        step = finetune_steps.compile_step(model, head, optimizer, training=False)
+        step(rows, classes, np.ones(4, np.float32))
+    assert len(found) == 2 and set(found) == {"highest"}
+
+
 # Training on the small network
 
 
@@ -904,7 +946,10 @@ def test_outputs_of_many_rows_take_the_room_of_one_array(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_jax_makes_the_same_steps() -> None:
-    names = "updates_on_the_boundary or exactly_what or interrupted_training or step_equals"
+    names = (
+        "updates_on_the_boundary or exactly_what or interrupted_training or step_equals "
+        "or a_precision_holds or multiplied_as_float32 or room_of_one or last_step_of"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", names],
         env={**os.environ, "KERAS_BACKEND": "jax"},
@@ -914,7 +959,7 @@ def test_jax_makes_the_same_steps() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "7 passed" in done.stdout
+    assert "12 passed" in done.stdout
 
 
 @pytest.mark.slow
