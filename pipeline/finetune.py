@@ -7,8 +7,9 @@ written after every epoch; with it the same call goes on as if nothing had happe
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +34,10 @@ from pipeline.reporting import Reporter
 
 # The rate rises for one epoch, or for this share of all steps where that is less.
 WARM_UP_SHARE: Final = 0.1
-# Steps that the estimate times, after one that compiles.
-TIMED_STEPS: Final = 2
+# Batches that the estimate times, after some that are not: one compiles, and the next was loaded
+# while it did, so that the time of that one would lack its loading.
+TIMED_BATCHES: Final = 2
+_UNTIMED_BATCHES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,11 @@ class FineTuning:
         )
 
     @property
+    def epochs_left(self) -> int:
+        """Most epochs that are still to train."""
+        return 0 if self.is_over else self._recipe.epochs - self.progress.epoch
+
+    @property
     def _steps(self) -> int:
         """Steps of an epoch."""
         return -(-len(self._rows.train) // self._recipe.batch_size)
@@ -197,19 +205,30 @@ class FineTuning:
         """Return logits of rows, float32 ``(n, classes)``, in inference mode."""
         return self._outputs(rows, 1)
 
-    def estimate(self) -> float:
-        """Return the seconds of an epoch, from a few timed steps; they leave no trace."""
+    def estimate(self) -> float | None:
+        """Return the seconds of an epoch with its val, from a few timed batches of each.
+
+        They leave no trace. What comes once an epoch is left out: the fit of a temperature on val
+        and the checkpoint.
+
+        Returns:
+            None where no epoch is left.
+        """
+        if self.is_over:
+            return None
+        epoch, rows = self.progress.epoch, self._rows
         variables = [*self._state, *self._optimizer.variables]
         before = values_of(variables)
-        parts = self._parts(self.progress.epoch)
-        timed = []
-        for number in range(1 + TIMED_STEPS):
-            began = time.perf_counter()
-            part = parts[number % len(parts)]
-            self._train_on(part, self._rows.source.batch(part, self.progress.epoch), 0)
-            timed.append((time.perf_counter() - began) / len(part))
+        train = _seconds_a_row(
+            read_ahead(lambda part: rows.source.batch(part, epoch), _timed(self._parts(epoch))),
+            lambda part, inputs: self._train_on(part, inputs, 0),
+        )
         assign(variables, before)
-        return float(np.mean(timed[1:]) * len(self._rows.train))
+        val = _seconds_a_row(
+            self._loaded(_timed(parts_of(rows.val, self._recipe.batch_size))),
+            lambda part, inputs: self._forward(inputs),
+        )
+        return train * len(rows.train) + val * len(rows.val)
 
     def run(
         self,
@@ -291,10 +310,15 @@ class FineTuning:
         made = np.empty((len(rows), self._model.outputs[number].shape[1]), np.float32)
         parts, done = parts_of(rows, self._recipe.batch_size), 0
         with readable_errors(self._recipe.batch_size):
-            for part, inputs in read_ahead(lambda part: self._source.batch(part, None), parts):
+            for part, inputs in self._loaded(parts):
                 made[done : done + len(part)] = self._forward(inputs)[number]
                 done += len(part)
         return made
+
+    def _loaded(
+        self, parts: Sequence[NDArray[np.intp]]
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+        return read_ahead(lambda part: self._source.batch(part, None), parts)
 
     def _pass(self, reporter: Reporter) -> float:
         """Make all steps of an epoch; return the mean loss, not finite as soon as one is not."""
@@ -344,6 +368,27 @@ class FineTuning:
             best=[] if is_best else self._best,
         )
         finetune_checkpoint.write(self._path, self._identity, self.progress, arrays)
+
+
+def _timed(parts: Sequence[NDArray[np.intp]]) -> list[NDArray[np.intp]]:
+    """Return the parts to time, again from the first where there are few.
+
+    A smaller last one is left out where there are others, since it may be compiled anew.
+    """
+    equal = [part for part in parts if len(part) == len(parts[0])]
+    return list(islice(cycle(equal), _UNTIMED_BATCHES + TIMED_BATCHES))
+
+
+def _seconds_a_row(
+    loaded: Iterable[tuple[NDArray[np.intp], NDArray[Any]]],
+    work: Callable[[NDArray[np.intp], NDArray[Any]], Any],
+) -> float:
+    """Time work on parts of one size, each of which is loaded while the one before is worked on."""
+    ends = []
+    for part, inputs in loaded:
+        work(part, inputs)
+        ends.append(time.perf_counter())
+    return (ends[-1] - ends[-1 - TIMED_BATCHES]) / (TIMED_BATCHES * len(part))
 
 
 def _optimizer(variables: Sequence[Any], surgery: Surgery, recipe: Recipe) -> Any:

@@ -296,7 +296,8 @@ def _train(
     if training.resume():
         reporter.say(f"Going on after epoch {training.progress.epoch}")
     seconds = training.estimate()
-    say_estimate(options, origin, seconds, reporter)
+    if seconds is not None:
+        say_estimate(origin, seconds, training.epochs_left, reporter)
     log = partial(event_files.keep, _path_of(options) / FINETUNED / _TENSORBOARD)
     training.run(reporter, after_epoch=log)
     if digest_of(fixed) != before:

@@ -36,7 +36,7 @@ class Outcome:
         dropout: Share of the head's hidden units that training dropped.
         params: How the head was trained, as parameters of a dense head.
         progress: Losses by epoch, and which epoch is kept.
-        estimated_seconds: Of an epoch, before training.
+        estimated_seconds: Of an epoch with its val, before training; None where none was left.
         start_difference: Largest difference of a probability at the start; None without a check.
         reject_below: Probability below which no answer is given.
     """
@@ -48,7 +48,7 @@ class Outcome:
     dropout: float
     params: Mapping[str, Any]
     progress: Progress
-    estimated_seconds: float
+    estimated_seconds: float | None
     start_difference: float | None
     reject_below: float
 

@@ -24,6 +24,7 @@ WEIGHT_DECAYS: Final[Mapping[str, float]] = MappingProxyType({"adam": 0.0, "adam
 _RANDOM_LAYERS: Final = 2
 
 Step = Callable[[NDArray[Any], NDArray[np.int32], NDArray[np.float32]], Any]
+Compile = Callable[..., Callable[..., Any]]
 Forward = Callable[[NDArray[Any]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
@@ -95,32 +96,24 @@ def compile_step(model: Any, head: Any, optimizer: Any, *, training: bool) -> St
         features, _ = model(inputs, training=training)
         return _mean_loss(head(features, training=True), classes, row_weights)
 
-    backend = import_keras().backend.backend()
-    if backend == "tensorflow":
-        return _tensorflow_step(loss_of, model, optimizer)
-    if backend == "jax":
-        return _jax_step(loss_of, model, optimizer)
-    raise ConfigError(
-        f"finetune: expected Keras on TensorFlow or JAX. Received: KERAS_BACKEND={backend}.",
-        hint="Unset KERAS_BACKEND.",
-    )
+    compiled: Step = _on_backend(_tensorflow_step, _jax_step)(loss_of, model, optimizer)
+    return compiled
 
 
 def compile_forward(model: Any) -> Forward:
-    """Return a model in inference mode as a function of NumPy arrays to features and logits."""
-    keras = import_keras()
-    backend = keras.backend.backend()
-    call: Callable[[Any], Any] = model.predict_on_batch
-    if backend == "tensorflow":
-        import tensorflow as tf
+    """Return a model in inference mode as a function of NumPy arrays to features and logits.
 
-        signature = [tf.TensorSpec(model.input.shape, model.input.dtype)]
-        call = tf.function(
-            lambda inputs: model(inputs, training=False), input_signature=signature, autograph=False
-        )
+    It is compiled anew at each call of this, in the arithmetic that the layers have at the first
+    batch: what Keras compiled before, for another precision, is no part of it.
+
+    Raises:
+        ConfigError: Keras runs on a backend that fine-tuning has no step for.
+    """
+    convert = import_keras().ops.convert_to_numpy
+    call = _on_backend(_tensorflow_forward, _jax_forward)(model)
 
     def forward(inputs: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        features, logits = (keras.ops.convert_to_numpy(item) for item in call(inputs))
+        features, logits = (convert(item) for item in call(inputs))
         return np.array(features, np.float32), np.array(logits, np.float32)
 
     return forward
@@ -152,6 +145,32 @@ def _mean_loss(logits: Any, classes: Any, row_weights: Any) -> Any:
     logits = ops.cast(logits, "float32")
     losses = -ops.take_along_axis(ops.log_softmax(logits, axis=-1), classes[:, None], axis=-1)
     return ops.mean(losses[:, 0] * row_weights)
+
+
+def _on_backend(tensorflow: Compile, jax: Compile) -> Compile:
+    """Return what compiles for Keras' backend.
+
+    Raises:
+        ConfigError: There is nothing for it.
+    """
+    backend = import_keras().backend.backend()
+    compilers = {"tensorflow": tensorflow, "jax": jax}
+    if backend not in compilers:
+        raise ConfigError(
+            f"finetune: expected Keras on TensorFlow or JAX. Received: KERAS_BACKEND={backend}.",
+            hint="Unset KERAS_BACKEND.",
+        )
+    return compilers[backend]
+
+
+def _tensorflow_forward(model: Any) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec(model.input.shape, model.input.dtype)]
+    compiled: Callable[[Any], Any] = tf.function(
+        lambda inputs: model(inputs, training=False), input_signature=signature, autograph=False
+    )
+    return compiled
 
 
 def _tensorflow_step(loss_of: Callable[..., Any], model: Any, optimizer: Any) -> Step:
@@ -197,7 +216,7 @@ def _jax_step(loss_of: Callable[..., Any], model: Any, optimizer: Any) -> Step:
         trained, moments = optimizer.stateless_apply(moments, gradients, trained)
         return loss, (trained, others, moments)
 
-    compiled = jax.jit(update)
+    compiled = _jax_compiled(update)
 
     def step(*batch: Any) -> Any:
         loss, changed = compiled(*([item.value for item in group] for group in groups), *batch)
@@ -206,3 +225,29 @@ def _jax_step(loss_of: Callable[..., Any], model: Any, optimizer: Any) -> Step:
         return loss
 
     return step
+
+
+def _jax_forward(model: Any) -> Callable[[Any], Any]:
+    groups = (model.trainable_variables, model.non_trainable_variables)
+
+    def outputs(trained: Any, others: Any, inputs: Any) -> Any:
+        return model.stateless_call(trained, others, inputs, training=False)[0]
+
+    compiled = _jax_compiled(outputs)
+    return lambda inputs: compiled(*([item.value for item in group] for group in groups), inputs)
+
+
+def _jax_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function whose float32 is float32; JAX' own default takes TF32 on some GPUs.
+
+    Layers in half precision multiply halves, which this leaves as they are.
+    """
+    import jax
+
+    compiled = jax.jit(function)
+
+    def call(*arguments: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return compiled(*arguments)
+
+    return call

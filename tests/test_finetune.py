@@ -37,6 +37,7 @@ from pipeline import (
     weights,
 )
 from pipeline import finetune_model as surgery_of
+from pipeline.calibration import probabilities
 from pipeline.cli import main
 from pipeline.config import CommonOptions, FinetuneOptions
 from pipeline.errors import (
@@ -56,6 +57,7 @@ from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_command import finetune
 from pipeline.finetune_data import (
+    Origin,
     Photos,
     augmented,
     class_weights,
@@ -65,6 +67,7 @@ from pipeline.finetune_data import (
     read_ahead,
     unique_rows,
 )
+from pipeline.finetune_start import check_start
 from pipeline.manifest import Manifest
 from pipeline.reporting import Silence
 from pipeline.run import Run
@@ -562,6 +565,76 @@ def test_a_store_that_is_gone_or_another_is_named(planted: Callable[..., Path]) 
         run_finetune(run)
 
 
+# The start: what is about to be trained against the head on stored features
+
+
+@pytest.fixture
+def unsure(tmp_path: Path, command: Command) -> Origin:
+    """A run of twenty classes whose probabilities are all about a twentieth."""
+    planted_store(tmp_path / "store", {f"class{number:02}": 15 for number in range(20)})
+    arguments = ("--store", tmp_path / "store", "--run", tmp_path / "run", "--head", "logreg")
+    assert command("train-head", *arguments)[0] == 0
+    origin = open_origin(FinetuneOptions(source=str(tmp_path / "run")))
+    head: Any = origin.head
+    head.coef_, head.intercept_, head.temperature_ = head.coef_ / 1e3, head.intercept_ / 1e3, 1.0
+    return origin
+
+
+def started(origin: Origin, logits: NDArray[np.floating], **options: Any) -> float:
+    training: Any = SimpleNamespace(logits=lambda rows: logits)
+    return check_start(FinetuneOptions(**options), origin, training)
+
+
+def val_scores(origin: Origin) -> NDArray[np.floating]:
+    keys = origin.examples.keys[origin.rows("val")]
+    scores: NDArray[np.floating] = origin.head.scores(origin.store.read(keys))
+    return scores
+
+
+def test_it_starts_where_probabilities_and_answers_are_the_same(unsure: Origin) -> None:
+    scores = val_scores(unsure)
+    noise = np.random.default_rng(0).normal(size=scores.shape)
+    assert started(unsure, scores) == 0
+    assert 0 < started(unsure, scores + 1e-7 * noise) < 1e-7
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_other_answers_of_unsure_classes_are_refused(unsure: Origin, precision: str) -> None:
+    permuted = np.roll(val_scores(unsure), 1, axis=1)
+    differences = probabilities([permuted], 1.0) - probabilities([val_scores(unsure)], 1.0)
+    assert np.abs(differences).max() < 1e-3  # which by itself would pass
+    with pytest.raises(StaleFeaturesError, match="another answer for"):
+        started(unsure, permuted, precision=precision)
+
+
+def test_a_row_with_another_answer_is_allowed_in_16_bits_alone(unsure: Origin) -> None:
+    logits = val_scores(unsure)
+    logits[3] = logits[3, ::-1]
+    path = unsure.examples.paths[unsure.rows("val")[3]]
+    with pytest.raises(StaleFeaturesError, match=rf"another answer for 1 of .*{path}"):
+        started(unsure, logits)
+    for options in ({"precision": "bfloat16"}, {"cache_precision": "float16"}):
+        assert started(unsure, logits, **options) < 1e-3
+
+
+def test_ties_may_be_broken_in_another_way(unsure: Origin) -> None:
+    head: Any = unsure.head
+    head.coef_, head.intercept_ = np.zeros_like(head.coef_), np.zeros_like(head.intercept_)
+    noise = np.random.default_rng(0).normal(size=val_scores(unsure).shape)
+    assert started(unsure, 1e-6 * noise) < 1e-6
+
+
+def test_probabilities_are_compared_at_the_temperature_of_the_head(unsure: Origin) -> None:
+    head: Any = unsure.head
+    scores = val_scores(unsure)
+    answers = np.eye(20)[scores.argmax(axis=1)]
+    raised = scores + 1e-4 * answers  # the same answers, by less than 1e-5 more probable
+    assert started(unsure, raised) < 1e-5
+    head.temperature_ = 1e-3
+    with pytest.raises(StaleFeaturesError, match="probabilities that differ by"):
+        started(unsure, raised)
+
+
 # A small network of Keras, for what any network shows
 
 
@@ -743,6 +816,48 @@ def test_the_tutorial_moves_statistics_above_the_cut_only() -> None:
     assert surgery_of.digest_of(moving) != statistics
 
 
+@pytest.mark.slow
+def test_a_precision_holds_for_what_is_compiled_after_it() -> None:
+    surgery, images = operated("conv3"), small_batch()[0]
+    found = []
+    for precision in ("float32", "bfloat16", "float32"):
+        surgery_of.set_precision(surgery, precision)
+        found.append(finetune_steps.compile_forward(surgery.whole)(images)[0])
+    largest = np.abs(found[0]).max()
+    assert 1e-4 * largest < np.abs(found[1] - found[0]).max() < 5e-2 * largest
+    np.testing.assert_array_equal(found[2], found[0])
+
+
+@pytest.mark.slow
+def test_float32_is_multiplied_as_float32_on_jax() -> None:
+    keras = import_keras()
+    if keras.backend.backend() != "jax":
+        pytest.skip("what JAX calls float32 is a setting of JAX")
+    import jax
+
+    found: list[Any] = []
+
+    class Probe(keras.layers.Layer):  # type: ignore[misc]
+        """Tells in which arithmetic it is compiled."""
+
+        def call(self, inputs: Any) -> Any:
+            found.append(jax.config.jax_default_matmul_precision)
+            return inputs
+
+    inputs = keras.Input((6,))
+    head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    features = Probe()(inputs)
+    model = keras.Model(inputs, [features, head(features)])
+    optimizer = finetune_steps.adam(model.trainable_variables)
+    rows, classes = np.ones((4, 6), np.float32), np.zeros(4, np.int32)
+    found.clear()
+    with jax.default_matmul_precision("tensorfloat32"):
+        finetune_steps.compile_forward(model)(rows)
+        step = finetune_steps.compile_step(model, head, optimizer, training=False)
+        step(rows, classes, np.ones(4, np.float32))
+    assert len(found) == 2 and set(found) == {"highest"}
+
+
 # Training on the small network
 
 
@@ -800,9 +915,45 @@ def test_an_estimate_leaves_no_trace(tmp_path: Path) -> None:
     training, surgery = small_training(tmp_path / "c.h5", Arrays(small_batch(18)[0]))
     variables = [*surgery.state, *training._optimizer.variables]
     before = surgery_of.digest_of(variables)
-    assert training.estimate() > 0
+    seconds = training.estimate()
+    assert seconds is not None and seconds > 0
     assert surgery_of.digest_of(variables) == before
     assert not (tmp_path / "c.h5").exists()
+
+
+class SlowArrays(Arrays):
+    """Inputs that take a while to load."""
+
+    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[Any]:
+        time.sleep(0.2)
+        return super().batch(rows, epoch)
+
+
+@pytest.mark.slow
+def test_an_estimate_counts_val_and_loads_while_it_trains(tmp_path: Path) -> None:
+    images = small_batch(18)[0]
+    training, _ = small_training(tmp_path / "c.h5", SlowArrays(images), batch_size=4)
+    inner = training._step
+
+    def step(*batch: Any) -> Any:
+        time.sleep(0.2)
+        return inner(*batch)
+
+    training._step = step
+    seconds = training.estimate()
+    # Three steps, each of which hides a loading, and six rows of val at 0.2 s for four.
+    assert seconds is not None and 0.85 < seconds < 1.2  # in series: 1.5
+
+
+@pytest.mark.slow
+def test_nothing_is_estimated_where_nothing_is_left(tmp_path: Path) -> None:
+    source = Arrays(small_batch(18)[0])
+    training, _ = small_training(tmp_path / "c.h5", source, epochs=3)
+    assert training.epochs_left == 3
+    training.one_epoch(Notes())
+    assert training.epochs_left == 2
+    training.run(Notes())
+    assert training.epochs_left == 0 and training.estimate() is None
 
 
 @pytest.mark.slow
@@ -972,7 +1123,10 @@ def test_outputs_of_many_rows_take_the_room_of_one_array(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_jax_makes_the_same_steps() -> None:
-    names = "updates_on_the_boundary or exactly_what or interrupted_training or step_equals"
+    names = (
+        "updates_on_the_boundary or exactly_what or interrupted_training or step_equals "
+        "or a_precision_holds or multiplied_as_float32 or room_of_one or last_step_of"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", names],
         env={**os.environ, "KERAS_BACKEND": "jax"},
@@ -982,7 +1136,7 @@ def test_jax_makes_the_same_steps() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "7 passed" in done.stdout
+    assert "12 passed" in done.stdout
 
 
 @pytest.mark.slow
@@ -1140,6 +1294,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines
+    assert any("s for the 1 left" in line for line in notes.lines)
     for name in ("weights_sha256", "backbone_sha256"):
         assert result["finetune"][name] == uninterrupted["finetune"][name]
     np.testing.assert_array_equal(
