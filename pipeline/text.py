@@ -137,7 +137,7 @@ def export(result: Mapping[str, Any]) -> list[str]:
     return [
         f"Wrote {result['out']} ({result['format']}, {_size(result['bytes'])}): "
         f"{result['head']}, {len(result['classes']):,} classes",
-        f"Agrees with the stored features on {stitch['n']} images: "
+        f"Agrees with the cached path on {stitch['n']} images: "
         f"largest difference of a probability {stitch['max_difference']:.1e}",
     ]
 
