@@ -116,9 +116,7 @@ def open_source(options: ExportOptions) -> Source:
     head = trained_head.fitted_head(run, name, store.dim)
     if FORMATS[options.format].is_network:
         assembly.require_network(head.name)
-    network = run_backbone.find(run, options.weights)
-    if run_backbone.is_finetuned(run, name):
-        network = run_backbone.finetuned(run, network)
+    network = run_backbone.find_for(run, name, options.weights)
     file = Path(str(options.weights)) if run_backbone.is_from_file(identity) else None
     return Source(run, store, name, head, network, file)
 
@@ -163,7 +161,6 @@ def _require_exportable(run: Run, identity: Mapping[str, Any]) -> None:
 def _package(source: Source) -> Package:
     inputs, network = source.run.record["inputs"], source.backbone
     identity = run_backbone.identity_of(source.run, source.name)
-    averages = () if source.is_finetuned else inputs.get("average") or ()
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "pipeline": __version__,
@@ -173,7 +170,7 @@ def _package(source: Source) -> Package:
         "dim": network.dim,
         "head": source.name,
         "temperature": float(source.head.temperature_),
-        "average": list(averages),
+        "average": list(run_backbone.averages_of(source.run, source.name)),
         "reject_below": inputs.get("reject_below") or 0.0,
     }
     return Package(network, source.head, metadata, source.network_file)

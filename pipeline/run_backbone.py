@@ -77,6 +77,20 @@ def is_from_file(identity: Mapping[str, Any]) -> bool:
     return str(identity["backbone"]).startswith(PREFIX)
 
 
+def find_for(run: Run, name: str, weights: str | None) -> FrozenBackbone:
+    """Return the backbone that one head of a run is for; see ``find`` and ``finetuned``."""
+    network = find(run, weights)
+    return finetuned(run, network) if is_finetuned(run, name) else network
+
+
+def averages_of(run: Run, name: str) -> Sequence[str]:
+    """Return the views that a head's answers are averaged over.
+
+    Fine-tuning scores its head on the images as they are.
+    """
+    return () if is_finetuned(run, name) else tuple(run.record["inputs"].get("average") or ())
+
+
 def find(run: Run, weights: str | None) -> FrozenBackbone:
     """Return the backbone of a run's features; it is built when it is first needed.
 

@@ -63,10 +63,7 @@ def load(path: Path, asked: str | None, *, weights: str | None, engine: str) -> 
     inputs = run_backbone.inputs_of(run)
     identity = run_backbone.identity_of(run, name)
     chosen = _engine(identity, engine)
-    network, average = run_backbone.find(run, weights), inputs.get("average") or ()
-    if run_backbone.is_finetuned(run, name):
-        # Fine-tuning scores its head on the images as they are.
-        network, average = run_backbone.finetuned(run, network), ()
+    network = run_backbone.find_for(run, name, weights)
     return TrainedHead(
         name=name,
         head=fitted_head(run, name, network.dim),
@@ -74,7 +71,7 @@ def load(path: Path, asked: str | None, *, weights: str | None, engine: str) -> 
         network=network,
         identity=identity,
         engine=chosen,
-        average=tuple(average),
+        average=run_backbone.averages_of(run, name),
         reject_below=inputs.get("reject_below") or 0.0,
     )
 
