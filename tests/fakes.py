@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline import backbone
 from pipeline.encoder import Encoder
 from pipeline.manifest import Manifest
+from pipeline.reporting import Silence
 from pipeline.store import Store
 
 DIM = 16
@@ -104,3 +106,25 @@ def planted_store(
         Manifest(path, paths, labels, splits or [""] * len(labels), keys, ["ok"] * len(labels)),
     )
     return store
+
+
+class Notes(Silence):
+    """A reporter that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def write_photos(folder: Path, count: int) -> None:
+    """Three classes that differ in colour by about as much as their images do among them."""
+    rng = np.random.default_rng(2)
+    colours = {"ant": (130, 100, 100), "bee": (100, 130, 100), "cow": (100, 100, 130)}
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            noise = rng.normal(0, 12, 3) + rng.integers(-70, 71, (40, 48, 3))
+            pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import Command
-from fakes import FakeEncoder, planted_store, write_classes
+from fakes import FakeEncoder, Notes, planted_store, write_classes
 
 from pipeline import boundary_shards, text
 from pipeline.errors import CorruptShardError
@@ -42,16 +42,6 @@ def store(tmp_path: Path) -> Store:
     made = planted_store(tmp_path / "store", {"a": 4, "b": 4})
     made.refresh_view()
     return made
-
-
-class Notes(Silence):
-    """A reporter that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def key(number: int) -> bytes:

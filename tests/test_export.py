@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Command
-from fakes import FakeEncoder
+from fakes import FakeEncoder, Notes, write_photos
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -49,28 +49,6 @@ OUTS = {"keras": "model.keras", "onnx": "model.onnx", "savedmodel": "model", "fo
 TOLERANCE = 1e-4
 
 Model = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
-
-
-class Notes(Silence):
-    """A reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
-def write_photos(folder: Path, count: int) -> None:
-    """Three classes that differ in colour by about as much as their images do among them."""
-    rng = np.random.default_rng(2)
-    colours = {"ant": (130, 100, 100), "bee": (100, 130, 100), "cow": (100, 100, 130)}
-    for name, colour in colours.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            noise = rng.normal(0, 12, 3) + rng.integers(-70, 71, (40, 48, 3))
-            pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
 
 
 def save_network(path: Path) -> None:

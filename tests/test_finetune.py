@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from fakes import FakeEncoder, planted_store, write_classes
+from fakes import FakeEncoder, Notes, planted_store, write_classes
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -83,16 +83,6 @@ SIZE = 32
 GRADIENT_TOLERANCE = 1e-5
 ROOT = Path(__file__).parent.parent
 Command = Callable[..., tuple[int, dict[str, Any]]]
-
-
-class Notes(Silence):
-    """A reporter that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def run_finetune(source: Path, *, force: bool = False, notes: Notes | None = None, **options: Any

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Command, save_nothing
-from fakes import Bar, FakeBackbone, FakeEncoder, write_image
-from PIL import Image
+from fakes import Bar, FakeBackbone, FakeEncoder, Notes, write_image, write_photos
 
 from pipeline import backbone, engines, heads, manifest
 from pipeline.classifier import Classifier
@@ -43,28 +42,6 @@ KEYS = {
     *("predictions", "errors", "run", "head", "engine", "images_per_second", "seconds", "skipped"),
     *("startup_seconds", "device", "images", "classes", "reject_below", "csv"),
 }
-
-
-class Notes(Silence):
-    """A reporter that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
-def write_photos(folder: Path, count: int) -> None:
-    """Three classes that differ in colour by about as much as their images do among them."""
-    rng = np.random.default_rng(2)
-    colours = {"ant": (130, 100, 100), "bee": (100, 130, 100), "cow": (100, 100, 130)}
-    for name, colour in colours.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            noise = rng.normal(0, 12, 3) + rng.integers(-70, 71, (40, 48, 3))
-            pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
 
 
 def succeed(*arguments: object) -> None:
