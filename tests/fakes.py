@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,3 +131,17 @@ def write_photos(folder: Path, count: int) -> None:
             noise = rng.normal(0, 12, 3) + rng.integers(-70, 71, (40, 48, 3))
             pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
+
+
+def on_jax(file: str, names: str) -> str:
+    """Run the tests of a file that ``-k`` selects on JAX; return what pytest says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", names],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout

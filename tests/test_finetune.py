@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from fakes import FakeEncoder, Notes, planted_store, write_classes
+from fakes import FakeEncoder, Notes, on_jax, planted_store, write_classes
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -1117,16 +1117,7 @@ def test_jax_makes_the_same_steps() -> None:
         "updates_on_the_boundary or exactly_what or interrupted_training or step_equals "
         "or a_precision_holds or multiplied_as_float32 or room_of_one or last_step_of"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", names],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "12 passed" in done.stdout
+    assert "12 passed" in on_jax(__file__, names)
 
 
 @pytest.mark.slow

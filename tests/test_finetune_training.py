@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import on_jax
 from numpy.typing import NDArray
 from test_finetune import FLAGS, Arrays, Notes, bars, run_finetune, small_backbone, small_batch
 
@@ -480,16 +481,7 @@ def test_jax_makes_the_same_steps() -> None:
         "first_update or one_rate or kernels_alone or scaled_loss or drops_a_share "
         "or follows_the_seed or other_units or do_not_depend or keeps_what or bit_for_bit"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", names],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert "13 passed" in done.stdout
+    assert "13 passed" in on_jax(__file__, names)
 
 
 # The command, on the real network with random weights
