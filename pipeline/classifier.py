@@ -101,6 +101,7 @@ class Classifier:
         engine: str = default_of(PredictOptions, "engine"),
         batch_size: int = default_of(PredictOptions, "batch_size"),
         workers: int | None = default_of(PredictOptions, "workers"),
+        store: str | None = default_of(PredictOptions, "store"),
     ) -> Self:
         """Load a head of a run and the backbone that its features came from.
 
@@ -116,6 +117,7 @@ class Classifier:
             engine: What runs the backbone.
             batch_size: Images per call of the backbone.
             workers: Decoding threads; as many as processors by default.
+            store: Where the run's store is, if it is no longer where the run was made from it.
 
         Raises:
             RunError: There is no run, it has no heads, or the head cannot be used.
@@ -125,7 +127,7 @@ class Classifier:
             WeightsUnavailableError: The weights are nowhere.
             EngineUnavailableError: The engine is not installed.
         """
-        found = trained_head.load(Path(run), head, weights=weights, engine=engine)
+        found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
         return cls(
             encoder=engines.create(
                 found.engine,

@@ -5,6 +5,7 @@ work (``Head.fit_many``). Without val, cross-validation on train chooses, and th
 fitted once more on all of train.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,14 @@ class Trial:
             "accuracy": self.accuracy,
             "log_loss": self.log_loss if np.isfinite(self.log_loss) else None,
             "converged": self.converged,
+        }
+
+    def choice(self) -> dict[str, Any]:
+        """Return what ``lead`` needs of the chosen trial: its loss, and its rows as hex bits."""
+        return {
+            "log_loss": self.log_loss,
+            "n": len(self.correct),
+            "correct": np.packbits(self.correct).tobytes().hex(),
         }
 
 
@@ -120,26 +129,41 @@ def sweep_head(
     return Swept(trials, best, chosen, tuple(_notes(name, trials, best)))
 
 
-def lead(swept: Mapping[str, Swept]) -> dict[str, Any] | None:
+def lead(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return how far the best head leads the next one on the rows to choose on; None of one.
 
-    ``difference`` is in accuracy, with its paired 95 % interval.
+    It follows from what is recorded of the heads alone, so that a sweep that was interrupted comes
+    to the same.
+
+    Args:
+        heads: What a run records of its heads, by name.
+
+    Returns:
+        ``best``, ``next``, their ``log_loss``, and what ``metrics.compared`` says of two heads
+        that any pair of them might have been.
     """
-    ordered = sorted((item.best for item in swept.values()), key=lambda trial: trial.log_loss)
+    chosen = {name: record["choice"] for name, record in heads.items() if "choice" in record}
+    ordered = sorted(chosen, key=lambda name: float(chosen[name]["log_loss"]))
     if len(ordered) < 2:
         return None
-    first, second = ordered[:2]
-    only_first = int((first.correct & ~second.correct).sum())
-    only_second = int((~first.correct & second.correct).sum())
-    n = len(first.correct)
+    first, second = (_unpacked(chosen[name]) for name in ordered[:2])
     return {
-        "best": first.head,
-        "next": second.head,
-        "n": n,
-        "difference": (only_first - only_second) / n,
-        "difference_ci95": list(metrics.paired_difference(only_first, only_second, n)),
-        "log_loss": [first.log_loss, second.log_loss],
+        "best": ordered[0],
+        "next": ordered[1],
+        **metrics.compared(
+            int((first & ~second).sum()),
+            int((~first & second).sum()),
+            len(first),
+            comparisons=math.comb(len(ordered), 2),
+        ),
+        "log_loss": [chosen[name]["log_loss"] for name in ordered[:2]],
     }
+
+
+def _unpacked(choice: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return which of the rows to choose on were classified rightly, as ``Trial.choice`` says."""
+    packed = np.frombuffer(bytes.fromhex(choice["correct"]), np.uint8)
+    return np.unpackbits(packed, count=choice["n"]).astype(np.bool_)
 
 
 Fitted = tuple["Head", Scores, NDArray[np.int64]]

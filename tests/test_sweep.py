@@ -160,7 +160,7 @@ def test_a_class_of_fewer_images_than_folds_and_more_folds_than_images(
 
 
 def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
-    data = prepare_data(SweepOptions(store="store", split="85/0/15"), "sweep").data
+    data = prepare_data(SweepOptions(store="store", split="85/0/15")).data
     train = data.rows["train"]
     # Every image stands twice, and its features tell its number.
     copies = np.repeat(np.arange(train.stop // 2), 2)
@@ -181,7 +181,7 @@ def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
 
 
 def test_choosing_looks_at_val_alone(store: Store) -> None:
-    prepared = prepare_data(SweepOptions(store="store"), "sweep")
+    prepared = prepare_data(SweepOptions(store="store"))
     base = heads.create("ridge", {}, seed=0)
     settings = settings_of("ridge", GRIDS["default"]["ridge"], base.get_params())
     data, other = prepared.data, scrambled(prepared.data, "test")
