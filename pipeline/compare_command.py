@@ -18,7 +18,7 @@ from pipeline.dataset import prepare
 from pipeline.errors import ConfigError, RunError
 from pipeline.learning_curve import fit_on, is_right, nested
 from pipeline.manifest import OK, Manifest
-from pipeline.reporting import Reporter
+from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import features_of, rule_of
@@ -51,7 +51,7 @@ def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
     trainings = [Retraining(run) for run in runs] if options.seeds > 1 or options.curve else []
     fits = sum(len(training.heads) for training in trainings)
     steps = fits * ((options.seeds if options.seeds > 1 else 0) + options.curve * len(CURVE_SHARES))
-    with reporter.bar(steps, "fit") as bar:
+    with saying_warnings(reporter), reporter.bar(steps, "fit") as bar:
         seeds = [
             row for training in trainings for row in _by_seed(training, options.seeds, bar.advance)
         ]
@@ -213,4 +213,6 @@ def _parameters(record: Mapping[str, Any]) -> dict[str, Any]:
     A head that chooses on val itself, such as logreg its C, does so again.
     """
     params = {name: value for name, value in record["params"].items() if name != "sweep"}
-    return {**params, **record["selected"]} if "sweep" in record["params"] else params
+    chosen = {**params, **record["selected"]} if "sweep" in record["params"] else params
+    # A head by dotted name is made from what its own constructor is given.
+    return dict(chosen["params"] or {}) if "target" in chosen else chosen

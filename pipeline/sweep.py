@@ -90,7 +90,7 @@ def sweep_head(
     data: SplitFeatures,
     *,
     folds: int,
-    progress: Callable[[Trial], None] = lambda best: None,
+    progress: Callable[[Trial | None], None] = lambda best: None,
 ) -> Swept:
     """Fit every setting of one head and choose.
 
@@ -103,10 +103,12 @@ def sweep_head(
         settings: What to try.
         data: Features and labels; val chooses if it has rows.
         folds: Folds of cross-validation where it has none.
-        progress: Called after each setting with the best trial so far.
+        progress: Called once a setting, as fitting goes on, with the best trial so far.
     """
     began = time.perf_counter()
     has_val = bool(len(data.part("val")[1]))
+    steps = _Steps(len(settings), 1 if has_val else folds, progress)
+    base.progress = steps.fitted
     fitted = _on_val(base, settings, data) if has_val else _by_folds(base, settings, data, folds)
     trials: list[Trial] = []
     best: Trial | None = None
@@ -114,8 +116,9 @@ def sweep_head(
         trial = _trial(name, setting, head, scores, y)
         trials.append(trial)
         if best is None or trial.log_loss < best.log_loss:
-            best, kept = trial, (head, scores, y)
-        progress(best)
+            best = steps.best = trial
+            kept = (head, scores, y)
+    steps.finish()
     if best is None or not np.isfinite(best.log_loss):
         raise PipelineError(
             f"{name}: expected a setting whose loss is a number. Received: {len(trials)} settings "
@@ -127,6 +130,33 @@ def sweep_head(
         head = next(iter(base.fit_many(*data.to_fit("train"), [best.setting])))
     chosen = Chosen(head, scores, y, time.perf_counter() - began)
     return Swept(trials, best, chosen, tuple(_notes(name, trials, best)))
+
+
+class _Steps:
+    """Counts fits while they go on: settings that share work are all done at once, at the end.
+
+    Attributes:
+        best: The best trial so far.
+    """
+
+    def __init__(self, count: int, parts: int, progress: Callable[[Trial | None], None]) -> None:
+        self.best: Trial | None = None
+        self._count, self._parts, self._progress = count, parts, progress
+        self._done, self._told = 0.0, 0
+
+    def fitted(self, share: float) -> None:
+        """Count a share of all settings, of one of the parts."""
+        self._done += share * self._count / self._parts
+        self._tell(min(self._count, int(self._done)))
+
+    def finish(self) -> None:
+        """Count what rounding left out, and hear no more."""
+        self._tell(self._count)
+
+    def _tell(self, count: int) -> None:
+        while self._told < count:
+            self._told += 1
+            self._progress(self.best)
 
 
 def lead(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

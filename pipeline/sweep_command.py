@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import CommonOptions, SweepOptions, unknown_name
 from pipeline.heads import HEADS, is_known
 from pipeline.heads.grids import grid_of, settings_of
-from pipeline.reporting import Reporter
+from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run import FittedHead, Run
 from pipeline.run_lock import reserved
 from pipeline.scoring import parameters, plain, score_head
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import create_heads, note_rows, open_run, prepare_data, result_of, run_path
-from pipeline.sweep import Swept, lead, sweep_head
+from pipeline.sweep import Swept, Trial, lead, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -45,7 +45,7 @@ def sweep(
         for name, base in bases.items()
     }
     path = run_path(options, "sweep", "-sweep")
-    with reserved(path, "sweep", wait=options.wait, reporter=reporter):
+    with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
         prepared = prepare_data(options)
         run = open_run(prepared, path, force=common.force, reporter=reporter)
         note_rows(prepared.examples, reporter)
@@ -64,7 +64,7 @@ def sweep(
                     settings[name],
                     prepared.data,
                     folds=options.folds,
-                    progress=lambda best: bar.advance(best=f"{best.head} {best.accuracy:.3f}"),
+                    progress=lambda best: bar.advance(**_shown_best(best)),
                 )
                 _say(swept, reporter)
                 run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
@@ -128,6 +128,10 @@ def _say(swept: Swept, reporter: Reporter) -> None:
         f"{best.head}: {len(swept.trials):,} settings in {swept.chosen.seconds:.1f} s; best "
         f"{setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
     )
+
+
+def _shown_best(best: Trial | None) -> dict[str, object]:
+    return {} if best is None else {"best": f"{best.head} {best.accuracy:.3f}"}
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
-from pipeline.reporting import Reporter
+from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run_lock import reserved
 from pipeline.stage_two import (
     HeadParameters,
@@ -37,7 +37,10 @@ def train_head(
     """
     wanted = create_heads(options.head, parameters, seed=options.seed, preset=options.preset)
     path = run_path(options, "train-head")
-    with reserved(path, "train-head", wait=options.wait, reporter=reporter):
+    with (
+        reserved(path, "train-head", wait=options.wait, reporter=reporter),
+        saying_warnings(reporter),
+    ):
         prepared = prepare_data(options)
         if not prepared.examples.counts()["val"]:
             raise ConfigError(
