@@ -102,7 +102,7 @@ class ExternalHead(Head):
                 self.estimator_ = estimator.fit(self._scaled(X), numbers, **given)
             except InvalidParameterError as error:
                 raise ConfigError(f"{_table(self.target)}: {error}") from error
-            except ValueError as error:
+            except (NotImplementedError, ValueError) as error:
                 said = " ".join(str(error).split())
                 raise ConfigError(
                     f"{_table(self.target)}: expected a classifier that can be fitted on "
