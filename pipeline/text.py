@@ -172,7 +172,7 @@ def _run_info(result: Mapping[str, Any]) -> list[str]:
     has_scores = result["split"]["test"] > 0 and result["heads"]
     return [
         f"Run {result['path']}: heads {heads}; best {result['best']}",
-        f"Made from {result['inputs']['store']}; split {result['split']}",
+        f"Made from {result['store']}; split {result['split']}",
         f"Classes: {', '.join(result['classes'])}",
         *(_leaderboard(_head_rows(result)) if has_scores else ()),
         *(_uncertainty(result["split"]["test"]) if has_scores else ()),
