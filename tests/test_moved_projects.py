@@ -10,7 +10,7 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, planted_store, write_photos
 
-from pipeline import finetune_command, places, run_backbone, stitch
+from pipeline import finetune_checkpoint, finetune_command, places, run_backbone, stitch
 from pipeline.config import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.finetune_data import Photos, open_origin
@@ -250,6 +250,19 @@ def test_fine_tuning_depends_on_no_place(project: Path, monkeypatch: pytest.Monk
     assert (begun.store_path, begun.manifest().root) == (two / "stores/photos", two / "photos")
     with pytest.raises(RunError, match="starting_head_sha256"):
         begun.require_inputs({**again, "starting_head_sha256": "0" * 64})
+
+
+def test_checkpoints_depend_on_no_place(tmp_path: Path) -> None:
+    """Nor do those of older releases, which took down where things were."""
+    path, wanted = tmp_path / "checkpoint.h5", {"epochs": 3}
+    arrays = finetune_checkpoint.Arrays([np.ones(2)], [], [])
+    for places_then in ({}, {"store": "/one/store", "finetuned_run": "/one/run"}):
+        progress = finetune_checkpoint.Progress(epoch=2)
+        finetune_checkpoint.write(path, {**wanted, **places_then}, progress, arrays)
+        found, _ = finetune_checkpoint.read(path, wanted, state=[(2,)], optimizer=[])
+        assert found.epoch == 2
+    with pytest.raises(RunError, match="another training"):
+        finetune_checkpoint.read(path, {"epochs": 4}, state=[(2,)], optimizer=[])
 
 
 @pytest.mark.parametrize("name", ["predict", "export", "finetune", "compare"])
