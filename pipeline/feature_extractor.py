@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from pipeline.config import ExtractOptions, build, default_of
-from pipeline.errors import ConfigError, DecodeError
-from pipeline.manifest import OK, Manifest, listing_of, mention
+from pipeline.errors import ConfigError, DecodeError, mention
+from pipeline.manifest import OK, Manifest, listing_of
 from pipeline.reporting import Silence
 from pipeline.stage_one import Network, fill
 
