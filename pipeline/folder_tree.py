@@ -25,17 +25,16 @@ IGNORED_FOLDERS: Final = frozenset((
 ))  # fmt: skip
 # Windows keeps it beside a download; copied elsewhere it becomes a file.
 _ZONE: Final = "zone.identifier"
-# What is surely no image. Others may be: names of images need no suffix, and the bytes decide.
+# Suffixes, and names without one, of what is surely no image. Others may be: names of images need
+# no suffix, and the bytes decide.
 _NO_IMAGES: Final = frozenset((
-    ".7z", ".bat", ".bz2", ".cfg", ".ckpt", ".cmd", ".css", ".csv", ".db", ".doc", ".docx",
-    ".exe", ".feather", ".gz", ".h5", ".hdf5", ".htm", ".html", ".ini", ".ipynb", ".js",
-    ".json", ".jsonl", ".keras", ".lnk", ".log", ".mat", ".md", ".npy", ".npz", ".odp", ".ods",
-    ".odt", ".onnx", ".parquet", ".pb", ".pdf", ".pickle", ".pkl", ".ppt", ".pptx", ".ps1",
-    ".pt", ".pth", ".py", ".pyc", ".rar", ".rst", ".rtf", ".sh", ".sql", ".sqlite", ".tar",
-    ".tex", ".tfrecord", ".tgz", ".toml", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml",
-    ".xz", ".yaml", ".yml", ".zip", ".zst",
-))  # fmt: skip
-_NO_IMAGE_NAMES: Final = frozenset((
+    "7z", "bat", "bz2", "cfg", "ckpt", "cmd", "css", "csv", "db", "doc", "docx",
+    "exe", "feather", "gz", "h5", "hdf5", "htm", "html", "ini", "ipynb", "js",
+    "json", "jsonl", "keras", "lnk", "log", "mat", "md", "npy", "npz", "odp", "ods",
+    "odt", "onnx", "parquet", "pb", "pdf", "pickle", "pkl", "ppt", "pptx", "ps1",
+    "pt", "pth", "py", "pyc", "rar", "rst", "rtf", "sh", "sql", "sqlite", "tar",
+    "tex", "tfrecord", "tgz", "toml", "tsv", "txt", "url", "xls", "xlsx", "xml",
+    "xz", "yaml", "yml", "zip", "zst",
     "authors", "changelog", "copying", "licence", "license", "makefile", "md5sums", "readme",
     "sha1sums", "sha256sums",
 ))  # fmt: skip
@@ -106,8 +105,7 @@ def parent(path: str) -> str:
 
 def may_be_image(path: str) -> bool:
     """Tell whether a file's name leaves open that it is an image."""
-    stem, dot, suffix = path.rpartition("/")[2].lower().rpartition(".")
-    return dot + suffix not in _NO_IMAGES and (bool(stem) or suffix not in _NO_IMAGE_NAMES)
+    return path.rpartition("/")[2].lower().rpartition(".")[2] not in _NO_IMAGES
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], tree: Tree) -> None:
@@ -131,17 +129,16 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], tre
                 _walk(folder / entry.name, inner, (*ancestors, identity), tree)
         elif name not in IGNORED_FILES and not name.endswith(_ZONE):
             tree.paths.append(prefix + entry.name)
-            images += may_be_image(name)
+            images += name.rpartition(".")[2] not in _NO_IMAGES
     tree.loose[prefix[:-1]] = images
 
 
 def _own(entries: Sequence["os.DirEntry[str]"]) -> str:
     """Return what a folder is, if this package wrote it; else nothing."""
-    for entry in entries:
-        if entry.name in _OWN:
-            companions, kind = _OWN[entry.name]
-            if companions & {other.name for other in entries}:
-                return kind
+    for mark in [entry.name for entry in entries if entry.name in _OWN]:
+        companions, kind = _OWN[mark]
+        if not companions.isdisjoint(entry.name for entry in entries):
+            return kind
     return ""
 
 

@@ -29,6 +29,8 @@ KEY_DTYPE: Final = np.dtype("S64")
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 _KEY_PLACE: Final = COLUMNS.index("key")
+# What a path ends in, where it is surely one.
+SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def read(path: Path, *, root: Path) -> Manifest:
         COLUMNS,
         required=("path", "label", "key"),
         exists=lambda text: exists_at(root, text),
-        is_row=lambda cells: _KEY.fullmatch(cells[_KEY_PLACE]) is not None,
+        is_row=lambda cells: bool(_KEY.fullmatch(cells[_KEY_PLACE]) and SUFFIX.search(cells[0])),
     )
     rows = unique_rows(path, table.rows)
     keys, statuses = [], []

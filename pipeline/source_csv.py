@@ -1,17 +1,13 @@
 """A data set as a CSV with columns ``path,label[,split]``; called by ``sources``."""
 
-import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from pipeline.errors import ManifestError, mention
-from pipeline.manifest import Manifest, exists_at, listing_of, split_column, unique_rows
+from pipeline.manifest import SUFFIX, Manifest, exists_at, listing_of, split_column, unique_rows
 from pipeline.table import Row, read_table
-
-_SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
 
 
 def scan_csv(data: Path) -> Manifest:
@@ -27,7 +23,7 @@ def scan_csv(data: Path) -> Manifest:
         ("path", "label", "split"),
         required=("path", "label"),
         exists=lambda text: exists_at(root, text),
-        is_row=lambda cells: bool(_SUFFIX.search(cells[0])) or exists_at(root, cells[0]),
+        is_row=lambda cells: bool(SUFFIX.search(cells[0])) or exists_at(root, cells[0]),
     )
     if not table.rows:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label an image.")

@@ -123,22 +123,23 @@ def _rows(tree: Tree, layout: _Layout) -> tuple[list[tuple[str, str, str]], list
     levels = _levels(layout)
     empty = [name for level in sorted(levels) for name in tree.without_images(level)]
     closed = tuple(f"{name}/" for name in (*empty, *layout.others))
-    prefixes = [(f"{base}/" if base else "", split) for base, split in layout.splits.items()]
+    bases = [(f"{base}/" if base else "", split) for base, split in layout.splits.items()]
+    starts = [(prefix, len(prefix), split) for prefix, split in bases]
     rows, no_images = [], []
     for path in tree.paths:
         if closed and path.startswith(closed):
             continue
-        if parent(path) in levels and not may_be_image(path):
-            no_images.append(path)
-            continue
         label = said = ""
-        for prefix, split in prefixes:
+        for prefix, start, split in starts:
             if path.startswith(prefix):
-                folder, slash, _ = path[len(prefix) :].partition("/")
+                end = path.find("/", start)
                 # A hundred thousand copies of ten names would take more memory than the paths.
-                label, said = sys.intern(folder) if slash else "", split
+                label, said = sys.intern(path[start:end]) if end > 0 else "", split
                 break
-        rows.append((path, label, said))
+        if label or may_be_image(path):
+            rows.append((path, label, said))
+        else:
+            no_images.append(path)
     return rows, [f"{name!r} (no image)" for name in (*empty, *no_images)]
 
 

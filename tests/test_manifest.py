@@ -40,11 +40,6 @@ def test_split_folders(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_train_among_other_classes_is_a_class(tmp_path: Path) -> None:
-    touch(tmp_path, "train/1.jpg", "bus/2.jpg")
-    assert rows(sources.scan(tmp_path)) == [("bus/2.jpg", "bus", ""), ("train/1.jpg", "train", "")]
-
-
 def test_links_are_followed_and_loops_refused(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "1.jpg")
     (tmp_path / "data").mkdir()
@@ -126,13 +121,13 @@ def test_csv(tmp_path: Path, bom: str) -> None:
     ("text", "expected"),
     [
         ("path,class\nimg/1.jpg,a\n", "expected the columns path,label"),
-        ("path;label\nimg/1.jpg;a\n", "expected the columns path,label"),
+        ("path;class\nimg/1.jpg;a\n", "expected the columns path,label"),
         ("", "expected the columns path,label"),
         ("path,label\n", "no rows"),
         ("path,label\nimg/9.jpg,a\n", "img/9.jpg"),
         ("path,label\nimg/1.jpg,a\nimg/./1.jpg,b\n", "one label"),
         ("path,label,split\nimg/1.jpg,a,train\nimg/1.jpg,a,test\n", "one label"),
-        ("path,label,split\nimg/1.jpg,a,dev\n", "'dev'"),
+        ("path,label,split\nimg/1.jpg,a,fold1\n", "'fold1'"),
         ("path,label\n,a\n", "no path"),
         (f"path,label\n{'x' * 300}.jpg,a\n", "do not exist"),
     ],
