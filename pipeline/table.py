@@ -211,7 +211,7 @@ def _rows(
         if len(cells) != width:
             cells = _fitted(path, line, cells, width)
         row = tuple(cells[place] if place >= 0 else "" for place in places)
-        if not row[0].strip():
+        if not row[0]:
             raise ManifestError(f"{path}: line {line} has no path.")
         if header.line + reader.line_num > line:
             _require_one_row(path, line, cells, header, places, is_row)

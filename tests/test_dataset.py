@@ -123,7 +123,7 @@ def test_classes_that_a_split_lacks_are_named_before_training() -> None:
 def test_one_class_in_train_is_refused() -> None:
     labels = ["a"] * 10 + ["a", "b"] * 6
     said = ["train"] * 10 + ["val", "val", "test", "test"] * 3
-    with pytest.raises(ManifestError, match="two or more classes in train.*'a' alone"):
+    with pytest.raises(ManifestError, match=r"two or more classes in train.*'a' alone"):
         prepare(rows(labels, said), SplitRule())
 
 

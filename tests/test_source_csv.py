@@ -156,7 +156,7 @@ def test_quotes_that_are_right(tmp_path: Path) -> None:
 
 
 def test_a_row_with_too_many_cells_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="line 3: expected 2 cells.*3") as caught:
+    with pytest.raises(ManifestError, match=r"line 3: expected 2 cells.*3") as caught:
         sources.scan(write(tmp_path, "path,label\nimg/1.jpg,a\nimg/2.jpg,Smith, John\n"))
     assert "quotes" in caught.value.hint
     found = sources.scan(write(tmp_path, "path,label\nimg/1.jpg,a,,\nimg/2.jpg\n"))

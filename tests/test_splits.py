@@ -210,8 +210,11 @@ def test_train_that_is_missing_is_an_error() -> None:
         assign(keys_of(4), ["a"] * 4, ["val", "val", "test", "test"])
 
 
-@pytest.mark.parametrize("text", ["70/30", "a/b/c", "0/70/30", "-1/1/1", "", "1/2/inf", "80/10/20",
-                                  "2/1/1", "7/1.5/1.5", "70/15/14", "0.8/0.1/0.2", "nan/15/15"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["70/30", "a/b/c", "0/70/30", "-1/1/1", "", "1/2/inf", "80/10/20", "2/1/1", "7/1.5/1.5",
+     "70/15/14", "0.8/0.1/0.2", "nan/15/15"],
+)  # fmt: skip
 def test_shares_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--split"):
         splits.parse_ratios(text)
