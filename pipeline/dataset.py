@@ -216,9 +216,11 @@ def _without_rare(
     rare = {label: len(found) for label, found in keys.items() if len(found) < rule.min_per_class}
     listed = [f"{label} ({count})" for label, count in sorted(rare.items())]
     if rare and rule.rare == "raise":
+        # A class may be small because it is another, spelled in a second way.
+        alike = "".join(f" {note}." for note in notes_of_labels(keys))
         raise ManifestError(
             f"Expected {rule.min_per_class} or more different images a class. "
-            f"Received: {mention(listed)}.",
+            f"Received: {mention(listed)}.{alike}",
             hint="Add images, leave these classes out with --rare drop, or lower --min-per-class.",
         )
     return [index for index in rows if manifest.labels[index] not in rare], listed

@@ -20,7 +20,7 @@ IGNORED_FILES: Final = frozenset((
 ))  # fmt: skip
 IGNORED_FOLDERS: Final = frozenset((
     "#recycle", "#snapshot", "$recycle.bin", "@__thumb", "@eadir", "@recently-snapshot",
-    "@recycle", "@tmp", "__macosx", "__pycache__", "found.000", "lost+found", "recycler",
+    "@recycle", "@tmp", "__macosx", "__pycache__", "found.000", "lost+found",
     "system volume information",
 ))  # fmt: skip
 # Windows keeps it beside a download; copied elsewhere it becomes a file.

@@ -133,6 +133,11 @@ def test_labels_that_look_alike_are_named_with_the_examples() -> None:
     assert any("'cat' and 'cat ' (differ only in blanks)" in note for note in found.notes)
 
 
+def test_a_rare_class_that_looks_like_another_is_named_so() -> None:
+    with pytest.raises(ManifestError, match="'cat' and 'cat ' .differ only in blanks"):
+        prepare(rows(["cat", "dog"] * 10 + ["cat "]), SplitRule())
+
+
 def test_notes_of_the_manifest_come_with_the_examples() -> None:
     given = replace(rows(["a", "b"] * 12), notes=("columns not used: 'group'",))
     assert prepare(given, SplitRule()).notes == ("columns not used: 'group'",)
