@@ -172,8 +172,8 @@ def notes_of(manifest: Manifest) -> list[str]:
     return [
         *notes_of_labels(manifest.labels),
         *(
-            f"None of the {bare[name]:,} images that are declared {name} has a label: they are "
-            "never trained or scored on, and are for pipeline predict"
+            f"Images declared {name} have no label, all {bare[name]:,} of them: they are never "
+            "trained or scored on, and are for pipeline predict"
             for name in SPLITS
             if bare[name] and name not in labelled
         ),

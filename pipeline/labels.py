@@ -75,7 +75,7 @@ def merged(labels: Sequence[str]) -> tuple[list[str], list[str]]:
     notes = []
     if changed:
         images = sum(counts[label] for label in changed)
-        notes.append(f"Labels merged ({images:,} images): {mention(listed, quoted=False)}")
+        notes.append(f"Labels merged: {mention(listed, quoted=False)}; images: {images:,}")
     return [spelled[label] for label in labels], notes
 
 

@@ -59,7 +59,7 @@ def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list
     notes = []
     if respelled:
         listed = mention(respelled, quoted=False)
-        notes.append(f"{data}: {len(respelled):,} files were found spelled another way: {listed}")
+        notes.append(f"{data}: files found spelled another way, {len(respelled):,}: {listed}")
     if missing:
         notes.append(
             f"{data}: {len(missing):,} of {len(rows):,} files do not exist and count as bad "

@@ -165,8 +165,8 @@ def _unlabelled(tree: Tree, layout: _Layout, data: Path) -> list[str]:
     count = sum(tree.loose[level] for level in loose)
     where = mention([str(data / level) for level in loose])
     return [
-        f"{count:,} images lie in no class folder but in {where}: without a label they are never "
-        "trained or scored on"
+        f"Images in no class folder but in {where} have no label and are never trained or scored "
+        f"on: {count:,}"
     ]
 
 
@@ -181,7 +181,7 @@ def _nested(tree: Tree, layout: _Layout) -> list[str]:
                 found.append((folder, inner.partition("/")[0]))
     if not found:
         return []
-    listed = [f"{folder!r} (as {label!r})" for folder, label in found]
+    listed = [f"{folder!r} (as {label!r})" for folder, label in sorted(found)]
     note = f"Folders within class folders count as that class: {mention(listed, quoted=False)}"
     if any(splits_of(_names([folder for folder, _ in found])).values()):
         note += "; splits are told from folders above the class folders alone"

@@ -175,7 +175,7 @@ def note_rows(examples: Examples, reporter: Reporter) -> None:
     if examples.moved:
         listed = [f"{item.label!r} ({item.source} to {item.target})" for item in examples.moved]
         reporter.say(
-            f"{len(listed):,} images moved into splits that had none of their class "
+            f"Images moved into splits that had none of their class, {len(listed):,} "
             f"('moved' in run.json): {mention(listed, quoted=False)}"
         )
 

@@ -291,13 +291,13 @@ def _decoded(
     if any(map(exists, named)):
         return rows, []
     if named and not any(exists(_windows(text)) for text in named):
-        return rows, [f"{path}: {len(places):,} rows are no UTF-8 and were kept as they are"]
+        return rows, [f"{path}: rows that are no UTF-8, kept as they are: {len(places):,}"]
     rows = list(rows)
     for number in places:
         rows[number] = tuple(map(_windows, rows[number]))
     example = next(cell for cell in rows[places[0]] if not cell.isascii())
     return rows, [
-        f"{path}: {len(places):,} rows are no UTF-8 and were read as Windows-1252, such as "
+        f"{path}: rows that are no UTF-8, read as Windows-1252: {len(places):,}, such as "
         f"{example!r}; if that is wrong, save it as UTF-8"
     ]
 

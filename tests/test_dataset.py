@@ -103,7 +103,7 @@ def test_a_test_without_labels_is_for_predict_and_no_split() -> None:
     alone = prepare(rows(["a", "b"] * 20, said[:40]), SplitRule())
     assert list(found.splits) == list(alone.splits) and (found.keys == alone.keys).all()
     assert found.dropped == {"no label": 10}
-    assert any("10 images that are declared test" in note and "predict" in note
+    assert any("declared test have no label, all 10" in note and "predict" in note
                for note in found.notes)  # fmt: skip
     assert not any("declared test" in note for note in alone.notes)
 
