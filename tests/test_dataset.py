@@ -134,7 +134,7 @@ def test_labels_that_look_alike_are_named_with_the_examples() -> None:
 
 
 def test_a_rare_class_that_looks_like_another_is_named_so() -> None:
-    with pytest.raises(ManifestError, match="'cat' and 'cat ' .differ only in blanks"):
+    with pytest.raises(ManifestError, match=r"'cat' and 'cat ' .differ only in blanks"):
         prepare(rows(["cat", "dog"] * 10 + ["cat "]), SplitRule())
 
 
