@@ -124,7 +124,9 @@ class Head(ClassifierMixin, BaseEstimator):
         self.temperature_ = 1.0
         check_rules(self.name, self, self._rules())
         X, y = self._checked(X, y)
-        check_classification_targets(y)
+        # Whole numbers are classes however many there are, of which scikit-learn warns.
+        if not np.issubdtype(y.dtype, np.integer):
+            check_classification_targets(y)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(
