@@ -196,6 +196,7 @@ class StageTwoOptions:
     reject_below: float = _number(
         0.0, "give no answer below this probability; coverage and accuracy are reported", 0.0, 1.0
     )
+    wait: bool = _switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +236,9 @@ class CompareOptions:
         1, "train every head this often, with other seeds and splits: mean and spread", 1
     )
     curve: bool = _switch("show accuracy against the number of training images")
+    store: str | None = _text(
+        None, "store of the runs, where it is no longer where they were made from it", "DIR"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +255,9 @@ class PredictOptions:
     weights: str | None = _text(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
+    store: str | None = _text(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
     engine: str = _text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
     batch_size: int = _integer(32, "images per call of the backbone", 1)
     workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
@@ -266,6 +273,12 @@ class ExportOptions:
     format: str = _choice("keras", ("folder", "keras", "onnx", "savedmodel"), "form of the model")
     weights: str | None = _text(
         None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    store: str | None = _text(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    data: str | None = _text(
+        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
     )
 
 
@@ -311,7 +324,14 @@ class FinetuneOptions:
     weights: str | None = _text(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
+    store: str | None = _text(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    data: str | None = _text(
+        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
+    )
     seed: int = _integer(0, "seed of order, augmentation and dropout", 0)
+    wait: bool = _switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

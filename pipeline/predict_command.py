@@ -46,6 +46,7 @@ def predict(
         engine=options.engine,
         batch_size=options.batch_size,
         workers=options.workers,
+        store=options.store,
     )
     _note(classifier, options, len(files), reporter)
     began = time.monotonic()
