@@ -122,6 +122,14 @@ class ExtractOptions:
     manifest: str | None = _text(
         None, "write the manifest here instead of STORE/manifest.csv", "FILE"
     )
+    layout: str = _choice(
+        "auto",
+        ("auto", "classes", "splits"),
+        "what the top folders of DATA are; 'auto' goes by their names, and refuses a mixture",
+    )
+    merge_labels: bool = _switch(
+        "make labels one that differ only in blanks, capitals, encoding or how a number is written"
+    )
     backbone: str = _text(
         "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
     )
@@ -169,7 +177,8 @@ class StageTwoOptions:
     split: str | None = _text(
         None,
         "shares of train/val/test where the data declares no splits "
-        f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train",
+        f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train, "
+        "instead of taking the only held-out one for test",
         "A/B/C",
     )
     split_seed: int = _integer(0, "seed of the split", 0)

@@ -24,10 +24,11 @@ from pipeline.errors import (
     HeadNotTrainableError,
     ManifestError,
     StaleFeaturesError,
+    mention,
 )
 from pipeline.finetune_views import Turns
 from pipeline.images import Pixels
-from pipeline.manifest import Manifest, mention
+from pipeline.manifest import Manifest
 from pipeline.reporting import Reporter
 from pipeline.run import Run, best
 from pipeline.store import Store

@@ -13,7 +13,7 @@ from pipeline import heads, machine, places
 from pipeline.compare import compare
 from pipeline.config import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, mention
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
@@ -78,7 +78,8 @@ def prepare_data(options: StageTwoOptions) -> Prepared:
         root=manifest.root,
         source={
             "manifest": options.manifest,
-            "declared_splits": any(manifest.splits),
+            "declared_splits": examples.is_declared,
+            "notes": list(examples.notes),
             "weights": store.record["provenance"].get("weights"),
             "weights_seed": store.record["provenance"].get("seed"),
         },
@@ -180,16 +181,20 @@ def create_heads(
 
 
 def note_rows(examples: Examples, reporter: Reporter) -> None:
-    """Say how many rows each split has, and which are left out or moved."""
+    """Say how many rows each split has, which are left out or moved, and what was assumed."""
+    for note in examples.notes:
+        reporter.say(f"Note: {note}")
     counts = ", ".join(f"{count:,} {name}" for name, count in examples.counts().items())
     total = len(examples)
     shares = "/".join(f"{100 * count / total:.1f}" for count in examples.counts().values())
     reporter.say(f"{total:,} images of {len(examples.names):,} classes: {counts} ({shares} %)")
     for reason, count in examples.dropped.items():
         reporter.say(f"{count:,} images left out: {reason}")
-    for item in examples.moved:
+    if examples.moved:
+        listed = [f"{item.label!r} ({item.source} to {item.target})" for item in examples.moved]
         reporter.say(
-            f"{item.label}: moved one image from {item.source} to {item.target}, which had none"
+            f"Images moved into splits that had none of their class, {len(listed):,} "
+            f"('moved' in run.json): {mention(listed, quoted=False)}"
         )
 
 

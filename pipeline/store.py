@@ -21,10 +21,11 @@ from pipeline.errors import (
     ManifestError,
     StaleFeaturesError,
     StoreError,
+    mention,
 )
 from pipeline.files import exclusive, read_record, remove_leftovers, sha256_file, write_json
 from pipeline.key_index import KeyIndex
-from pipeline.manifest import Manifest, mention
+from pipeline.manifest import Manifest
 from pipeline.manifest import read as read_manifest
 from pipeline.manifest import write as write_manifest
 from pipeline.scan_cache import ScanCache

@@ -226,6 +226,12 @@ def _by_folds(
         warnings.simplefilter("ignore", UserWarning)
         parts = list(splitter.split(np.zeros(len(y)), y, groups=keys))
     for fit_rows, held_out in parts:
+        if len(np.unique(y[fit_rows])) < 2:
+            raise ConfigError(
+                f"--folds: expected images of two or more classes to fit on in every fold. "
+                f"Received: one class in one of {folds} folds.",
+                hint="Use other folds, or give val a share with --split.",
+            )
         heads = list(base.fit_many(*data.of_rows(first + fit_rows), settings))
         for place, head in enumerate(heads):
             scores = data.scores_of(head, first + held_out)

@@ -4,7 +4,6 @@ A head computes ``scores``: log-probabilities up to a constant, or decision valu
 are their softmax; stage 2 divides them by a temperature chosen on val first.
 """
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -138,9 +137,8 @@ class Head(ClassifierMixin, BaseEstimator):
         self.temperature_ = 1.0
         check_rules(self.name, self, self._rules())
         X, y = self._checked(X, y)
-        with warnings.catch_warnings():
-            # Many classes of few images are labels all the same, and no regression.
-            warnings.filterwarnings("ignore", message="The number of unique classes")
+        # Whole numbers are classes however many there are, of which scikit-learn warns.
+        if not np.issubdtype(y.dtype, np.integer):
             check_classification_targets(y)
         weights = None
         if sample_weight is not None:
