@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pipeline import backbone, heads, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import RunError, WeightsUnavailableError
-from pipeline.files import Kind, misfit, read_record, write_json
+from pipeline.records import Kind, misfit, read_record, write_record
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+# Without digests.
+_OLDER: Final = (1,)
 RECORD: Final = "model.json"
 
 _HEAD: Final = "head"
@@ -98,7 +100,7 @@ def write(
             f"Expected a head that can be saved. Received: {not_saved}",
             hint="Choose another --head.",
         )
-    write_json(path / RECORD, metadata)
+    write_record(path / RECORD, metadata, version=SCHEMA_VERSION)
 
 
 def read(path: Path) -> ModelFolder:
@@ -108,7 +110,10 @@ def read(path: Path) -> ModelFolder:
         RunError: It lacks something, or the head is damaged.
         StoreError: The record cannot be read, or is of another version.
     """
-    metadata = read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION) or {}
+    metadata = (
+        read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION, older=_OLDER)
+        or {}
+    )
     wrong = misfit(metadata, _FIELDS) or misfit(metadata["identity"], _IDENTITY_FIELDS)
     if wrong is not None:
         raise RunError(

@@ -17,19 +17,27 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import heads
+from pipeline import arrays, heads
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
-from pipeline.files import Kind, misfit, read_record, remove_leftovers, write_atomically, write_json
+from pipeline.files import (
+    remove_leftovers,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
+)
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
+from pipeline.records import Kind, misfit, read_record, write_record
 from pipeline.reporting import Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+# Without a digest.
+_OLDER: Final = (2,)
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 
@@ -38,6 +46,11 @@ FINETUNED: Final = "finetune"
 
 _RECORD = "run.json"
 _PROBABILITIES = "probabilities.npy"
+_MANIFEST = "manifest.csv"
+_PREDICTIONS = "predictions.csv"
+# Where a record keeps the digests of files: of the run, and of each head. Two where the newer file
+# may not have got its name yet.
+_DIGESTS = "files"
 # What readers of a record rely on; ``inputs`` are looked at by those who use them.
 _FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
@@ -55,7 +68,7 @@ _FINETUNED_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
 )
 _FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
-_FILES: Final = ("predictions.csv", "manifest.csv", _RECORD)
+_FILES: Final = (_PREDICTIONS, _MANIFEST, _RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,7 @@ class Run:
             RunError: There is none, or its record lacks something.
             StoreError: The record cannot be read, or is of another version.
         """
-        record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION)
+        record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION, older=_OLDER)
         if record is None:
             raise RunError(
                 f"There is no run at {str(path)!r}.",
@@ -140,9 +153,8 @@ class Run:
         cls.require_free(path)
         path.mkdir(parents=True, exist_ok=True)
         rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
-        manifests.write(path / "manifest.csv", rows, columns=MANIFEST_COLUMNS)
+        manifests.write(path / _MANIFEST, rows, columns=MANIFEST_COLUMNS)
         record = {
-            "schema_version": SCHEMA_VERSION,
             "inputs": dict(inputs),
             "classes": list(examples.names),
             "split": examples.counts(),
@@ -154,6 +166,7 @@ class Run:
             "root": str(root),
             "source": dict(source),
             "provenance": provenance(),
+            _DIGESTS: {_MANIFEST: [sha256_file(path / _MANIFEST)]},
             "heads": {},
             "best": None,
         }
@@ -240,11 +253,14 @@ class Run:
         """
         folder = self.path / "heads" / name
         not_saved = heads.save(fitted.head, folder)
-        write_atomically(
-            folder / _PROBABILITIES,
-            lambda temporary: _save_array(temporary, fitted.probabilities),
-        )
-        self.record["heads"][name] = {**fitted.record, "not_saved": not_saved}
+        arrays.write(folder / _PROBABILITIES, fitted.probabilities)
+        names = (_PROBABILITIES,) if not_saved else (heads.RECORD, _PROBABILITIES)
+        digests = {file: [sha256_file(folder / file)] for file in names}
+        self.record["heads"][name] = {
+            **fitted.record,
+            "not_saved": not_saved,
+            _DIGESTS: digests,
+        }
         self.record["best"] = best(self.record["heads"])
         self.save_record()
 
@@ -257,11 +273,48 @@ class Run:
 
     def save_record(self) -> None:
         """Write ``run.json``."""
-        write_json(self.path / _RECORD, self.record)
+        write_record(self.path / _RECORD, self.record, version=SCHEMA_VERSION)
 
     def manifest(self) -> Manifest:
-        """Return the rows of this run, with their splits."""
-        return manifests.read(self.path / "manifest.csv", root=Path(self.record["root"]))
+        """Return the rows of this run, with their splits.
+
+        Raises:
+            RunError: The file is not as it was written.
+            ManifestError: It cannot be used.
+        """
+        self.require_file(_MANIFEST)
+        return manifests.read(self.path / _MANIFEST, root=Path(self.record["root"]))
+
+    def load_head(self, name: str) -> "Head":
+        """Read a head that was saved.
+
+        Raises:
+            RunError: It is damaged, or is not the one that the run lists.
+        """
+        self.require_file(heads.RECORD, head=name)
+        return heads.load(self.path / "heads" / name)
+
+    def require_file(self, file: str, *, head: str | None = None) -> None:
+        """Refuse a file that is not as it was written, where the record tells.
+
+        Args:
+            file: Its name.
+            head: The head that it is of; None for a file of the run itself.
+
+        Raises:
+            RunError: It is gone, or changed.
+        """
+        path = self.path / file if head is None else self.path / "heads" / head / file
+        record = self.record if head is None else self.record["heads"][head]
+        known = record.get(_DIGESTS, {}).get(file)
+        if known is None:  # written by an older release
+            return
+        try:
+            received = sha256_file(path)
+        except OSError as error:
+            raise _damaged(path, str(error.strerror)) from error
+        if received not in known:
+            raise _damaged(path, "another content than its record tells")
 
     def probabilities(self, name: str) -> NDArray[np.float32]:
         """Return a head's probabilities over the val and test rows, float32 ``(n, classes)``.
@@ -269,13 +322,17 @@ class Run:
         Raises:
             RunError: The file is gone or damaged.
         """
+        self.require_file(_PROBABILITIES, head=name)
         path = self.path / "heads" / name / _PROBABILITIES
+        counts = self.record["split"]
+        shape = (counts["val"] + counts["test"], len(self.record["classes"]))
         try:
-            array: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            array = arrays.read(path)
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} cannot be read: {error}.", hint="Train that head again with --force."
-            ) from error
+            raise _damaged(path, str(error)) from error
+        if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+            received = f"{array.dtype} of shape {array.shape}"
+            raise _damaged(path, f"{received} instead of finite float32 of shape {shape}")
         return array
 
     def write_predictions(self) -> None:
@@ -298,7 +355,14 @@ class Run:
                         about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
                         writer.writerow((*about, name, classes[top], f"{row[top]:.6f}"))
 
-        write_atomically(self.path / "predictions.csv", fill)
+        path = self.path / _PREDICTIONS
+        with temporary_sibling(path) as temporary:
+            fill(temporary)
+            # The record comes first: killed between the two, the old file is still known as ours.
+            known = self.record.setdefault(_DIGESTS, {}).get(_PREDICTIONS, [])
+            self.record[_DIGESTS][_PREDICTIONS] = [sha256_file(temporary), *known[:1]]
+            self.save_record()
+            rename_durably(temporary, path)
 
 
 def best(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -322,6 +386,8 @@ def _misfit(record: Mapping[str, Any]) -> str | None:
     return wrong
 
 
-def _save_array(path: Path, array: NDArray[np.float32]) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+def _damaged(path: Path, received: str) -> RunError:
+    return RunError(
+        f"Expected {str(path)!r} as it was written. Received: {received}.",
+        hint="Put it back from a copy, or train again with --force.",
+    )

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -20,17 +21,20 @@ from pipeline.errors import (
     StaleFeaturesError,
     StoreError,
 )
-from pipeline.files import exclusive, read_record, remove_leftovers, sha256_file, write_json
+from pipeline.files import exclusive, remove_leftovers, sha256_file
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest, mention
 from pipeline.manifest import read as read_manifest
 from pipeline.manifest import write as write_manifest
+from pipeline.records import Kind, misfit, read_record, write_record
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Keys
 from pipeline.view import write_view
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+# Without a digest.
+_OLDER: Final = (1,)
 
 _RECORD = "store.json"
 MANIFEST: Final = "manifest.csv"
@@ -41,6 +45,16 @@ _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
+_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "identity": dict,
+        "dim": int,
+        "root": str,
+        "manifests": dict,
+        "weights": dict,
+        "provenance": dict,
+    }
+)
 
 
 class Store:
@@ -77,11 +91,21 @@ class Store:
     @classmethod
     def unchecked(cls, path: Path) -> "Store":
         """Open a store without looking at its shards; its indices are empty."""
-        record = read_record(path / _RECORD, kind="feature store", version=SCHEMA_VERSION)
+        record = read_record(
+            path / _RECORD, kind="feature store", version=SCHEMA_VERSION, older=_OLDER
+        )
         if record is None:
             raise StoreError(
                 f"There is no feature store at {str(path)!r}.",
                 hint="Make one with pipeline extract DATA --store DIR.",
+            )
+        wrong = misfit(record, _FIELDS)
+        if wrong is None and "views" in record:
+            wrong = misfit(record, {"views": dict})
+        if wrong is not None:
+            raise StoreError(
+                f"Expected {str(path / _RECORD)!r} to describe a store. Received: {wrong}.",
+                hint="Put it back as it was, or extract into another --store.",
             )
         return cls(path, record)
 
@@ -95,7 +119,6 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         _require_empty(path)
         record = {
-            "schema_version": SCHEMA_VERSION,
             "identity": dict(identity),
             "dim": dim,
             "root": str(root),
@@ -152,7 +175,7 @@ class Store:
 
     def save_record(self) -> None:
         """Write ``store.json``."""
-        write_json(self.path / _RECORD, self.record)
+        write_record(self.path / _RECORD, self.record, version=SCHEMA_VERSION)
 
     def require_identity(self, identity: Mapping[str, Any]) -> None:
         """Refuse features that were made in another way.
