@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError
-from pipeline.files import write_atomically
+from pipeline.files import open_regular, write_atomically
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
 OK: Final = "ok"
@@ -313,7 +314,7 @@ def _spelled(label_and_split: tuple[str, str]) -> str:
 
 def _csv_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with text_of(path) as file:
             reader = csv.DictReader(file, restval="")
             columns = reader.fieldnames or []
             for column in required:
@@ -329,6 +330,12 @@ def _csv_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
                 yield {name: text for name, text in row.items() if isinstance(name, str)}
     except (OSError, csv.Error) as error:
         raise ManifestError(f"The manifest {str(path)!r} cannot be read: {error}.") from error
+
+
+def text_of(path: Path) -> TextIOWrapper:
+    """Open a CSV for reading, which must be a regular file."""
+    file = open_regular(path)
+    return TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _split_name(text: str, path: Path) -> str:

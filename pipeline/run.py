@@ -46,8 +46,8 @@ FINETUNED: Final = "finetune"
 
 _RECORD = "run.json"
 _PROBABILITIES = "probabilities.npy"
-_MANIFEST = "manifest.csv"
-_PREDICTIONS = "predictions.csv"
+MANIFEST: Final = "manifest.csv"
+PREDICTIONS: Final = "predictions.csv"
 # Where a record keeps the digests of files: of the run, and of each head. Two where the newer file
 # may not have got its name yet.
 _DIGESTS = "files"
@@ -68,7 +68,7 @@ _FINETUNED_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
 )
 _FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
-_FILES: Final = (_PREDICTIONS, _MANIFEST, _RECORD)
+_FILES: Final = (PREDICTIONS, MANIFEST, _RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +152,7 @@ class Run:
         """
         cls.require_free(path)
         path.mkdir(parents=True, exist_ok=True)
-        rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
-        manifests.write(path / _MANIFEST, rows, columns=MANIFEST_COLUMNS)
+        digest = _write_rows(path / MANIFEST, examples, root)
         record = {
             "inputs": dict(inputs),
             "classes": list(examples.names),
@@ -166,7 +165,7 @@ class Run:
             "root": str(root),
             "source": dict(source),
             "provenance": provenance(),
-            _DIGESTS: {_MANIFEST: [sha256_file(path / _MANIFEST)]},
+            _DIGESTS: {MANIFEST: [digest]},
             "heads": {},
             "best": None,
         }
@@ -246,6 +245,25 @@ class Run:
                 )
         return True
 
+    def restore_manifest(self, examples: Examples) -> None:
+        """Write the rows again where there are none, after a repair; they are those of the run."""
+        if not (self.path / MANIFEST).exists():
+            digest = _write_rows(self.path / MANIFEST, examples, Path(self.record["root"]))
+            self.record.setdefault(_DIGESTS, {})[MANIFEST] = [digest]
+            self.save_record()
+
+    def drop_head(self, name: str) -> None:
+        """Take a head out of the run, with what was derived from it."""
+        self.record["heads"].pop(name)
+        self.record["best"] = best(self.record["heads"]) if self.record["heads"] else None
+        self.record.pop("lead", None)
+        if name == FINETUNED:
+            self.record.pop(FINETUNED, None)
+        self.save_record()
+        shutil.rmtree(self.path / "heads" / name, ignore_errors=True)
+        if (self.path / PREDICTIONS).exists():
+            self.write_predictions()
+
     def add_head(self, name: str, fitted: FittedHead) -> None:
         """Save a fitted head, then list it.
 
@@ -282,8 +300,8 @@ class Run:
             RunError: The file is not as it was written.
             ManifestError: It cannot be used.
         """
-        self.require_file(_MANIFEST)
-        return manifests.read(self.path / _MANIFEST, root=Path(self.record["root"]))
+        self.require_file(MANIFEST)
+        return manifests.read(self.path / MANIFEST, root=Path(self.record["root"]))
 
     def load_head(self, name: str) -> "Head":
         """Read a head that was saved.
@@ -355,14 +373,21 @@ class Run:
                         about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
                         writer.writerow((*about, name, classes[top], f"{row[top]:.6f}"))
 
-        path = self.path / _PREDICTIONS
+        path = self.path / PREDICTIONS
         with temporary_sibling(path) as temporary:
             fill(temporary)
             # The record comes first: killed between the two, the old file is still known as ours.
-            known = self.record.setdefault(_DIGESTS, {}).get(_PREDICTIONS, [])
-            self.record[_DIGESTS][_PREDICTIONS] = [sha256_file(temporary), *known[:1]]
+            known = self.record.setdefault(_DIGESTS, {}).get(PREDICTIONS, [])
+            self.record[_DIGESTS][PREDICTIONS] = [sha256_file(temporary), *known[:1]]
             self.save_record()
             rename_durably(temporary, path)
+
+
+def _write_rows(path: Path, examples: Examples, root: Path) -> str:
+    """Write the rows of a run; return the digest of the file."""
+    rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
+    manifests.write(path, rows, columns=MANIFEST_COLUMNS)
+    return sha256_file(path)
 
 
 def best(records: Mapping[str, Mapping[str, Any]]) -> str:

@@ -134,6 +134,7 @@ def open_run(
         )
     run = Run.open(path)
     run.require_inputs(prepared.inputs)
+    run.restore_manifest(prepared.examples)
     return run
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     StoreError,
 )
-from pipeline.files import exclusive, remove_leftovers, sha256_file
+from pipeline.files import UnfitFileError, exclusive, remove_leftovers, sha256_file
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest, mention
 from pipeline.manifest import read as read_manifest
@@ -224,7 +224,8 @@ class Store:
         """Read the generated manifest, or another one by its path.
 
         Raises:
-            ManifestError: There is none, or it cannot be used.
+            ManifestError: There is none, it is that of this store and changed, or it cannot be
+                used.
         """
         chosen = path or self.manifest_path
         if path is None and not chosen.exists():
@@ -233,6 +234,14 @@ class Store:
                 hint="Run extract again; it goes on where it stopped.",
             )
         known = self.record["manifests"].get(self._manifest_name(chosen), {})
+        is_own = self._is_inside(chosen) and (known or chosen.name == MANIFEST)
+        if is_own and not self._is_as_written(chosen):
+            raise ManifestError(
+                f"Expected the manifest {str(chosen)!r} as extract wrote it. Received: another "
+                "content: it was edited, or is damaged.",
+                hint="Move it elsewhere: give it with --manifest if the edits are yours, and run "
+                "extract again, which makes another.",
+            )
         return read_manifest(chosen, root=Path(known.get("root", self.record["root"])))
 
     def needed_keys(self) -> Keys:
@@ -255,8 +264,7 @@ class Store:
         """
         if not path.exists():
             return
-        known = self.record["manifests"].get(self._manifest_name(path), {})
-        if sha256_file(path) not in known.get("sha256", ()):
+        if not self._is_as_written(path):
             raise ManifestError(
                 f"The manifest {str(path)!r} was edited or made by something else, and extract "
                 "would overwrite it.",
@@ -346,9 +354,18 @@ class Store:
 
     def _manifest_name(self, path: Path) -> str:
         """Return how a manifest is known: by name within the store, else by its full path."""
-        full = path.resolve()
-        inside = full.parent == self.path.resolve()
-        return full.name if inside else str(full)
+        return path.name if self._is_inside(path) else str(path.resolve())
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.parent.resolve() == self.path.resolve()
+
+    def _is_as_written(self, path: Path) -> bool:
+        """Tell whether a manifest is one that this store wrote, byte for byte."""
+        known = self.record["manifests"].get(self._manifest_name(path), {})
+        try:
+            return sha256_file(path) in known.get("sha256", ())
+        except UnfitFileError:
+            return False
 
 
 @contextmanager

@@ -4,16 +4,23 @@ For users and other programs; rebuilt by ``store`` whenever its shards change. H
 of a missing source as the fill value without an error, so that value is NaN, never zero.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.files import write_atomically
+from pipeline.hdf5 import opened
 from pipeline.key_index import KeyIndex
+from pipeline.shards import Features, Keys
+
+_KEYS_A_CHUNK: Final = 16_384
+# Rows that are compared at a time.
+_PIECE_ROWS: Final = 4096
 
 
 def write_view(path: Path, plain: KeyIndex, views: Mapping[str, KeyIndex], dim: int) -> None:
@@ -40,11 +47,36 @@ def sources(path: Path) -> list[str]:
         if isinstance(item, h5py.Dataset) and item.is_virtual:
             names.update(source.file_name for source in item.virtual_sources())
 
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         if "features" not in file:
             raise KeyError("it has no dataset 'features'")
         file.visititems(visit)
     return sorted(Path(name).stem for name in names)
+
+
+def difference(path: Path, name: str, keys: Keys, read: Callable[[Keys], Features]) -> str:
+    """Return what a reader of the view gets otherwise than from the shards; empty for nothing.
+
+    Args:
+        path: The view.
+        name: Which set of it; empty for the plain one.
+        keys: The keys that the shards hold, ascending.
+        read: Returns their features.
+
+    Raises:
+        KeyError: It lacks the set.
+        OSError: It cannot be read.
+    """
+    with opened(path) as file:
+        group = file[f"views/{name}"] if name else file
+        seen, features = group["keys"][:], group["features"]
+        if not np.array_equal(np.sort(seen), keys):
+            return "its keys are not those of the shards"
+        for start in range(0, len(seen), _PIECE_ROWS):
+            rows = slice(start, start + _PIECE_ROWS)
+            if not np.array_equal(features[rows], read(seen[rows])):
+                return "its features are not those of the shards"
+    return ""
 
 
 def _write_set(group: h5py.Group, index: KeyIndex, dim: int, store: Path) -> None:
@@ -56,7 +88,10 @@ def _write_set(group: h5py.Group, index: KeyIndex, dim: int, store: Path) -> Non
         dataset = h5py.VirtualSource(name, "features", shape=(len(source), dim), dtype="<f4")
         layout[start:stop] = dataset[row : row + stop - start]
     group.create_virtual_dataset("features", layout, fillvalue=np.nan)
-    group.create_dataset("keys", data=index.keys[order])
+    # Whoever reads keys that changed on the disk gets an error: the filter is a part of HDF5. The
+    # rest of the file is metadata, which HDF5 itself has given checksums since version 1.10.
+    chunks = {"chunks": (min(len(order), _KEYS_A_CHUNK),), "fletcher32": True}
+    group.create_dataset("keys", data=index.keys[order], **(chunks if len(order) else {}))
 
 
 def _runs(index: KeyIndex, order: NDArray[np.intp]) -> Iterator[tuple[int, int, int, int]]:

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline import weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import EngineUnavailableError
 from pipeline.files import sha256_file, write_atomically
@@ -122,7 +123,7 @@ def graph_bytes(backbone: FrozenBackbone) -> bytes:
 
 def _digest(backbone: FrozenBackbone, content_sha256: str) -> str:
     """Return what a file is kept under: a digest of the backbone's weights and of its content."""
-    return hashlib.sha256(f"{backbone.weights_sha256} {content_sha256}".encode()).hexdigest()
+    return weights.converted_digest(backbone.weights_sha256, content_sha256)
 
 
 def _is_of(backbone: FrozenBackbone, path: Path, suffix: str) -> bool:
