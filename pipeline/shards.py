@@ -86,6 +86,7 @@ def write(
                     dataset[rows] = block
                     sums[rows] += row_sums(np.ascontiguousarray(block, dtype="<f4"))
                     start += len(block)
+                _require_whole(start, len(keys))
                 file.create_dataset("sums", data=sums)
         except RuntimeError as error:
             # On a full disk HDF5 fails once more while closing, which hides the first error.
@@ -185,6 +186,12 @@ def corrupt(path: Path, problem: str) -> CorruptShardError:
         shard=path.stem,
         hint="Delete that file and run extract again; only its images are encoded again.",
     )
+
+
+def _require_whole(rows: int, expected: int) -> None:
+    """Refuse to name a file complete some of whose rows are HDF5's zeros."""
+    if rows != expected:
+        raise StoreError(f"Expected {expected:,} rows for a shard. Received: {rows:,}.")
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
