@@ -22,7 +22,8 @@ from pipeline.run import FINETUNED, Run
 from pipeline.store import Store
 
 _BACKBONE: Final = "backbone/"
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+# What names a file, in no other folder.
+_DIGEST: Final = re.compile(r"[\w-]+", re.ASCII)
 # Of an image: beyond it a batch of one fits into no memory.
 _MAX_SIDE: Final = 1 << 14
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.arrays import Sums, row_sums
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import UnfitFileError, rename_durably, sha256_file, temporary_sibling
 from pipeline.hdf5 import HDF5_ERRORS, UnfitDatasetError, opened, plain_dataset
@@ -24,7 +25,6 @@ from pipeline.manifest import KEY_DTYPE
 
 Features = NDArray[np.float32]
 Keys = NDArray[np.bytes_]
-Sums = NDArray[np.uint32]
 
 SUFFIX: Final = ".h5"
 # Rows that are read, checked and put in place together while they are in the cache: 2 MB.
@@ -157,20 +157,9 @@ def read_into(
         raise _unreadable(shard.path, error) from error
 
 
-def row_sums(block: NDArray[Any]) -> Sums:
-    """Return the sum of each row's bytes, taken four at a time, uint32 ``(n,)``.
-
-    Args:
-        block: ``(n, ...)``, contiguous, with a multiple of four bytes a row.
-    """
-    words = block.reshape(len(block), -1).view(np.uint32)
-    sums: Sums = np.add.reduce(words, axis=1, dtype=np.uint32)
-    return sums
-
-
 def key_sums(keys: Keys) -> Sums:
     """Return the sum of each key, as ``row_sums`` does; it tells rows of one content apart."""
-    return row_sums(np.ascontiguousarray(keys).view(np.uint32).reshape(len(keys), -1))
+    return row_sums(np.ascontiguousarray(keys))
 
 
 def _require_sums(shard: Shard, rows: NDArray[np.intp], block: Features) -> None:

@@ -40,6 +40,7 @@ from pipeline.errors import (
     StoreError,
     WeightsUnavailableError,
 )
+from pipeline.files import sha256_file
 from pipeline.predict_command import list_files, predict
 from pipeline.reporting import Silence
 from pipeline.run import Run
@@ -490,6 +491,8 @@ def test_the_hint_is_how_to_make_that_head_again(copy: Path, shipped: Path) -> N
     for folder in ("run/heads/logreg", "run/heads/finetune", "model/head"):
         heads.save(head, copy / folder)
     list_heads(copy / "run")
+    digest = sha256_file(copy / "model/head/head.json")
+    edit_record(shipped / "model.json", lambda it: it["files"].update({"head/head.json": digest}))
     for place, name, hint in (
         ("run", "logreg", "Train it again with train-head --force."),
         ("run", "finetune", "Train it again with finetune --force."),

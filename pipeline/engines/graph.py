@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,12 +127,16 @@ def _digest(backbone: FrozenBackbone, content_sha256: str) -> str:
 
 
 def _is_of(backbone: FrozenBackbone, path: Path, suffix: str) -> bool:
-    return path.name.removesuffix(suffix) == _digest(backbone, sha256_file(path))
+    try:
+        return path.name.removesuffix(suffix) == _digest(backbone, sha256_file(path))
+    except OSError:  # such as no regular file
+        return False
 
 
 def _remove(paths: Sequence[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        with suppress(IsADirectoryError):
+            path.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> Path:
