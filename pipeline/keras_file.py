@@ -140,7 +140,10 @@ def _config(path: Path) -> dict[str, Any]:
             size = archive.getinfo(_CONFIG).file_size
             if size > _MAX_CONFIG_BYTES:
                 raise ValueError(f"{_CONFIG} of {size:,} bytes")
-            return dict(json.loads(archive.read(_CONFIG)))
+            config = json.loads(archive.read(_CONFIG))
+        if not isinstance(config, dict):
+            raise TypeError(f"{_CONFIG} of a {type(config).__name__}")
+        return config
     except _ERRORS as error:
         raise _unusable(path, error) from error
 

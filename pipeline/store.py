@@ -21,7 +21,14 @@ from pipeline.errors import (
     StaleFeaturesError,
     StoreError,
 )
-from pipeline.files import UnfitFileError, exclusive, remove_leftovers, sha256_file
+from pipeline.files import (
+    UnfitFileError,
+    exclusive,
+    remove_leftovers,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
+)
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest, mention
 from pipeline.manifest import read as read_manifest
@@ -45,6 +52,7 @@ _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
+_VIEW_DIGESTS = "features_sha256"
 _FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
         "identity": dict,
@@ -306,10 +314,20 @@ class Store:
         return dropped[0]
 
     def refresh_view(self) -> None:
-        """Rebuild ``features.h5`` from the shards at hand."""
-        write_view(
-            self.view_path, self.index, {n: v.index for n, v in self.views.items()}, self.dim
-        )
+        """Rebuild ``features.h5`` from the shards at hand, and remember its digest."""
+        with temporary_sibling(self.view_path) as temporary:
+            views = {name: item.index for name, item in self.views.items()}
+            write_view(temporary, self.path, self.index, views, self.dim)
+            known = self.record.get(_VIEW_DIGESTS, [])
+            # The record comes first: killed between the two, the old file is still known as ours.
+            self.record[_VIEW_DIGESTS] = [sha256_file(temporary), *known[:1]]
+            self.save_record()
+            rename_durably(temporary, self.view_path)
+
+    def has_view_as_written(self) -> bool:
+        """Tell whether ``features.h5`` is what was written, where the record tells."""
+        known = self.record.get(_VIEW_DIGESTS)
+        return known is None or sha256_file(self.view_path) in known
 
     def remove_features(self) -> None:
         """Delete what a backbone made, and itself, for a store that ``--force`` replaces."""

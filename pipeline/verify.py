@@ -4,7 +4,7 @@ Everything is read and hashed again, whatever earlier checks found. What a repai
 again by the next ``extract``, and nothing else is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
@@ -57,11 +57,10 @@ def _verify(store: Store, *, repair: bool) -> dict[str, Any]:
                 problems.append(_of_shard(shard_path, error))
     boundary = boundary_shards.all_paths(store.boundary_folder)
     bad = [problem for path in boundary for problem in _of_activations(path)]
-    has_bad_shards = bool(problems)
     # What is left in the view then reads from shards that are there.
-    remade = [Problem("", "", "", lambda: _remade_view(store))] if has_bad_shards else []
+    remade = [Problem("", "", "", _remaking(store))] if problems else []
     problems += [*bad, *_of_encoder(store), *_of_manifests(store)]
-    problems += _of_view(store, compare=not has_bad_shards)
+    problems += _of_view(store)
     problems += _without_features(store, good[""])
     return {
         "ok": not problems,
@@ -138,45 +137,30 @@ def _rows(good: list[Shard]) -> int:
     return len(np.unique(np.concatenate([shard.keys for shard in good]))) if good else 0
 
 
-def _of_view(store: Store, *, compare: bool) -> Iterator[Problem]:
-    """Yield what users read otherwise from the view than from the shards.
-
-    Args:
-        store: The store.
-        compare: Whether the shards are good, so that values can be compared with theirs.
-    """
+def _of_view(store: Store) -> Iterator[Problem]:
+    """Yield what users read otherwise from the view than from the shards."""
     if not store.view_path.exists():
         return
+    fix = "Delete it and run extract again."
     try:
+        # First, since HDF5 may crash on what is damaged.
+        if not store.has_view_as_written():
+            yield Problem("", "features.h5 is not as it was written.", fix, _remaking(store))
+            return
         sources = view.sources(store.view_path)
     except HDF5_ERRORS as error:
-        problem = f"features.h5 cannot be read: {error}"
-        fix = "Delete it and run extract again."
-        yield Problem("", problem, fix, lambda: _remade_view(store))
+        yield Problem("", f"features.h5 cannot be read: {error}", fix, _remaking(store))
         return
     present = {path.stem for path in store.shard_paths()}
     problem = "The shard is gone; features.h5 reads its rows as NaN."
     fix = "Run extract again; only its images are encoded again."
     gone = [name for name in sources if name not in present]
     for name in gone:
-        yield Problem(name, problem, fix, lambda: _remade_view(store))
-    if compare and not gone:
-        yield from _other_values(store)
+        yield Problem(name, problem, fix, _remaking(store))
 
 
-def _other_values(store: Store) -> Iterator[Problem]:
-    with store.scan_cache() as cache:
-        store.reindex(cache)
-    for name, shard_set in {"": store.plain, **store.views}.items():
-        try:
-            found = view.difference(store.view_path, name, shard_set.index.keys, shard_set.read)
-        except HDF5_ERRORS as error:
-            found = f"it cannot be read: {error}"
-        if found:
-            problem = f"features.h5 is not as it was written: {found}."
-            fix = "Delete it and run extract again."
-            yield Problem("", problem, fix, lambda: _remade_view(store))
-            return
+def _remaking(store: Store) -> Callable[[], str]:
+    return lambda: _remade_view(store)
 
 
 def _remade_view(store: Store) -> str:

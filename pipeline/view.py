@@ -4,7 +4,7 @@ For users and other programs; rebuilt by ``store`` whenever its shards change. H
 of a missing source as the fill value without an error, so that value is NaN, never zero.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -13,30 +13,25 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.files import write_atomically
 from pipeline.hdf5 import opened
 from pipeline.key_index import KeyIndex
-from pipeline.shards import Features, Keys
 
 _KEYS_A_CHUNK: Final = 16_384
-# Rows that are compared at a time.
-_PIECE_ROWS: Final = 4096
 
 
-def write_view(path: Path, plain: KeyIndex, views: Mapping[str, KeyIndex], dim: int) -> None:
-    """Write ``/features`` float32 ``(n, dim)`` and ``/keys`` ``S64`` ``(n,)``, atomically.
+def write_view(
+    path: Path, store: Path, plain: KeyIndex, views: Mapping[str, KeyIndex], dim: int
+) -> None:
+    """Write ``/features`` float32 ``(n, dim)`` and ``/keys`` ``S64`` ``(n,)``.
 
     Augmented views come as groups ``/views/NAME`` with ``features`` and ``keys`` of their own.
-    Rows are grouped by shard; sources are named relative to the view, so a store can be moved.
+    Rows are grouped by shard; sources are named relative to the store, which is
+    where the view goes, so that it can be moved.
     """
-
-    def fill(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            _write_set(file, plain, dim, path.parent)
-            for name, index in views.items():
-                _write_set(file.create_group(f"views/{name}"), index, dim, path.parent)
-
-    write_atomically(path, fill)
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        _write_set(file, plain, dim, store)
+        for name, index in views.items():
+            _write_set(file.create_group(f"views/{name}"), index, dim, store)
 
 
 def sources(path: Path) -> list[str]:
@@ -52,31 +47,6 @@ def sources(path: Path) -> list[str]:
             raise KeyError("it has no dataset 'features'")
         file.visititems(visit)
     return sorted(Path(name).stem for name in names)
-
-
-def difference(path: Path, name: str, keys: Keys, read: Callable[[Keys], Features]) -> str:
-    """Return what a reader of the view gets otherwise than from the shards; empty for nothing.
-
-    Args:
-        path: The view.
-        name: Which set of it; empty for the plain one.
-        keys: The keys that the shards hold, ascending.
-        read: Returns their features.
-
-    Raises:
-        KeyError: It lacks the set.
-        OSError: It cannot be read.
-    """
-    with opened(path) as file:
-        group = file[f"views/{name}"] if name else file
-        seen, features = group["keys"][:], group["features"]
-        if not np.array_equal(np.sort(seen), keys):
-            return "its keys are not those of the shards"
-        for start in range(0, len(seen), _PIECE_ROWS):
-            rows = slice(start, start + _PIECE_ROWS)
-            if not np.array_equal(features[rows], read(seen[rows])):
-                return "its features are not those of the shards"
-    return ""
 
 
 def _write_set(group: h5py.Group, index: KeyIndex, dim: int, store: Path) -> None:
