@@ -93,13 +93,13 @@ def write(path: Path, identity: Mapping[str, Any], progress: Progress, arrays: A
     groups = {name: list(map(np.asarray, getattr(arrays, name))) for name in Arrays.__slots__}
 
     def fill(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            file["record"] = record
+        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+            file["record"] = np.bytes_(record.encode())
             for name, values in groups.items():
                 group = file.create_group(name)
                 for number, array in enumerate(values):
                     group[f"{number:05}"] = array
-            file[_DIGEST] = _digest(record, groups)
+            file[_DIGEST] = np.bytes_(_digest(record, groups).encode())
 
     write_atomically(path, fill)
 
@@ -170,7 +170,7 @@ def _content(path: Path) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]
 
 
 def _text(file: h5py.File, name: str) -> str:
-    """Return a text, which HDF5 keeps elsewhere in the file."""
+    """Return a text; older releases let HDF5 choose where it is."""
     item = plain_member(file, name)
     if not isinstance(item, h5py.Dataset) or item.shape != ():
         raise ValueError(f"expected a text {name!r}")
