@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.files import write_atomically
 from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset, plain_member
+from pipeline.run_places import apart_from_places
 
 # Its name, in a run's folder of fine-tuning.
 FILE: Final = "checkpoint.h5"
@@ -124,7 +125,8 @@ def read(
     """
     with _readable(path):
         record, groups = _content(path)
-        found, progress = record["identity"], _progress(record["progress"])
+        # Older releases took down where things were, too.
+        found, progress = apart_from_places(record["identity"]), _progress(record["progress"])
     if found != identity:
         raise RunError(
             f"The checkpoint {str(path)!r} is of another training.",
