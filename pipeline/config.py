@@ -343,9 +343,12 @@ class InfoOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
-    """Check every byte of a store against its checksums."""
+    """Check every byte of a store, a run or an exported folder against its checksums."""
 
-    store: str = _text("", "store directory", "STORE", positional=True)
+    store: str = _text(
+        "", "directory of a store, a run or an exported model", "STORE|RUN", positional=True
+    )
+    repair: bool = _switch("drop what is bad, so that the next command makes just that again")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, heads, places, views
+from pipeline import assembly, event_files, finetune_checkpoint, heads, places, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
 from pipeline.errors import ConfigError, RunError
@@ -54,7 +54,6 @@ _FIXED_BY_SEED: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "ba
                          "cache_precision", "class_weight", "patience")  # fmt: skip
 # Those that are parameters of a dense head too.
 _HEAD_PARAMETERS: Final = ("batch_size", "class_weight", "epochs", "learning_rate", "seed")
-_CHECKPOINT: Final = "checkpoint.h5"
 _TENSORBOARD: Final = "tensorboard"
 
 
@@ -92,7 +91,7 @@ def _finetune(
     *,
     force: bool,
 ) -> dict[str, Any]:
-    run = _begun_run(path, inputs, force=force)
+    run = _begun_run(path, inputs, origin, force=force)
     if run is not None and "verdict" in run.record.get("finetune", {}):
         reporter.say(f"finetune: already in {run.path}, kept")
         return _result(run)
@@ -120,7 +119,7 @@ def _finetune(
             outcome = _train(options, origin, surgery, training, trained, answering, reporter)
     outcome = replace(outcome, start_difference=difference)
     record_outcome(run, FINETUNED, outcome, origin, original, surgery)
-    (run.path / FINETUNED / _CHECKPOINT).unlink(missing_ok=True)
+    (run.path / FINETUNED / finetune_checkpoint.FILE).unlink(missing_ok=True)
     return _result(run)
 
 
@@ -192,7 +191,7 @@ def _require_other(path: Path, origin: Origin) -> None:
         )
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
+def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: bool) -> Run | None:
     """Return the run to go on with; None where one is to be made.
 
     Raises:
@@ -202,6 +201,7 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | N
         return None
     run = Run.open(path)
     run.require_inputs(inputs)
+    run.restore_manifest(origin.examples)
     return run
 
 
@@ -254,7 +254,7 @@ def _training(
         surgery,
         recipe,
         Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
-        checkpoint=path / FINETUNED / _CHECKPOINT,
+        checkpoint=path / FINETUNED / finetune_checkpoint.FILE,
         identity=apart_from_places(inputs),
     )
 

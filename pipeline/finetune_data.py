@@ -26,6 +26,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     mention,
 )
+from pipeline.files import read_regular
 from pipeline.finetune_views import Turns
 from pipeline.images import Pixels
 from pipeline.manifest import Manifest
@@ -202,7 +203,7 @@ class Photos:
 
     def _read(self, row: int) -> bytes:
         try:
-            data = self._rows.file(row).read_bytes()
+            data, _ = read_regular(self._rows.file(row), limit=images.MAX_BYTES)
         except OSError as error:
             raise self._changed(row, str(error.strerror)) from error
         received = hashlib.sha256(data).hexdigest()

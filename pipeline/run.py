@@ -17,19 +17,27 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import heads, run_places
+from pipeline import arrays, heads, run_places
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
-from pipeline.files import Kind, misfit, read_record, remove_leftovers, write_atomically, write_json
+from pipeline.files import (
+    remove_leftovers,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
+)
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
+from pipeline.records import Kind, misfit, read_record, write_record
 from pipeline.reporting import Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+# Without a digest.
+_OLDER: Final = (2,)
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 
@@ -38,6 +46,11 @@ FINETUNED: Final = "finetune"
 
 _RECORD = "run.json"
 _PROBABILITIES = "probabilities.npy"
+MANIFEST: Final = "manifest.csv"
+PREDICTIONS: Final = "predictions.csv"
+# Where a record keeps the digests of files: of the run, and of each head. Two where the newer file
+# may not have got its name yet.
+_DIGESTS = "files"
 # What readers of a record rely on; ``inputs`` are looked at by those who use them.
 _FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
@@ -55,7 +68,7 @@ _FINETUNED_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
 )
 _FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
-_FILES: Final = ("predictions.csv", "manifest.csv", _RECORD)
+_FILES: Final = (PREDICTIONS, MANIFEST, _RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +124,7 @@ class Run:
             RunError: There is none, or its record lacks something.
             StoreError: The record cannot be read, or is of another version.
         """
-        record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION)
+        record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION, older=_OLDER)
         if record is None:
             raise RunError(
                 f"There is no run at {str(path)!r}.",
@@ -145,9 +158,8 @@ class Run:
             root: What their paths are relative to.
             source: Where the rows came from; recorded and never compared.
         """
-        rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
+        rows = _rows_of(examples, root)
         record = {
-            "schema_version": SCHEMA_VERSION,
             "inputs": dict(inputs),
             "classes": list(examples.names),
             "split": examples.counts(),
@@ -195,7 +207,7 @@ class Run:
             Run.remove(self.path)
         Run.require_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        manifests.write(self.path / "manifest.csv", self._rows, columns=MANIFEST_COLUMNS)
+        self._write_rows(self._rows)
         self.note_places(Path(self.record["inputs"]["store"]), self._rows.root)
         self._rows = None
         self.save_record()
@@ -281,6 +293,29 @@ class Run:
                 )
         return True
 
+    def restore_manifest(self, examples: Examples) -> None:
+        """Write the rows again where there are none, after a repair; they are those of the run."""
+        if not (self.path / MANIFEST).exists():
+            self._write_rows(_rows_of(examples, Path()))
+            self.save_record()
+
+    def _write_rows(self, rows: Manifest) -> None:
+        manifests.write(self.path / MANIFEST, rows, columns=MANIFEST_COLUMNS)
+        digest = sha256_file(self.path / MANIFEST)
+        self.record[_DIGESTS] = {**self.record.get(_DIGESTS, {}), MANIFEST: [digest]}
+
+    def drop_head(self, name: str) -> None:
+        """Take a head out of the run, with what was derived from it."""
+        self.record["heads"].pop(name)
+        self.record["best"] = best(self.record["heads"]) if self.record["heads"] else None
+        self.record.pop("lead", None)
+        if name == FINETUNED:
+            self.record.pop(FINETUNED, None)
+        self.save_record()
+        shutil.rmtree(self.path / "heads" / name, ignore_errors=True)
+        if (self.path / PREDICTIONS).exists():
+            self.write_predictions()
+
     def add_head(self, name: str, fitted: FittedHead) -> None:
         """Save a fitted head, then list it.
 
@@ -289,11 +324,14 @@ class Run:
         self.begin()
         folder = self.path / "heads" / name
         not_saved = heads.save(fitted.head, folder)
-        write_atomically(
-            folder / _PROBABILITIES,
-            lambda temporary: _save_array(temporary, fitted.probabilities),
-        )
-        self.record["heads"][name] = {**fitted.record, "not_saved": not_saved}
+        arrays.write(folder / _PROBABILITIES, fitted.probabilities)
+        names = (_PROBABILITIES,) if not_saved else (heads.RECORD, _PROBABILITIES)
+        digests = {file: [sha256_file(folder / file)] for file in names}
+        self.record["heads"][name] = {
+            **fitted.record,
+            "not_saved": not_saved,
+            _DIGESTS: digests,
+        }
         self.record["best"] = best(self.record["heads"])
         self.save_record()
 
@@ -306,7 +344,7 @@ class Run:
 
     def save_record(self) -> None:
         """Write ``run.json``."""
-        write_json(self.path / _RECORD, self.record)
+        write_record(self.path / _RECORD, self.record, version=SCHEMA_VERSION)
 
     def at(self, *, store: str | None = None, data: str | None = None) -> "Run":
         """Return this run with places that the user names in the place of recorded ones.
@@ -328,12 +366,49 @@ class Run:
         return self._store or run_places.store_of(self.record, self.path)
 
     def manifest(self) -> Manifest:
-        """Return the rows of this run, with their splits."""
-        rows = manifests.read(self.path / "manifest.csv", root=self._data or Path())
+        """Return the rows of this run, with their splits.
+
+        Raises:
+            RunError: The file is not as it was written.
+            ManifestError: It cannot be used.
+        """
+        self.require_file(MANIFEST)
+        rows = manifests.read(self.path / MANIFEST, root=self._data or Path())
         if self._data is not None:
             return rows
         first = rows.paths[0] if rows.paths else ""
         return replace(rows, root=run_places.root_of(self.record, self.path, first))
+
+    def load_head(self, name: str) -> "Head":
+        """Read a head that was saved.
+
+        Raises:
+            RunError: It is damaged, or is not the one that the run lists.
+        """
+        self.require_file(heads.RECORD, head=name)
+        return heads.load(self.path / "heads" / name)
+
+    def require_file(self, file: str, *, head: str | None = None) -> None:
+        """Refuse a file that is not as it was written, where the record tells.
+
+        Args:
+            file: Its name.
+            head: The head that it is of; None for a file of the run itself.
+
+        Raises:
+            RunError: It is gone, or changed.
+        """
+        path = self.path / file if head is None else self.path / "heads" / head / file
+        record = self.record if head is None else self.record["heads"][head]
+        known = record.get(_DIGESTS, {}).get(file)
+        if known is None:  # written by an older release
+            return
+        try:
+            received = sha256_file(path)
+        except OSError as error:
+            raise _damaged(path, str(error.strerror)) from error
+        if received not in known:
+            raise _damaged(path, "another content than its record tells")
 
     def probabilities(self, name: str) -> NDArray[np.float32]:
         """Return a head's probabilities over the val and test rows, float32 ``(n, classes)``.
@@ -341,13 +416,17 @@ class Run:
         Raises:
             RunError: The file is gone or damaged.
         """
+        self.require_file(_PROBABILITIES, head=name)
         path = self.path / "heads" / name / _PROBABILITIES
+        counts = self.record["split"]
+        shape = (counts["val"] + counts["test"], len(self.record["classes"]))
         try:
-            array: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            array = arrays.read(path)
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} cannot be read: {error}.", hint="Train that head again with --force."
-            ) from error
+            raise _damaged(path, str(error)) from error
+        if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+            received = f"{array.dtype} of shape {array.shape}"
+            raise _damaged(path, f"{received} instead of finite float32 of shape {shape}")
         return array
 
     def write_predictions(self) -> None:
@@ -370,7 +449,18 @@ class Run:
                         about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
                         writer.writerow((*about, name, classes[top], f"{row[top]:.6f}"))
 
-        write_atomically(self.path / "predictions.csv", fill)
+        path = self.path / PREDICTIONS
+        with temporary_sibling(path) as temporary:
+            fill(temporary)
+            # The record comes first: killed between the two, the old file is still known as ours.
+            known = self.record.setdefault(_DIGESTS, {}).get(PREDICTIONS, [])
+            self.record[_DIGESTS][PREDICTIONS] = [sha256_file(temporary), *known[:1]]
+            self.save_record()
+            rename_durably(temporary, path)
+
+
+def _rows_of(examples: Examples, root: Path) -> Manifest:
+    return Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
 
 
 def best(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -394,6 +484,8 @@ def _misfit(record: Mapping[str, Any]) -> str | None:
     return wrong
 
 
-def _save_array(path: Path, array: NDArray[np.float32]) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+def _damaged(path: Path, received: str) -> RunError:
+    return RunError(
+        f"Expected {str(path)!r} as it was written. Received: {received}.",
+        hint="Put it back from a copy, or train again with --force.",
+    )

@@ -5,7 +5,9 @@ else they are given, else they are those that Keras downloads or that a seed dra
 come from, their digest must be the run's. Keras is imported only when the network is built.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +17,15 @@ from pipeline.backbone import Backbone, FrozenBackbone
 from pipeline.config import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.keras_file import PREFIX, SUFFIX
+from pipeline.records import Kind, misfit
 from pipeline.run import FINETUNED, Run
 from pipeline.store import Store
 
 _BACKBONE: Final = "backbone/"
+# What names a file, in no other folder.
+_DIGEST: Final = re.compile(r"[\w-]+", re.ASCII)
+# Of an image: beyond it a batch of one fits into no memory.
+_MAX_SIDE: Final = 1 << 14
 
 
 def inputs_of(run: Run) -> Mapping[str, Any]:
@@ -49,7 +56,14 @@ def require_reproducible(identity: Mapping[str, Any]) -> None:
     Raises:
         StaleFeaturesError: Names the first field that differs, with both values.
         ConfigError: The backbone is unknown.
+        RunError: A field has a value that none can have.
     """
+    wrong = _wrong_in(identity)
+    if wrong is not None:
+        raise RunError(
+            f"Expected the identity of features. Received: {wrong}.",
+            hint="Train again with train-head, or export again.",
+        )
     require_equal(identity, _identity_here(identity), "in this release")
 
 
@@ -244,6 +258,27 @@ def _identity_here(identity: Mapping[str, Any]) -> Mapping[str, Any]:
         precision=identity["precision"],
         engine=identity.get("engine", ""),
     )
+
+
+def _wrong_in(identity: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the fields of an identity; None where each can be."""
+    kinds: Mapping[str, Kind] = {
+        **dict.fromkeys(("backbone", "weights_sha256", "preprocessing", "decoder"), str),
+        "image_size": int,
+    }
+    options = {item.name: item.metadata["option"] for item in fields(ExtractOptions)}
+    wrong = misfit(identity, kinds)
+    for name in ("pooling", "precision", "preprocessing"):
+        is_open = name == "preprocessing" and not is_from_file(identity)
+        if wrong is None and not is_open and identity.get(name) not in options[name].choices:
+            wrong = f"{name} = {identity.get(name)!r}"
+    if wrong is None and not _DIGEST.fullmatch(identity["weights_sha256"]):
+        wrong = f"weights_sha256 = {identity['weights_sha256']!r}"
+    if wrong is None and not options["image_size"].minimum <= identity["image_size"] <= _MAX_SIDE:
+        wrong = f"image_size = {identity['image_size']!r}"
+    if wrong is None and identity["precision"] != "float32":
+        wrong = misfit(identity, {"engine": str})
+    return wrong
 
 
 def _is_known_by_name(source: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:

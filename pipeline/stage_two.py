@@ -153,6 +153,7 @@ def open_run(prepared: Prepared, path: Path, *, force: bool, reporter: Reporter)
     if before.resolve() != store.resolve():
         reporter.say(f"The store of {str(path)!r} was {str(before)!r}, and is {str(store)!r} now")
     run.note_places(store, prepared.root)
+    run.restore_manifest(prepared.examples)
     return run
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -23,17 +24,27 @@ from pipeline.errors import (
     StoreError,
     mention,
 )
-from pipeline.files import exclusive, read_record, remove_leftovers, sha256_file, write_json
+from pipeline.files import (
+    UnfitFileError,
+    exclusive,
+    remove_leftovers,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
+)
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest
 from pipeline.manifest import read as read_manifest
 from pipeline.manifest import write as write_manifest
+from pipeline.records import Kind, misfit, read_record, write_record
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Keys
 from pipeline.view import write_view
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+# Without a digest.
+_OLDER: Final = (1,)
 
 _RECORD = "store.json"
 MANIFEST: Final = "manifest.csv"
@@ -44,6 +55,17 @@ _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
+_VIEW_DIGESTS = "features_sha256"
+_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "identity": dict,
+        "dim": int,
+        "root": str,
+        "manifests": dict,
+        "weights": dict,
+        "provenance": dict,
+    }
+)
 
 
 class Store:
@@ -80,11 +102,21 @@ class Store:
     @classmethod
     def unchecked(cls, path: Path) -> "Store":
         """Open a store without looking at its shards; its indices are empty."""
-        record = read_record(path / _RECORD, kind="feature store", version=SCHEMA_VERSION)
+        record = read_record(
+            path / _RECORD, kind="feature store", version=SCHEMA_VERSION, older=_OLDER
+        )
         if record is None:
             raise StoreError(
                 f"There is no feature store at {str(path)!r}.",
                 hint="Make one with pipeline extract DATA --store DIR.",
+            )
+        wrong = misfit(record, _FIELDS)
+        if wrong is None and "views" in record:
+            wrong = misfit(record, {"views": dict})
+        if wrong is not None:
+            raise StoreError(
+                f"Expected {str(path / _RECORD)!r} to describe a store. Received: {wrong}.",
+                hint="Put it back as it was, or extract into another --store.",
             )
         return cls(path, record)
 
@@ -98,7 +130,6 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         _require_empty(path)
         record = {
-            "schema_version": SCHEMA_VERSION,
             "identity": dict(identity),
             "dim": dim,
             **_root(root, path),
@@ -155,7 +186,7 @@ class Store:
 
     def save_record(self) -> None:
         """Write ``store.json``."""
-        write_json(self.path / _RECORD, self.record)
+        write_record(self.path / _RECORD, self.record, version=SCHEMA_VERSION)
 
     def require_identity(self, identity: Mapping[str, Any]) -> None:
         """Refuse features that were made in another way.
@@ -204,7 +235,8 @@ class Store:
         """Read the generated manifest, or another one by its path.
 
         Raises:
-            ManifestError: There is none, or it cannot be used.
+            ManifestError: There is none, it is that of this store and changed, or it cannot be
+                used.
         """
         chosen = path or self.manifest_path
         if path is None and not chosen.exists():
@@ -212,7 +244,16 @@ class Store:
                 f"The store {str(self.path)!r} has no manifest yet: its extract did not finish.",
                 hint="Run extract again; it goes on where it stopped.",
             )
-        known = self.record["manifests"].get(self._manifest_name(chosen), self.record)
+        name = self._manifest_name(chosen)
+        is_own = self._is_inside(chosen) and (name in self.record["manifests"] or name == MANIFEST)
+        if is_own and not self._is_as_written(chosen):
+            raise ManifestError(
+                f"Expected the manifest {str(chosen)!r} as extract wrote it. Received: another "
+                "content: it was edited, or is damaged.",
+                hint="Move it elsewhere: give it with --manifest if the edits are yours, and run "
+                "extract again, which makes another.",
+            )
+        known = self.record["manifests"].get(name, self.record)
         rows = read_manifest(chosen, root=Path())
         found = places.candidates(known["root"], known.get("nearby_root"), self.path)
         return replace(rows, root=places.of_images(found, rows.paths[0] if rows.paths else ""))
@@ -237,8 +278,7 @@ class Store:
         """
         if not path.exists():
             return
-        known = self.record["manifests"].get(self._manifest_name(path), {})
-        if sha256_file(path) not in known.get("sha256", ()):
+        if not self._is_as_written(path):
             raise ManifestError(
                 f"The manifest {str(path)!r} was edited or made by something else, and extract "
                 "would overwrite it.",
@@ -281,10 +321,20 @@ class Store:
         return dropped[0]
 
     def refresh_view(self) -> None:
-        """Rebuild ``features.h5`` from the shards at hand."""
-        write_view(
-            self.view_path, self.index, {n: v.index for n, v in self.views.items()}, self.dim
-        )
+        """Rebuild ``features.h5`` from the shards at hand, and remember its digest."""
+        with temporary_sibling(self.view_path) as temporary:
+            views = {name: item.index for name, item in self.views.items()}
+            write_view(temporary, self.path, self.index, views, self.dim)
+            known = self.record.get(_VIEW_DIGESTS, [])
+            # The record comes first: killed between the two, the old file is still known as ours.
+            self.record[_VIEW_DIGESTS] = [sha256_file(temporary), *known[:1]]
+            self.save_record()
+            rename_durably(temporary, self.view_path)
+
+    def has_view_as_written(self) -> bool:
+        """Tell whether ``features.h5`` is what was written, where the record tells."""
+        known = self.record.get(_VIEW_DIGESTS)
+        return known is None or sha256_file(self.view_path) in known
 
     def remove_features(self) -> None:
         """Delete what a backbone made, and itself, for a store that ``--force`` replaces."""
@@ -341,6 +391,17 @@ class Store:
         full = path.resolve()
         inside = full.parent == self.path.resolve()
         return full.name if inside else str(full)
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.parent.resolve() == self.path.resolve()
+
+    def _is_as_written(self, path: Path) -> bool:
+        """Tell whether a manifest is one that this store wrote, byte for byte."""
+        known = self.record["manifests"].get(self._manifest_name(path), {})
+        try:
+            return sha256_file(path) in known.get("sha256", ())
+        except UnfitFileError:
+            return False
 
     def _manifest_place(self, name: str) -> Path:
         """Return where a manifest is that is known by a name, or was last."""

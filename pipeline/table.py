@@ -10,10 +10,12 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Final, TextIO
 
 from pipeline.errors import ManifestError, mention
+from pipeline.files import open_regular
 
 Row = tuple[str, ...]
 
@@ -91,7 +93,9 @@ def read_table(
     encoding, name = _encoding(path)
     notes = [f"{path}: read as {name}"] if name else []
     try:
-        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+        with TextIOWrapper(
+            open_regular(path), encoding=encoding, errors="surrogateescape", newline=""
+        ) as file:
             header = _header(file, path, required)
             places = _places(header, path, columns)
             rows = list(_rows(file, path, header, places, is_row))
@@ -107,7 +111,7 @@ def read_table(
 def _encoding(path: Path) -> tuple[str, str]:
     """Return the encoding that a file's first bytes tell, and its name where it is not UTF-8."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(4)
     except OSError as error:
         raise ManifestError(f"The manifest {str(path)!r} cannot be read: {error}.") from error

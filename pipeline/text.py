@@ -180,13 +180,23 @@ def _run_info(result: Mapping[str, Any]) -> list[str]:
 
 
 def verify(result: Mapping[str, Any]) -> list[str]:
-    """Say which shards are bad."""
-    state = "every byte is right" if result["ok"] else f"{len(result['problems'])} problems"
-    count = result["boundary_shards"]
-    activations = f", {count} good shards of frozen activations" if count else ""
+    """Say what is bad, and what was done about it."""
+    state = "every byte is right"
+    if not result["ok"]:
+        state = _counted(len(result["problems"]), "problem")
+    rows = _counted(result["rows"], "row")
+    if "kind" in result:
+        found = f"{_counted(result['heads'], 'good head')}, {rows}"
+    else:
+        count = result["boundary_shards"]
+        of_activations = f", {_counted(count, 'good shard')} of frozen activations"
+        found = (
+            f"{_counted(result['shards'], 'good shard')}, {rows}{of_activations if count else ''}"
+        )
     return [
-        f"{result['shards']} good shards, {result['rows']:,} rows{activations}: {state}",
+        f"{found}: {state}",
         *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
+        *(f"Repaired: {done}" for done in result["repaired"]),
     ]
 
 
@@ -335,6 +345,10 @@ def _rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import engines, heads, model_folder, run_backbone, views
+from pipeline import engines, model_folder, run_backbone, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, RunError
@@ -123,7 +123,7 @@ def fitted_head(run: Run, name: str, dim: int) -> "Head":
     Raises:
         RunError: It is damaged, or its classes, temperature or arrays cannot be those of the run.
     """
-    head = heads.load(run.path / "heads" / name)
+    head = run.load_head(name)
     command = "finetune" if run_backbone.is_finetuned(run, name) else "train-head"
     hint = f"Train it again with {command} --force."
     _require_fit(head, name, run.path, len(run.record["classes"]), dim, hint)

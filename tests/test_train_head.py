@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Command
-from fakes import planted_store
+from fakes import edit_record, planted_store
 
 from pipeline import heads, manifest
 from pipeline.run import Run
@@ -133,10 +133,9 @@ def as_finetuned(path: Path) -> None:
     shutil.copytree(path / "heads/logreg", path / "heads/finetune")
     (path / "finetune/tensorboard").mkdir(parents=True)
     (path / "finetune/weights.h5").write_bytes(b"weights")
-    record = json.loads((path / "run.json").read_text())
-    record["heads"]["finetune"] = record["heads"]["logreg"]
-    record["finetune"] = {"weights_sha256": "0" * 64, "backbone_sha256": "1" * 64}
-    (path / "run.json").write_text(json.dumps(record))
+    changed = {"weights_sha256": "0" * 64, "backbone_sha256": "1" * 64}
+    edit_record(path / "run.json", lambda record: record.update(finetune=changed))
+    edit_record(path / "run.json", lambda it: it["heads"].update(finetune=it["heads"]["logreg"]))
 
 
 @pytest.mark.parametrize("name", ["train-head", "sweep"])
