@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType, NoneType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import arrays, heads, run_places
+from pipeline import arrays, heads, run_places, run_record
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
@@ -29,46 +29,22 @@ from pipeline.files import (
 )
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
-from pipeline.records import Kind, misfit, read_record, write_record
 from pipeline.reporting import Reporter
+from pipeline.run_record import DIGESTS, RECORD, damaged, require_as_written
+from pipeline.run_record import FINETUNED as FINETUNED
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 3
-# Without a digest.
-_OLDER: Final = (2,)
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 
-# In a run of finetune: its record, the head on the changed network, and the folder of its weights.
-FINETUNED: Final = "finetune"
-
-_RECORD = "run.json"
 _PROBABILITIES = "probabilities.npy"
 MANIFEST: Final = "manifest.csv"
 PREDICTIONS: Final = "predictions.csv"
-# Where a record keeps the digests of files: of the run, and of each head. Two where the newer file
-# may not have got its name yet.
-_DIGESTS = "files"
-# What readers of a record rely on; ``inputs`` are looked at by those who use them.
-_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {
-        "inputs": dict,
-        "classes": list[str],
-        "split": dict,
-        "root": str,
-        "source": dict,
-        "heads": dict,
-        "best": (str, NoneType),
-    }
-)
-_FINETUNED_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {"weights_sha256": str, "backbone_sha256": str}
-)
 _FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
-_FILES: Final = (PREDICTIONS, MANIFEST, _RECORD)
+_FILES: Final = (PREDICTIONS, MANIFEST, RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +90,7 @@ class Run:
     @staticmethod
     def record_path(path: Path) -> Path:
         """Return the file of a run's record."""
-        return path / _RECORD
+        return path / RECORD
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -124,19 +100,7 @@ class Run:
             RunError: There is none, or its record lacks something.
             StoreError: The record cannot be read, or is of another version.
         """
-        record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION, older=_OLDER)
-        if record is None:
-            raise RunError(
-                f"There is no run at {str(path)!r}.",
-                hint="Make one with pipeline train-head --store STORE --run RUN.",
-            )
-        wrong = _misfit(record)
-        if wrong is not None:
-            raise RunError(
-                f"Expected {str(path / _RECORD)!r} to describe a run. Received: {wrong}.",
-                hint="Put it back as it was, or delete the run and make it again.",
-            )
-        return cls(path, record)
+        return cls(path, run_record.read(path))
 
     @classmethod
     def planned(
@@ -302,7 +266,7 @@ class Run:
     def _write_rows(self, rows: Manifest) -> None:
         manifests.write(self.path / MANIFEST, rows, columns=MANIFEST_COLUMNS)
         digest = sha256_file(self.path / MANIFEST)
-        self.record[_DIGESTS] = {**self.record.get(_DIGESTS, {}), MANIFEST: [digest]}
+        self.record[DIGESTS] = {**self.record.get(DIGESTS, {}), MANIFEST: [digest]}
 
     def drop_head(self, name: str) -> None:
         """Take a head out of the run, with what was derived from it."""
@@ -330,7 +294,7 @@ class Run:
         self.record["heads"][name] = {
             **fitted.record,
             "not_saved": not_saved,
-            _DIGESTS: digests,
+            DIGESTS: digests,
         }
         self.record["best"] = best(self.record["heads"])
         self.save_record()
@@ -344,7 +308,7 @@ class Run:
 
     def save_record(self) -> None:
         """Write ``run.json``."""
-        write_record(self.path / _RECORD, self.record, version=SCHEMA_VERSION)
+        run_record.write(self.path, self.record)
 
     def at(self, *, store: str | None = None, data: str | None = None) -> "Run":
         """Return this run with places that the user names in the place of recorded ones.
@@ -400,15 +364,7 @@ class Run:
         """
         path = self.path / file if head is None else self.path / "heads" / head / file
         record = self.record if head is None else self.record["heads"][head]
-        known = record.get(_DIGESTS, {}).get(file)
-        if known is None:  # written by an older release
-            return
-        try:
-            received = sha256_file(path)
-        except OSError as error:
-            raise _damaged(path, str(error.strerror)) from error
-        if received not in known:
-            raise _damaged(path, "another content than its record tells")
+        require_as_written(path, record.get(DIGESTS, {}).get(file))
 
     def probabilities(self, name: str) -> NDArray[np.float32]:
         """Return a head's probabilities over the val and test rows, float32 ``(n, classes)``.
@@ -423,10 +379,10 @@ class Run:
         try:
             array = arrays.read(path)
         except (OSError, ValueError) as error:
-            raise _damaged(path, str(error)) from error
+            raise damaged(path, str(error)) from error
         if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
             received = f"{array.dtype} of shape {array.shape}"
-            raise _damaged(path, f"{received} instead of finite float32 of shape {shape}")
+            raise damaged(path, f"{received} instead of finite float32 of shape {shape}")
         return array
 
     def write_predictions(self) -> None:
@@ -435,26 +391,21 @@ class Run:
         scored = [index for index, split in enumerate(rows.splits) if split != "train"]
         classes = self.record["classes"]
 
-        def fill(temporary: Path) -> None:
+        path = self.path / PREDICTIONS
+        with temporary_sibling(path) as temporary:
             with temporary.open(
                 "w", encoding="utf-8", errors="surrogateescape", newline=""
             ) as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(PREDICTION_COLUMNS)
                 for name in self.record["heads"]:
-                    probabilities = self.probabilities(name)
-                    for index, row in zip(scored, probabilities, strict=True):
-                        top = int(row.argmax())
-                        key = rows.keys[index].decode()
+                    for index, row in zip(scored, self.probabilities(name), strict=True):
+                        top, key = int(row.argmax()), rows.keys[index].decode()
                         about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
                         writer.writerow((*about, name, classes[top], f"{row[top]:.6f}"))
-
-        path = self.path / PREDICTIONS
-        with temporary_sibling(path) as temporary:
-            fill(temporary)
             # The record comes first: killed between the two, the old file is still known as ours.
-            known = self.record.setdefault(_DIGESTS, {}).get(PREDICTIONS, [])
-            self.record[_DIGESTS][PREDICTIONS] = [sha256_file(temporary), *known[:1]]
+            known = self.record.setdefault(DIGESTS, {}).get(PREDICTIONS, [])
+            self.record[DIGESTS][PREDICTIONS] = [sha256_file(temporary), *known[:1]]
             self.save_record()
             rename_durably(temporary, path)
 
@@ -468,24 +419,4 @@ def best(records: Mapping[str, Mapping[str, Any]]) -> str:
     return min(
         records,
         key=lambda name: (-records[name]["val"]["accuracy"], records[name]["val"]["log_loss"]),
-    )
-
-
-def _misfit(record: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a run's record; None where it can be used."""
-    wrong = misfit(record, _FIELDS)
-    if wrong is None:
-        wrong = misfit(record["heads"], dict.fromkeys(record["heads"], dict))
-    # Until it ends, fine-tuning keeps notes there, and has no head.
-    if wrong is None and FINETUNED in {*record, *record["heads"]}:
-        wrong = misfit(record, {FINETUNED: dict})
-    if wrong is None and FINETUNED in record["heads"]:
-        wrong = misfit(record[FINETUNED], _FINETUNED_FIELDS)
-    return wrong
-
-
-def _damaged(path: Path, received: str) -> RunError:
-    return RunError(
-        f"Expected {str(path)!r} as it was written. Received: {received}.",
-        hint="Put it back from a copy, or train again with --force.",
     )

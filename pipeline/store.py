@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
-from pipeline import places
+from pipeline import places, store_record
 from pipeline.config import canonical_json
 from pipeline.errors import (
     ManifestError,
@@ -36,17 +35,12 @@ from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest
 from pipeline.manifest import read as read_manifest
 from pipeline.manifest import write as write_manifest
-from pipeline.records import Kind, misfit, read_record, write_record
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Keys
+from pipeline.store_record import RECORD
 from pipeline.view import write_view
 
-SCHEMA_VERSION: Final = 2
-# Without a digest.
-_OLDER: Final = (1,)
-
-_RECORD = "store.json"
 MANIFEST: Final = "manifest.csv"
 _VIEW = "features.h5"
 _SHARDS = "shards"
@@ -56,16 +50,6 @@ _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
 _VIEW_DIGESTS = "features_sha256"
-_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {
-        "identity": dict,
-        "dim": int,
-        "root": str,
-        "manifests": dict,
-        "weights": dict,
-        "provenance": dict,
-    }
-)
 
 
 class Store:
@@ -85,7 +69,7 @@ class Store:
     @classmethod
     def exists(cls, path: Path) -> bool:
         """Tell whether a directory is a store."""
-        return (path / _RECORD).is_file()
+        return (path / RECORD).is_file()
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -102,23 +86,7 @@ class Store:
     @classmethod
     def unchecked(cls, path: Path) -> "Store":
         """Open a store without looking at its shards; its indices are empty."""
-        record = read_record(
-            path / _RECORD, kind="feature store", version=SCHEMA_VERSION, older=_OLDER
-        )
-        if record is None:
-            raise StoreError(
-                f"There is no feature store at {str(path)!r}.",
-                hint="Make one with pipeline extract DATA --store DIR.",
-            )
-        wrong = misfit(record, _FIELDS)
-        if wrong is None and "views" in record:
-            wrong = misfit(record, {"views": dict})
-        if wrong is not None:
-            raise StoreError(
-                f"Expected {str(path / _RECORD)!r} to describe a store. Received: {wrong}.",
-                hint="Put it back as it was, or extract into another --store.",
-            )
-        return cls(path, record)
+        return cls(path, store_record.read(path))
 
     @classmethod
     def create(cls, path: Path, *, identity: Mapping[str, Any], dim: int, root: Path) -> "Store":
@@ -186,7 +154,7 @@ class Store:
 
     def save_record(self) -> None:
         """Write ``store.json``."""
-        write_record(self.path / _RECORD, self.record, version=SCHEMA_VERSION)
+        store_record.write(self.path, self.record)
 
     def require_identity(self, identity: Mapping[str, Any]) -> None:
         """Refuse features that were made in another way.
@@ -341,7 +309,7 @@ class Store:
         for folder in (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         # The record goes last: until then this is a store, though one that lacks features.
-        for name in (_VIEW, MANIFEST, _SCAN, _RECORD):
+        for name in (_VIEW, MANIFEST, _SCAN, RECORD):
             (self.path / name).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:

@@ -1,5 +1,6 @@
 """One flipped byte at a time in every file of a store, a run and an exported folder."""
 
+import faulthandler
 import hashlib
 import os
 import warnings
@@ -36,7 +37,8 @@ from pipeline.verify import verify
 from pipeline.verify_run import verify_folder, verify_run
 
 # How often a file is damaged: a few places in the suite, many where all faults are asked for.
-FLIPS: Final = 300 if os.environ.get("PIPELINE_FAULTS") == "all" else 10
+_ASKED: Final = os.environ.get("PIPELINE_FAULTS", "6")
+FLIPS: Final = 300 if _ASKED == "all" else int(_ASKED)
 COUNTS: Final = {"ant": 14, "bee": 14, "cow": 14}
 _OPTIONS: Final = {"head": ("logreg", "centroid"), "min_per_class": 1}
 
@@ -182,6 +184,7 @@ def _isolated(tell: Callable[[], str]) -> str:
         warnings.simplefilter("ignore")  # of threads, which the child does not need
         child = os.fork()
     if not child:
+        faulthandler.disable()
         try:
             os.write(write, tell().encode())
         finally:
@@ -220,7 +223,7 @@ def use_store(folder: Path) -> Any:
     store = Store.open(folder / "store")
     found = [X.tobytes(), y.tobytes(), names, store.identity, store.dim, store.record["root"]]
     options = TrainHeadOptions(store=str(folder / "store"), run=str(folder / "none"), **_OPTIONS)
-    prepared = prepare_data(options, "train-head")
+    prepared = prepare_data(options)
     return [*found, prepared.examples.splits, prepared.examples.paths, prepared.inputs]
 
 
@@ -269,8 +272,8 @@ def use_run(folder: Path) -> Any:
     run = Run.open(folder / "run")
     X = np.linspace(-1, 1, 36, dtype=np.float32).reshape(3, 12)
     options = TrainHeadOptions(store=str(folder / "store"), run=str(folder / "run"), **_OPTIONS)
-    prepared = prepare_data(options, "train-head")
-    added = open_run(options, prepared, CommonOptions(), folder / "run")
+    prepared = prepare_data(options)
+    added = open_run(prepared, folder / "run", force=False, reporter=Silence())
     wanted = create_heads(options.head, {"logreg": {"grid": (1.0,)}}, seed=0)
     rows = run.manifest()
     return [
