@@ -38,6 +38,7 @@ _TIFF_PIXELS: Final = frozenset(
     {*range(254, 260), 262, 266, 273, 274, *range(277, 282), 284, 292, 293, 297, 301, 317}
     | {*range(318, 326), *range(332, 345), 347, *range(512, 522), *range(529, 533)}
 )
+_JP2_PIXELS: Final = frozenset({b"jP  ", b"ftyp", b"jp2h"})
 _EXIF_ITEM: Final = re.compile(rb"(infe[\x02\x03].{7,9}?)Exif", re.DOTALL)
 
 
@@ -222,6 +223,22 @@ def _tiff(data: bytes) -> bytes:
     return data[:start] + directory + data[start + len(directory) :]
 
 
+def _jp2(data: bytes) -> bytes:
+    """Keep the boxes that a JPEG 2000 needs, up to the pixels."""
+    kept, position = b"", 0
+    while position + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        if name == b"jp2c":
+            end = position + length if length > 1 else len(data)
+            return kept + data[position:end]
+        if length < 8:
+            return b""
+        if name in _JP2_PIXELS:
+            kept += data[position : position + length]
+        position += length
+    return b""
+
+
 def _avif(data: bytes) -> bytes:
     """Give items of EXIF a type that decoders skip; AVIF tells which way is up elsewhere."""
     end = max(data.find(b"mdat"), 0) or len(data)
@@ -233,6 +250,7 @@ _DROP: Final[Mapping[re.Pattern[bytes], Callable[[bytes], bytes]]] = MappingProx
         re.compile(re.escape(_PNG)): _png,
         re.compile(re.escape(_JPEG)): _jpeg,
         re.compile(rb"RIFF....WEBP", re.DOTALL): _webp,
+        re.compile(rb"\0\0\0\x0cjP  "): _jp2,
         re.compile(rb"II[*+]\0|MM\0[*+]"): _tiff,
         re.compile(rb"....ftyp", re.DOTALL): _avif,
     }

@@ -194,6 +194,13 @@ def test_broken_exif_of_avif_costs_nothing(orientation: int, junk: bytes) -> Non
     np.testing.assert_array_equal(decode(bad, SIZE), decode(data, SIZE))
 
 
+@pytest.mark.parametrize("length", [0, 3, 7, 10**6])
+def test_a_broken_box_after_the_pixels_of_a_jpeg_2000_costs_nothing(length: int) -> None:
+    data = photos.GOOD["rgb.jp2"](5)
+    bad = data + struct.pack(">I4s", length, b"xml ") + b"<a/>"
+    np.testing.assert_array_equal(decode(bad, SIZE), decode(data, SIZE))
+
+
 def tiff_entries(data: bytes) -> Iterator[tuple[int, int]]:
     """Yield place and tag of the entries of a TIFF's first directory."""
     (start,) = struct.unpack_from("<I", data, 4)
@@ -229,7 +236,7 @@ def test_a_sound_image_is_decoded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
         decode(make(6), SIZE)
 
 
-MENDED = [name for name in photos.GOOD if re.search(r"\.(png|jpg|webp|tif|avif)$", name)]
+MENDED = [name for name in photos.GOOD if re.search(r"\.(avif|jp2|jpg|png|tif|webp)$", name)]
 
 
 @pytest.mark.parametrize("kind", MENDED)

@@ -118,6 +118,6 @@ def test_a_photo_takes_a_moment(kind: str) -> None:
     began = time.process_time()
     found = decode(data, SIZE)
     # Pillow's own reader takes about a second, and minutes for the largest.
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 0.7
     expected = Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found, np.asarray(expected))
