@@ -4,6 +4,7 @@
   + ConfigError (ValueError)               bad or unknown option; lists the valid names
   + ManifestError (ValueError)             no images, one class, missing column, empty split
   + DecodeError (ValueError)               bytes that give no image
+  + ImageTypeError (TypeError)             an argument that is no image
   + StoreError
     - StaleFeaturesError                   the features were made another way; names the field
     - MissingFeaturesError (KeyError)      no features for these keys; carries .keys
@@ -18,6 +19,9 @@ The command line prints both in one line and exits with status 2.
 """
 
 from collections.abc import Sequence
+from typing import Final
+
+_MENTIONED: Final = 5
 
 
 class PipelineError(Exception):
@@ -42,6 +46,10 @@ class ManifestError(PipelineError, ValueError):
 
 class DecodeError(PipelineError, ValueError):
     """Bytes that cannot be decoded into an image; the message is the reason alone."""
+
+
+class ImageTypeError(PipelineError, TypeError):
+    """Something was given for an image that is none: no path, no bytes, no pixels."""
 
 
 class StoreError(PipelineError):
@@ -82,3 +90,10 @@ class HeadNotTrainableError(PipelineError, TypeError):
 
 class EngineUnavailableError(PipelineError, ImportError):
     """An optional runtime is not installed."""
+
+
+def mention(names: Sequence[str], *, quoted: bool = True) -> str:
+    """Return the first few names for a message, and how many more there are."""
+    shown = ", ".join(repr(name) if quoted else name for name in names[:_MENTIONED])
+    more = len(names) - _MENTIONED
+    return shown + (f" and {more:,} more" if more > 0 else "")

@@ -243,6 +243,8 @@ def _check_size(image: ImageFile.ImageFile) -> None:
 
 def _tile_pixels(image: Image.Image) -> int:
     """Return the pixels of a TIFF's tiles, which are decoded whole whatever the image's size."""
+    if image.format != "TIFF":
+        return 0
     tags = getattr(image, "tag_v2", {})
     sides = [tags.get(tag, 0) for tag in _TIFF_TILE_SIDES]
     return math.prod(max(side, 0) if isinstance(side, int) else MAX_SIDE for side in sides)
@@ -254,12 +256,23 @@ def _coefficients(image: ImageFile.ImageFile, data: bytes) -> int:
     Raises:
         DecodeError: It asks for more passes over its pixels than any encoder writes.
     """
-    if image.format not in _JPEG:
+    if image.format not in _JPEG or _is_one_scan(image, data):
         return 0
     pixels, scans = image.width * image.height, image_containers.jpeg_scans(data)
     if scans * pixels > _MAX_SCAN_PIXELS:
         raise DecodeError(f"too slow: JPEG of {scans:,} scans of {_dimensions(image)} pixels")
     return 2 * pixels * len(image.getbands()) if scans > 1 else 0
+
+
+def _is_one_scan(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Tell a plain JPEG from what Pillow has read: its first scan holds all its colours."""
+    if image.fp is None or "progressive" in image.info:
+        return False
+    # Pillow stops behind the scan's marker; length and number of colours follow.
+    at = image.fp.tell()
+    return data[at - 2 : at] == b"\xff\xda" and data[at + 2 : at + 3] == bytes(
+        [getattr(image, "layers", 0)]
+    )
 
 
 def _memory(image: ImageFile.ImageFile, size: int) -> int:
