@@ -5,6 +5,7 @@ Usage: python docs/generate_options.py > docs/options.md
 
 from pipeline import config
 from pipeline.commands import COMMANDS
+from pipeline.option import flag_of
 
 
 def document() -> str:
@@ -26,7 +27,7 @@ def _table(title: str, record: type) -> list[str]:
     lines = ["", f"## {title}", "", (record.__doc__ or "").strip(), ""]
     lines += ["| option | values | default | what |", "|--|--|--|--|"]
     for name, option in config.options_of(record).items():
-        shown = option.metavar if option.positional else f"`{config.flag_of(name)}`"
+        shown = option.metavar if option.positional else f"`{flag_of(name)}`"
         values = " ".join(option.choices) or ("" if option.positional else option.metavar)
         default = config.default_of(record, name)
         default = " ".join(default) if isinstance(default, tuple) else default

@@ -3,9 +3,12 @@
 import signal
 import sys
 
+from pipeline import streams
+
 
 def main() -> int:
     """Run the command line; an interrupt outside a command ends like one inside."""
+    streams.open_all()
     try:
         from pipeline.cli import main as command_line
 

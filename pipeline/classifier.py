@@ -22,6 +22,7 @@ from pipeline.encoder import Encoder, Features
 from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads, read_bytes
+from pipeline.option import expanded
 from pipeline.reporting import Bar, Silence
 from pipeline.views import PLAIN
 
@@ -125,7 +126,12 @@ class Classifier:
             WeightsUnavailableError: The weights are nowhere.
             EngineUnavailableError: The engine is not installed.
         """
-        found = trained_head.load(Path(run), head, weights=weights, engine=engine)
+        found = trained_head.load(
+            Path(expanded(run)),
+            head,
+            weights=None if weights is None else expanded(weights),
+            engine=engine,
+        )
         return cls(
             encoder=engines.create(
                 found.engine,

@@ -15,6 +15,7 @@ from pipeline import splits
 from pipeline.config import DEFAULT_SPLIT, TrainHeadOptions, default_of
 from pipeline.errors import ManifestError
 from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts, mention
+from pipeline.option import expanded
 from pipeline.splits import SPLITS, Moved
 from pipeline.store import Store
 
@@ -104,15 +105,16 @@ def load(
     Example:
         X, y, names = pipeline.load("stores/sample", split="train")
     """
-    opened = Store.open(Path(store))
-    listing = opened.read_manifest(Path(manifest) if manifest is not None else None)
+    opened = Store.open(Path(expanded(store)))
+    chosen = Path(expanded(manifest)) if manifest is not None else None
+    listing = opened.read_manifest(chosen)
     rows, _ = usable_rows(listing)
     names = tuple(sorted({listing.labels[index] for index in rows}))
     if split is not None:
         if split not in SPLITS:
             raise ManifestError(f"Expected a split of {', '.join(SPLITS)}. Received: {split!r}.")
-        chosen = _assign(listing, rows, SplitRule()).splits
-        rows = [index for index, name in zip(rows, chosen, strict=True) if name == split]
+        assigned = _assign(listing, rows, SplitRule()).splits
+        rows = [index for index, name in zip(rows, assigned, strict=True) if name == split]
     labels = [listing.labels[index] for index in rows]
     return opened.read(listing.keys[rows], view), _numbers(labels, names), list(names)
 

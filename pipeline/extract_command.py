@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import engines, machine
+from pipeline import engines, machine, outputs
 from pipeline import manifest as manifests
 from pipeline.config import CommonOptions, ExtractOptions
 from pipeline.doctor import Setting, diagnose
@@ -38,13 +38,16 @@ def extract(
     if not options.data:
         raise ConfigError("extract: expected DATA.", hint="For example: pipeline extract photos")
     path = Path(options.store or default_store(options.data))
+    target = Path(options.manifest) if options.manifest else path / MANIFEST
+    outputs.require_folder("--store", path)
+    if options.manifest and not options.dry_run:
+        outputs.require_file("--manifest", target, reporter)
     network = Network.of(options, reporter)
     listing = manifests.scan(Path(options.data))
     reporter.say(f"{len(listing):,} files in {options.data}")
     _note_one_class(listing, reporter)
     if options.dry_run:
         return _dry_run(path, listing, network)
-    target = Path(options.manifest) if options.manifest else path / MANIFEST
     filled = fill(network, path, listing, target=target, force=common.force, started=started)
     return _result(network, filled, target, started)
 

@@ -83,12 +83,12 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
             StaleFeaturesError: The store holds features that were made another way.
         """
         paths = _paths(X)
-        options = build(ExtractOptions, {**self.get_params(deep=False), "store": str(self.store)})
+        options = build(ExtractOptions, self.get_params(deep=False))
         distinct = sorted(set(paths))
         listing = listing_of(_ROOT, [(path, "", "") for path in distinct])
         filled = fill(
             Network.of(options, Silence()),
-            Path(self.store),
+            Path(options.store or ""),
             listing,
             target=None,
             force=False,

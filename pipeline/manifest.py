@@ -91,6 +91,14 @@ def scan(data: Path) -> Manifest:
     return _scan_csv(data)
 
 
+def files_below(folder: Path) -> list[str]:
+    """Return the paths of all files in a folder, relative to it, sorted; what no image is, too.
+
+    Hidden files and folders and those of ``IGNORED_FILES`` are left out.
+    """
+    return sorted(_walk(folder, "", ()))
+
+
 def read(path: Path, *, root: Path) -> Manifest:
     """Read a manifest that stage 1 wrote, or a copy edited by hand, or a run's manifest.
 
@@ -201,7 +209,7 @@ def _scan_folder(data: Path) -> Manifest:
     has_splits = len(top) >= 2 and all(split_of.values())
     label_level = 1 if has_splits else 0
     rows = []
-    for path in sorted(_walk(data, "", ())):
+    for path in files_below(data):
         parts = path.split("/")
         label = parts[label_level] if len(parts) > label_level + 1 else ""
         split = split_of.get(parts[0], "") if has_splits and len(parts) > 1 else ""

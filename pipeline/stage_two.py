@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heads, machine
+from pipeline import heads, machine, outputs, runtime
 from pipeline.compare import compare
 from pipeline.config import CommonOptions, StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
@@ -60,6 +60,8 @@ def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
         raise ConfigError(
             f"{command}: expected --store.", hint="For example: --store stores/sample"
         )
+    if options.run:
+        outputs.require_folder("--run", Path(options.run))
     store = Store.open(Path(options.store))
     manifest = store.read_manifest(Path(options.manifest) if options.manifest else None)
     examples = prepare(manifest, rule_of(options))
@@ -125,6 +127,7 @@ def open_run(
     if Run.exists(path) and common.force:
         Run.remove(path)
     if not Run.exists(path):
+        outputs.require_folder("--run", path)
         return Run.create(
             path,
             inputs=prepared.inputs,
@@ -144,7 +147,10 @@ def create_heads(
 
     Raises:
         ConfigError: A head or a parameter is unknown, or stands in the way of the preset.
+        EngineUnavailableError: A head needs Keras, which is set to a backend of no use.
     """
+    if heads.ON_KERAS.intersection(names):
+        runtime.require_backend()
     fixed = heads.PRESETS[preset] if preset else {}
     for name in parameters:
         if not heads.is_known(name):

@@ -145,6 +145,16 @@ def regular_file(weights: str) -> Path:
     )
 
 
+def require_source(weights: str) -> None:
+    """Refuse what is neither a keyword nor a weights file, before anything is loaded.
+
+    Raises:
+        WeightsUnavailableError: Says what it is.
+    """
+    if weights not in KEYWORDS:
+        regular_file(weights)
+
+
 def draw(variables: Sequence[Variable], *, seed: int) -> dict[str, NDArray[np.float32]]:
     """Draw random weights, equal on every machine and backend.
 

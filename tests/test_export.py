@@ -682,7 +682,7 @@ def test_images_that_changed_or_are_gone(projected: Path) -> None:
     [
         ({"run": ""}, "expected RUN"),
         ({"out": ""}, "expected OUT"),
-        ({"out": "model.onnx"}, "end in .keras"),
+        ({"out": "model.onnx", "format": "keras"}, "end in .keras"),
         ({"out": "model", "format": "onnx"}, "end in .onnx"),
         ({"out": "photos", "format": "folder"}, "a folder"),
         ({"head": "logrig"}, "Did you mean 'logreg'"),

@@ -259,17 +259,21 @@ def test_result_has_the_keys_that_programs_rely_on(made: Path) -> None:
         assert item["top"][0] == {"label": item["label"], "probability": item["probability"]}
 
 
+def listed(*paths: str) -> list[str]:
+    return list_files(paths, Silence(), without=None)
+
+
 def test_files_and_folders_are_listed_once_each(tmp_path: Path) -> None:
     for name in ("b/deep/x.png", "b/a.png", "b/.hidden/y.png", "b/.z.png", "b/Thumbs.db", "c.png"):
         write_image(tmp_path / name, 1)
     folder, single = str(tmp_path / "b"), str(tmp_path / "c.png")
     inside = [f"{folder}/a.png", f"{folder}/deep/x.png"]
-    assert list_files([single, folder]) == [single, *inside]
-    assert list_files([inside[1], folder, folder]) == [inside[1], inside[0]]
-    assert list_files([f"{folder}/.z.png"]) == [f"{folder}/.z.png"], "asked for by name"
+    assert listed(single, folder) == [single, *inside]
+    assert listed(inside[1], folder, folder) == [inside[1], inside[0]]
+    assert listed(f"{folder}/.z.png") == [f"{folder}/.z.png"], "asked for by name"
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match="no files"):
-        list_files([str(tmp_path / "empty")])
+        listed(str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize("absent", ["absent.png", "a" * 300])
@@ -309,13 +313,13 @@ def test_csv(made: Path, tmp_path: Path) -> None:
     with out.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["path", "label", "probability", "label_2", "probability_2", "label_3",
-                       "probability_3"]  # fmt: skip
+                       "probability_3", "status"]  # fmt: skip
     assert len(rows) == 1 + 31
     for row, item in zip(rows[1:], result["predictions"], strict=True):
         assert row[0] == item["path"]
-        assert row[1::2] == [entry["label"] for entry in item["top"]]
+        assert row[1:-1:2] == [entry["label"] for entry in item["top"]]
         expected = [entry["probability"] for entry in item["top"]]
-        np.testing.assert_allclose([float(cell) for cell in row[2::2]], expected, atol=5e-7)
+        np.testing.assert_allclose([float(cell) for cell in row[2:-1:2]], expected, atol=5e-7)
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
 
 
@@ -339,7 +343,7 @@ def test_an_existing_csv_is_replaced_on_request_alone(made: Path, tmp_path: Path
         run_predict(made, photo, csv=str(out))
     assert out.read_text() == "mine"
     run_predict(made, photo, csv=str(out), force=True)
-    assert out.read_text().startswith("path,label,probability\n")
+    assert out.read_text().startswith("path,label,probability,status\n")
     with pytest.raises(ConfigError, match="a folder that is there"):
         run_predict(made, photo, csv=str(tmp_path), force=True)
 
