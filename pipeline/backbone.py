@@ -234,6 +234,7 @@ def source_token(spec: Backbone, *, weights: str, seed: int) -> str:
         WeightsUnavailableError: ``weights`` is neither a keyword nor a readable file.
     """
     if spec.file is None:
+        weight_files.require_source(weights)
         return weight_files.source_token(weights, seed=seed, backbone=spec.name)
     if weights != weight_files.KEYWORDS[0]:
         raise ConfigError(

@@ -233,7 +233,8 @@ def _status(result: Mapping[str, Any], *, strict: bool) -> int:
 def _fail(kind: str, message: str, hint: str, wants_json: bool) -> int:
     _complain(" ".join(f"pipeline: error: {message} {hint}".split()))
     if wants_json:
-        print(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}))
+        with suppress(OSError):
+            print(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}))
     return FAILED
 
 

@@ -152,9 +152,9 @@ def _checked(options: ExportOptions, reporter: Reporter, *, force: bool) -> Expo
         )
     require_free(out, form, force=force)
     if form.suffix:
-        outputs.require_file("export", out, reporter)
+        outputs.require_file("OUT", out, reporter)
     else:
-        outputs.require_folder("export", out)
+        outputs.require_folder("OUT", out)
     if options.weights is not None:
         weights.require_source(options.weights)
     runtime.require_backend()

@@ -96,9 +96,14 @@ def checked(name: str, option: Option, value: Any, where: str = "") -> Any:
     except ConfigError:
         raise
     except ValueError as error:
-        label = f"{where} {name}" if where else flag_of(name)
+        label = f"{where} {name}" if where else _argument(name, option)
         received = spelled(value) if where else repr(value)
         raise ConfigError(f"{label}: expected {error}. Received: {received}.") from error
+
+
+def _argument(name: str, option: Option) -> str:
+    """Return how an option is called on the command line."""
+    return option.metavar if option.positional else flag_of(name)
 
 
 def _checked(option: Option, value: Any) -> Any:

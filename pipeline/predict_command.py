@@ -174,9 +174,9 @@ def _require_one(found: Predictions) -> None:
     """
     if not found.predictions:
         first = found.errors[0]
+        of = counted(len(found.errors), "file")
         raise ManifestError(
-            f"None of the {len(found.errors):,} files could be used; the first, "
-            f"{first['path']!r}: {first['reason']}.",
+            f"Not one of {of} could be used; the first, {first['path']!r}: {first['reason']}.",
             hint="Give image files, or folders of images.",
         )
 

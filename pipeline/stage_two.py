@@ -13,7 +13,7 @@ from pipeline import heads, machine, outputs, runtime
 from pipeline.compare import compare
 from pipeline.config import CommonOptions, StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
@@ -48,6 +48,29 @@ class Prepared:
     source: dict[str, Any]
 
 
+def check_first(options: StageTwoOptions, names: tuple[str, ...], command: str) -> None:
+    """Refuse what can be refused before anything is imported or read.
+
+    Raises:
+        ConfigError: No store was given, a head is unknown, or the run has no place.
+        ManifestError: The manifest is no file.
+        StoreError: There is no store.
+    """
+    store = _store_of(options, command)
+    for name in names:
+        if not heads.is_known(name):
+            raise unknown_name("head", name, heads.HEADS)
+    Store.unchecked(store)
+    if options.run:
+        outputs.require_folder("--run", Path(options.run))
+    if options.manifest and not Path(options.manifest).is_file():
+        raise ManifestError(
+            f"--manifest: expected a CSV file. Received: {options.manifest!r}, "
+            f"{'a folder' if Path(options.manifest).is_dir() else 'which does not exist'}.",
+            hint="Correct the path.",
+        )
+
+
 def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
     """Join a store and a manifest, and read the features, or leave them on disk.
 
@@ -56,13 +79,7 @@ def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
         ManifestError: The rows cannot be used.
         StoreError: The store is missing, damaged, or lacks features.
     """
-    if not options.store:
-        raise ConfigError(
-            f"{command}: expected --store.", hint="For example: --store stores/sample"
-        )
-    if options.run:
-        outputs.require_folder("--run", Path(options.run))
-    store = Store.open(Path(options.store))
+    store = Store.open(_store_of(options, command))
     manifest = store.read_manifest(Path(options.manifest) if options.manifest else None)
     examples = prepare(manifest, rule_of(options))
     return Prepared(
@@ -196,6 +213,14 @@ def result_of(run: Run) -> dict[str, Any]:
         "moved": run.record["moved"],
         "pairs": leaderboard["pairs"],
     }
+
+
+def _store_of(options: StageTwoOptions, command: str) -> Path:
+    if not options.store:
+        raise ConfigError(
+            f"{command}: expected --store.", hint="For example: --store stores/sample"
+        )
+    return Path(options.store)
 
 
 def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> dict[str, Any]:

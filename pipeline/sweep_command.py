@@ -15,7 +15,14 @@ from pipeline.reporting import Reporter
 from pipeline.run import FittedHead, Run
 from pipeline.scoring import parameters, plain, score_head
 from pipeline.split_features import SplitFeatures
-from pipeline.stage_two import create_heads, note_rows, open_run, prepare_data, result_of
+from pipeline.stage_two import (
+    check_first,
+    create_heads,
+    note_rows,
+    open_run,
+    prepare_data,
+    result_of,
+)
 from pipeline.sweep import Swept, lead, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -38,6 +45,7 @@ def sweep(
         reporter: Where notes and progress go.
         tables: ``heads`` (fixed parameters) and ``grids`` (what to try) of the configuration.
     """
+    check_first(options, options.head, "sweep")
     bases = create_heads(options.head, tables.get("heads", {}), seed=options.seed)
     grids = {name: grid_of(name, options.grid, _known(tables.get("grids", {}))) for name in bases}
     settings = {

@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.reporting import Reporter
 from pipeline.stage_two import (
     HeadParameters,
+    check_first,
     create_heads,
     note_rows,
     open_run,
@@ -34,6 +35,7 @@ def train_head(
         reporter: Where notes and progress go.
         parameters: Parameters by head name, from the configuration file.
     """
+    check_first(options, options.head, "train-head")
     wanted = create_heads(options.head, parameters, seed=options.seed, preset=options.preset)
     prepared = prepare_data(options, "train-head")
     if not prepared.examples.counts()["val"]:
