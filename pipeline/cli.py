@@ -17,6 +17,7 @@ from pipeline._version import __version__
 from pipeline.commands import COMMANDS
 from pipeline.config import CommonOptions
 from pipeline.errors import ConfigError, PipelineError, hint_for
+from pipeline.interrupts import status_of
 from pipeline.option import Option, flag_of
 from pipeline.reporting import Bar
 
@@ -24,6 +25,7 @@ DONE: Final = 0
 SKIPPED: Final = 1
 FAILED: Final = 2
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 # What a shell says of a program that the closed pipe ends: 128 and the number of SIGPIPE.
 CLOSED: Final = 141
 
@@ -38,7 +40,7 @@ _INTERRUPTED: Final[Mapping[str, str]] = MappingProxyType(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0, 1 under --strict, 2, 130, or 141 where whoever read the output has gone (``| head``).
+    0, 1 under --strict, 2, 130, 143, or 141 where whoever read the output has gone (``| head``).
     """
     streams.take_any_name()
     try:
@@ -67,10 +69,10 @@ def _answered(arguments: Sequence[str]) -> int:
         place = f" ({error.filename})" if error.filename else ""
         message = f"{error.strerror or error}{place}."
         return _fail(type(error).__name__, message, hint_for(error), wants_json)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         command = next((name for name in arguments if name in COMMANDS), "")
         _complain(_INTERRUPTED.get(command, _NOTHING_KEPT))
-        return INTERRUPTED
+        return status_of(interrupt)
     return status
 
 

@@ -76,6 +76,7 @@ def write(
                 for block in blocks:
                     dataset[start : start + len(block)] = block
                     start += len(block)
+                _require_whole(start, len(keys))
         except RuntimeError as error:
             # On a full disk HDF5 fails once more while closing, which hides the first error.
             raise OSError(errno.EIO, f"{folder} cannot be written: {error.__context__}") from error
@@ -141,6 +142,12 @@ def corrupt(path: Path, problem: str) -> CorruptShardError:
         shard=path.stem,
         hint="Delete that file and run extract again; only its images are encoded again.",
     )
+
+
+def _require_whole(rows: int, expected: int) -> None:
+    """Refuse to name a file complete some of whose rows are HDF5's zeros."""
+    if rows != expected:
+        raise StoreError(f"Expected {expected:,} rows for a shard. Received: {rows:,}.")
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
