@@ -18,6 +18,7 @@ from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts, mention
 from pipeline.option import expanded
 from pipeline.splits import SPLITS, Moved
 from pipeline.store import Store
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def _require_classes(names: Sequence[str], manifest: Manifest, dropped: dict[str
     left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in dropped.items())
     raise ManifestError(
         f"Expected images of two or more classes. Received: {mention(names) or 'no class'} "
-        f"({len(manifest):,} images{left_out}).",
+        f"({counted(len(manifest), 'image')}{left_out}).",
         hint="Give DATA one sub-folder a class, or a CSV with a label column, and extract again.",
     )
 

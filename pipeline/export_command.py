@@ -32,6 +32,7 @@ from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.stitch import Sample
 from pipeline.store import Store
+from pipeline.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -229,10 +230,12 @@ def _sample(source: Source, reporter: Reporter) -> tuple[Sample, NDArray[np.floa
     found = stitch.sample(run, store, splits=splits)
     if found.unreadable:
         reporter.say(
-            f"{len(found.unreadable):,} images of the run cannot be read, beginning with "
+            f"{counted(len(found.unreadable), 'image')} of the run cannot be read, beginning with "
             f"{str(found.unreadable[0])!r}; others took their place, if there were any"
         )
-    reporter.say(f"Comparing the model with the cached path on {len(found.paths)} images")
+    reporter.say(
+        f"Comparing the model with the cached path on {counted(len(found.paths), 'image')}"
+    )
     encode = stitch.runner(source.backbone.model)
     if source.is_finetuned:
         expected = stitch.recorded_probabilities(run, name, found.rows)

@@ -19,6 +19,7 @@ from pipeline.reporting import Reporter
 from pipeline.scan_cache import ScanCache
 from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.store import MANIFEST, Store
+from pipeline.wording import counted
 
 # Batches timed for the estimate of --dry-run, after one that warms up.
 _TIMED_BATCHES: Final = 2
@@ -44,7 +45,7 @@ def extract(
         outputs.require_file("--manifest", target, reporter)
     network = Network.of(options, reporter)
     listing = manifests.scan(Path(options.data))
-    reporter.say(f"{len(listing):,} files in {options.data}")
+    reporter.say(f"{counted(len(listing), 'file')} in {options.data}")
     _note_one_class(listing, reporter)
     if options.dry_run:
         return _dry_run(path, listing, network)
@@ -100,7 +101,7 @@ def _expected_rate(
         return float(known), "the last extract into this store"
     encoder = network.encoder()
     count = min(len(rows), _TIMED_BATCHES * encoder.batch_size)
-    return extraction.rate(encoder, rows[:count]), f"{count} images timed now"
+    return extraction.rate(encoder, rows[:count]), f"{counted(count, 'image')} timed now"
 
 
 def _result(network: Network, filled: Filled, target: Path, started: float) -> dict[str, Any]:

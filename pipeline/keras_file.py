@@ -226,12 +226,18 @@ def _require_file(path: Path) -> None:
             f"Expected a network in a {SUFFIX} file. Received: {str(path)!r}, {received}.",
             hint="Correct the path.",
         )
-    with path.open("rb") as file:
-        if file.read(len(_HDF5)) == _HDF5:
-            raise WeightsUnavailableError(
-                f"{path}: expected a network in Keras 3's form. Received: an HDF5 file.",
-                hint=_CONVERT,
-            )
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_HDF5))
+    except OSError as error:
+        raise WeightsUnavailableError(
+            f"{path}: the network cannot be read: {error.strerror}.", hint="Check its permissions."
+        ) from error
+    if begins == _HDF5:
+        raise WeightsUnavailableError(
+            f"{path}: expected a network in Keras 3's form. Received: an HDF5 file.",
+            hint=_CONVERT,
+        )
 
 
 def _unusable(path: Path, error: Exception | str) -> WeightsUnavailableError:

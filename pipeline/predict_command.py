@@ -156,8 +156,8 @@ def _note(
     """Say what is about to be done with what."""
     encoder = classifier.encoder
     reporter.say(
-        f"{num_files:,} files; head {classifier.name} of {options.run}, {encoder.engine} on "
-        f"{encoder.device}"
+        f"{counted(num_files, 'file')}; head {classifier.name} of {options.run}, "
+        f"{encoder.engine} on {encoder.device}"
     )
     if classifier.average:
         views = ", ".join(classifier.average)

@@ -19,6 +19,7 @@ from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.store import Store
 from pipeline.stored_features import StoredFeatures
+from pipeline.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -189,9 +190,11 @@ def note_rows(examples: Examples, reporter: Reporter) -> None:
     counts = ", ".join(f"{count:,} {name}" for name, count in examples.counts().items())
     total = len(examples)
     shares = "/".join(f"{100 * count / total:.1f}" for count in examples.counts().values())
-    reporter.say(f"{total:,} images of {len(examples.names):,} classes: {counts} ({shares} %)")
+    reporter.say(
+        f"{counted(total, 'image')} of {len(examples.names):,} classes: {counts} ({shares} %)"
+    )
     for reason, count in examples.dropped.items():
-        reporter.say(f"{count:,} images left out: {reason}")
+        reporter.say(f"{counted(count, 'image')} left out: {reason}")
     for item in examples.moved:
         reporter.say(
             f"{item.label}: moved one image from {item.source} to {item.target}, which had none"

@@ -24,6 +24,7 @@ from pipeline.stage_two import (
     result_of,
 )
 from pipeline.sweep import Swept, lead, sweep_head
+from pipeline.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -124,8 +125,8 @@ def _say(swept: Swept, reporter: Reporter) -> None:
         f"{own.get(name, name)} {_shown(value)}" for name, value in best.setting.items()
     )
     reporter.say(
-        f"{best.head}: {len(swept.trials):,} settings in {swept.chosen.seconds:.1f} s; best "
-        f"{setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
+        f"{best.head}: {counted(len(swept.trials), 'setting')} in {swept.chosen.seconds:.1f} s; "
+        f"best {setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
     )
 
 

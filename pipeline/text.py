@@ -7,16 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from pipeline.wording import counted
+
 SIGNIFICANT: Final = 0.05
 
 _ERRORS_SHOWN: Final = 10
+_CLASS: Final = ("class", "classes")
 
 
 def sample(result: Mapping[str, Any]) -> list[str]:
     """Describe the written sample."""
     return [
-        f"{result['images']:,} images in {result['classes']} classes in {result['out']} "
-        f"({result['written']:,} written now)"
+        f"{counted(result['images'], 'image')} in {counted(result['classes'], *_CLASS)} in "
+        f"{result['out']} ({result['written']:,} written now)"
     ]
 
 
@@ -24,8 +27,8 @@ def extract(result: Mapping[str, Any]) -> list[str]:
     """Describe what stage 1 did."""
     if result.get("dry_run"):
         return [
-            f"{result['images']:,} images: {result['new']:,} new, {result['reused']:,} reused, "
-            f"{result['skipped']:,} bad",
+            f"{counted(result['images'], 'image')}: {result['new']:,} new, "
+            f"{result['reused']:,} reused, {result['skipped']:,} bad",
             f"About {_duration(result['estimated_seconds'])} and "
             f"{_size(result['estimated_bytes'])} in {result['store']}"
             + (f" (rate: {result['estimated_from']})" if result["estimated_from"] else ""),
@@ -34,7 +37,7 @@ def extract(result: Mapping[str, Any]) -> list[str]:
     rate = result["images_per_second"]
     lines = [
         f"{result['encoded']:,} encoded, {result['reused']:,} reused, "
-        f"{result['skipped']:,} skipped of {result['images']:,} images in "
+        f"{result['skipped']:,} skipped of {counted(result['images'], 'image')} in "
         f"{_duration(result['seconds'])}" + (f" ({rate:,.0f} images/s)" if rate else "")
     ]
     lines += _bottleneck(result["bottleneck"])
@@ -42,7 +45,7 @@ def extract(result: Mapping[str, Any]) -> list[str]:
     lines += _errors(result["errors"], "in the manifest")
     if result["conflicting"]:
         lines.append(
-            f"{result['conflicting']:,} images stand under two labels; they are in no split "
+            f"{counted(result['conflicting'], 'image')} under two labels, in no split "
             f"(status 'conflicting label' in {result['manifest']})"
         )
     if result["weights"] == "random":
@@ -87,7 +90,9 @@ def compare(result: Mapping[str, Any]) -> list[str]:
     lines = [*_leaderboard(rows), *_uncertainty(result["n"])]
     for run, count in result["n_by_run"].items():
         if count != result["n"]:
-            lines.append(f"{run} has {count:,} test images; {result['n']:,} are shared by all runs")
+            lines.append(
+                f"{run} has {counted(count, 'test image')}; {result['n']:,} are shared by all runs"
+            )
     lines += [verdict(pair) for pair in result["pairs"]]
     return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
 
@@ -103,7 +108,7 @@ def sweep(result: Mapping[str, Any]) -> list[str]:
     return [
         *lines[:-1],
         f"Where settings are chosen, {lead['best']} leads {lead['next']} by "
-        f"{100 * lead['difference']:.1f} points on {lead['n']:,} images "
+        f"{100 * lead['difference']:.1f} points on {counted(lead['n'], 'image')} "
         f"(95 % interval {low:+.1f} to {high:+.1f}: {says})",
         lines[-1],
     ]
@@ -126,7 +131,7 @@ def predict(result: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         *_errors(result["errors"], "by --json"),
-        f"{len(result['predictions']):,} images classified, {result['skipped']:,} skipped "
+        f"{counted(len(result['predictions']), 'image')} classified, {result['skipped']:,} skipped "
         f"({rate:,.0f} images/s, {result['engine']}){written}",
     ]
 
@@ -136,8 +141,8 @@ def export(result: Mapping[str, Any]) -> list[str]:
     stitch = result["stitch"]
     return [
         f"Wrote {result['out']} ({result['format']}, {_size(result['bytes'])}): "
-        f"{result['head']}, {len(result['classes']):,} classes",
-        f"Agrees with the cached path on {stitch['n']} images: "
+        f"{result['head']}, {counted(len(result['classes']), *_CLASS)}",
+        f"Agrees with the cached path on {counted(stitch['n'], 'image')}: "
         f"largest difference of a probability {stitch['max_difference']:.1e}",
     ]
 
@@ -152,10 +157,11 @@ def info(result: Mapping[str, Any]) -> list[str]:
             f"Classes: {', '.join(result['classes'])}",
         ]
     return [
-        f"Store {result['path']}: {result['rows']:,} images x {result['dim']:,} features in "
-        f"{result['shards']} shards, {_size(result['bytes'])}",
+        f"Store {result['path']}: {counted(result['rows'], 'image')} x {result['dim']:,} features "
+        f"in {counted(result['shards'], 'shard')}, {_size(result['bytes'])}",
         *_activations(result),
-        f"Data: {result['root']}, {result['images']:,} images; statuses {result['statuses']}",
+        f"Data: {result['root']}, {counted(result['images'], 'image')}; "
+        f"statuses {result['statuses']}",
         f"Classes: {result['classes']}",
         *(f"  {name}: {value}" for name, value in result["identity"].items()),
         *(f"  made with {name}: {value}" for name, value in result["provenance"].items()),
@@ -164,11 +170,12 @@ def info(result: Mapping[str, Any]) -> list[str]:
 
 def verify(result: Mapping[str, Any]) -> list[str]:
     """Say which shards are bad."""
-    state = "every byte is right" if result["ok"] else f"{len(result['problems'])} problems"
+    state = "every byte is right" if result["ok"] else counted(len(result["problems"]), "problem")
     count = result["boundary_shards"]
-    activations = f", {count} good shards of frozen activations" if count else ""
+    activations = f", {counted(count, 'good shard')} of frozen activations" if count else ""
     return [
-        f"{result['shards']} good shards, {result['rows']:,} rows{activations}: {state}",
+        f"{counted(result['shards'], 'good shard')}, {counted(result['rows'], 'row')}{activations}: "
+        f"{state}",
         *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
     ]
 
@@ -178,12 +185,13 @@ def prune(result: Mapping[str, Any]) -> list[str]:
     activations = ""
     if result["boundary_dropped"] or result["boundary_shards"]:
         activations = (
-            f", {result['boundary_dropped']} shards of frozen activations dropped, "
+            f", {counted(result['boundary_dropped'], 'shard')} of frozen activations dropped, "
             f"{result['boundary_shards']} kept"
         )
     return [
-        f"{result['dropped']:,} features dropped, {result['rows']:,} kept in "
-        f"{result['shards']} shards{activations}; {_size(max(result['freed_bytes'], 0))} freed"
+        f"{counted(result['dropped'], 'feature')} dropped, {result['rows']:,} kept "
+        f"in {counted(result['shards'], 'shard')}{activations}; "
+        f"{_size(max(result['freed_bytes'], 0))} freed"
     ]
 
 
@@ -191,7 +199,7 @@ def verdict(pair: Mapping[str, Any]) -> str:
     """Say in plain words what a paired test shows, after correction for many pairs."""
     points = f"{abs(100 * pair['difference']):.1f} points"
     low, high = (100 * end for end in pair["difference_ci95"])
-    where = f"on {pair['n']:,} images (95 % interval {low:+.1f} to {high:+.1f}"
+    where = f"on {counted(pair['n'], 'image')} (95 % interval {low:+.1f} to {high:+.1f}"
     p_value = f"p = {pair['p_adjusted']:.2g})"
     if pair["p_adjusted"] >= SIGNIFICANT:
         return (
@@ -207,7 +215,7 @@ def _activations(store: Mapping[str, Any]) -> list[str]:
     if not store["boundary_shards"]:
         return []
     return [
-        f"Frozen activations for finetune: {store['boundary_shards']} shards, "
+        f"Frozen activations for finetune: {counted(store['boundary_shards'], 'shard')}, "
         f"{_size(store['boundary_bytes'])} in boundary/ (safe to delete)"
     ]
 
@@ -293,7 +301,10 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _uncertainty(count: int) -> list[str]:
-    return [f"* chosen on val. Accuracy on {count:,} test images, scored once; Wilson interval."]
+    return [
+        f"* chosen on val. Accuracy on {counted(count, 'test image')}, scored once; "
+        "Wilson interval."
+    ]
 
 
 def _rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.manifest import OK
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Shard
 from pipeline.store import Store
+from pipeline.wording import counted
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -100,5 +101,5 @@ def _without_features(store: Store, good: list[Shard]) -> list[dict[str, str]]:
     absent = wanted.difference(*(shard.keys for shard in good))
     if not absent:
         return []
-    problem = f"{len(absent):,} images of the manifest have no good features."
+    problem = f"No good features of {counted(len(absent), 'image')} of the manifest."
     return [{"shard": "", "problem": problem, "fix": "Run extract again; only those are encoded."}]

@@ -81,10 +81,12 @@ def settings_of(name: str, grid: Grid, known: Mapping[str, Any]) -> list[dict[st
         if param not in known:
             raise unknown_name("parameter", param, known, where=f"[grids.{name}]")
         if not isinstance(values, list | tuple) or not values:
+            is_list = isinstance(known[param], list | tuple) and param != "grid"
+            one = [values] if is_list else values
             raise ConfigError(
                 f"[grids.{name}] {param}: expected a list of values to try. "
                 f"Received: {spelled(values)}.",
-                hint=f"One value is a list, too: [{spelled(values)}]." if values != [] else "",
+                hint=f"One value is a list, too: [{spelled(one)}]." if values != [] else "",
             )
         for value in values:
             # The parameter ``grid`` is a list itself, of which a setting has one value.
