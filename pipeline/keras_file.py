@@ -108,11 +108,11 @@ def require_no_other_file(name: str) -> None:
     """
     path = Path(name)
     known = [hint for suffixes, hint in _OTHER_FORMS if name.lower().endswith(suffixes)]
-    is_place = os.sep in name or path.exists()
-    if not known and not is_place:
+    is_saved_model = (path / "saved_model.pb").exists()
+    if not known and not (os.sep in name or is_saved_model or path.is_file()):
         return
     found = "a folder" if path.is_dir() else "a file" if path.exists() else "which does not exist"
-    hint = known[0] if known else _SAVED_MODEL if path.is_dir() else _SAVE
+    hint = known[0] if known else _SAVED_MODEL if is_saved_model else _SAVE
     raise ConfigError(
         f"--backbone: expected a name, or a network in a {SUFFIX} file. "
         f"Received: {name!r}, {found}.",

@@ -57,6 +57,8 @@ def _require_room(option: str, path: Path) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise _unwritable(option, path, f"{str(folder)!r} is a file")
+    for name in path.absolute().relative_to(folder).parts:
+        (folder / name).exists()  # a name may be too long
     # Also as root, who is told that everything is writable, and on a full disk.
     with temporary_sibling(folder / path.name):
         pass

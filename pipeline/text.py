@@ -174,8 +174,8 @@ def verify(result: Mapping[str, Any]) -> list[str]:
     count = result["boundary_shards"]
     activations = f", {counted(count, 'good shard')} of frozen activations" if count else ""
     return [
-        f"{counted(result['shards'], 'good shard')}, {counted(result['rows'], 'row')}{activations}: "
-        f"{state}",
+        f"{counted(result['shards'], 'good shard')}, {counted(result['rows'], 'row')}"
+        f"{activations}: {state}",
         *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
     ]
 

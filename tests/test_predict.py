@@ -323,6 +323,52 @@ def test_csv(made: Path, tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
 
 
+def test_a_csv_has_a_row_for_every_file(made: Path, tmp_path: Path) -> None:
+    for name in ("b.png", "d.png"):
+        shutil.copyfile(made / "photos/bee/000.png", tmp_path / name)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "c,\r.png").write_bytes(b"no image")
+    files = [tmp_path / f"{name}.png" for name in ("d", "a", "b", "c,\r")]
+    out = tmp_path / "out.csv"
+    result = run_predict(made, *files, csv=str(out), top=2)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(path) for path in files]
+    assert [row["status"] for row in rows][::2] == ["ok", "ok"]
+    reasons = {item["path"]: item["reason"] for item in result["errors"]}
+    for row in rows[1::2]:
+        assert row["status"] == reasons[row["path"]] != ""
+        assert not any(row[name] for name in ("label", "probability", "label_2", "probability_2"))
+
+
+def test_a_file_named_twice_is_classified_once_and_said(made: Path, tmp_path: Path) -> None:
+    photo, notes = made / "photos/bee/000.png", Notes()
+    same = f"{photo.parent}/../bee/./000.png"
+    result = run_predict(made, same, photo, photo.parent, reporter=notes)
+    assert [item["path"] for item in result["predictions"]].count(same) == 1
+    assert len(result["predictions"]) == 30
+    assert notes.lines[0] == "2 files named more than once; each is classified once"
+
+
+def test_an_earlier_csv_is_no_image(made: Path, tmp_path: Path) -> None:
+    shutil.copyfile(made / "photos/bee/000.png", tmp_path / "a.png")
+    out = tmp_path / "out.csv"
+    for force in (False, True):
+        assert run_predict(made, tmp_path, csv=str(out), force=force)["errors"] == []
+
+
+def test_an_empty_folder_and_a_folder_to_be_made(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match="no files in") as caught:
+        run_predict(made, tmp_path / "empty")
+    assert "class" not in caught.value.hint and "images" in caught.value.hint
+    notes = Notes()
+    photo = made / "photos/bee/000.png"
+    run_predict(made, photo, csv=str(tmp_path / "new/out.csv"), reporter=notes)
+    assert f"--csv: the folder '{tmp_path}/new' is to be made" in notes.lines
+    assert any(line.startswith("1 file; head") for line in notes.lines)
+
+
 def test_a_csv_that_cannot_be_written_is_refused_before_anything_is_loaded(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
