@@ -16,6 +16,8 @@ def document() -> str:
         "Printed by `docs/generate_options.py`. Every option is a flag and a key of the command's",
         "table in a TOML file given by `--config` (`image_size = 64` under `[extract]`; a head's",
         "parameters under `[heads.NAME]`). A flag beats the file, the file beats the default.",
+        "A path may begin with `~` or `~user`, in flags, files and Python alike; a folder that is",
+        "really called `~` is `./~`.",
     ]
     lines += _table("Every command", config.CommonOptions)
     for name in COMMANDS:

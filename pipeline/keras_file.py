@@ -223,7 +223,7 @@ def _require_file(path: Path) -> None:
     if not path.is_file():
         received = "not a regular file" if path.exists() else "no such file"
         raise WeightsUnavailableError(
-            f"Expected a network in a {SUFFIX} file. Received: {str(path)!r}, {received}.",
+            f"{path}: expected a network in a {SUFFIX} file. Received: {received}.",
             hint="Correct the path.",
         )
     try:
