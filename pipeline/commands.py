@@ -116,7 +116,8 @@ def info(options: InfoOptions, common: CommonOptions, reporter: Reporter, tables
     if (path / "run.json").is_file():
         from pipeline.run import Run
 
-        return {"kind": "run", "path": str(path), **Run.open(path).record}
+        run = Run.open(path)
+        return {"kind": "run", "path": str(path), **run.record, "store": str(run.store_path)}
     if not Store.exists(path):
         raise StoreError(
             f"Expected a store or a run. Received: {str(path)!r}, which is neither.",

@@ -110,6 +110,14 @@ class ExtractOptions:
     manifest: str | None = _path(
         None, "write the manifest here instead of STORE/manifest.csv", "FILE"
     )
+    layout: str = _choice(
+        "auto",
+        ("auto", "classes", "splits"),
+        "what the top folders of DATA are; 'auto' goes by their names, and refuses a mixture",
+    )
+    merge_labels: bool = _switch(
+        "make labels one that differ only in blanks, capitals, encoding or how a number is written"
+    )
     backbone: str = _path(
         "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
     )
@@ -157,7 +165,8 @@ class StageTwoOptions:
     split: str | None = _text(
         None,
         "shares of train/val/test where the data declares no splits "
-        f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train",
+        f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train, "
+        "instead of taking the only held-out one for test",
         "A/B/C",
     )
     split_seed: int = _integer(0, "seed of the split", 0)
@@ -175,6 +184,7 @@ class StageTwoOptions:
     reject_below: float = _number(
         0.0, "give no answer below this probability; coverage and accuracy are reported", 0.0, 1.0
     )
+    wait: bool = _switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +224,9 @@ class CompareOptions:
         1, "train every head this often, with other seeds and splits: mean and spread", 1
     )
     curve: bool = _switch("show accuracy against the number of training images")
+    store: str | None = _path(
+        None, "store of the runs, where it is no longer where they were made from it", "DIR"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +242,9 @@ class PredictOptions:
     csv: str | None = _path(None, "write path,label,probability and the other classes here", "FILE")
     weights: str | None = _path(
         None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    store: str | None = _path(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
     engine: str = _text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
     batch_size: int = _integer(32, "images per call of the backbone", 1)
@@ -249,6 +265,12 @@ class ExportOptions:
     )
     weights: str | None = _path(
         None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    store: str | None = _path(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    data: str | None = _path(
+        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
     )
 
 
@@ -294,7 +316,14 @@ class FinetuneOptions:
     weights: str | None = _path(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
+    store: str | None = _path(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    data: str | None = _path(
+        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
+    )
     seed: int = _integer(0, "seed of order, augmentation and dropout", 0)
+    wait: bool = _switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,6 +47,7 @@ _HINTS: Final[Mapping[int | None, str]] = MappingProxyType(
         errno.ELOOP: "Remove the symbolic link that points back.",
     }
 )
+_MENTIONED: Final = 5
 
 
 class PipelineError(Exception):
@@ -121,3 +122,10 @@ def hint_for(error: OSError) -> str:
     """Return the next action for an error of the operating system."""
     general = "Check the disk, permissions and the limit of open files, then run this again."
     return _HINTS.get(error.errno, general)
+
+
+def mention(names: Sequence[str], *, quoted: bool = True) -> str:
+    """Return the first few names for a message, and how many more there are."""
+    shown = ", ".join(repr(name) if quoted else name for name in names[:_MENTIONED])
+    more = len(names) - _MENTIONED
+    return shown + (f" and {more:,} more" if more > 0 else "")

@@ -196,16 +196,35 @@ def _held(path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter) -
     """Hold a lock of one kind of ``fcntl``."""
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    is_held = False
+    while not is_held:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if not wait:
-                raise StoreError(busy, hint="Wait for it to end, then run this again.") from error
-            reporter.say(f"{busy} Waiting for it to end.")
-            fcntl.flock(file, kind)
-        yield
+            file = path.open("a")
+        except FileNotFoundError:  # whoever held it before deleted the folder
+            continue
+        with file:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if not wait:
+                    raise StoreError(
+                        busy, hint="Wait for it to end, then run this again."
+                    ) from error
+                reporter.say(f"{busy} Waiting for it to end.")
+                fcntl.flock(file, kind)
+            # Whoever held it before may have deleted the file: the next one makes another.
+            is_held = _is_at(path, file.fileno())
+            if is_held:
+                yield
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Tell whether a path still leads to an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import RunError
 from pipeline.files import write_atomically
+from pipeline.run_places import apart_from_places
 
 # What the text in a checkpoint says of progress; a best loss that is infinite is written as null.
 _FIELDS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
@@ -116,7 +117,8 @@ def read(
             groups = {
                 name: [file[name][key][()] for key in file[name]] for name in Arrays.__slots__
             }
-        found, progress = record["identity"], _progress(record["progress"])
+        # Older releases took down where things were, too.
+        found, progress = apart_from_places(record["identity"]), _progress(record["progress"])
     if found != identity:
         raise RunError(
             f"The checkpoint {str(path)!r} is of another training.",

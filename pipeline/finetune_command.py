@@ -4,8 +4,7 @@ Called by ``commands``. Puts the head on the backbone, checks that both begin at
 trains, and records the outcome as a run of its own, beside the stage-2 head.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, heads, outputs, runtime, views, weights
+from pipeline import assembly, event_files, heads, outputs, places, runtime, views, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
-from pipeline.files import exclusive, sha256_file
+from pipeline.files import sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
 from pipeline.finetune_model import (
@@ -38,6 +37,8 @@ from pipeline.finetune_views import Turns
 from pipeline.option import flag_of
 from pipeline.reporting import Reporter
 from pipeline.run import FINETUNED, Run
+from pipeline.run_lock import reserved
+from pipeline.run_places import apart_from_places
 from pipeline.stage_two import result_of
 
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
@@ -77,7 +78,8 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
     options = _checked(options)
     origin = open_origin(options)
     path, inputs = _path_of(options), _inputs(options, origin)
-    with _reserved(path, origin):
+    _require_other(path, origin)
+    with reserved(path, "finetune", wait=options.wait, reporter=reporter):
         return _finetune(options, origin, path, inputs, reporter, force=common.force)
 
 
@@ -169,7 +171,8 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
     head = heads.record_path(origin.run.path / "heads" / origin.name)
     return {
         **origin.run.record["inputs"],
-        "finetuned_run": str(origin.run.path.resolve()),
+        "store": places.absolute(origin.store.path),
+        "finetuned_run": places.absolute(origin.run.path),
         "starting_head": origin.name,
         # The file holds the digest of the head's arrays: one that was trained again is another.
         "starting_head_sha256": sha256_file(head),
@@ -180,30 +183,17 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _reserved(path: Path, origin: Origin) -> Iterator[None]:
-    """Keep other processes out of a run's folder; leave none behind where nothing was begun.
+def _require_other(path: Path, origin: Origin) -> None:
+    """Refuse to train into the run to start from.
 
     Raises:
-        RunError: The folder holds something else, or is the run to start from.
-        StoreError: Another process trains into it.
+        RunError: It is that run.
     """
     if path.resolve() == origin.run.path.resolve():
         raise RunError(
             f"Expected another --run than the one to start from. Received: {str(path)!r}.",
             hint="Leave --run out, or choose another.",
         )
-    if not Run.exists(path):
-        Run.require_free(path)
-    lock = path / Run.LOCK
-    with exclusive(lock, f"Another finetune trains into {str(path)!r}."):
-        try:
-            yield
-        finally:
-            if not Run.exists(path):
-                with suppress(OSError):
-                    lock.unlink()
-                    path.rmdir()
 
 
 def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
@@ -220,10 +210,8 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | N
 
 
 def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
-    if Run.exists(path):
-        Run.remove(path)
     record = origin.run.record
-    source, root = record["source"], Path(record["root"])
+    source, root = record["source"], origin.run.manifest().root
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
     run.record |= {"moved": record["moved"], "dropped": record["dropped"]}
     run.save_record()
@@ -271,7 +259,7 @@ def _training(
         recipe,
         Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
         checkpoint=path / FINETUNED / _CHECKPOINT,
-        identity=inputs,
+        identity=apart_from_places(inputs),
     )
 
 

@@ -16,6 +16,7 @@ from pipeline.config import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.files import write_atomically
 from pipeline.reporting import Reporter
+from pipeline.sources import walk
 from pipeline.wording import counted
 
 # Columns of each class that is listed.
@@ -51,6 +52,7 @@ def predict(
         engine=options.engine,
         batch_size=options.batch_size,
         workers=options.workers,
+        store=options.store,
     )
     _note(classifier, options, len(files), reporter)
     began = time.monotonic()
@@ -111,7 +113,7 @@ def _files_of(text: str, without: str | None) -> list[str]:
     if not path.is_dir():
         return [text]
     left_out = Path(without).absolute() if without else None
-    inside = [path / name for name in manifest.files_below(path)]
+    inside = [path / name for name in walk(path)]
     found = [str(file) for file in inside if file.absolute() != left_out]
     if not found:
         raise ManifestError(

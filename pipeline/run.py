@@ -9,7 +9,7 @@ complete.
 import csv
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import heads
+from pipeline import heads, run_places
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
@@ -84,14 +84,24 @@ class Run:
     # Held by whoever trains into a run for long.
     LOCK: Final = ".lock"
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: dict[str, Any], *, rows: Manifest | None = None) -> None:
         self.path = path
         self.record = record
+        # Those of a run that is not on disk yet.
+        self._rows = rows
+        # Places that the user names.
+        self._store: Path | None = None
+        self._data: Path | None = None
 
     @classmethod
     def exists(cls, path: Path) -> bool:
         """Tell whether a directory is a run."""
-        return (path / _RECORD).is_file()
+        return cls.record_path(path).is_file()
+
+    @staticmethod
+    def record_path(path: Path) -> Path:
+        """Return the file of a run's record."""
+        return path / _RECORD
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -116,7 +126,7 @@ class Run:
         return cls(path, record)
 
     @classmethod
-    def create(
+    def planned(
         cls,
         path: Path,
         *,
@@ -125,22 +135,17 @@ class Run:
         root: Path,
         source: Mapping[str, Any] = MappingProxyType({}),
     ) -> "Run":
-        """Make a run without heads.
+        """Describe a run without heads; nothing is on disk before the first head, or ``begin``.
 
         Args:
             path: Where.
-            inputs: What results depend on besides the heads; another run's must be equal.
+            inputs: What results depend on besides the heads; another run's must be equal, but for
+                the places among them.
             examples: The rows.
             root: What their paths are relative to.
             source: Where the rows came from; recorded and never compared.
-
-        Raises:
-            RunError: The directory holds something else.
         """
-        cls.require_free(path)
-        path.mkdir(parents=True, exist_ok=True)
         rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
-        manifests.write(path / "manifest.csv", rows, columns=MANIFEST_COLUMNS)
         record = {
             "schema_version": SCHEMA_VERSION,
             "inputs": dict(inputs),
@@ -157,9 +162,43 @@ class Run:
             "heads": {},
             "best": None,
         }
-        run = cls(path, record)
-        run.save_record()
+        return cls(path, record, rows=rows)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        inputs: Mapping[str, Any],
+        examples: Examples,
+        root: Path,
+        source: Mapping[str, Any] = MappingProxyType({}),
+    ) -> "Run":
+        """Make a run without heads; see ``planned``.
+
+        Raises:
+            RunError: The directory holds something else.
+        """
+        run = cls.planned(path, inputs=inputs, examples=examples, root=root, source=source)
+        run.begin()
         return run
+
+    def begin(self) -> None:
+        """Put a planned run on disk, in the place of one that is there.
+
+        Raises:
+            RunError: The directory holds something else.
+        """
+        if self._rows is None:
+            return
+        if Run.exists(self.path):
+            Run.remove(self.path)
+        Run.require_free(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        manifests.write(self.path / "manifest.csv", self._rows, columns=MANIFEST_COLUMNS)
+        self.note_places(Path(self.record["inputs"]["store"]), self._rows.root)
+        self._rows = None
+        self.save_record()
 
     @classmethod
     def require_free(cls, path: Path) -> None:
@@ -184,13 +223,7 @@ class Run:
         """
         run = cls.open(path)
         remove_leftovers(path)
-        foreign = sorted({item.name for item in path.iterdir()} - {*_FOLDERS, *_FILES, cls.LOCK})
-        if foreign:
-            raise RunError(
-                f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
-                f"Received: also {foreign[0]!r}.",
-                hint="Move it elsewhere, or choose another --run.",
-            )
+        cls.require_nothing_else(path)
         run.record = {**run.record, "heads": {}, "best": None}
         run.record.pop(FINETUNED, None)
         run.save_record()
@@ -200,6 +233,21 @@ class Run:
         for name in _FILES:
             (path / name).unlink(missing_ok=True)
 
+    @classmethod
+    def require_nothing_else(cls, path: Path) -> None:
+        """Refuse to replace a run that holds what is not its own.
+
+        Raises:
+            RunError: Names the first of it.
+        """
+        foreign = sorted({item.name for item in path.iterdir()} - {*_FOLDERS, *_FILES, cls.LOCK})
+        if foreign:
+            raise RunError(
+                f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
+                f"Received: also {foreign[0]!r}.",
+                hint="Move it elsewhere, or choose another --run.",
+            )
+
     def require_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Refuse to add to a run that was made from something else.
 
@@ -208,7 +256,7 @@ class Run:
         """
         known = self.record["inputs"]
         for name in (*inputs, *known):
-            if known.get(name) != inputs.get(name):
+            if name not in run_places.PLACES and known.get(name) != inputs.get(name):
                 raise RunError(
                     f"The run {str(self.path)!r} was made with {name} = {known.get(name)!r}. "
                     f"Received: {name} = {inputs.get(name)!r}.",
@@ -238,6 +286,7 @@ class Run:
 
         One that cannot be saved is listed with its scores and the reason (``not_saved``).
         """
+        self.begin()
         folder = self.path / "heads" / name
         not_saved = heads.save(fitted.head, folder)
         write_atomically(
@@ -259,9 +308,32 @@ class Run:
         """Write ``run.json``."""
         write_json(self.path / _RECORD, self.record)
 
+    def at(self, *, store: str | None = None, data: str | None = None) -> "Run":
+        """Return this run with places that the user names in the place of recorded ones.
+
+        Raises:
+            RunError: They do not exist.
+        """
+        self._store = run_places.given("--store", store)
+        self._data = run_places.given("--data", data)
+        return self
+
+    def note_places(self, store: Path, root: Path) -> None:
+        """Take down where the store and the images are; see ``run_places``."""
+        run_places.note(self.record, self.path, store=store, root=root)
+
+    @property
+    def store_path(self) -> Path:
+        """Where the store of its features is, or was last."""
+        return self._store or run_places.store_of(self.record, self.path)
+
     def manifest(self) -> Manifest:
         """Return the rows of this run, with their splits."""
-        return manifests.read(self.path / "manifest.csv", root=Path(self.record["root"]))
+        rows = manifests.read(self.path / "manifest.csv", root=self._data or Path())
+        if self._data is not None:
+            return rows
+        first = rows.paths[0] if rows.paths else ""
+        return replace(rows, root=run_places.root_of(self.record, self.path, first))
 
     def probabilities(self, name: str) -> NDArray[np.float32]:
         """Return a head's probabilities over the val and test rows, float32 ``(n, classes)``.

@@ -60,12 +60,12 @@ def open_store(run: Run) -> Store:
         RunError: It is gone.
         StoreError: It is damaged, or of other features.
     """
-    path, identity = Path(run.record["inputs"]["store"]), run.record["inputs"]["identity"]
+    path, identity = run.store_path, run.record["inputs"]["identity"]
     if not Store.exists(path):
         raise RunError(
             f"Expected the store of the run {str(run.path)!r} at {str(path)!r}. "
             "Received: there is none.",
-            hint="Put it back, or extract and train again.",
+            hint="Put it back, or say where it is with --store DIR.",
         )
     # Before the shards are looked at, which would be called damaged under another identity.
     Store.unchecked(path).require_identity(identity)
@@ -259,7 +259,7 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
         StaleFeaturesError: It holds features that were made in another way.
     """
     inputs = run.record["inputs"]
-    path, identity = Path(inputs["store"]), inputs["identity"]
+    path, identity = run.store_path, inputs["identity"]
     average: Sequence[str] = inputs.get("average") or ()
     where = f"in its store {str(path)!r}"
     if not Store.exists(path):
@@ -268,7 +268,8 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
         raise WeightsUnavailableError(
             f"Expected the run's store at {str(path)!r}, which keeps the backbone's weights "
             f"{identity['weights_sha256']}. Received: no store there.",
-            hint="Put it back, or give the weights with --weights PATH.",
+            hint="Put it back, say where it is with --store DIR, or give the weights with "
+            "--weights PATH.",
         )
     store = Store.unchecked(path)
     if store.identity != identity and not is_needed:

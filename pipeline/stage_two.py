@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heads, machine, outputs, runtime
+from pipeline import heads, machine, outputs, places, runtime
 from pipeline.compare import compare
-from pipeline.config import CommonOptions, StageTwoOptions, canonical_json, unknown_name
+from pipeline.config import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ManifestError, mention
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
@@ -49,21 +49,37 @@ class Prepared:
     source: dict[str, Any]
 
 
-def check_first(options: StageTwoOptions, names: tuple[str, ...], command: str) -> None:
-    """Refuse what can be refused before anything is imported or read.
+def run_path(options: StageTwoOptions, command: str, suffix: str = "") -> Path:
+    """Return where a run goes; unless told otherwise, it is named after the store.
 
     Raises:
-        ConfigError: No store was given, a head is unknown, or the run has no place.
+        ConfigError: No store was given.
+    """
+    if not options.store:
+        raise ConfigError(
+            f"{command}: expected --store.", hint="For example: --store stores/sample"
+        )
+    return Path(options.run or Path("runs") / f"{Path(options.store).resolve().name}{suffix}")
+
+
+def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) -> None:
+    """Refuse what can be refused before anything is imported or read.
+
+    Args:
+        options: What to train on what.
+        names: Names of the heads.
+        path: Where the run goes.
+
+    Raises:
+        ConfigError: A head is unknown, or the run has no place.
         ManifestError: The manifest is no file.
         StoreError: There is no store.
     """
-    store = _store_of(options, command)
     for name in names:
         if not heads.is_known(name):
             raise unknown_name("head", name, heads.HEADS)
-    Store.unchecked(store)
-    if options.run:
-        outputs.require_folder("--run", Path(options.run))
+    Store.unchecked(Path(options.store or ""))
+    outputs.require_folder("--run", path)
     if options.manifest and not Path(options.manifest).is_file():
         raise ManifestError(
             f"--manifest: expected a CSV file. Received: {options.manifest!r}, "
@@ -72,15 +88,14 @@ def check_first(options: StageTwoOptions, names: tuple[str, ...], command: str) 
         )
 
 
-def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
+def prepare_data(options: StageTwoOptions) -> Prepared:
     """Join a store and a manifest, and read the features, or leave them on disk.
 
     Raises:
-        ConfigError: No store was given.
         ManifestError: The rows cannot be used.
         StoreError: The store is missing, damaged, or lacks features.
     """
-    store = Store.open(_store_of(options, command))
+    store = Store.open(Path(options.store or ""))
     manifest = store.read_manifest(Path(options.manifest) if options.manifest else None)
     examples = prepare(manifest, rule_of(options))
     return Prepared(
@@ -90,7 +105,8 @@ def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
         root=manifest.root,
         source={
             "manifest": options.manifest,
-            "declared_splits": any(manifest.splits),
+            "declared_splits": examples.is_declared,
+            "notes": list(examples.notes),
             "weights": store.record["provenance"].get("weights"),
             "weights_seed": store.record["provenance"].get("seed"),
         },
@@ -134,19 +150,24 @@ def features_of(store: Store, examples: Examples, options: StageTwoOptions) -> S
     )
 
 
-def open_run(
-    options: StageTwoOptions, prepared: Prepared, common: CommonOptions, path: Path
-) -> Run:
-    """Open the run to add to, or make it.
+def open_run(prepared: Prepared, path: Path, *, force: bool, reporter: Reporter) -> Run:
+    """Open the run to add to, or plan one, which the first head that is added puts on disk.
+
+    So what cannot be trained leaves nothing behind, and with ``force`` replaces nothing.
+
+    Args:
+        prepared: What it is made from.
+        path: Where it is, or goes.
+        force: Whether it is to take the place of another.
+        reporter: Where it is said that its store was elsewhere.
 
     Raises:
-        RunError: It was made from something else.
+        RunError: It was made from something else, or cannot be replaced.
     """
-    if Run.exists(path) and common.force:
-        Run.remove(path)
-    if not Run.exists(path):
-        outputs.require_folder("--run", path)
-        return Run.create(
+    if force and Run.exists(path):
+        Run.open(path).require_nothing_else(path)
+    if force or not Run.exists(path):
+        return Run.planned(
             path,
             inputs=prepared.inputs,
             examples=prepared.examples,
@@ -155,6 +176,10 @@ def open_run(
         )
     run = Run.open(path)
     run.require_inputs(prepared.inputs)
+    before, store = run.store_path, Path(prepared.inputs["store"])
+    if before.resolve() != store.resolve():
+        reporter.say(f"The store of {str(path)!r} was {str(before)!r}, and is {str(store)!r} now")
+    run.note_places(store, prepared.root)
     return run
 
 
@@ -186,7 +211,9 @@ def create_heads(
 
 
 def note_rows(examples: Examples, reporter: Reporter) -> None:
-    """Say how many rows each split has, and which are left out or moved."""
+    """Say how many rows each split has, which are left out or moved, and what was assumed."""
+    for note in examples.notes:
+        reporter.say(f"Note: {note}")
     counts = ", ".join(f"{count:,} {name}" for name, count in examples.counts().items())
     total = len(examples)
     shares = "/".join(f"{100 * count / total:.1f}" for count in examples.counts().values())
@@ -195,9 +222,11 @@ def note_rows(examples: Examples, reporter: Reporter) -> None:
     )
     for reason, count in examples.dropped.items():
         reporter.say(f"{counted(count, 'image')} left out: {reason}")
-    for item in examples.moved:
+    if examples.moved:
+        listed = [f"{item.label!r} ({item.source} to {item.target})" for item in examples.moved]
         reporter.say(
-            f"{item.label}: moved one image from {item.source} to {item.target}, which had none"
+            f"Images moved into splits that had none of their class, {len(listed):,} "
+            f"('moved' in run.json): {mention(listed, quoted=False)}"
         )
 
 
@@ -218,21 +247,13 @@ def result_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _store_of(options: StageTwoOptions, command: str) -> Path:
-    if not options.store:
-        raise ConfigError(
-            f"{command}: expected --store.", hint="For example: --store stores/sample"
-        )
-    return Path(options.store)
-
-
 def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> dict[str, Any]:
     """Return everything that results depend on besides the heads' own parameters."""
     rows = hashlib.sha256()
     for row in zip(examples.paths, examples.labels, examples.splits, examples.keys, strict=True):
         rows.update(canonical_json([*row[:3], row[3].decode()]).encode())
     return {
-        "store": str(store.path.resolve()),
+        "store": places.absolute(store.path),
         "identity": store.identity,
         "split": options.split,
         "split_seed": options.split_seed,

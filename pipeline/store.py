@@ -9,20 +9,23 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from pipeline import places
 from pipeline.config import canonical_json
 from pipeline.errors import (
     ManifestError,
     StaleFeaturesError,
     StoreError,
+    mention,
 )
 from pipeline.files import exclusive, read_record, remove_leftovers, sha256_file, write_json
 from pipeline.key_index import KeyIndex
-from pipeline.manifest import Manifest, mention
+from pipeline.manifest import Manifest
 from pipeline.manifest import read as read_manifest
 from pipeline.manifest import write as write_manifest
 from pipeline.scan_cache import ScanCache
@@ -98,7 +101,7 @@ class Store:
             "schema_version": SCHEMA_VERSION,
             "identity": dict(identity),
             "dim": dim,
-            "root": str(root),
+            **_root(root, path),
             "manifests": {},
             "views": {},
             "weights": {},
@@ -209,8 +212,10 @@ class Store:
                 f"The store {str(self.path)!r} has no manifest yet: its extract did not finish.",
                 hint="Run extract again; it goes on where it stopped.",
             )
-        known = self.record["manifests"].get(self._manifest_name(chosen), {})
-        return read_manifest(chosen, root=Path(known.get("root", self.record["root"])))
+        known = self.record["manifests"].get(self._manifest_name(chosen), self.record)
+        rows = read_manifest(chosen, root=Path())
+        found = places.candidates(known["root"], known.get("nearby_root"), self.path)
+        return replace(rows, root=places.of_images(found, rows.paths[0] if rows.paths else ""))
 
     def needed_keys(self) -> Keys:
         """Return the keys in any manifest that this store has written.
@@ -218,7 +223,7 @@ class Store:
         Raises:
             ManifestError: One of them is gone, so nobody knows what it needs.
         """
-        paths = [self.path / name for name in self.record["manifests"]]
+        paths = [self._manifest_place(name) for name in self.record["manifests"]]
         keys = [self.read_manifest(path).keys for path in paths]
         return np.unique(np.concatenate(keys)) if keys else self.index.keys
 
@@ -244,15 +249,16 @@ class Store:
     def save_manifest(self, path: Path, manifest: Manifest) -> None:
         """Write a generated manifest and remember that it is ours."""
         name = self._manifest_name(path)
-        known = self.record["manifests"].get(name, {}).get("sha256", [])
+        known = self.record["manifests"].pop(name, {}).get("sha256", [])
         staged = path.with_name(f".{path.name}.next")
         write_manifest(staged, manifest)
         # The record comes first: killed between the two, the old file is still known as ours.
-        self.record["manifests"][name] = {
-            "root": str(manifest.root),
+        self.record["manifests"][self._new_manifest_name(path)] = {
+            **_root(manifest.root, self.path),
+            "nearby": places.relative(path, self.path),
             "sha256": [sha256_file(staged), *known[:1]],
         }
-        self.record["root"] = str(manifest.root)
+        self.record |= _root(manifest.root, self.path)
         self.save_record()
         staged.replace(path)
 
@@ -322,10 +328,31 @@ class Store:
         return ShardSet(where, identity=identity, dim=self.dim, store=self.path, view=view)
 
     def _manifest_name(self, path: Path) -> str:
-        """Return how a manifest is known: by name within the store, else by its full path."""
+        """Return how a manifest is known, which may have moved with the store."""
+        full = path.resolve()
+        known = self.record["manifests"]
+        return next(
+            (name for name in known if self._manifest_place(name).resolve() == full),
+            self._new_manifest_name(path),
+        )
+
+    def _new_manifest_name(self, path: Path) -> str:
+        """Return the name of a manifest within the store, else its full path."""
         full = path.resolve()
         inside = full.parent == self.path.resolve()
         return full.name if inside else str(full)
+
+    def _manifest_place(self, name: str) -> Path:
+        """Return where a manifest is that is known by a name, or was last."""
+        if not Path(name).is_absolute():
+            return self.path / name
+        nearby = self.record["manifests"][name].get("nearby")
+        return places.choose(places.candidates(name, nearby, self.path), Path.is_file)
+
+
+def _root(root: Path, store: Path) -> dict[str, str]:
+    """Return what a record says of where images are."""
+    return {"root": places.absolute(root), "nearby_root": places.relative(root, store)}
 
 
 @contextmanager

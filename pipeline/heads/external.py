@@ -102,6 +102,13 @@ class ExternalHead(Head):
                 self.estimator_ = estimator.fit(self._scaled(X), numbers, **given)
             except InvalidParameterError as error:
                 raise ConfigError(f"{_table(self.target)}: {error}") from error
+            except (NotImplementedError, ValueError) as error:
+                said = " ".join(str(error).split())
+                raise ConfigError(
+                    f"{_table(self.target)}: expected a classifier that can be fitted on "
+                    f"{len(X):,} images of {len(self.classes_):,} classes. Received: {said}",
+                    hint="Choose other parameters, or another --head.",
+                ) from error
         stopped = any(issubclass(item.category, ConvergenceWarning) for item in caught)
         self.converged_ = False if stopped else None
         self.notes_ = tuple(dict.fromkeys(f"{self.target}: {item.message}" for item in caught))
