@@ -101,7 +101,9 @@ def _finetune(
     *,
     force: bool,
 ) -> dict[str, Any]:
-    run = _begun_run(path, inputs, origin, force=force)
+    run = _begun_run(path, inputs, force=force)
+    if run is not None:
+        run.restore_manifest(origin.examples)
     if run is not None and "verdict" in run.record.get("finetune", {}):
         reporter.say(f"finetune: already in {run.path}, kept")
         return _result(run)
@@ -205,7 +207,7 @@ def _require_other(path: Path, origin: Origin) -> None:
         )
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: bool) -> Run | None:
+def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
     """Return the run to go on with; None where one is to be made.
 
     Raises:
@@ -215,7 +217,6 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: 
         return None
     run = Run.open(path)
     run.require_inputs(inputs)
-    run.restore_manifest(origin.examples)
     return run
 
 
