@@ -56,7 +56,7 @@ def read_record(
         record = json.loads(read_regular(path, limit=MAX_BYTES)[0])
         said = record.pop(DIGEST, None) if isinstance(record, dict) else None
         is_as_written = said is None or said == digest_of(record)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a place that is a file holds none
         return None
     except (OSError, ValueError, RecursionError) as error:
         cause = error.strerror if isinstance(error, OSError) else str(error)

@@ -76,6 +76,11 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["info", "nowhere"], "neither"),
         (["compare"], "expected RUN"),
         (["compare", "nowhere"], "no run"),
+        (["compare", "d/a/000.png"], "no run"),
+        (["verify", "d/a/000.png"], "no "),
+        (["train-head", "--store", "d/a/000.png"], "no feature store"),
+        (["predict", "d/a/000.png", "d"], "no run"),
+        (["predict", "r", ""], "PATH: expected a path"),
         (["extract", "d", "--config", "none.toml"], "cannot be read"),
     ],
 )

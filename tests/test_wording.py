@@ -23,7 +23,7 @@ def test_results_of_one_are_in_the_singular() -> None:
              "images": 1,
              "boundary_shards": 0, "root": "d", "statuses": {}, "classes": {}, "identity": {},
              "provenance": {}}  # fmt: skip
-    checked = {"ok": False, "shards": 1, "rows": 1, "boundary_shards": 1,
+    checked = {"ok": False, "shards": 1, "rows": 1, "boundary_shards": 1, "repaired": [],
                "problems": [{"problem": "p", "fix": "f"}]}  # fmt: skip
     pruned = {"dropped": 1, "rows": 1, "shards": 1, "boundary_dropped": 1, "boundary_shards": 1,
               "freed_bytes": 0}  # fmt: skip
