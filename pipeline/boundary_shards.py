@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import hdf5
 from pipeline.config import canonical_json
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import (
@@ -102,7 +103,7 @@ def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: ND
     """
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{_SUFFIX}") as temporary:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with hdf5.writing(temporary, libver=hdf5.PORTABLE) as file:
             file.attrs["identity"] = canonical_json(identity)
             file.create_dataset("keys", data=keys)
             file.create_dataset("activations", data=activations)
@@ -196,7 +197,7 @@ def _described(path: Path) -> tuple[str, Keys]:
 def _opened(path: Path) -> Iterator[h5py.File]:
     """Open a shard; what HDF5 cannot parse is corrupt, what the system refuses is not."""
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.reading(path) as file:
             yield file
     except FileNotFoundError as error:
         raise StoreError(

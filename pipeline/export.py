@@ -24,7 +24,7 @@ from pipeline.backbone import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
-from pipeline.files import put_back, rename_durably, set_aside, temporary_folder, write_json
+from pipeline.files import recover, rename_durably, set_aside, temporary_folder, write_json
 from pipeline.runtime import import_keras
 from pipeline.stitch import Predict, cached_probabilities, runner
 
@@ -129,7 +129,7 @@ def require_free(out: Path, form: Format, *, force: bool) -> None:
     Raises:
         ConfigError: It holds an earlier export and ``force`` is off, or something else.
     """
-    put_back(out)
+    recover(out)
     if not out.exists() and not out.is_symlink():
         return
     is_export = out.is_dir() and (out / form.record).is_file() if not form.suffix else out.is_file()

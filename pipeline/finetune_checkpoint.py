@@ -12,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import hdf5
 from pipeline.errors import RunError
 from pipeline.files import write_atomically
 
@@ -82,7 +82,7 @@ def write(path: Path, identity: Mapping[str, Any], progress: Progress, arrays: A
     record = json.dumps({"identity": identity, "progress": said}, allow_nan=False)
 
     def fill(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
+        with hdf5.writing(temporary) as file:
             file["record"] = record
             for name in Arrays.__slots__:
                 group = file.create_group(name)
@@ -111,7 +111,7 @@ def read(
         RunError: It is damaged, or of another training.
     """
     with _readable(path):
-        with h5py.File(path, "r") as file:
+        with hdf5.reading(path) as file:
             record = json.loads(file["record"][()])
             groups = {
                 name: [file[name][key][()] for key in file[name]] for name in Arrays.__slots__

@@ -18,7 +18,7 @@ from pipeline import assembly, event_files, heads, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
 from pipeline.errors import ConfigError, RunError
-from pipeline.files import exclusive, sha256_file
+from pipeline.files import exclusive, remove_leftovers, sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
 from pipeline.finetune_model import (
@@ -90,9 +90,10 @@ def _finetune(
     *,
     force: bool,
 ) -> dict[str, Any]:
-    run = _begun_run(path, inputs, force=force)
+    run = None if force else _begun_run(path, inputs, origin)
     if run is not None and "verdict" in run.record.get("finetune", {}):
         reporter.say(f"finetune: already in {run.path}, kept")
+        _remove_checkpoint(run)
         return _result(run)
     rows = origin.run.manifest()
     turns = Turns.drawn(options.views, seed=options.seed, rows=len(rows))
@@ -118,8 +119,12 @@ def _finetune(
             outcome = _train(options, origin, surgery, training, trained, answering, reporter)
     outcome = replace(outcome, start_difference=difference)
     record_outcome(run, FINETUNED, outcome, origin, original, surgery)
-    (run.path / FINETUNED / _CHECKPOINT).unlink(missing_ok=True)
+    _remove_checkpoint(run)
     return _result(run)
+
+
+def _remove_checkpoint(run: Run) -> None:
+    (run.path / FINETUNED / _CHECKPOINT).unlink(missing_ok=True)
 
 
 def _checked(options: FinetuneOptions) -> FinetuneOptions:
@@ -197,21 +202,23 @@ def _reserved(path: Path, origin: Origin) -> Iterator[None]:
             yield
         finally:
             if not Run.exists(path):
+                remove_leftovers(path)
                 with suppress(OSError):
                     lock.unlink()
                     path.rmdir()
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
+def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run | None:
     """Return the run to go on with; None where one is to be made.
 
     Raises:
         RunError: It was made with other options, or from another run.
     """
-    if force or not Run.exists(path):
+    if not Run.exists(path):
         return None
     run = Run.open(path)
     run.require_inputs(inputs)
+    run.go_on(origin.examples)
     return run
 
 

@@ -92,8 +92,9 @@ def record_outcome(
     run.record[FINETUNED]["verdict"] = found
     # Where the start was kept, the two differ by rounding alone.
     run.record["best"] = found["recommended"]
-    run.save_record()
     run.write_predictions()
+    # Last: by its verdict a run is known to be finished.
+    run.save_record()
 
 
 def verdict(run: Run, name: str, other: str) -> dict[str, Any]:

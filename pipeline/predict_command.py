@@ -13,7 +13,7 @@ from pipeline import manifest
 from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.files import temporary_sibling, write_atomically
+from pipeline.files import recover, temporary_sibling, write_atomically
 from pipeline.reporting import Reporter
 
 
@@ -120,6 +120,7 @@ def _require_writable(out: Path) -> None:
     """
     try:
         folder = next(parent for parent in out.absolute().parents if parent.exists())
+        recover(folder / out.name)
         # Also as root, who is told that everything is writable, and on a full disk.
         with temporary_sibling(folder / out.name):
             pass

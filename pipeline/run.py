@@ -21,7 +21,15 @@ from pipeline import heads
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
-from pipeline.files import Kind, misfit, read_record, remove_leftovers, write_atomically, write_json
+from pipeline.files import (
+    Kind,
+    foreign,
+    misfit,
+    read_record,
+    remove_leftovers,
+    write_atomically,
+    write_json,
+)
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
 from pipeline.reporting import Reporter
@@ -139,8 +147,6 @@ class Run:
         """
         cls.require_free(path)
         path.mkdir(parents=True, exist_ok=True)
-        rows = Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
-        manifests.write(path / "manifest.csv", rows, columns=MANIFEST_COLUMNS)
         record = {
             "schema_version": SCHEMA_VERSION,
             "inputs": dict(inputs),
@@ -159,7 +165,25 @@ class Run:
         }
         run = cls(path, record)
         run.save_record()
+        run.go_on(examples)
         return run
+
+    def go_on(self, examples: Examples) -> None:
+        """Clear up what a killed process left, and make again what it did not come to.
+
+        Args:
+            examples: The rows, which the inputs of this run stand for.
+        """
+        for folder in (self.path, *(self.path / name for name in _FOLDERS)):
+            for place in (folder, *folder.glob("*/")):
+                remove_leftovers(place)
+        path = self.path / "manifest.csv"
+        if not path.exists():
+            root = Path(self.record["root"])
+            rows = Manifest(
+                root, examples.paths, examples.labels, examples.splits, examples.keys, ()
+            )
+            manifests.write(path, rows, columns=MANIFEST_COLUMNS)
 
     @classmethod
     def require_free(cls, path: Path) -> None:
@@ -168,7 +192,7 @@ class Run:
         Raises:
             RunError: It is a file, or a folder that is not empty.
         """
-        is_used = path.is_dir() and any(item.name != cls.LOCK for item in path.iterdir())
+        is_used = path.is_dir() and foreign(path, {cls.LOCK})
         if is_used or path.is_file():
             raise RunError(
                 f"Expected a run or an empty folder at {str(path)!r}. Received: something else.",
@@ -183,12 +207,11 @@ class Run:
             RunError: There is no run, or it holds what is not its own. Nothing is deleted.
         """
         run = cls.open(path)
-        remove_leftovers(path)
-        foreign = sorted({item.name for item in path.iterdir()} - {*_FOLDERS, *_FILES, cls.LOCK})
-        if foreign:
+        others = foreign(path, {*_FOLDERS, *_FILES, cls.LOCK})
+        if others:
             raise RunError(
                 f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
-                f"Received: also {foreign[0]!r}.",
+                f"Received: also {others[0]!r}.",
                 hint="Move it elsewhere, or choose another --run.",
             )
         run.record = {**run.record, "heads": {}, "best": None}

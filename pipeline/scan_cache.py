@@ -133,6 +133,8 @@ def _usable(path: Path) -> sqlite3.Connection:
 
 
 def _remade(path: Path) -> sqlite3.Connection:
+    # The journal of another file, which SQLite would take for this one's, goes first.
+    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     return _with_tables(sqlite3.connect(path, timeout=30))
 

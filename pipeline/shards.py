@@ -4,7 +4,6 @@ A shard is complete if it is present: it is written under a temporary name, flus
 renamed. ``store`` keeps the set of them; nothing here knows a manifest or a network.
 """
 
-import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import hdf5
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import rename_durably, sha256_file, temporary_sibling
 from pipeline.manifest import KEY_DTYPE
@@ -67,18 +67,14 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{SUFFIX}") as temporary:
-        try:
-            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                file.attrs["identity"] = identity
-                file.create_dataset("keys", data=keys.astype(KEY_DTYPE, copy=False))
-                dataset = file.create_dataset("features", (len(keys), dim), dtype="<f4")
-                start = 0
-                for block in blocks:
-                    dataset[start : start + len(block)] = block
-                    start += len(block)
-        except RuntimeError as error:
-            # On a full disk HDF5 fails once more while closing, which hides the first error.
-            raise OSError(errno.EIO, f"{folder} cannot be written: {error.__context__}") from error
+        with hdf5.writing(temporary, libver=hdf5.PORTABLE) as file:
+            file.attrs["identity"] = identity
+            file.create_dataset("keys", data=keys.astype(KEY_DTYPE, copy=False))
+            dataset = file.create_dataset("features", (len(keys), dim), dtype="<f4")
+            start = 0
+            for block in blocks:
+                dataset[start : start + len(block)] = block
+                start += len(block)
         path = folder / (sha256_file(temporary) + SUFFIX)
         rename_durably(temporary, path)
     return Shard(path, keys)
@@ -93,7 +89,7 @@ def open_shard(path: Path, *, identity: str, dim: int, is_checked: Callable[[Pat
     if not is_checked(path) and sha256_file(path) != path.stem:
         raise corrupt(path, "its bytes are not those that were written")
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.reading(path) as file:
             keys = file["keys"][:]
             shape = file["features"].shape
             belongs = file.attrs["identity"]
@@ -124,7 +120,7 @@ def read_into(
     rows, places = rows[order], places[order]
     buffer = np.empty((min(PIECE_ROWS, len(shard)), out.shape[1]), dtype=np.float32)
     try:
-        with h5py.File(shard.path, "r") as file:
+        with hdf5.reading(shard.path) as file:
             dataset = file["features"]
             for start, stop in _pieces(rows):
                 block = _read_piece(dataset, rows[start:stop], out, places[start:stop], buffer)

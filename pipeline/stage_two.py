@@ -134,6 +134,7 @@ def open_run(
         )
     run = Run.open(path)
     run.require_inputs(prepared.inputs)
+    run.go_on(prepared.examples)
     return run
 
 

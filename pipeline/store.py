@@ -20,11 +20,21 @@ from pipeline.errors import (
     StaleFeaturesError,
     StoreError,
 )
-from pipeline.files import exclusive, read_record, remove_leftovers, sha256_file, write_json
+from pipeline.files import (
+    exclusive,
+    foreign,
+    read_record,
+    recover,
+    remove_leftovers,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
+    write_json,
+)
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest, mention
+from pipeline.manifest import fill as fill_manifest
 from pipeline.manifest import read as read_manifest
-from pipeline.manifest import write as write_manifest
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Keys
@@ -41,6 +51,13 @@ _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
+# A killed process leaves the second beside the scan cache.
+_SCANS: Final = (_SCAN, f"{_SCAN}-journal")
+# Where earlier releases staged a manifest.
+_STAGED: Final = ".{}.next"
+_FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER)
+# In the order of removing: until the record goes, this is a store, though one without features.
+_FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), *_SCANS, _RECORD)
 
 
 class Store:
@@ -94,6 +111,7 @@ class Store:
         """
         path.mkdir(parents=True, exist_ok=True)
         _require_empty(path)
+        remove_leftovers(path)
         record = {
             "schema_version": SCHEMA_VERSION,
             "identity": dict(identity),
@@ -245,16 +263,20 @@ class Store:
         """Write a generated manifest and remember that it is ours."""
         name = self._manifest_name(path)
         known = self.record["manifests"].get(name, {}).get("sha256", [])
-        staged = path.with_name(f".{path.name}.next")
-        write_manifest(staged, manifest)
-        # The record comes first: killed between the two, the old file is still known as ours.
-        self.record["manifests"][name] = {
-            "root": str(manifest.root),
-            "sha256": [sha256_file(staged), *known[:1]],
-        }
-        self.record["root"] = str(manifest.root)
-        self.save_record()
-        staged.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover(path)
+        path.with_name(_STAGED.format(path.name)).unlink(missing_ok=True)
+        present = sha256_file(path) if path.exists() else None
+        with temporary_sibling(path) as staged:
+            fill_manifest(staged, manifest)
+            # The record comes first: killed between the two, the old file is still known as ours.
+            self.record["manifests"][name] = {
+                "root": str(manifest.root),
+                "sha256": [sha256_file(staged), *([present] if present in known else known[:1])],
+            }
+            self.record["root"] = str(manifest.root)
+            self.save_record()
+            rename_durably(staged, path)
 
     def add_view(self, name: str, scheme: str) -> None:
         """Make room for a view; nothing changes where there is one of that name."""
@@ -281,11 +303,21 @@ class Store:
         )
 
     def remove_features(self) -> None:
-        """Delete what a backbone made, and itself, for a store that ``--force`` replaces."""
-        for folder in (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER):
+        """Delete what a backbone made, and itself, for a store that ``--force`` replaces.
+
+        Raises:
+            StoreError: The folder holds what is not the store's. Nothing is deleted.
+        """
+        others = foreign(self.path, {_LOCK, *_FOLDERS, *_FILES})
+        if others:
+            raise StoreError(
+                f"Expected nothing but a feature store at {str(self.path)!r}, which is to be "
+                f"replaced. Received: also {mention(others)}.",
+                hint="Move that elsewhere, or choose another --store.",
+            )
+        for folder in _FOLDERS:
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        # The record goes last: until then this is a store, though one that lacks features.
-        for name in (_VIEW, MANIFEST, _SCAN, _RECORD):
+        for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
@@ -346,16 +378,17 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         finally:
             # A store that could not be made leaves nothing behind.
             if not Store.exists(path):
+                remove_leftovers(path)
                 (path / _LOCK).unlink()
                 if not any(path.iterdir()):
                     path.rmdir()
 
 
 def _require_empty(path: Path) -> None:
-    foreign = sorted(item.name for item in path.iterdir() if item.name != _LOCK)
-    if foreign:
+    others = foreign(path, {_LOCK})
+    if others:
         raise StoreError(
             f"Expected a feature store or an empty folder at {str(path)!r}. "
-            f"Received: a folder with {mention(foreign)}.",
+            f"Received: a folder with {mention(others)}.",
             hint="Choose another --store.",
         )

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import hdf5
 from pipeline.files import write_atomically
 from pipeline.key_index import KeyIndex
 
@@ -24,7 +25,7 @@ def write_view(path: Path, plain: KeyIndex, views: Mapping[str, KeyIndex], dim: 
     """
 
     def fill(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with hdf5.writing(temporary, libver=hdf5.PORTABLE) as file:
             _write_set(file, plain, dim, path.parent)
             for name, index in views.items():
                 _write_set(file.create_group(f"views/{name}"), index, dim, path.parent)
@@ -40,7 +41,7 @@ def sources(path: Path) -> list[str]:
         if isinstance(item, h5py.Dataset) and item.is_virtual:
             names.update(source.file_name for source in item.virtual_sources())
 
-    with h5py.File(path, "r") as file:
+    with hdf5.reading(path) as file:
         if "features" not in file:
             raise KeyError("it has no dataset 'features'")
         file.visititems(visit)

@@ -25,7 +25,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
+from pipeline import files, hdf5
 from pipeline.errors import PipelineError, WeightsUnavailableError
 
 RANDOM_SCHEME: Final = "glorot-uniform-pcg64-1"
@@ -198,7 +198,7 @@ def save(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Write arrays as a flat HDF5 file; ``load`` expects their digest as the file's stem."""
 
     def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
+        with hdf5.writing(temporary) as file:
             for name in sorted(arrays):
                 file.create_dataset(name, data=np.asarray(arrays[name], dtype="<f4"))
 
@@ -211,7 +211,7 @@ def load(path: Path) -> dict[str, NDArray[np.float32]]:
     Raises:
         WeightsUnavailableError: The file is missing or damaged.
     """
-    with _readable(path, _SAVED_HINT), h5py.File(path, "r") as file:
+    with _readable(path, _SAVED_HINT), hdf5.reading(path) as file:
         size = path.stat().st_size
         arrays = {name: _saved_values(name, dataset, size) for name, dataset in _datasets(file)}
         if (received := digest(arrays)) != path.stem:
@@ -261,7 +261,7 @@ def _refused(expected: str, received: str) -> WeightsUnavailableError:
 def _open(path: Path, variables: Sequence[Variable]) -> Iterator[h5py.File]:
     """Open an HDF5 file, or the one inside a ``.keras`` archive."""
     if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as file:
+        with hdf5.reading(path) as file:
             yield file
     elif zipfile.is_zipfile(path):
         with tempfile.TemporaryFile() as copy:
