@@ -18,7 +18,7 @@ from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged
-from pipeline.files import sha256_file
+from pipeline.files import recover, sha256_file
 from pipeline.model_folder import SCHEMA_VERSION
 from pipeline.reporting import Reporter
 from pipeline.run import Run
@@ -167,6 +167,7 @@ def _checked(
             f"--format {options.format}: expected OUT to end in {form.suffix}. "
             f"Received: {options.out!r}."
         )
+    recover(out)
     there = None if force else described(out, form)
     if there is None:
         require_free(out, form, force=force)

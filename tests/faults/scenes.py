@@ -41,6 +41,7 @@ class Scene:
         command: The command that meets a fault.
         again: The command after the fault, if another one.
         is_real: Whether the network is one of Keras.
+        is_once: Whether the command refuses what it has finished.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Scene:
     command: Arguments
     again: Arguments | None = None
     is_real: bool = False
+    is_once: bool = False
 
 
 def write_photos(count: int, first: int = 0) -> None:
@@ -97,7 +99,7 @@ SCENES = {
         ),
         Scene("sweep", (EXTRACT,), SWEEP),
         Scene("sweep-force", (EXTRACT, SWEEP), [*SWEEP, "--force"]),
-        Scene("predict", (EXTRACT, TRAIN), PREDICT),
+        Scene("predict", (EXTRACT, TRAIN), PREDICT, is_once=True),
         Scene("predict-force", (EXTRACT, TRAIN, PREDICT), [*PREDICT, "--top", "2", "--force"]),
         Scene("export", (EXTRACT, TRAIN), EXPORT),
         Scene("export-force", (EXTRACT, TRAIN, EXPORT), [*EXPORT, "--force"]),
