@@ -25,7 +25,7 @@ from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
 from pipeline.files import recover, rename_durably, set_aside, temporary_folder, write_json
-from pipeline.runtime import import_keras
+from pipeline.runtime import import_keras, tensorflow_writing
 from pipeline.stitch import Predict, cached_probabilities, runner
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -209,7 +209,7 @@ def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
     archive.add_endpoint(
         "serve", lambda images: {OUTPUT: model(images, training=False)}, [signature]
     )
-    with _quiet("tensorflow"):
+    with _quiet("tensorflow"), tensorflow_writing():
         archive.write_out(str(path), verbose=False)
     (path / _EXTRA).mkdir()
     write_json(path / _EXTRA / METADATA, package.metadata)

@@ -21,8 +21,8 @@ from pipeline.reporting import Reporter, Silence
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _REPLACED: Final = ".replaced"
-# What ``tempfile`` puts between prefix and suffix.
-_RANDOM: Final = "[a-z0-9_]{8}"
+# What ``tempfile`` puts between prefix and suffix; never a hyphen, so that names do not mix.
+_RANDOM: Final = "[a-z0-9_]+"
 # Names of files have 255 bytes at most, and a temporary one is longer than what it stands for.
 _LONG_NAME: Final = 200
 

@@ -75,7 +75,6 @@ class Trial:
         self.scene = scene
         self.root = folder / "project"
         self.start = folder / "start"
-        self.end = folder / "end"
         self.tried = Tried(scene.name)
         self._prepare()
 
@@ -94,9 +93,7 @@ class Trial:
         shutil.copytree(self.root, self.start, symlinks=True)
         before = self.observed()["rows"]
         self.points = self.changes()
-        self._expect(self.command(self.scene.command) if not self.points else Done(0, ""))
         self.expected = self.observed()
-        shutil.copytree(self.root, self.end, symlinks=True)
         self.tried.points = len(self.points)
         # Rows that must outlive whatever happens.
         self.kept = {key: row for key, row in before.items() if key in self.expected["rows"]}
@@ -108,8 +105,9 @@ class Trial:
     def changes(self) -> list[str]:
         """Run the command without a fault; return the changes that it makes."""
         place = self.root.with_name("points")
-        done = self.command(self.scene.command, Fault(), points=place)
-        self._expect(done)
+        began = time.monotonic()
+        self._expect(self.command(self.scene.command, Fault(), points=place))
+        self.seconds = time.monotonic() - began
         found: list[str] = json.loads(place.read_text())
         return found
 
@@ -254,12 +252,14 @@ class Trial:
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), 1)
             sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
             act()
             status = 0
         except BaseException:
             import traceback
 
             traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(status)
 
@@ -335,7 +335,7 @@ def load_everything(*, is_real: bool) -> None:
         heads.create(name, {}, seed=0)
     _warm_up()
     if is_real:
-        import pipeline.finetune_command
+        import pipeline.finetune_command  # noqa: F401
         from pipeline.runtime import import_keras
 
         import_keras()
@@ -356,6 +356,13 @@ def _warm_up() -> None:
     Image.init()
     importlib.metadata.version = functools.cache(importlib.metadata.version)
     provenance()
+
+
+def _disable(name: str) -> None:
+    """Take a function away from the package, to see that it is missed."""
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("pipeline.") and hasattr(module, name):
+            setattr(module, name, lambda *_, **__: None)
 
 
 def attempt(scene: Scene, folder: Path, kinds: Sequence[str], sample: int | None, seed: int,
@@ -387,7 +394,7 @@ def _chosen(trial: Trial, kind: str, sample: int | None, chance: random.Random
         sizes = [int(4 ** (number / 4)) for number in range(12, 40)]
         sizes = sizes if sample is None else chance.sample(sizes, min(sample, len(sizes)))
         return [lambda size=size: trial.try_limit(size) for size in sizes]
-    moments = [chance.uniform(0.0, 0.4) for _ in range(sample or 40)]
+    moments = [chance.uniform(0.0, 1.5 * trial.seconds) for _ in range(sample or 40)]
     return [lambda moment=moment: trial.try_signal(kind, moment) for moment in moments]
 
 
@@ -400,12 +407,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="a scene at most")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--blind", help="a function of pipeline.files that does nothing")
     options = parser.parse_args()
     if options.list:
         print("\n".join(scenes.SCENES))
         return 0
     chosen = [scenes.SCENES[name] for name in options.scenes]
     load_everything(is_real=any(scene.is_real for scene in chosen))
+    if options.blind:
+        _disable(options.blind)
     failed = False
     for scene in chosen:
         # Not in the way of anything else: the folder has a fixed depth, and is local.

@@ -177,9 +177,9 @@ class Injector:
 
         class Raw(io.FileIO):
             def write(self, data: Any) -> int:
-                view = memoryview(data).cast("B")
-                return injector.change("write", self.fileno(), lambda: super(Raw, self).write(view),
-                                       lambda: super(Raw, self).write(view[: len(view) // 2]))  # fmt: skip
+                view, put = memoryview(data).cast("B"), super().write
+                half = view[: len(view) // 2]
+                return injector.change("write", self.fileno(), lambda: put(view), lambda: put(half))
 
             def truncate(self, size: int | None = None) -> int:
                 return injector.change("truncate", self.fileno(),

@@ -109,10 +109,11 @@ SCENES = {
             [*EXPORT[:-1], "centroid", "--force"],
             again=[*EXPORT[:-1], "centroid"],
         ),
+        Scene("extract-real", (), REAL, is_real=True),
         Scene("finetune", (REAL, TRAIN_LINEAR), FINETUNE, is_real=True),
         Scene(
             "finetune-force", (REAL, TRAIN_LINEAR, FINETUNE), [*FINETUNE, "--force"], is_real=True
-        ),  # fmt: skip
+        ),
         *(
             Scene(
                 f"export-{form}",
@@ -127,7 +128,7 @@ SCENES = {
                     "linear",
                     "--weights",
                     "small.keras",
-                ],  # fmt: skip
+                ],
                 is_real=True,
             )
             for form, suffix in (
@@ -135,7 +136,7 @@ SCENES = {
                 ("onnx", ".onnx"),
                 ("savedmodel", ""),
                 ("folder", ""),
-            )  # fmt: skip
+            )
         ),
     )
 }
@@ -247,10 +248,9 @@ def replace_network() -> None:
 
     def load(name: str, *, seed: int, image_size: int, pooling: str, **_: Any) -> Any:
         arrays = arrays_of(seed)
-        found = FrozenBackbone(lambda: Model(arrays), name=name, image_size=image_size,
+        return FrozenBackbone(lambda: Model(arrays), name=name, image_size=image_size,
                                pooling=pooling, dim=DIM,
                                weights_sha256=weights.digest(arrays))  # fmt: skip
-        return found
 
     backbone.load = load
     FrozenBackbone.arrays = lambda self: self.model.arrays  # type: ignore[method-assign]
