@@ -242,6 +242,7 @@ def _lock(
             reporter.say(f"{busy} Waiting for it to end.")
             fcntl.flock(descriptor, kind)
     except OSError as error:
+        path.unlink(missing_ok=True)
         raise StoreError(
             f"Expected a file system with locks, which keep two processes from writing at once. "
             f"Received: {str(path)!r} cannot be locked: {error.strerror}.",

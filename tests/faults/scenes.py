@@ -28,7 +28,7 @@ SWEEP = ["sweep", "--store", "store", "--run", "run", "--head", "centroid", "--h
 PREDICT = ["predict", "run", "photos/ant", "--csv", "out/found.csv", "--head", "ridge"]
 EXPORT = ["export", "run", "out/model", "--format", "folder", "--head", "ridge"]
 FINETUNE = ["finetune", "run", "--run", "tuned", "--weights", "small.keras", "--epochs", "2",
-            "--head", "linear"]  # fmt: skip
+            "--head", "linear", "--unfreeze-from", "two"]  # fmt: skip
 
 
 @dataclass(frozen=True)
