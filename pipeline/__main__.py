@@ -3,18 +3,24 @@
 import signal
 import sys
 
+from pipeline import interrupts
+
 
 def main() -> int:
     """Run the command line; an interrupt outside a command ends like one inside."""
-    try:
-        from pipeline.cli import main as command_line
+    with interrupts.bounded():
+        try:
+            from pipeline.cli import INTERRUPTED, TERMINATED
+            from pipeline.cli import main as command_line
 
-        return command_line()
-    except KeyboardInterrupt:
-        return 130
-    finally:
+            status = command_line()
+        except KeyboardInterrupt as interrupt:
+            interrupts.end(interrupts.status_of(interrupt))
+        if status in (INTERRUPTED, TERMINATED):
+            interrupts.end(status)
         # The command is over: an interrupt of the interpreter's own end has nothing to save.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return status
 
 
 if __name__ == "__main__":

@@ -16,16 +16,18 @@ from pipeline._version import __version__
 from pipeline.commands import COMMANDS
 from pipeline.config import CommonOptions, Option
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.interrupts import status_of
 from pipeline.reporting import Bar
 
 DONE: Final = 0
 SKIPPED: Final = 1
 FAILED: Final = 2
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status (0, 1 under --strict, 2, or 130)."""
+    """Run one command and return its exit status (0, 1 under --strict, 2, 130 or 143)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         # File names need not be valid Unicode, and terminals need not be UTF-8.
@@ -45,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"{error.strerror or error}{place}."
         hint = "Check free disk space, permissions and the open-file limit, then run this again."
         return _fail(type(error).__name__, message, hint, wants_json)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("Interrupted; what was finished is kept. Run the same again.", file=sys.stderr)
-        return INTERRUPTED
+        return status_of(interrupt)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,29 @@ Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
 
 
+class Pending(Protocol):
+    """Features that may still be being computed."""
+
+    def __call__(self, timeout: float | None = None) -> Features:
+        """Wait for the features; may be called again after it raised.
+
+        Args:
+            timeout: Most seconds to wait; None for as long as it takes.
+
+        Returns:
+            float32 ``(n, dim)``, in memory of its own.
+
+        Raises:
+            TimeoutError: They are not there yet.
+        """
+        ...
+
+
 class Encoder(ABC):
     """A loaded backbone with its preprocessing, on an engine.
+
+    Any number of threads may share one. A process that was forked may not: the threads of an
+    engine stay behind in the parent.
 
     Attributes:
         engine: Name of the engine.
@@ -39,12 +60,12 @@ class Encoder(ABC):
             float32, shape (n, dim), in memory of its own. A row depends on its image alone.
         """
 
-    def submit(self, images: Images) -> Callable[[], Features]:
+    def submit(self, images: Images) -> Pending:
         """Start to encode images; call what is returned to wait for their features.
 
-        An engine that computes in the background overrides this. Called from one thread, which
-        collects the results in the order of its calls. ``images`` may be changed as soon as this
-        returns.
+        An engine that computes in the background overrides this. ``images`` may be changed as soon
+        as this returns. What is returned gives the features of these very images or raises,
+        whatever was interrupted in between.
         """
         features = self(images)
-        return lambda: features
+        return lambda timeout=None: features

@@ -1,5 +1,6 @@
 """The queue before the encoder: rows become batches, a bounded number of which are under way."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,11 +11,14 @@ from typing import Final, Self
 import numpy as np
 
 from pipeline.doctor import Clock
-from pipeline.encoder import Encoder, Features
+from pipeline.encoder import Encoder, Features, Pending
+from pipeline.errors import PipelineError
 from pipeline.images import Pixels
 
 # One batch is being encoded while the next waits for it, stacked and handed over.
 _UNDER_WAY: Final = 2
+# How long an interrupted run waits for what the encoder has begun.
+_SAVING_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,9 @@ class Row:
 class EncodingQueue:
     """Batch rows, encode them in order and deliver their features.
 
-    Leaving the context encodes what is left; leaving it by an error delivers at least what is
-    under way, so that no work is lost.
+    Leaving the context encodes what is left; leaving it by an error delivers what the encoder has
+    finished or is about to. Rows are delivered with the features that were computed of them, or not
+    at all, wherever an interrupt comes.
 
     Example:
         with EncodingQueue(encoder, deliver=write, clock=clock) as queue:
@@ -56,7 +61,7 @@ class EncodingQueue:
         self._deliver = deliver
         self._clock = clock
         self._rows: list[Row] = []
-        self._under_way: deque[tuple[list[Row], Callable[[], Features]]] = deque()
+        self._under_way: deque[tuple[list[Row], Pending]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -68,14 +73,14 @@ class EncodingQueue:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            if error is None and self._rows:
-                self._start()
+            if error is None:
+                if self._rows:
+                    self._start()
+                self.drain()
         except BaseException:
             self._save()
             raise
-        if error is None:
-            self.drain()
-        else:
+        if error is not None:
             self._save()
 
     def add(self, row: Row) -> None:
@@ -93,9 +98,11 @@ class EncodingQueue:
             self._collect()
 
     def _save(self) -> None:
-        """Deliver what is under way; the error already on its way out is the one to report."""
-        with suppress(Exception):
-            self.drain()
+        """Deliver what is done soon; the error already on its way out is the one to report."""
+        deadline = time.monotonic() + _SAVING_SECONDS
+        while self._under_way:
+            with suppress(Exception):
+                self._collect(max(0.0, deadline - time.monotonic()))
 
     def _start(self) -> None:
         rows, self._rows = self._rows, []
@@ -106,10 +113,22 @@ class EncodingQueue:
         while len(self._under_way) >= _UNDER_WAY:
             self._collect()
 
-    def _collect(self) -> None:
-        rows, result = self._under_way.popleft()
-        with self._clock.waiting("encode"):
-            features = result()
+    def _collect(self, timeout: float | None = None) -> None:
+        """Deliver the oldest batch; one that failed, or is late, is let go."""
+        rows, result = self._under_way[0]
+        try:
+            with self._clock.waiting("encode"):
+                features = result(timeout)
+        except Exception:
+            self._under_way.popleft()
+            raise
+        self._under_way.popleft()
         self._clock.encoder_has_work(bool(self._under_way))
+        if len(features) != len(rows):
+            raise PipelineError(
+                f"Expected features of {len(rows)} images from the encoder. "
+                f"Received: {len(features)}.",
+                hint="Use another --engine.",
+            )
         with self._clock.waiting("write"):
             self._deliver(rows, features)

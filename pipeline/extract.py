@@ -10,9 +10,9 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -183,7 +183,8 @@ class Extraction:
             queue = stack.enter_context(
                 EncodingQueue(encoder, deliver=partial(self._deliver, writers), clock=self.clock)
             )
-            for index, file in self._read_all(workers, when_late=queue.drain):
+            files = closing(self._read_all(workers, when_late=queue.drain))
+            for index, file in stack.enter_context(files):
                 if not self._take(index, file):
                     for row in self._accept(index, file):
                         queue.add(row)
@@ -331,7 +332,7 @@ class Extraction:
         *,
         decode: bool = True,
         when_late: Callable[[], None] = lambda: None,
-    ) -> Iterator[tuple[int, ReadFile]]:
+    ) -> Generator[tuple[int, ReadFile]]:
         """Read the pending files in threads, in order; decodes only what has no features."""
         wanted = self._missing if decode else lambda key: []
 
@@ -403,14 +404,14 @@ def in_threads(
 ) -> Iterator[tuple[Argument, Future[Result]]]:
     """Yield (argument, future) in order, computed in threads, a bounded number ahead."""
     waiting: deque[tuple[Argument, Future[Result]]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="reader") as pool:
-        try:
-            for argument in arguments:
-                waiting.append((argument, pool.submit(function, argument)))
-                if len(waiting) > _AHEAD + 16 * workers:
-                    yield waiting.popleft()
-            while waiting:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
+    try:
+        for argument in arguments:
+            waiting.append((argument, pool.submit(function, argument)))
+            if len(waiting) > _AHEAD + 16 * workers:
                 yield waiting.popleft()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        # Whoever leaves early does not wait for what nobody will look at.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -19,6 +19,8 @@ from pipeline.shards import Features, Keys, Shard
 # A killed run loses no more than this much work; small shards are merged later.
 FLUSH_SECONDS: Final = 30.0
 
+Block = tuple[Keys, Features]
+
 
 class ShardWriter:
     """Write rows into a set of shards, as a context; an error in it keeps what was added.
@@ -46,7 +48,8 @@ class ShardWriter:
         self._on_shard = on_shard
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shard-writer")
         self._writing: Future[Shard] | None = None
-        self._begin()
+        self._blocks: deque[Block] = deque()
+        self._began = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +69,9 @@ class ShardWriter:
     def add(self, keys: list[str], features: Features) -> None:
         """Take rows; they are on disk after the next shard is written.
 
+        Rows and their keys stay in one piece: an interrupt between two lines loses some or none,
+        and never moves one beside another's key.
+
         Args:
             keys: n content keys.
             features: float32, shape ``(n, dim)``; copied.
@@ -77,31 +83,36 @@ class ShardWriter:
             self._add_block(keys[start : start + self._rows], features[start : start + self._rows])
 
     def _add_block(self, keys: list[str], features: Features) -> None:
-        if len(self._keys) + len(keys) > self._rows or self._is_due():
+        if self._count() + len(keys) > self._rows or self._is_due():
             self._flush()
-        self._keys += [key.encode() for key in keys]
-        self._blocks.append(np.array(features, dtype=np.float32))
+        block = np.array([key.encode() for key in keys], dtype=KEY_DTYPE)
+        self._blocks.append((block, np.array(features, dtype=np.float32)))
+
+    def _count(self) -> int:
+        return sum(len(keys) for keys, _ in self._blocks)
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._began >= self._seconds
 
-    def _begin(self) -> None:
-        self._keys: list[bytes] = []
-        self._blocks: deque[Features] = deque()
+    def _begin(self) -> deque[Block]:
+        """Begin another shard; return what was collected for the one before."""
+        collected, self._blocks = self._blocks, deque()
         self._began = time.monotonic()
+        return collected
 
     def _flush(self) -> None:
         """Hand what was collected to the background thread, after the one before it is done."""
         self._wait()
-        if self._keys:
-            keys = np.array(self._keys, dtype=KEY_DTYPE)
-            self._writing = self._thread.submit(self._write, keys, self._blocks)
-        self._begin()
+        # Let go of before it is handed over, so that nothing is written twice.
+        blocks = self._begin()
+        if blocks:
+            self._writing = self._thread.submit(self._write, blocks)
 
-    def _write(self, keys: Keys, blocks: deque[Features]) -> Shard:
+    def _write(self, blocks: deque[Block]) -> Shard:
         began = time.monotonic()
+        keys = np.concatenate([keys for keys, _ in blocks])
         # Each block is dropped once it is written, so that two shards are never held in full.
-        shard = self._target.add_blocks(keys, (blocks.popleft() for _ in range(len(blocks))))
+        shard = self._target.add_blocks(keys, (blocks.popleft()[1] for _ in range(len(blocks))))
         self.busy_seconds += time.monotonic() - began
         return shard
 

@@ -75,6 +75,7 @@ def write(
             for block in blocks:
                 dataset[start : start + len(block)] = block
                 start += len(block)
+            _require_whole(start, len(keys))
         path = folder / (sha256_file(temporary) + SUFFIX)
         rename_durably(temporary, path)
     return Shard(path, keys)
@@ -137,6 +138,12 @@ def corrupt(path: Path, problem: str) -> CorruptShardError:
         shard=path.stem,
         hint="Delete that file and run extract again; only its images are encoded again.",
     )
+
+
+def _require_whole(rows: int, expected: int) -> None:
+    """Refuse to name a file complete some of whose rows are HDF5's zeros."""
+    if rows != expected:
+        raise StoreError(f"Expected {expected:,} rows for a shard. Received: {rows:,}.")
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:

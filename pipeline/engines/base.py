@@ -1,5 +1,6 @@
 """What the engines share: checking batches, saying when memory runs out, refusing precisions."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -24,17 +25,27 @@ class EngineEncoder(Encoder):
         self.batch_size = batch_size
         self.dim = loaded.dim
         self.image_shape = (loaded.image_size, loaded.image_size, 3)
+        self._process = os.getpid()
 
     def __call__(self, images: Images) -> Features:
         """Encode images; see ``Encoder``."""
         return self.submit(images)()
 
     def check(self, images: Images) -> None:
-        """Refuse what is no batch of this encoder.
+        """Refuse what is no batch of this encoder, and a process that it was not made in.
 
         Raises:
             ConfigError: The type, the shape or the number of images is wrong.
+            PipelineError: The process was forked since; the engine would wait for ever for threads
+                that only the parent has.
         """
+        if os.getpid() != self._process:
+            raise PipelineError(
+                f"Expected the process {self._process}, which loaded the {self.engine} engine. "
+                f"Received: {os.getpid()}, forked from it, which has none of its threads.",
+                hint="Load the network in every process after the fork, or start processes with "
+                "'spawn' or 'forkserver', to which a Classifier can be sent.",
+            )
         fits = images.dtype == np.uint8 and images.shape[1:] == self.image_shape
         if not fits or not 1 <= len(images) <= self.batch_size:
             raise ConfigError(

@@ -1,14 +1,15 @@
 """The Keras engine: the backbone on Keras' own backend, on a GPU where there is one."""
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbone import FrozenBackbone
-from pipeline.encoder import Features, Images
+from pipeline.encoder import Features, Images, Pending
 from pipeline.engines.base import (
     EngineEncoder,
     cpu_device,
@@ -25,6 +26,7 @@ from pipeline.runtime import gpu_name, import_keras
 FOLD_FROM: Final = 128
 _CPU_PRECISIONS: Final = ("float32", "bfloat16")
 _GPU_PRECISIONS: Final = ("float32", "tf32", "bfloat16", "float16")
+_TF32_SWITCH: Final = threading.Lock()
 
 Forward = Callable[[NDArray[np.uint8]], Any]
 
@@ -48,14 +50,14 @@ class KerasEncoder(EngineEncoder):
             shape = (batch_size, *self.image_shape)
             self._forward = _forward(loaded.model, shape, precision, on_gpu=gpu is not None)
 
-    def submit(self, images: Images) -> Callable[[], Features]:
+    def submit(self, images: Images) -> Pending:
         """Start to encode 1 to ``batch_size`` images, on a GPU in the background."""
         self.check(images)
         with readable_errors(self.batch_size):
             pending = self._forward(self.padded(images))
         count = len(images)
 
-        def collect() -> Features:
+        def collect(timeout: float | None = None) -> Features:
             with readable_errors(self.batch_size):
                 return np.array(np.asarray(pending)[:count], dtype=np.float32)
 
@@ -121,9 +123,11 @@ def _forward(model: Any, shape: tuple[int, ...], precision: str, *, on_gpu: bool
     ).get_concrete_function()
 
     def compiled(images: NDArray[np.uint8]) -> Any:
-        # A switch of the process, looked at whenever a kernel starts.
-        tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
-        return traced(tf.constant(images))
+        # A switch of the process, looked at whenever a kernel starts, also in other threads; on a
+        # processor all encoders agree on it.
+        with _TF32_SWITCH if on_gpu else nullcontext():
+            tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
+            return traced(tf.constant(images))
 
     return compiled
 

@@ -2,15 +2,13 @@
 
 import logging
 import warnings
-from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline import machine
 from pipeline.backbone import FrozenBackbone
-from pipeline.encoder import Features, Images
+from pipeline.encoder import Images, Pending
 from pipeline.engines.base import EngineEncoder, cpu_device, readable_errors, require_precision
 from pipeline.engines.graph import converted, frozen_graph
 
@@ -39,12 +37,14 @@ class OnnxEncoder(EngineEncoder):
             self._session = _session(onnxruntime, loaded, precision, on_gpu=on_gpu)
         self._input = self._session.get_inputs()[0].name
 
-    def submit(self, images: Images) -> Callable[[], Features]:
+    def submit(self, images: Images) -> Pending:
         """Encode 1 to ``batch_size`` images; see ``Encoder``."""
         self.check(images)
         with readable_errors(self.batch_size):
             features = self._session.run(None, {self._input: images})[0]
-        return partial(np.array, features, dtype=np.float32)
+        # Memory of its own: what a session returns may be its own.
+        own = np.array(features, dtype=np.float32)
+        return lambda timeout=None: own
 
 
 def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> OnnxEncoder:

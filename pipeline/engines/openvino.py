@@ -4,14 +4,17 @@ The network is converted as it is, weights included. Requests of a few images ru
 one a stream, so that no core waits for another at the end of every layer.
 """
 
-from collections.abc import Callable
+import threading
+import time
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Final
 
 import numpy as np
 
 from pipeline import machine
 from pipeline.backbone import FrozenBackbone
-from pipeline.encoder import Features, Images
+from pipeline.encoder import Features, Images, Pending
 from pipeline.engines.base import (
     EngineEncoder,
     cpu_device,
@@ -35,7 +38,8 @@ class OpenvinoEncoder(EngineEncoder):
     """Encode images with a ring of requests, each with memory of its own.
 
     A request copies its images in before it starts and its features out before it is used again:
-    memory that callers reuse is never shared with a request under way.
+    memory that callers reuse is never shared with a request under way. Threads take requests in
+    turn; each finds its features in an array that no other has.
     """
 
     engine = "openvino"
@@ -47,57 +51,103 @@ class OpenvinoEncoder(EngineEncoder):
         compiled = _compiled(loaded, self._request_images, precision)
         streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         # Twice the streams: one request runs while the next of its stream waits, filled.
-        self._ring = [_Request(compiled.create_infer_request()) for _ in range(2 * streams)]
-        self._turn = 0
+        self._ring = cycle([_Request(compiled.create_infer_request()) for _ in range(2 * streams)])
 
-    def submit(self, images: Images) -> Callable[[], Features]:
+    def submit(self, images: Images) -> Pending:
         """Start requests for 1 to ``batch_size`` images; see ``Encoder``."""
         self.check(images)
-        features = np.empty((len(images), self.dim), np.float32)
-        started = []
+        # A row that nothing was computed for is no number, whatever goes wrong.
+        features = np.full((len(images), self.dim), np.nan, np.float32)
+        jobs = []
         with readable_errors(self.batch_size):
             for first in range(0, len(images), self._request_images):
                 rows = slice(first, first + self._request_images)
-                request = self._ring[self._turn]
-                self._turn = (self._turn + 1) % len(self._ring)
-                started.append((request, request.start(images[rows], features[rows])))
+                job = _Job(images[rows], features[rows])
+                # One step of the interpreter, so that no two threads get the same turn.
+                request = next(self._ring)
+                request.start(job)
+                jobs.append((request, job))
 
-        def collect() -> Features:
+        def collect(timeout: float | None = None) -> Features:
+            deadline = None if timeout is None else time.monotonic() + timeout
             with readable_errors(self.batch_size):
-                for request, ticket in started:
-                    request.finish(ticket)
+                for request, job in jobs:
+                    request.finish(job, deadline)
             return features
 
         return collect
 
 
+@dataclass(slots=True, eq=False)
+class _Job:
+    """Some images, where their features go, and whether they are there."""
+
+    images: Images
+    features: Features
+    is_done: bool = False
+
+
 class _Request:
-    """One infer request, its buffers, and where its features go."""
+    """One infer request with its buffers, and the job that it is busy with.
+
+    An interrupt may come between any two lines. So a job is done only after its features were
+    copied, waiting and copying can be repeated, and the outputs are no numbers until the engine has
+    written them.
+    """
 
     def __init__(self, request: Any) -> None:
         self._request = request
         self._images: Images = request.get_input_tensor().data
         self._features: Features = request.get_output_tensor().data
-        self._target: Features | None = None
-        self._ticket = 0
+        self._job: _Job | None = None
+        # Reentrant, so that a thread that was interrupted while it held it can go on.
+        self._lock = threading.RLock()
 
-    def start(self, images: Images, target: Features) -> int:
-        """Encode images into ``target``; returns the ticket to finish this very job with."""
-        self.finish(self._ticket)
-        self._images[: len(images)] = images
-        self._target = target
-        self._ticket += 1
-        self._request.start_async()
-        return self._ticket
+    def start(self, job: _Job) -> None:
+        """Begin a job, after the one before is done."""
+        with self._lock:
+            self._complete(None)
+            self._images[: len(job.images)] = job.images
+            self._features[:] = np.nan
+            self._job = job
+            self._request.start_async()
 
-    def finish(self, ticket: int) -> None:
-        """Wait for a job and hand its features over, unless that was done before."""
-        target = self._target
-        if target is None or ticket != self._ticket:
+    def finish(self, job: _Job, deadline: float | None) -> None:
+        """Wait for a job and hand its features over, unless that was done before.
+
+        Raises:
+            TimeoutError: The deadline passed.
+            PipelineError: The engine failed while another waited for this job.
+        """
+        with self._lock:
+            if job.is_done:
+                return
+            if self._job is not job:
+                raise PipelineError("OpenVINO could not encode a batch.", hint="Run this again.")
+            self._complete(deadline)
+
+    def _complete(self, deadline: float | None) -> None:
+        """Wait for the job at hand, if there is one, and copy its features."""
+        job = self._job
+        if job is None:
             return
-        self._target = None
-        self._request.wait()
-        target[:] = self._features[: len(target)]
+        try:
+            is_over = self._is_over(deadline)
+        except Exception:
+            self._job = None
+            raise
+        if not is_over:
+            raise TimeoutError
+        job.features[:] = self._features[: len(job.features)]
+        job.is_done = True
+        self._job = None
+
+    def _is_over(self, deadline: float | None) -> bool:
+        if deadline is None:
+            self._request.wait()
+            return True
+        left = max(0, round(1e3 * (deadline - time.monotonic())))
+        return bool(self._request.wait_for(left))
 
 
 def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> OpenvinoEncoder:

@@ -255,6 +255,8 @@ class Trial:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
             act()
             status = 0
+        except KeyboardInterrupt:  # before the command line saw it
+            status = 130
         except BaseException:
             import traceback
 

@@ -1,0 +1,80 @@
+"""Ctrl-C, and a scheduler's SIGTERM: what was computed is stored, and the process soon ends.
+
+Used by the program alone. Everything on disk is complete or not there, so that a process may be
+ended at any moment; the seconds before are for what it has computed and not yet written.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, NoReturn
+
+# From the first signal to the end, wherever the process hangs; a second signal ends it at once.
+GRACE_SECONDS: Final = 1.8
+
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does, with another exit status."""
+
+
+def status_of(interrupt: KeyboardInterrupt) -> int:
+    """Return the exit status by the shell's rule: 128 and the signal's number."""
+    is_term = isinstance(interrupt, Terminated)
+    return 128 + (signal.SIGTERM if is_term else signal.SIGINT)
+
+
+@contextmanager
+def bounded(grace: float = GRACE_SECONDS) -> Iterator[None]:
+    """End the process soon after the first interrupt, and at once after a second.
+
+    A thread watches, because Python looks at signals only between two instructions of the main
+    thread, which may be inside a library for long.
+
+    Args:
+        grace: Seconds from the first signal to the end.
+    """
+    watched, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    # One that is ignored, as by nohup, stays ignored.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+    threading.Thread(target=_watch, args=(watched, grace), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+
+
+def end(status: int) -> NoReturn:
+    """End an interrupted process without waiting for the threads of its libraries."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _watch(watched: socket.socket, grace: float) -> None:
+    number = _next_signal(watched)
+    watched.settimeout(grace)
+    with suppress(TimeoutError):
+        _next_signal(watched)
+    os._exit(128 + number)
+
+
+def _next_signal(watched: socket.socket) -> int:
+    """Wait for one of the signals that end a process; return its number."""
+    while True:
+        for number in watched.recv(1):
+            if number in _ENDING:
+                return number
