@@ -255,8 +255,10 @@ class Trial:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
             act()
             status = 0
-        except KeyboardInterrupt:  # before the command line saw it
-            status = 130
+        except KeyboardInterrupt as interrupt:  # before the command line saw it
+            from pipeline.interrupts import status_of
+
+            status = status_of(interrupt)
         except BaseException:
             import traceback
 
