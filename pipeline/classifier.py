@@ -5,11 +5,11 @@ and by users of the library, as ``pipeline.Classifier``.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from pipeline.doctor import Clock
 from pipeline.encoder import Encoder, Features
 from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
-from pipeline.extract import ReadFile, in_threads, read_bytes
+from pipeline.extract import ReadFile, in_threads
+from pipeline.image_inputs import ImageInput, listed
 from pipeline.reporting import Bar, Silence
 from pipeline.views import PLAIN
 
@@ -38,7 +39,7 @@ class Prediction:
     """What one image shows.
 
     Attributes:
-        path: The image file, as it was given.
+        path: The image file, as it was given; of pixels and bytes, their place, such as ``[0]``.
         label: The most probable class; ``NO_ANSWER`` below the run's ``--reject-below``.
         probability: Probability of the most probable class.
         top: The most probable classes with their probabilities, highest first.
@@ -64,8 +65,23 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedFrom:
+    """The arguments of ``Classifier.load``, with which another process loads the same."""
+
+    run: str
+    head: str | None
+    weights: str | None
+    engine: str
+    batch_size: int
+    workers: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
-    """Classify image files with a head of a run; made by ``load``.
+    """Classify images with a head of a run; made by ``load``.
+
+    Any number of threads may use one. A process that was forked after it was loaded gets an error;
+    it can be pickled, and the process that unpickles it loads the run again.
 
     Attributes:
         encoder: The backbone on its engine.
@@ -76,10 +92,12 @@ class Classifier:
         average: Views to average probabilities over, beside the image as it is.
         reject_below: Probability below which no answer is given.
         workers: Decoding threads.
+        loaded_from: What it was loaded from.
 
     Example:
-        found = Classifier.load("runs/photos").predict(["a.jpg", "b.jpg"], top=3)
-        found.predictions[0].label
+        classifier = Classifier.load("runs/photos")
+        classifier.predict("a.jpg").predictions[0].label
+        classifier.predict(["a.jpg", "b.jpg"], top=3)
     """
 
     encoder: Encoder
@@ -90,6 +108,14 @@ class Classifier:
     average: Sequence[str] = ()
     reject_below: float = 0.0
     workers: int = field(default_factory=machine.processors)
+    loaded_from: LoadedFrom | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if self.loaded_from is None:
+            raise TypeError(
+                "Expected a Classifier that load made: only the run that it came from is pickled."
+            )
+        return _loaded_again, (type(self), asdict(self.loaded_from))
 
     @classmethod
     def load(
@@ -126,7 +152,17 @@ class Classifier:
             EngineUnavailableError: The engine is not installed.
         """
         found = trained_head.load(Path(run), head, weights=weights, engine=engine)
+        is_file = weights is not None and Path(weights).exists()
         return cls(
+            loaded_from=LoadedFrom(
+                # Whoever unpickles it may be in another folder.
+                run=str(Path(run).absolute()),
+                head=head,
+                weights=str(Path(str(weights)).absolute()) if is_file else weights,
+                engine=engine,
+                batch_size=batch_size,
+                workers=workers,
+            ),
             encoder=engines.create(
                 found.engine,
                 found.network,
@@ -147,62 +183,107 @@ class Classifier:
         """What the encoder is given of an image: the image as it is, then other views."""
         return (PLAIN, *self.average)
 
-    def predict(
-        self, paths: Sequence[str | Path], top: int = 1, *, bar: Bar = _SILENCE
-    ) -> Predictions:
-        """Classify image files; decoding and encoding overlap, and memory stays bounded.
+    def predict(self, images: Any, top: int = 1, *, bar: Bar = _SILENCE) -> Predictions:
+        """Classify images; decoding and encoding overlap, and memory stays bounded.
 
         Args:
-            paths: The files.
+            images: One image or several: paths, bytes of image files, PIL images, or uint8 arrays
+                of shape ``(H, W, 3)`` or ``(H, W)``.
             top: Classes to list for each image; all of them if there are fewer.
-            bar: Progress, one step a file.
+            bar: Progress, one step an image.
 
         Raises:
+            ImageTypeError: Something else was given; nothing is classified.
             ConfigError: ``top`` is less than one.
-            PipelineError: The network gives features that are not finite.
+            PipelineError: The network gives features that are not finite, or the process was
+                forked after this was loaded.
         """
         if top < 1:
             raise ConfigError(f"--top: expected 1 or more. Received: {top}.")
-        names = [str(path) for path in paths]
-        scoring = _Scoring(self, names, top)
+        inputs = listed(images)
+        predictions: list[Prediction] = []
+
+        def keep(place: int, found: NDArray[np.float64]) -> None:
+            predictions.append(self._prediction(inputs[place].name, found, top))
+
+        return Predictions(predictions, self._classify(inputs, keep, bar))
+
+    def predict_proba(self, images: Any) -> NDArray[np.float64]:
+        """Return probabilities, float64 ``(n, classes)``, in the order of ``classes``.
+
+        Args:
+            images: As for ``predict``.
+
+        Raises:
+            DecodeError: An image is bad; nothing stands in for it.
+            ImageTypeError: Something else was given.
+            PipelineError: The network gives features that are not finite, or the process was
+                forked after this was loaded.
+        """
+        inputs = listed(images)
+        out = np.full((len(inputs), len(self.classes)), np.nan)
+        bad = self._classify(inputs, out.__setitem__, _SILENCE)
+        if bad:
+            raise DecodeError(
+                f"Expected images that can be decoded. Received {len(bad):,} that cannot; the "
+                f"first, {bad[0]['path']!r}: {bad[0]['reason']}.",
+                hint="Leave them out, or use predict, which lists them.",
+            )
+        return out
+
+    def _classify(
+        self, inputs: Sequence[ImageInput], keep: "Keep", bar: Bar
+    ) -> list[dict[str, str]]:
+        """Hand on the probabilities of each good image, in order; return the bad ones."""
+        names = [image.name for image in inputs]
+        scoring = _Scoring(self, names, keep)
         errors: list[dict[str, str]] = []
         with EncodingQueue(self.encoder, deliver=scoring.deliver, clock=Clock()) as queue:
-            read = in_threads(self._read, names, self.workers)
-            for index, (name, future) in enumerate(read):
+            for index, (image, future) in enumerate(in_threads(self._read, inputs, self.workers)):
                 if not future.done():
                     queue.drain()
                     wait([future])
                 file = future.result()
                 if file.reason:
-                    errors.append({"path": name, "reason": file.reason})
+                    errors.append({"path": image.name, "reason": file.reason})
                 else:
                     for view in self.views:
                         queue.add(Row(index, file.key, view, file.pixels[view]))
                 bar.advance(skipped=len(errors))
-        return Predictions(scoring.predictions, errors)
+        return errors
 
-    def _read(self, path: str) -> ReadFile:
+    def _read(self, image: ImageInput) -> ReadFile:
         try:
-            data, _ = read_bytes(Path(path))
+            data = image.read()
             key = hashlib.sha256(data).hexdigest()
             pixels = views.pixels(data, key, self.views, self.image_size)
             return ReadFile(key, pixels=pixels)
         except DecodeError as error:
             return ReadFile(reason=str(error))
 
+    def _prediction(self, name: str, found: NDArray[np.float64], top: int) -> Prediction:
+        # Stable, so that of equal classes the first is taken, as argmax does.
+        order = np.argsort(-found, kind="stable")[:top]
+        listed = [(self.classes[place], float(found[place])) for place in order]
+        label, probability = listed[0]
+        answers = probability >= self.reject_below
+        return Prediction(name, label if answers else NO_ANSWER, probability, listed)
+
+
+Keep = Callable[[int, NDArray[np.float64]], None]
+
+
+def _loaded_again(kind: type[Classifier], arguments: dict[str, Any]) -> Classifier:
+    return kind.load(**arguments)
+
 
 class _Scoring:
-    """Turn features, as they are delivered, into predictions.
+    """Turn features, as they are delivered, into probabilities, handed on in order of the rows."""
 
-    Attributes:
-        predictions: Those made so far, in the order of the rows.
-    """
-
-    def __init__(self, classifier: Classifier, paths: Sequence[str], top: int) -> None:
-        self.predictions: list[Prediction] = []
+    def __init__(self, classifier: Classifier, paths: Sequence[str], keep: Keep) -> None:
         self._classifier = classifier
         self._paths = paths
-        self._top = top
+        self._keep = keep
         # Of an image of which some views are still to come.
         self._indices: list[int] = []
         self._scores = np.empty((0, len(classifier.classes)))
@@ -224,7 +305,7 @@ class _Scoring:
         by_view = [self._scores[view:done:width] for view in range(width)]
         found = probabilities(by_view, self._classifier.head.temperature_)
         for index, row in zip(self._indices[:done:width], found, strict=True):
-            self.predictions.append(self._prediction(self._paths[index], row))
+            self._keep(index, row)
         del self._indices[:done]
         self._scores = self._scores[done:]
 
@@ -234,11 +315,3 @@ class _Scoring:
         scores = np.full((len(features), len(self._classifier.classes)), -np.inf)
         scores[:, head.classes_] = head.scores(features)
         return scores
-
-    def _prediction(self, path: str, found: NDArray[np.float64]) -> Prediction:
-        # Stable, so that of equal classes the first is taken, as argmax does.
-        order = np.argsort(-found, kind="stable")[: self._top]
-        top = [(self._classifier.classes[place], float(found[place])) for place in order]
-        label, probability = top[0]
-        answers = probability >= self._classifier.reject_below
-        return Prediction(path, label if answers else NO_ANSWER, probability, top)

@@ -4,6 +4,7 @@
   + ConfigError (ValueError)               bad or unknown option; lists the valid names
   + ManifestError (ValueError)             no images, one class, missing column, empty split
   + DecodeError (ValueError)               bytes that give no image
+  + ImageTypeError (TypeError)             an argument that is no image
   + StoreError
     - StaleFeaturesError                   the features were made another way; names the field
     - MissingFeaturesError (KeyError)      no features for these keys; carries .keys
@@ -42,6 +43,10 @@ class ManifestError(PipelineError, ValueError):
 
 class DecodeError(PipelineError, ValueError):
     """Bytes that cannot be decoded into an image; the message is the reason alone."""
+
+
+class ImageTypeError(PipelineError, TypeError):
+    """Something was given for an image that is none: no path, no bytes, no pixels."""
 
 
 class StoreError(PipelineError):

@@ -11,22 +11,31 @@ from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
 
+from pipeline.backbone import find
 from pipeline.config import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError
 from pipeline.manifest import OK, Manifest, listing_of, mention
 from pipeline.reporting import Silence
-from pipeline.stage_one import Network, fill
+from pipeline.stage_one import Network, fill, store_of
 
 _ROOT: Final = Path("/")
 
 
-class FeatureExtractor(TransformerMixin, BaseEstimator):
+class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Pooled features of image files by a frozen backbone, kept in a store.
 
-    The parameters are those of ``pipeline extract``. The store's manifests are left alone;
-    ``pipeline prune`` keeps what manifests need, so keep such a store apart or do not prune it.
+    The parameters are those of ``pipeline extract``. ``store`` is a folder of stores, one for each
+    way to make features, so that a search over ``image_size`` or ``pooling`` finds its own; where
+    it is a store that ``extract`` made in the way asked for, that one is used. No manifest is
+    written; ``pipeline prune`` keeps what manifests need, so keep such a store apart or do not
+    prune it. Threads and processes may share it: one writes at a time, and who finds every feature
+    there writes nothing.
 
     Example:
         from sklearn.linear_model import LogisticRegression
@@ -80,24 +89,42 @@ class FeatureExtractor(TransformerMixin, BaseEstimator):
         Raises:
             DecodeError: An image is missing or bad; nothing stands in for it.
             ConfigError: A parameter is out of range, or X holds no paths.
-            StaleFeaturesError: The store holds features that were made another way.
+            StaleFeaturesError: Stored images encoded again give other features.
         """
         paths = _paths(X)
         options = build(ExtractOptions, {**self.get_params(deep=False), "store": str(self.store)})
         distinct = sorted(set(paths))
         listing = listing_of(_ROOT, [(path, "", "") for path in distinct])
+        network = Network.of(options, Silence())
         filled = fill(
-            Network.of(options, Silence()),
-            Path(self.store),
+            network,
+            store_of(network, Path(str(options.store))),
             listing,
             target=None,
             force=False,
             started=time.monotonic(),
             wait=True,
         )
+        self._dim = filled.store.dim
         _require_good(filled.manifest)
         place = {path: index for index, path in enumerate(distinct)}
         return filled.store.read(filled.manifest.keys[[place[path] for path in paths]])
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many features there are, from which scikit-learn makes their names.
+
+        Raises:
+            ConfigError: Only the network can tell, and nothing was transformed yet.
+        """
+        dim = vars(self).get("_dim") or find(self.backbone, self.preprocessing).dim
+        if dim is None:
+            raise ConfigError(
+                f"Expected a backbone of the table, whose number of features is known. "
+                f"Received: {self.backbone!r}, before anything was transformed.",
+                hint="Call transform first.",
+            )
+        return int(dim)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

@@ -172,8 +172,10 @@ class ShardSet:
                 self.index.shards[number].path.unlink(missing_ok=True)
 
     def _opened(self, path: Path, cache: ScanCache) -> Shard:
-        shard = self.open_shard(
-            path, is_checked=lambda path: cache.is_checked(path.stem, path.stat())
-        )
-        cache.remember_check(path.stem, path.stat())
+        # Taken before the bytes are read: what changes them later counts as a change.
+        status = path.stat()
+        is_checked = cache.is_checked(path.stem, status)
+        shard = self.open_shard(path, is_checked=lambda _: is_checked)
+        if not is_checked:
+            cache.remember_check(path.stem, status)
         return shard

@@ -4,14 +4,15 @@ Called by ``extract_command`` and ``feature_extractor``. Loads the network only 
 it, or when only the network can tell the weights' digest.
 """
 
+import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline import backbone, engines, machine, views, weights
 from pipeline.backbone import Backbone, FrozenBackbone
-from pipeline.config import ExtractOptions
+from pipeline.config import ExtractOptions, canonical_json
 from pipeline.encoder import Encoder
 from pipeline.errors import StaleFeaturesError
 from pipeline.extract import Extraction
@@ -21,6 +22,9 @@ from pipeline.reporting import Reporter
 from pipeline.scan_cache import ScanCache
 from pipeline.store import Store, lock
 from pipeline.views import PLAIN
+
+# Of a digest, in the name of a store within a folder of stores.
+_DIGITS: Final = 8
 
 
 @dataclass(slots=True)
@@ -180,6 +184,8 @@ def fill(
         ManifestError: The manifest was edited, or every image is bad.
     """
     options = network.options
+    if target is None and (found := _at_hand(network, path, listing, started)) is not None:
+        return found
     with lock(path, wait=wait):
         store = _opened(path, network, listing, force=force)
         if target is not None and not force:
@@ -199,6 +205,39 @@ def fill(
         else:
             store.save_record()
     return Filled(store, extraction, manifest, startup)
+
+
+def store_of(network: Network, folder: Path) -> Path:
+    """Return the store of what is asked for: a folder that is one, or one within the folder."""
+    if Store.exists(folder):
+        store = Store.unchecked(folder)
+        if store.identity == identity_of(network, store):
+            return folder
+    options = network.options
+    # The token stands for the weights, so that the network need not be loaded.
+    asked = canonical_json(_identity_of(network, network.token))
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:_DIGITS]
+    name = Path(options.backbone).stem
+    return folder / f"{name}-{options.image_size}-{options.pooling}-{digest}"
+
+
+def _at_hand(network: Network, path: Path, listing: Manifest, started: float) -> Filled | None:
+    """Return a store that holds all features asked for, read without a lock; None of another.
+
+    Nothing is written, so that a store may be read-only.
+    """
+    if not Store.exists(path):
+        return None
+    store = Store.unchecked(path)
+    if store.identity != identity_of(network, store):
+        return None
+    store = Store.open(path)
+    workers = network.options.workers or machine.processors()
+    with store.scan_cache() as cache:
+        extraction = start(network.options, listing, store, cache)
+        if extraction.pending and extraction.needs_encoder(workers):
+            return None
+    return Filled(store, extraction, extraction.manifest(), time.monotonic() - started)
 
 
 def _opened(path: Path, network: Network, listing: Manifest, *, force: bool) -> Store:
