@@ -251,6 +251,20 @@ def _lock(
         ) from error
 
 
+def has_locks(path: Path) -> bool:
+    """Tell whether a file lies where files can be locked; other locks on it are left alone."""
+    import fcntl
+
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
+
+
 def _is_at(path: Path, descriptor: int) -> bool:
     """Tell whether a path still leads to an open file."""
     try:

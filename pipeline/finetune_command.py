@@ -219,7 +219,7 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run | N
     run = Run.open(path)
     run.require_inputs(inputs)
     run.go_on(origin.examples)
-    return run
+    return _as_in_origin(run, origin)
 
 
 def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
@@ -228,8 +228,13 @@ def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
     record = origin.run.record
     source, root = record["source"], Path(record["root"])
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
-    run.record |= {"moved": record["moved"], "dropped": record["dropped"]}
-    run.save_record()
+    _as_in_origin(run, origin).save_record()
+    return run
+
+
+def _as_in_origin(run: Run, origin: Origin) -> Run:
+    """Say of a run's rows what the run that it starts from says, which moved and dropped them."""
+    run.record |= {name: origin.run.record[name] for name in ("moved", "dropped")}
     return run
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from pipeline.files import has_locks
+
 # A file changed within the clock's grain after it was read would look unchanged; git's index
 # has the same race and the same rule: what is this young is read again next time.
 RACY_NS: Final = 2_000_000_000
@@ -119,7 +121,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
 def _usable(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise FileNotFoundError(path)
-    database = sqlite3.connect(path, timeout=30)
+    database = sqlite3.connect(path, timeout=_patience(path))
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
@@ -136,7 +138,17 @@ def _remade(path: Path) -> sqlite3.Connection:
     # The journal of another file, which SQLite would take for this one's, goes first.
     path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    return _with_tables(sqlite3.connect(path, timeout=30))
+    return _with_tables(sqlite3.connect(path, timeout=_patience(path)))
+
+
+def _patience(path: Path) -> float:
+    """Return how many seconds to wait for another process; none where no file can be locked.
+
+    SQLite takes a file system without locks for one where somebody always holds them.
+    """
+    if not path.exists():
+        path.touch()
+    return 30.0 if has_locks(path) else 0.0
 
 
 def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:
