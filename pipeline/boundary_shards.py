@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import hdf5
+from pipeline.arrays import row_sums
 from pipeline.config import canonical_json
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import (
+    UnfitFileError,
     exclusive,
     remove_leftovers,
     rename_durably,
@@ -27,6 +28,9 @@ from pipeline.files import (
     shared,
     temporary_sibling,
 )
+from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset
+from pipeline.hdf5_writer import writing
+from pipeline.manifest import KEY_DTYPE
 from pipeline.reporting import Reporter
 
 # What activations are made from, of a store: its identity, under this name.
@@ -38,6 +42,7 @@ _FILLING: Final = ".filling"
 # Shared by all that need what is in the cache; held alone by whoever deletes from it.
 _IN_USE: Final = ".in-use"
 _DIGITS: Final = 16
+_KEYS_DIGEST: Final = "keys_sha256"
 _HINT: Final = "Delete that file; finetune computes its images again when it needs them."
 
 Keys = NDArray[np.bytes_]
@@ -103,10 +108,12 @@ def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: ND
     """
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{_SUFFIX}") as temporary:
-        with hdf5.writing(temporary, libver=hdf5.PORTABLE) as file:
+        with writing(temporary) as file:
             file.attrs["identity"] = canonical_json(identity)
+            file.attrs[_KEYS_DIGEST] = _digest_of(keys)
             file.create_dataset("keys", data=keys)
             file.create_dataset("activations", data=activations)
+            file.create_dataset("sums", data=row_sums(np.ascontiguousarray(activations)))
         path = folder / (sha256_file(temporary) + _SUFFIX)
         rename_durably(temporary, path)
     return path
@@ -123,7 +130,7 @@ def checked_keys(path: Path, *, is_checked: Callable[[Path], bool]) -> Keys:
         CorruptShardError: It is not what was written.
         OSError: The system does not let it be read, which tells nothing about the shard.
     """
-    if not is_checked(path) and sha256_file(path) != path.stem:
+    if not is_checked(path) and _digest(path) != path.stem:
         raise _corrupt(path, "its bytes are not those that were written")
     identity, keys = _described(path)
     if path.parent.name != _name_of(identity):
@@ -144,10 +151,17 @@ def read(path: Path, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
         OSError: The system does not let it be read.
     """
     with _opened(path) as file:
-        activations = file["activations"]
+        activations = plain_dataset(file, "activations")
+        # Older releases wrote none.
+        sums = plain_dataset(file, "sums")[:] if "sums" in file else None
+        chosen = slice(None) if rows is None else rows
         if rows is None:
-            return np.asarray(activations[:])
-        return np.stack([activations[row] for row in rows])
+            found = np.asarray(activations[:])
+        else:
+            found = np.stack([activations[row] for row in rows])
+        if sums is not None and not np.array_equal(sums[chosen], row_sums(found)):
+            raise _corrupt(path, "its rows are not those that were written")
+        return found
 
 
 def remove_unneeded(parent: Path, features: Mapping[str, Any], needed: Keys) -> int:
@@ -190,21 +204,30 @@ def _name_of(identity: str) -> str:
 def _described(path: Path) -> tuple[str, Keys]:
     """Return how a shard was made, as it says, and its keys."""
     with _opened(path) as file:
-        return str(file.attrs["identity"]), file["keys"][:]
+        keys = plain_dataset(file, "keys")[:]
+        shape = plain_dataset(file, "activations").shape
+        if keys.dtype != KEY_DTYPE or keys.shape != shape[:1]:
+            raise _corrupt(path, f"it has {len(keys)} keys and activations of shape {shape}")
+        # Older releases wrote none.
+        if file.attrs.get(_KEYS_DIGEST, _digest_of(keys)) != _digest_of(keys):
+            raise _corrupt(path, "its keys are not those that were written")
+        return str(file.attrs["identity"]), keys
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     """Open a shard; what HDF5 cannot parse is corrupt, what the system refuses is not."""
     try:
-        with hdf5.reading(path) as file:
+        with opened(path) as file:
             yield file
+    except UnfitFileError as error:
+        raise _corrupt(path, str(error.strerror)) from error
     except FileNotFoundError as error:
         raise StoreError(
             f"The shard {str(path)!r} is gone.",
             hint="Run finetune again: it computes what is missing, and goes on where it stopped.",
         ) from error
-    except (OSError, KeyError) as error:
+    except HDF5_ERRORS as error:
         # The number of a system's error (a limit, permissions, the disk); HDF5 has none of its own.
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -218,6 +241,17 @@ def _features_of(identity: str) -> Any:
     except (ValueError, AttributeError):
         # Whatever wrote it, it is not of this store.
         return None
+
+
+def _digest_of(keys: Keys) -> str:
+    return hashlib.sha256(np.ascontiguousarray(keys).tobytes()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except UnfitFileError as error:
+        raise _corrupt(path, str(error.strerror)) from error
 
 
 def _corrupt(path: Path, problem: str) -> CorruptShardError:

@@ -74,6 +74,7 @@ class LoadedFrom:
     engine: str
     batch_size: int
     workers: int | None
+    store: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,7 @@ class Classifier:
         engine: str = default_of(PredictOptions, "engine"),
         batch_size: int = default_of(PredictOptions, "batch_size"),
         workers: int | None = default_of(PredictOptions, "workers"),
+        store: str | None = default_of(PredictOptions, "store"),
     ) -> Self:
         """Load a head of a run and the backbone that its features came from.
 
@@ -142,6 +144,7 @@ class Classifier:
             engine: What runs the backbone.
             batch_size: Images per call of the backbone.
             workers: Decoding threads; as many as processors by default.
+            store: Where the run's store is, if it is no longer where the run was made from it.
 
         Raises:
             RunError: There is no run, it has no heads, or the head cannot be used.
@@ -151,7 +154,7 @@ class Classifier:
             WeightsUnavailableError: The weights are nowhere.
             EngineUnavailableError: The engine is not installed.
         """
-        found = trained_head.load(Path(run), head, weights=weights, engine=engine)
+        found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
         is_file = weights is not None and Path(weights).exists()
         return cls(
             loaded_from=LoadedFrom(
@@ -162,6 +165,7 @@ class Classifier:
                 engine=engine,
                 batch_size=batch_size,
                 workers=workers,
+                store=None if store is None else str(Path(store).absolute()),
             ),
             encoder=engines.create(
                 found.engine,

@@ -114,7 +114,8 @@ def info(options: InfoOptions, common: CommonOptions, reporter: Reporter, tables
     if (path / "run.json").is_file():
         from pipeline.run import Run
 
-        return {"kind": "run", "path": str(path), **Run.open(path).record}
+        run = Run.open(path)
+        return {"kind": "run", "path": str(path), **run.record, "store": str(run.store_path)}
     if not Store.exists(path):
         raise StoreError(
             f"Expected a store or a run. Received: {str(path)!r}, which is neither.",
@@ -126,11 +127,20 @@ def info(options: InfoOptions, common: CommonOptions, reporter: Reporter, tables
 def verify(
     options: VerifyOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
-    """Check every byte of a store."""
+    """Check every byte of a store, a run or an exported folder."""
+    _require("STORE or RUN", options.store)
+    path = Path(options.store)
+    if (path / "run.json").exists():
+        from pipeline.verify_run import verify_run
+
+        return verify_run(path, repair=options.repair)
+    if (path / "model.json").exists():
+        from pipeline.verify_run import verify_folder
+
+        return verify_folder(path)
     from pipeline.verify import verify as run
 
-    _require("STORE", options.store)
-    return run(Path(options.store))
+    return run(path, repair=options.repair)
 
 
 def prune(

@@ -1,7 +1,8 @@
 """The leaderboard: heads of one or more runs on the test images that all of them share.
 
 Called by ``commands``. Pairs are tested on the same images (McNemar), which shows differences
-that two intervals side by side would hide.
+that two intervals side by side would hide. Runs that share no test image are in groups of their
+own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,9 @@ from pipeline.errors import RunError
 from pipeline.run import Run
 
 BASELINE: Final = "logreg"
+
+# A test image by key and label: its row among val and test rows, and its class number.
+TestRows = Mapping[tuple[bytes, str], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,42 +39,81 @@ class Scored:
     correct: NDArray[np.bool_]
 
 
+@dataclass(slots=True)
+class Group:
+    """Runs that share test images.
+
+    Attributes:
+        runs: The runs, each with its test rows.
+        common: The images that all of them share.
+    """
+
+    runs: list[tuple[Run, TestRows]]
+    common: set[tuple[bytes, str]]
+
+
 def compare(runs: Sequence[Run]) -> dict[str, Any]:
     """Return leaderboard rows, best test accuracy first, and pairs against the baseline.
 
     Pairs hold every head beside the best logistic regression, or beside the first row where
-    there is none; ``difference`` is the accuracy of ``a`` less that of ``b``, with its 95 %
-    interval, and ``p_adjusted`` the p-value corrected for the number of pairs.
+    there is none; ``difference`` is the accuracy of ``a`` less that of ``b``, and what else
+    ``metrics.compared`` says of it among the pairs of its group.
+
+    Returns:
+        ``groups``, each with ``runs``, ``rows``, ``pairs``, ``n`` (shared test images) and
+        ``n_by_run``; ``rows``, ``pairs`` and ``n_by_run`` of all groups; ``n`` of the only group,
+        None where there are several.
 
     Raises:
-        RunError: A run has no head, or the runs share no test image.
+        RunError: A run has no head, or no test image.
     """
-    test_rows = [_test_rows(run) for run in runs]
-    common = _common(test_rows)
-    if not common:
-        raise RunError(
-            "Expected runs that share test images. Received: runs that share none.",
-            hint="Compare runs of the same data and split seed.",
-        )
-    scored = [
-        item
-        for run, rows in zip(runs, test_rows, strict=True)
-        for item in _scored(run, [rows[key] for key in common])
-    ]
-    scored.sort(key=lambda item: (-item.row["accuracy"], item.row["log_loss"] or 0.0))
-    reference = next((item for item in scored if item.head == BASELINE), scored[0])
-    pairs = [_pair(item, reference) for item in scored if item is not reference]
-    adjusted = metrics.holm([pair["p_value"] for pair in pairs])
+    groups = [_leaderboard(group) for group in _grouped(runs)]
     return {
-        "rows": [dict(item.row) for item in scored],
-        "pairs": [{**pair, "p_adjusted": p} for pair, p in zip(pairs, adjusted, strict=True)],
-        "n": len(common),
-        "n_by_run": {str(run.path): len(rows) for run, rows in zip(runs, test_rows, strict=True)},
+        "rows": [row for group in groups for row in group["rows"]],
+        "pairs": [pair for group in groups for pair in group["pairs"]],
+        "n": groups[0]["n"] if len(groups) == 1 else None,
+        "n_by_run": {run: n for group in groups for run, n in group["n_by_run"].items()},
+        "groups": groups,
     }
 
 
-def _test_rows(run: Run) -> dict[tuple[bytes, str], tuple[int, int]]:
-    """Return, by key and label, the row among val and test rows, and the class number."""
+def _grouped(runs: Sequence[Run]) -> list[Group]:
+    """Put every run to the first ones that it shares a test image with, else on its own."""
+    groups: list[Group] = []
+    for run in runs:
+        rows = _test_rows(run)
+        if not rows:
+            raise RunError(
+                f"Expected test images in the run {str(run.path)!r}. Received: none.",
+                hint="Train again with a --split that gives test a share.",
+            )
+        group = next((item for item in groups if item.common & rows.keys()), None)
+        if group is None:
+            groups.append(Group([(run, rows)], set(rows)))
+        else:
+            group.runs.append((run, rows))
+            group.common &= rows.keys()
+    return groups
+
+
+def _leaderboard(group: Group) -> dict[str, Any]:
+    common = sorted(group.common)
+    scored = [
+        item for run, rows in group.runs for item in _scored(run, [rows[key] for key in common])
+    ]
+    scored.sort(key=lambda item: (-item.row["accuracy"], item.row["log_loss"] or 0.0))
+    reference = next((item for item in scored if item.head == BASELINE), scored[0])
+    others = [item for item in scored if item is not reference]
+    return {
+        "runs": [str(run.path) for run, _ in group.runs],
+        "rows": [dict(item.row) for item in scored],
+        "pairs": [_pair(item, reference, len(others)) for item in others],
+        "n": len(common),
+        "n_by_run": {str(run.path): len(rows) for run, rows in group.runs},
+    }
+
+
+def _test_rows(run: Run) -> TestRows:
     if not run.record["heads"]:
         raise RunError(f"The run {str(run.path)!r} has no finished head.", hint="Run train-head.")
     number = {name: index for index, name in enumerate(run.record["classes"])}
@@ -81,13 +124,6 @@ def _test_rows(run: Run) -> dict[tuple[bytes, str], tuple[int, int]]:
         for row, index in enumerate(scored)
         if manifest.splits[index] == "test"
     }
-
-
-def _common(
-    test_rows: Sequence[Mapping[tuple[bytes, str], tuple[int, int]]],
-) -> list[tuple[bytes, str]]:
-    shared = set(test_rows[0]).intersection(*test_rows[1:])
-    return sorted(shared)
 
 
 def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[Scored]:
@@ -110,17 +146,12 @@ def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[Scored]:
     return scored
 
 
-def _pair(first: Scored, second: Scored) -> dict[str, Any]:
+def _pair(first: Scored, second: Scored, comparisons: int) -> dict[str, Any]:
     only_first = int((first.correct & ~second.correct).sum())
     only_second = int((~first.correct & second.correct).sum())
     same_run = first.run == second.run
     return {
         "a": first.head if same_run else f"{first.run}:{first.head}",
         "b": second.head if same_run else f"{second.run}:{second.head}",
-        "n": len(first.correct),
-        "difference": (only_first - only_second) / len(first.correct),
-        "difference_ci95": list(
-            metrics.paired_difference(only_first, only_second, len(first.correct))
-        ),
-        "p_value": metrics.mcnemar(only_first, only_second),
+        **metrics.compared(only_first, only_second, len(first.correct), comparisons=comparisons),
     }

@@ -18,7 +18,7 @@ from pipeline.dataset import prepare
 from pipeline.errors import ConfigError, RunError
 from pipeline.learning_curve import fit_on, is_right, nested
 from pipeline.manifest import OK, Manifest
-from pipeline.reporting import Reporter
+from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import features_of, rule_of
@@ -35,6 +35,9 @@ CURVE_SHARES: Final = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
     """Return the leaderboard; ``seeds`` and ``curve`` hold rows where they were asked for.
 
+    Of several places, those that are no run, or hold no finished head, are left out and said in
+    ``left_out``.
+
     Raises:
         ConfigError: No run was given.
         RunError: A run cannot be compared, or its store is gone or has changed.
@@ -43,12 +46,12 @@ def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
         raise ConfigError(
             "compare: expected RUN.", hint="For example: pipeline compare runs/sample"
         )
-    runs = [Run.open(Path(path)) for path in options.runs]
+    runs, left_out = _opened(options)
     result = leaderboard(runs)
     trainings = [Retraining(run) for run in runs] if options.seeds > 1 or options.curve else []
     fits = sum(len(training.heads) for training in trainings)
     steps = fits * ((options.seeds if options.seeds > 1 else 0) + options.curve * len(CURVE_SHARES))
-    with reporter.bar(steps, "fit") as bar:
+    with saying_warnings(reporter), reporter.bar(steps, "fit") as bar:
         seeds = [
             row for training in trainings for row in _by_seed(training, options.seeds, bar.advance)
         ]
@@ -58,7 +61,39 @@ def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
             if options.curve
             for row in _by_number(training, bar.advance)
         ]
-    return {**result, "seeds": seeds, "curve": curve}
+    return {
+        **result,
+        "seeds": seeds,
+        "curve": curve,
+        "left_out": left_out,
+        "skipped": len(left_out),
+    }
+
+
+def _opened(options: CompareOptions) -> tuple[list[Run], list[dict[str, str]]]:
+    """Return the runs, each once, and what was given beside them, with the reason.
+
+    Raises:
+        RunError: None is left.
+    """
+    paths = list(dict.fromkeys(options.runs))
+    if len(paths) == 1:
+        return [Run.open(Path(paths[0])).at(store=options.store)], []
+    runs: list[Run] = []
+    left_out: list[dict[str, str]] = []
+    for path in paths:
+        run = Run.open(Path(path)).at(store=options.store) if Run.exists(Path(path)) else None
+        if run is not None and run.record["heads"]:
+            runs.append(run)
+        else:
+            left_out.append({"run": path, "reason": "no finished head" if run else "no run"})
+    if not runs:
+        reasons = ", ".join(f"{item['run']!r} ({item['reason']})" for item in left_out)
+        raise RunError(
+            f"Expected a run with finished heads. Received: {reasons}.",
+            hint="Make one with pipeline train-head --store STORE --run RUN.",
+        )
+    return runs, left_out
 
 
 class Retraining:
@@ -86,13 +121,21 @@ class Retraining:
             )
         self.run = run
         inputs = run.record["inputs"]
-        self._store = Store.open(Path(inputs["store"]))
-        if self._store.identity != inputs["identity"]:
+        path = run.store_path
+        if not Store.exists(path):
+            raise RunError(
+                f"Expected the store of the run {str(run.path)!r} at {str(path)!r}. "
+                "Received: there is none.",
+                hint="Put it back, or say where it is with --store DIR.",
+            )
+        found = Store.unchecked(path).identity
+        if found != inputs["identity"]:
             raise RunError(
                 f"The run {str(run.path)!r} was made from features of {inputs['identity']}. "
-                f"Received: {self._store.identity} in {inputs['store']}.",
-                hint="Train again with train-head.",
+                f"Received: {found} in {str(path)!r}.",
+                hint="Say where its store is with --store DIR, or train again with train-head.",
             )
+        self._store = Store.open(path)
         self._rows = replace(run.manifest(), statuses=[OK] * len(run.manifest()))
         self.is_declared = bool(run.record["source"].get("declared_splits", True))
         self.heads = {name: _parameters(record) for name, record in run.record["heads"].items()}
@@ -170,4 +213,6 @@ def _parameters(record: Mapping[str, Any]) -> dict[str, Any]:
     A head that chooses on val itself, such as logreg its C, does so again.
     """
     params = {name: value for name, value in record["params"].items() if name != "sweep"}
-    return {**params, **record["selected"]} if "sweep" in record["params"] else params
+    chosen = {**params, **record["selected"]} if "sweep" in record["params"] else params
+    # A head by dotted name is made from what its own constructor is given.
+    return dict(chosen["params"] or {}) if "target" in chosen else chosen

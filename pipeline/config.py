@@ -122,6 +122,14 @@ class ExtractOptions:
     manifest: str | None = _text(
         None, "write the manifest here instead of STORE/manifest.csv", "FILE"
     )
+    layout: str = _choice(
+        "auto",
+        ("auto", "classes", "splits"),
+        "what the top folders of DATA are; 'auto' goes by their names, and refuses a mixture",
+    )
+    merge_labels: bool = _switch(
+        "make labels one that differ only in blanks, capitals, encoding or how a number is written"
+    )
     backbone: str = _text(
         "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
     )
@@ -169,7 +177,8 @@ class StageTwoOptions:
     split: str | None = _text(
         None,
         "shares of train/val/test where the data declares no splits "
-        f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train",
+        f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train, "
+        "instead of taking the only held-out one for test",
         "A/B/C",
     )
     split_seed: int = _integer(0, "seed of the split", 0)
@@ -187,6 +196,7 @@ class StageTwoOptions:
     reject_below: float = _number(
         0.0, "give no answer below this probability; coverage and accuracy are reported", 0.0, 1.0
     )
+    wait: bool = _switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +236,9 @@ class CompareOptions:
         1, "train every head this often, with other seeds and splits: mean and spread", 1
     )
     curve: bool = _switch("show accuracy against the number of training images")
+    store: str | None = _text(
+        None, "store of the runs, where it is no longer where they were made from it", "DIR"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +255,9 @@ class PredictOptions:
     weights: str | None = _text(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
+    store: str | None = _text(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
     engine: str = _text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
     batch_size: int = _integer(32, "images per call of the backbone", 1)
     workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
@@ -257,6 +273,12 @@ class ExportOptions:
     format: str = _choice("keras", ("folder", "keras", "onnx", "savedmodel"), "form of the model")
     weights: str | None = _text(
         None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    store: str | None = _text(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    data: str | None = _text(
+        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
     )
 
 
@@ -302,7 +324,14 @@ class FinetuneOptions:
     weights: str | None = _text(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
+    store: str | None = _text(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    data: str | None = _text(
+        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
+    )
     seed: int = _integer(0, "seed of order, augmentation and dropout", 0)
+    wait: bool = _switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,9 +343,12 @@ class InfoOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
-    """Check every byte of a store against its checksums."""
+    """Check every byte of a store, a run or an exported folder against its checksums."""
 
-    store: str = _text("", "store directory", "STORE", positional=True)
+    store: str = _text(
+        "", "directory of a store, a run or an exported model", "STORE|RUN", positional=True
+    )
+    repair: bool = _switch("drop what is bad, so that the next command makes just that again")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ Called by ``pipeline.load`` and stage 2. Imports neither Keras nor scikit-learn.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from pipeline import splits
 from pipeline.config import DEFAULT_SPLIT, TrainHeadOptions, default_of
-from pipeline.errors import ManifestError
-from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts, mention
+from pipeline.errors import ManifestError, mention
+from pipeline.labels import notes_of as notes_of_labels
+from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.splits import SPLITS, Moved
 from pipeline.store import Store
 
@@ -31,6 +32,8 @@ class Examples:
         names: All class names, sorted; a label's number is its place here.
         moved: Keys that left their place by hash.
         dropped: How many rows are left out, by reason.
+        notes: What was assumed about labels and splits, or is wrong with them, one line each.
+        is_declared: Whether the source says what is held out.
     """
 
     paths: Sequence[str]
@@ -40,6 +43,8 @@ class Examples:
     names: tuple[str, ...]
     moved: tuple[Moved, ...]
     dropped: dict[str, int]
+    notes: tuple[str, ...] = ()
+    is_declared: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,8 +69,9 @@ class SplitRule:
     """How rows without a declared split get one, and which classes are too small.
 
     Attributes:
-        ratios: As typed, such as ``70/15/15``; None stands for the default, and for not taking
-            a missing test from train.
+        ratios: As typed, such as ``70/15/15``, where splits that the data lacks are then taken
+            from train; None stands for the default, and for taking the only held-out split that
+            the data declares for test.
         seed: Seed of the hash rule.
         min_per_class: Fewest distinct images of a class.
         rare: ``raise`` or ``drop`` a smaller class.
@@ -121,20 +127,23 @@ def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
     """Choose the rows to train, choose and score on.
 
     Raises:
-        ManifestError: Fewer than two classes are left, a class is too small, or the declared
-            splits cannot be used.
+        ManifestError: Fewer than two classes are left, or are in train, a class is too small, or
+            the declared splits cannot be used.
     """
-    rows, dropped = usable_rows(manifest)
-    rows, rare = _without_rare(manifest, rows, rule)
+    usable, dropped = usable_rows(manifest)
+    rows, rare = _without_rare(manifest, usable, rule)
     names = tuple(sorted({manifest.labels[index] for index in rows}))
-    _require_classes(names, manifest, dropped)
+    _require_classes(names, manifest, dropped, rare)
     assignment = _assign(manifest, rows, rule)
     place = {name: number for number, name in enumerate(SPLITS)}
     kept = [
         (place[name], index) for name, index in zip(assignment.splits, rows, strict=True) if name
     ]
     order = [index for _, index in sorted(kept)]
-    dropped |= {"rare class": rare, "in two declared splits": len(rows) - len(kept)}
+    dropped |= {
+        "rare class": len(usable) - len(rows),
+        "in two declared splits": len(rows) - len(kept),
+    }
     examples = Examples(
         paths=[manifest.paths[index] for index in order],
         labels=[manifest.labels[index] for index in order],
@@ -143,9 +152,32 @@ def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
         names=names,
         moved=assignment.moved,
         dropped={reason: count for reason, count in dropped.items() if count},
+        notes=(*manifest.notes, *notes_of(manifest), *assignment.notes),
+        is_declared=assignment.is_declared,
     )
     _require_splits(examples, rule)
-    return examples
+    return replace(examples, notes=(*examples.notes, *_check_classes(examples)))
+
+
+def notes_of(manifest: Manifest) -> list[str]:
+    """Return what to point out about the labels of a listing, one line each."""
+    bare = Counter(
+        split
+        for split, label in zip(manifest.splits, manifest.labels, strict=True)
+        if split and not label
+    )
+    labelled = {
+        split for split, label in zip(manifest.splits, manifest.labels, strict=True) if label
+    }
+    return [
+        *notes_of_labels(manifest.labels),
+        *(
+            f"Images declared {name} have no label, all {bare[name]:,} of them: they are never "
+            "trained or scored on, and are for pipeline predict"
+            for name in SPLITS
+            if bare[name] and name not in labelled
+        ),
+    ]
 
 
 def usable_rows(manifest: Manifest) -> tuple[list[int], dict[str, int]]:
@@ -170,38 +202,83 @@ def _assign(manifest: Manifest, rows: Sequence[int], rule: SplitRule) -> splits.
         [manifest.splits[index] for index in rows],
         ratios=splits.parse_ratios(rule.ratios or DEFAULT_SPLIT),
         seed=rule.seed,
-        fill_missing_test=rule.ratios is not None,
+        asked=rule.ratios is not None,
     )
 
 
 def _without_rare(
     manifest: Manifest, rows: Sequence[int], rule: SplitRule
-) -> tuple[list[int], int]:
-    """Return the rows of classes that have enough distinct images, and how many are left out."""
+) -> tuple[list[int], list[str]]:
+    """Return the rows of classes that have enough distinct images, and the other classes."""
     keys = defaultdict(set)
     for index in rows:
         keys[manifest.labels[index]].add(manifest.keys[index])
     rare = {label: len(found) for label, found in keys.items() if len(found) < rule.min_per_class}
+    listed = [f"{label} ({count})" for label, count in sorted(rare.items())]
     if rare and rule.rare == "raise":
-        listed = [f"{label} ({count})" for label, count in sorted(rare.items())]
+        # A class may be small because it is another, spelled in a second way.
+        alike = "".join(f" {note}." for note in notes_of_labels(keys))
         raise ManifestError(
             f"Expected {rule.min_per_class} or more different images a class. "
-            f"Received: {mention(listed)}.",
+            f"Received: {mention(listed)}.{alike}",
             hint="Add images, leave these classes out with --rare drop, or lower --min-per-class.",
         )
-    kept = [index for index in rows if manifest.labels[index] not in rare]
-    return kept, len(rows) - len(kept)
+    return [index for index in rows if manifest.labels[index] not in rare], listed
 
 
-def _require_classes(names: Sequence[str], manifest: Manifest, dropped: dict[str, int]) -> None:
+def _require_classes(
+    names: Sequence[str], manifest: Manifest, dropped: Mapping[str, int], rare: Sequence[str]
+) -> None:
+    """Refuse rows of fewer than two classes.
+
+    Raises:
+        ManifestError: Tells why, and what was left out.
+    """
     if len(names) >= 2:
         return
-    left_out = "".join(f"; {count:,} left out: {reason}" for reason, count in dropped.items())
+    left_out = [f"{count:,} left out: {reason}" for reason, count in dropped.items()]
+    hint = "Give DATA one sub-folder a class, or a CSV with a label column, and extract again."
+    if rare:
+        left_out.append(f"classes left out as too small: {mention(rare)}")
+        hint = "Add images, or lower --min-per-class."
     raise ManifestError(
         f"Expected images of two or more classes. Received: {mention(names) or 'no class'} "
-        f"({len(manifest):,} images{left_out}).",
-        hint="Give DATA one sub-folder a class, or a CSV with a label column, and extract again.",
+        f"({'; '.join([f'{len(manifest):,} images', *left_out])}).",
+        hint=hint,
     )
+
+
+def _check_classes(examples: Examples) -> list[str]:
+    """Return what to say of classes that a split lacks.
+
+    Raises:
+        ManifestError: Train has one class, of which nothing can be told apart.
+    """
+    found: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
+    for label, split in zip(examples.labels, examples.splits, strict=True):
+        found[split][label] += 1
+    if len(found["train"]) < 2:
+        raise ManifestError(
+            f"Expected images of two or more classes in train. "
+            f"Received: {mention(list(found['train']))} alone, of "
+            f"{len(examples.names):,} classes ({examples.counts()}).",
+            hint="Mend the splits that the data declares.",
+        )
+    unseen = [name for name in examples.names if not found["train"][name]]
+    unscored = [name for name in examples.names if not found["test"][name]]
+    notes = []
+    if unseen:
+        listed = [
+            f"{name!r} ({found['val'][name]:,} in val, {found['test'][name]:,} in test)"
+            for name in unseen
+        ]
+        notes.append(
+            "Classes that train lacks can never be predicted, so that their images count as wrong: "
+            + mention(listed, quoted=False)
+        )
+    if unscored:
+        notes.append(f"Classes without an image in test are not scored: {mention(unscored)}")
+    return notes
 
 
 def _require_splits(examples: Examples, rule: SplitRule) -> None:

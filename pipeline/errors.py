@@ -19,6 +19,9 @@ The command line prints both in one line and exits with status 2.
 """
 
 from collections.abc import Sequence
+from typing import Final
+
+_MENTIONED: Final = 5
 
 
 class PipelineError(Exception):
@@ -87,3 +90,10 @@ class HeadNotTrainableError(PipelineError, TypeError):
 
 class EngineUnavailableError(PipelineError, ImportError):
     """An optional runtime is not installed."""
+
+
+def mention(names: Sequence[str], *, quoted: bool = True) -> str:
+    """Return the first few names for a message, and how many more there are."""
+    shown = ", ".join(repr(name) if quoted else name for name in names[:_MENTIONED])
+    more = len(names) - _MENTIONED
+    return shown + (f" and {more:,} more" if more > 0 else "")

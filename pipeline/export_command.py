@@ -134,7 +134,7 @@ def open_source(options: ExportOptions) -> Source:
         StoreError: The store is damaged, or of other features than those of the run.
         WeightsUnavailableError: The weights are nowhere.
     """
-    run = Run.open(Path(options.run))
+    run = Run.open(Path(options.run)).at(store=options.store, data=options.data)
     name = trained_head.head_name(run, options.head)
     run_backbone.inputs_of(run)
     identity = run_backbone.identity_of(run, name)

@@ -7,7 +7,6 @@ Called by ``commands``, which brings the store and the encoder.
 
 import hashlib
 import os
-import stat
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from pipeline.doctor import Clock
 from pipeline.encoder import Encoder, Features
 from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
+from pipeline.files import UnfitFileError, read_regular
 from pipeline.images import Pixels
 from pipeline.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
 from pipeline.reporting import Bar
@@ -386,13 +386,10 @@ class Extraction:
 def read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
     """Return a file's bytes and its state, None where it changed while it was read."""
     try:
-        before = path.stat()
-        if not stat.S_ISREG(before.st_mode):
-            raise DecodeError("not a regular file")
-        if before.st_size > images.MAX_BYTES:
-            raise DecodeError(f"too large: {before.st_size:,} bytes")
-        data = path.read_bytes()
+        data, before = read_regular(path, limit=images.MAX_BYTES)
         after = path.stat()
+    except UnfitFileError as error:
+        raise DecodeError(str(error.strerror)) from error
     except OSError as error:
         raise DecodeError(f"cannot be read: {error.strerror}") from error
     unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, len(data))

@@ -4,19 +4,22 @@ Called by ``commands``.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline import engines, machine
-from pipeline import manifest as manifests
 from pipeline.config import CommonOptions, ExtractOptions
+from pipeline.dataset import notes_of
 from pipeline.doctor import Setting, diagnose
 from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.extract import Extraction
+from pipeline.labels import merged as merge_labels
 from pipeline.manifest import CONFLICT, Manifest
 from pipeline.reporting import Reporter
 from pipeline.scan_cache import ScanCache
+from pipeline.sources import scan
 from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.store import MANIFEST, Store
 
@@ -39,14 +42,19 @@ def extract(
         raise ConfigError("extract: expected DATA.", hint="For example: pipeline extract photos")
     path = Path(options.store or default_store(options.data))
     network = Network.of(options, reporter)
-    listing = manifests.scan(Path(options.data))
+    listing = scan(Path(options.data), layout=options.layout)
+    if options.merge_labels:
+        labels, merged = merge_labels(listing.labels)
+        listing = replace(listing, labels=labels, notes=(*listing.notes, *merged))
     reporter.say(f"{len(listing):,} files in {options.data}")
-    _note_one_class(listing, reporter)
+    notes = [*listing.notes, *notes_of(listing), *_one_class(listing)]
+    for note in notes:
+        reporter.say(f"Note: {note}")
     if options.dry_run:
-        return _dry_run(path, listing, network)
+        return {**_dry_run(path, listing, network), "notes": notes}
     target = Path(options.manifest) if options.manifest else path / MANIFEST
     filled = fill(network, path, listing, target=target, force=common.force, started=started)
-    return _result(network, filled, target, started)
+    return {**_result(network, filled, target, started), "notes": notes}
 
 
 def default_store(data: str) -> str:
@@ -145,8 +153,10 @@ def _bottleneck(
     return diagnose(extraction.clock, setting)
 
 
-def _note_one_class(listing: Manifest, reporter: Reporter) -> None:
+def _one_class(listing: Manifest) -> list[str]:
+    """Note that there is nothing to tell apart."""
     classes = set(listing.labels) - {""}
-    if len(classes) < 2:
-        found = f"one class ({', '.join(classes)})" if classes else "no labels"
-        reporter.say(f"Note: {found}: features can be extracted, but train-head needs two classes")
+    if len(classes) > 1:
+        return []
+    found = f"one class ({', '.join(classes)})" if classes else "no labels"
+    return [f"{found}: features can be extracted, but train-head needs two classes"]

@@ -19,8 +19,8 @@ from sklearn.base import (
 
 from pipeline.backbone import find
 from pipeline.config import ExtractOptions, build, default_of
-from pipeline.errors import ConfigError, DecodeError
-from pipeline.manifest import OK, Manifest, listing_of, mention
+from pipeline.errors import ConfigError, DecodeError, mention
+from pipeline.manifest import OK, Manifest, listing_of
 from pipeline.reporting import Silence
 from pipeline.stage_one import Network, fill, store_of
 

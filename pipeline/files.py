@@ -1,19 +1,21 @@
 """Files that are complete when they exist: write to a temporary name, fsync, rename.
 
 Called by whatever writes into a store or a run; nothing else in the package opens a final
-name for writing.
+name for writing. What is read is opened here too, where it may be something else than a file.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from types import GenericAlias
 from typing import Any, Final
 
 from pipeline.errors import StoreError
@@ -26,12 +28,61 @@ _RANDOM: Final = "[a-z0-9_]+"
 # Names of files have 255 bytes at most, and a temporary one is longer than what it stands for.
 _LONG_NAME: Final = 200
 
-Kind = type | tuple[type, ...] | GenericAlias
+
+class UnfitFileError(OSError):
+    """Something that is not read: no regular file, or one larger than it can be."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, and nothing else: a pipe would wait for ever, a device not end.
+
+    Raises:
+        UnfitFileError: It is no regular file.
+        OSError: It cannot be opened.
+    """
+    # Without blocking, which has no effect on regular files.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise UnfitFileError(errno.EINVAL, "not a regular file", str(path))
+
+
+def require_regular(path: Path) -> int:
+    """Return the size of a file that another library is to open.
+
+    Raises:
+        UnfitFileError: It is no regular file.
+        OSError: There is none.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnfitFileError(errno.EINVAL, "not a regular file", str(path))
+    return status.st_size
+
+
+def read_regular(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
+    """Return a file's bytes, and its state as it was opened.
+
+    Args:
+        path: The file.
+        limit: Most bytes that it may have.
+
+    Raises:
+        UnfitFileError: It is no regular file, or has more bytes.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_size > limit:
+            reason = f"too large: {status.st_size:,} bytes"
+            raise UnfitFileError(errno.EFBIG, reason, str(path))
+        return file.read(status.st_size), status
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a regular file's bytes as 64 hexadecimal digits."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -56,44 +107,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON document atomically; NaN is refused, so that every reader can parse it."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def read_record(path: Path, *, kind: str, version: int) -> dict[str, Any] | None:
-    """Read the JSON record of a store or run; None where there is none.
-
-    Raises:
-        StoreError: It cannot be read, or is of another schema version.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}.") from error
-    found = record.get("schema_version") if isinstance(record, dict) else None
-    if found != version:
-        raise StoreError(
-            f"Expected a {kind} of schema version {version} at {str(path.parent)!r}. "
-            f"Received: version {found!r}.",
-            hint="Use the release of pipeline that wrote it, or make it anew.",
-        )
-    return dict(record)
-
-
-def misfit(record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
-    """Return what is wrong with the fields of a JSON object; None where each is of its kind.
-
-    Args:
-        record: The object.
-        kinds: The types that a field may have, by its name, or ``list[str]``; other fields are not
-            looked at.
-    """
-    for name, kind in kinds.items():
-        if name not in record:
-            return f"no {name!r}"
-        if not _is_of(record[name], kind):
-            return f"{name} = {record[name]!r}"
-    return None
 
 
 @contextmanager
@@ -215,7 +228,11 @@ def _held(path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter) -
     is_held = False
     while not is_held:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
+        try:
+            file = path.open("a")
+        except FileNotFoundError:  # whoever held it before deleted the folder
+            continue
+        with file:
             _lock(file.fileno(), path, kind, busy, wait=wait, reporter=reporter)
             # Whoever held it before may have deleted the file: the next one makes another.
             is_held = _is_at(path, file.fileno())
@@ -343,12 +360,6 @@ def _remove_unused(leftover: Path, path: Path | None = None) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def _is_of(value: Any, kind: Kind) -> bool:
-    if isinstance(kind, GenericAlias):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, kind)
 
 
 def _take_back(folder: Path, path: Path) -> None:

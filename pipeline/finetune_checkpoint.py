@@ -3,6 +3,7 @@
 Called by ``finetune``. What is read is checked as a whole before anything of it is used.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +13,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import hdf5
 from pipeline.errors import RunError
 from pipeline.files import write_atomically
+from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset, plain_member
+from pipeline.hdf5_writer import writing
+from pipeline.run_places import apart_from_places
+
+# Its name, in a run's folder of fine-tuning.
+FILE: Final = "checkpoint.h5"
+# Since then, a checkpoint holds the digest of all that is in it.
+_VERSION: Final = 2
+_DIGEST: Final = "sha256"
 
 # What the text in a checkpoint says of progress; a best loss that is infinite is written as null.
 _FIELDS: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
@@ -79,15 +89,19 @@ def write(path: Path, identity: Mapping[str, Any], progress: Progress, arrays: A
     said = asdict(progress)
     if not math.isfinite(progress.best_loss):
         said["best_loss"] = None
-    record = json.dumps({"identity": identity, "progress": said}, allow_nan=False)
+    record = json.dumps(
+        {"identity": identity, "progress": said, "version": _VERSION}, allow_nan=False
+    )
+    groups = {name: list(map(np.asarray, getattr(arrays, name))) for name in Arrays.__slots__}
 
     def fill(temporary: Path) -> None:
-        with hdf5.writing(temporary) as file:
-            file["record"] = record
-            for name in Arrays.__slots__:
+        with writing(temporary) as file:
+            file["record"] = np.bytes_(record.encode())
+            for name, values in groups.items():
                 group = file.create_group(name)
-                for number, array in enumerate(getattr(arrays, name)):
+                for number, array in enumerate(values):
                     group[f"{number:05}"] = array
+            file[_DIGEST] = np.bytes_(_digest(record, groups).encode())
 
     write_atomically(path, fill)
 
@@ -111,12 +125,9 @@ def read(
         RunError: It is damaged, or of another training.
     """
     with _readable(path):
-        with hdf5.reading(path) as file:
-            record = json.loads(file["record"][()])
-            groups = {
-                name: [file[name][key][()] for key in file[name]] for name in Arrays.__slots__
-            }
-        found, progress = record["identity"], _progress(record["progress"])
+        record, groups = _content(path)
+        # Older releases took down where things were, too.
+        found, progress = apart_from_places(record["identity"]), _progress(record["progress"])
     if found != identity:
         raise RunError(
             f"The checkpoint {str(path)!r} is of another training.",
@@ -129,12 +140,64 @@ def read(
     return progress, Arrays(**groups)
 
 
+def check(path: Path) -> None:
+    """Refuse a checkpoint that is not as it was written.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    with _readable(path):
+        _content(path)
+
+
+def _content(path: Path) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
+    """Return the text and the arrays of a checkpoint.
+
+    Raises:
+        ValueError: They are not those that were written.
+    """
+    with opened(path) as file:
+        text = _text(file, "record")
+        groups = {
+            name: [plain_dataset(file[name], key)[()] for key in file[name]]
+            for name in Arrays.__slots__
+        }
+        digest = _text(file, _DIGEST) if _DIGEST in file else None
+    record = json.loads(text)
+    is_new = isinstance(record, dict) and "version" in record
+    if digest is None and is_new:
+        raise ValueError("it has no digest")
+    if digest is not None and digest != _digest(text, groups):
+        raise ValueError("its content is not that which was written")
+    return dict(record), groups
+
+
+def _text(file: h5py.File, name: str) -> str:
+    """Return a text; older releases let HDF5 choose where it is."""
+    item = plain_member(file, name)
+    if not isinstance(item, h5py.Dataset) or item.shape != ():
+        raise ValueError(f"expected a text {name!r}")
+    value = item[()]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _digest(record: str, groups: Mapping[str, Sequence[NDArray[Any]]]) -> str:
+    """Return the SHA-256 over the text, and shape, type and bytes of every array."""
+    sha256 = hashlib.sha256(record.encode())
+    for name, arrays in groups.items():
+        for number, array in enumerate(arrays):
+            about = [name, number, list(array.shape), array.dtype.str]
+            sha256.update(json.dumps(about).encode())
+            sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Say which file cannot be read, and what to do."""
     try:
         yield
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (*HDF5_ERRORS, RecursionError) as error:
         raise RunError(
             f"The checkpoint {str(path)!r} cannot be read: {error}.",
             hint="Delete it to begin anew, or replace the run with --force.",

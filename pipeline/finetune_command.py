@@ -4,8 +4,7 @@ Called by ``commands``. Puts the head on the backbone, checks that both begin at
 trains, and records the outcome as a run of its own, beside the stage-2 head.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, heads, views
+from pipeline import assembly, event_files, finetune_checkpoint, heads, places, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
 from pipeline.errors import ConfigError, RunError
-from pipeline.files import exclusive, remove_leftovers, sha256_file
+from pipeline.files import sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
 from pipeline.finetune_model import (
@@ -37,6 +36,8 @@ from pipeline.finetune_start import check_network, check_start, measure_head_roo
 from pipeline.finetune_views import Turns
 from pipeline.reporting import Reporter
 from pipeline.run import FINETUNED, Run
+from pipeline.run_lock import reserved
+from pipeline.run_places import apart_from_places
 from pipeline.runtime import gpu_name
 from pipeline.stage_two import result_of
 
@@ -53,7 +54,6 @@ _FIXED_BY_SEED: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "ba
                          "cache_precision", "class_weight", "patience")  # fmt: skip
 # Those that are parameters of a dense head too.
 _HEAD_PARAMETERS: Final = ("batch_size", "class_weight", "epochs", "learning_rate", "seed")
-_CHECKPOINT: Final = "checkpoint.h5"
 _TENSORBOARD: Final = "tensorboard"
 
 
@@ -77,7 +77,8 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
     options = _checked(options)
     origin = open_origin(options)
     path, inputs = _path_of(options), _inputs(options, origin)
-    with _reserved(path, origin):
+    _require_other(path, origin)
+    with reserved(path, "finetune", wait=options.wait, reporter=reporter):
         return _finetune(options, origin, path, inputs, reporter, force=common.force)
 
 
@@ -90,7 +91,7 @@ def _finetune(
     *,
     force: bool,
 ) -> dict[str, Any]:
-    run = None if force else _begun_run(path, inputs, origin)
+    run = _begun_run(path, inputs, origin, force=force)
     if run is not None and "verdict" in run.record.get("finetune", {}):
         reporter.say(f"finetune: already in {run.path}, kept")
         _remove_checkpoint(run)
@@ -124,7 +125,7 @@ def _finetune(
 
 
 def _remove_checkpoint(run: Run) -> None:
-    (run.path / FINETUNED / _CHECKPOINT).unlink(missing_ok=True)
+    (run.path / FINETUNED / finetune_checkpoint.FILE).unlink(missing_ok=True)
 
 
 def _checked(options: FinetuneOptions) -> FinetuneOptions:
@@ -170,7 +171,8 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
     head = heads.record_path(origin.run.path / "heads" / origin.name)
     return {
         **origin.run.record["inputs"],
-        "finetuned_run": str(origin.run.path.resolve()),
+        "store": places.absolute(origin.store.path),
+        "finetuned_run": places.absolute(origin.run.path),
         "starting_head": origin.name,
         # The file holds the digest of the head's arrays: one that was trained again is another.
         "starting_head_sha256": sha256_file(head),
@@ -181,52 +183,36 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _reserved(path: Path, origin: Origin) -> Iterator[None]:
-    """Keep other processes out of a run's folder; leave none behind where nothing was begun.
+def _require_other(path: Path, origin: Origin) -> None:
+    """Refuse to train into the run to start from.
 
     Raises:
-        RunError: The folder holds something else, or is the run to start from.
-        StoreError: Another process trains into it.
+        RunError: It is that run.
     """
     if path.resolve() == origin.run.path.resolve():
         raise RunError(
             f"Expected another --run than the one to start from. Received: {str(path)!r}.",
             hint="Leave --run out, or choose another.",
         )
-    if not Run.exists(path):
-        Run.require_free(path)
-    lock = path / Run.LOCK
-    with exclusive(lock, f"Another finetune trains into {str(path)!r}."):
-        try:
-            yield
-        finally:
-            if not Run.exists(path):
-                remove_leftovers(path)
-                with suppress(OSError):
-                    lock.unlink()
-                    path.rmdir()
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run | None:
+def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: bool) -> Run | None:
     """Return the run to go on with; None where one is to be made.
 
     Raises:
         RunError: It was made with other options, or from another run.
     """
-    if not Run.exists(path):
+    if force or not Run.exists(path):
         return None
     run = Run.open(path)
     run.require_inputs(inputs)
-    run.go_on(origin.examples)
+    run.restore_manifest(origin.examples)
     return _as_in_origin(run, origin)
 
 
 def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
-    if Run.exists(path):
-        Run.remove(path)
     record = origin.run.record
-    source, root = record["source"], Path(record["root"])
+    source, root = record["source"], origin.run.manifest().root
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
     _as_in_origin(run, origin).save_record()
     return run
@@ -278,8 +264,8 @@ def _training(
         surgery,
         recipe,
         Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
-        checkpoint=path / FINETUNED / _CHECKPOINT,
-        identity=inputs,
+        checkpoint=path / FINETUNED / finetune_checkpoint.FILE,
+        identity=apart_from_places(inputs),
     )
 
 

@@ -24,10 +24,12 @@ from pipeline.errors import (
     HeadNotTrainableError,
     ManifestError,
     StaleFeaturesError,
+    mention,
 )
+from pipeline.files import read_regular
 from pipeline.finetune_views import Turns
 from pipeline.images import Pixels
-from pipeline.manifest import Manifest, mention
+from pipeline.manifest import Manifest
 from pipeline.reporting import Reporter
 from pipeline.run import Run, best
 from pipeline.store import Store
@@ -48,7 +50,9 @@ _AUGMENTATION: Final = 3
 
 # The best of these on val is the default.
 STARTING_HEADS: Final = ("dense", "linear", "logreg")
-_HINT: Final = "Put the images back, or extract again and train again."
+_HINT: Final = (
+    "Put the images back, say where they are with --data DIR, or extract again and train again."
+)
 
 Part = TypeVar("Part")
 Loaded = TypeVar("Loaded")
@@ -199,7 +203,7 @@ class Photos:
 
     def _read(self, row: int) -> bytes:
         try:
-            data = self._rows.file(row).read_bytes()
+            data, _ = read_regular(self._rows.file(row), limit=images.MAX_BYTES)
         except OSError as error:
             raise self._changed(row, str(error.strerror)) from error
         received = hashlib.sha256(data).hexdigest()
@@ -224,7 +228,7 @@ def open_origin(options: FinetuneOptions) -> Origin:
         RunError: The store is gone.
         StoreError: The store is damaged, or of other features.
     """
-    run = Run.open(Path(options.source))
+    run = Run.open(Path(options.source)).at(store=options.store, data=options.data)
     inputs = run_backbone.inputs_of(run)
     for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
         if inputs.get(name):

@@ -89,11 +89,11 @@ def record_outcome(
     run.add_head(origin.name, before)
     run.add_head(name, _scored(outcome, origin.examples, surgery))
     found = verdict(run, name, origin.name)
+    run.write_predictions()
+    # Last: by its verdict a run is known to be finished.
     run.record[FINETUNED]["verdict"] = found
     # Where the start was kept, the two differ by rounding alone.
     run.record["best"] = found["recommended"]
-    run.write_predictions()
-    # Last: by its verdict a run is known to be finished.
     run.save_record()
 
 
@@ -106,7 +106,8 @@ def verdict(run: Run, name: str, other: str) -> dict[str, Any]:
     y = np.array([number[rows.labels[index]] for index in scored])[is_test]
     first, second = (run.probabilities(head)[is_test].argmax(axis=1) == y for head in (name, other))
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    p_value, count = metrics.mcnemar(only_first, only_second), len(y)
+    count = len(y)
+    compared = metrics.compared(only_first, only_second, count)
     val = {head: run.record["heads"][head]["val"] for head in (name, other)}
     kept = run.record[FINETUNED]["kept_epoch"]
     is_better = kept > 0 and run.record["best"] == name
@@ -119,16 +120,13 @@ def verdict(run: Run, name: str, other: str) -> dict[str, Any]:
         "recommended": recommended,
         "is_better_on_val": is_better,
         "val_accuracy": {head: val[head]["accuracy"] for head in val},
-        "n": count,
-        "difference": (only_first - only_second) / count if count else 0.0,
-        "difference_ci95": list(metrics.paired_difference(only_first, only_second, count)),
-        "p_value": p_value,
+        **compared,
         "text": (
             f"{'Fine-tuning' if kept else 'No epoch of fine-tuning'} is "
             f"{'better' if is_better or not kept else 'no better'} than {other} on val: "
             f"accuracy {scores}; {recommended} is recommended. On the {count:,} test images it is "
             f"right on {only_first} that {other} gets wrong, and wrong on {only_second} that "
-            f"{other} gets right (McNemar p = {p_value:.2g})"
+            f"{other} gets right (McNemar p = {compared['p_value']:.2g})"
         ),
     }
 

@@ -1,113 +1,92 @@
-"""HDF5 files, opened to be written or read; every file of ours goes through here.
+"""HDF5 files that may come from anywhere: what is read is data of their own, and all there.
 
-HDF5 does not survive a write that fails: on a full disk it fails again in closing, with a traceback
-of its destructor, and at times brings the process down. So it never learns of a failure: the bytes
-go through ``_Sink``, which keeps the first one, and it is raised once HDF5 is done.
+An HDF5 file can name other files (links, external and virtual datasets), promise more values than
+it has, or have them unpacked from a few bytes. Called by whatever reads HDF5.
 """
 
-import os
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h5py
 
-# Opened by every release of HDF5 since 1.10, whatever wrote it.
-PORTABLE: Final = ("v110", "v110")
+from pipeline.files import require_regular
+
+# What h5py raises on damage, besides errors of the system.
+HDF5_ERRORS: Final = (OSError, KeyError, RuntimeError, TypeError, ValueError, OverflowError)
+
+
+class UnfitDatasetError(ValueError):
+    """A member of an HDF5 file that is not read."""
 
 
 @contextmanager
-def writing(path: Path, *, libver: tuple[str, str] | None = None) -> Iterator[h5py.File]:
-    """Open a file to write it anew; its bytes are with the system when the context ends.
-
-    Args:
-        path: The file.
-        libver: The oldest and newest format to use; None leaves it to h5py.
-
-    Raises:
-        OSError: Something could not be written.
-        BaseException: Whatever else was raised while writing, such as an interrupt.
-    """
-    with path.open("w+b", buffering=0) as raw:
-        sink = _Sink(raw.fileno())
-        try:
-            with h5py.File(sink, "w", libver=libver) as file:
-                yield file
-        except Exception as error:
-            if sink.failure is not None:  # the first of them; HDF5 has stumbled over it
-                raise sink.failure from error
-            raise
-        if sink.failure is not None:
-            raise sink.failure
-
-
-def reading(path: Path) -> h5py.File:
-    """Open a file to read it.
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open a regular file for reading.
 
     Without a lock: our files never change, and some file systems have no locks.
 
     Raises:
+        UnfitFileError: It is no regular file.
         OSError: It cannot be opened, or is no HDF5 file.
     """
-    return h5py.File(path, "r", locking=False)
+    require_regular(path)
+    with h5py.File(path, "r", locking=False) as file:
+        yield file
 
 
-class _Sink:
-    """A file as h5py takes it; writing to it always succeeds, as far as HDF5 can see.
+def plain_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+    """Return a member that lies in this file under this one name.
 
-    Attributes:
-        failure: What was raised first; nothing is written any more after it.
+    Soft, external and virtual members can read other files, and a second hard link to a group
+    can make a loop. Neither this package nor Keras writes any of them.
+
+    Raises:
+        UnfitDatasetError: It is another kind of member.
+        KeyError: There is none.
     """
+    if name not in group:
+        raise KeyError(f"there is no {name!r}")
+    kind = type(group.get(name, getlink=True)).__name__
+    item = group[name] if kind == "HardLink" else None
+    if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+        kind = "external or virtual dataset"
+    elif isinstance(item, h5py.Group | h5py.Dataset) and h5py.h5o.get_info(item.id).rc == 1:
+        return item
+    raise UnfitDatasetError(f"expected data of its own at {name!r}. Received a link ({kind})")
 
-    def __init__(self, descriptor: int) -> None:
-        self.failure: BaseException | None = None
-        self._descriptor = descriptor
-        self._place = 0
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a place."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place}.get(whence)
-        self._place = offset + (os.fstat(self._descriptor).st_size if base is None else base)
-        return self._place
+def plain_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return a dataset whose values lie in this file as they are: all of them, and unpacked.
 
-    def tell(self) -> int:
-        """Return the place."""
-        return self._place
+    Raises:
+        UnfitDatasetError: It is no such dataset.
+        KeyError: There is none.
+    """
+    item = plain_member(group, name)
+    if not isinstance(item, h5py.Dataset):
+        raise UnfitDatasetError(f"expected a dataset {name!r}. Received a group")
+    promised = math.prod(item.shape or ()) * item.dtype.itemsize
+    if item.chunks is not None or item.shape is None or item.dtype.hasobject:
+        raise UnfitDatasetError(f"expected plain numbers at {name!r}. Received other data")
+    if item.id.get_storage_size() != promised:
+        raise UnfitDatasetError(
+            f"expected {promised:,} bytes at {name!r}. Received {item.id.get_storage_size():,}"
+        )
+    return item
 
-    def read(self, size: int = -1) -> bytes:
-        """Read bytes; h5py knows a file by this method."""
-        data = os.pread(self._descriptor, max(size, 0), self._place)
-        self._place += len(data)
-        return data
 
-    def readinto(self, buffer: Any) -> int:
-        """Read into a buffer."""
-        data = memoryview(buffer).cast("B")
-        data[:] = self.read(len(data)).ljust(len(data), b"\0")
-        return len(data)
+def datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield every dataset below a group with its path from there.
 
-    def write(self, buffer: Any) -> int:
-        """Write all of a buffer."""
-        data = memoryview(buffer).cast("B")
-        size = len(data)
-        try:
-            while data and self.failure is None:
-                written = os.pwrite(self._descriptor, data, self._place)
-                self._place += written
-                data = data[written:]
-        except BaseException as error:
-            self.failure = error
-        return size
-
-    def truncate(self, size: int) -> int:
-        """Set the size."""
-        try:
-            if self.failure is None:
-                os.ftruncate(self._descriptor, size)
-        except BaseException as error:
-            self.failure = error
-        return size
-
-    def flush(self) -> None:
-        """Do nothing: nothing is held back."""
+    Raises:
+        UnfitDatasetError: A member does not lie in this file under this one name.
+    """
+    for name in group:
+        item = plain_member(group, name)
+        if isinstance(item, h5py.Dataset):
+            yield name, item
+        else:
+            yield from ((f"{name}/{path}", dataset) for path, dataset in datasets(item))

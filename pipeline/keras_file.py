@@ -8,20 +8,34 @@ import functools
 import hashlib
 import importlib
 import json
+import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final
 
+import h5py
+import numpy as np
+
+from pipeline import hdf5
 from pipeline.config import PREPROCESSINGS, canonical_json
 from pipeline.errors import ConfigError, WeightsUnavailableError
+from pipeline.files import open_regular
 from pipeline.runtime import import_keras
 
 SUFFIX: Final = ".keras"
 # What the name of a network from a file begins with, in an identity.
 PREFIX: Final = "keras-file:"
 _CONFIG: Final = "config.json"
+_WEIGHTS: Final = "model.weights.h5"
+# Keras' largest architectures take a hundredth of it.
+_MAX_CONFIG_BYTES: Final = 16 << 20
+# Keras packs nothing; a file that others packed unpacks to a few times its size.
+_MAX_GROWTH: Final = 100
+# What damage in an archive, its JSON and its HDF5 can raise.
+_ERRORS: Final = (*hdf5.HDF5_ERRORS, EOFError, RecursionError, zipfile.BadZipFile)
 
 # Keras' own layers that run code, or read files, that the architecture names.
 _OPEN_ENDED: Final = frozenset(
@@ -69,8 +83,11 @@ def architecture(path: Path) -> str:
     Raises:
         WeightsUnavailableError: The file is missing or is no ``.keras`` archive.
     """
-    config = _config(path).get("config", {})
-    return PREFIX + hashlib.sha256(canonical_json(config).encode()).hexdigest()
+    try:
+        text = canonical_json(_config(path).get("config", {}))
+    except (ValueError, RecursionError) as error:
+        raise _unusable(path, error) from error
+    return PREFIX + hashlib.sha256(text.encode()).hexdigest()
 
 
 def load(path: Path, *, image_size: int, pooling: str) -> Any:
@@ -87,11 +104,15 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
     """
     # How it was compiled is not loaded, and may name a loss of its maker's own.
     _require_built_in(path, {**_config(path), "compile_config": None})
+    _require_plain_weights(path)
     keras = import_keras()
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever the line at hand does
         raise _unusable(path, error) from error
+    if not isinstance(model, keras.Model) or not model.built:
+        raise _unusable(path, f"a {type(model).__name__}, which is no model that was built")
+    _require_finite(path, model, keras)
     _check_input(path, model, image_size)
     shape = model.outputs[0].shape if len(model.outputs) == 1 else ()
     if len(shape) not in (2, 4):
@@ -115,11 +136,64 @@ def _config(path: Path) -> dict[str, Any]:
         WeightsUnavailableError: The file is missing or is no ``.keras`` archive.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _archive(path) as archive:
+            size = archive.getinfo(_CONFIG).file_size
+            if size > _MAX_CONFIG_BYTES:
+                raise ValueError(f"{_CONFIG} of {size:,} bytes")
             config = json.loads(archive.read(_CONFIG))
-        return dict(config)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        if not isinstance(config, dict):
+            raise TypeError(f"{_CONFIG} of a {type(config).__name__}")
+        return config
+    except _ERRORS as error:
         raise _unusable(path, error) from error
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a file as an archive that unpacks to about what it is, into one folder.
+
+    Raises:
+        ValueError: It unpacks to more, or elsewhere.
+        OSError: It is no regular file, or cannot be read.
+    """
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        size = file.seek(0, 2)
+        # No more than this is ever unpacked, whatever is packed: zipfile stops there.
+        total = sum(item.file_size for item in archive.infolist())
+        if total > _MAX_GROWTH * size:
+            raise ValueError(f"{size:,} bytes that unpack to {total:,}")
+        for name in archive.namelist():
+            if "\\" in name or name.startswith("/") or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"a member {name!r}")
+        yield archive
+
+
+def _require_plain_weights(path: Path) -> None:
+    """Refuse weights that name other files, or are more than there is.
+
+    Raises:
+        WeightsUnavailableError: Says which.
+    """
+    try:
+        with _archive(path) as archive, tempfile.TemporaryFile() as copy:
+            with archive.open(_WEIGHTS) as member:
+                while chunk := member.read(1 << 20):
+                    copy.write(chunk)
+            size = copy.tell()
+            with h5py.File(copy, "r") as file:
+                held = sum(dataset.nbytes for _, dataset in hdf5.datasets(file))
+        if held > size:
+            raise ValueError(f"{size:,} bytes of weights that unpack to {held:,}")
+    except _ERRORS as error:
+        raise _unusable(path, error) from error
+
+
+def _require_finite(path: Path, model: Any, keras: Any) -> None:
+    """Refuse weights that are not finite, as in every other file of weights."""
+    for variable in model.weights:
+        values = np.asarray(keras.ops.convert_to_numpy(variable))
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise _unusable(path, f"NaN or infinity in {variable.path}")
 
 
 def _require_built_in(path: Path, config: Any) -> None:

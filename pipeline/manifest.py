@@ -1,20 +1,17 @@
 """The manifest: which images there are, with label, declared split, key and status.
 
-``scan`` lists a data set (class folders, split folders, or a CSV); stage 1 fills in keys and
-statuses; stage 2 joins the result with the store. Labels and splits live here alone, so
-relabelling or re-splitting never touches a feature.
+``sources`` lists a data set; stage 1 fills in keys and statuses; stage 2 joins the result with
+the store. Labels and splits live here alone, so relabelling or re-splitting never touches a
+feature.
 """
 
 import csv
-import errno
-import os
 import posixpath
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -22,18 +19,18 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError
 from pipeline.files import write_atomically
+from pipeline.split_names import splits_of
+from pipeline.table import Row, read_table
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
 OK: Final = "ok"
 CONFLICT: Final = "conflicting label"
-SPLIT_NAMES: Final[Mapping[str, str]] = MappingProxyType(
-    {"test": "test", "train": "train", "val": "val", "valid": "val", "validation": "val"}
-)
 KEY_DTYPE: Final = np.dtype("S64")
-IGNORED_FILES: Final = frozenset({"thumbs.db"})
 
-_KEY = re.compile(r"[0-9a-f]{64}")
-_MENTIONED = 5
+_KEY: Final = re.compile(r"[0-9a-f]{64}")
+_KEY_PLACE: Final = COLUMNS.index("key")
+# What a path ends in, where it is surely one.
+SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,7 @@ class Manifest:
         splits: ``train``, ``val`` or ``test`` as the source declares it, else empty.
         keys: SHA-256 of each file's bytes in hexadecimal, dtype ``S64``; empty when unknown.
         statuses: ``ok``, the reason the image was skipped, or ``conflicting label``.
+        notes: What was assumed about the source or left out of it, one line each.
     """
 
     root: Path
@@ -55,6 +53,7 @@ class Manifest:
     splits: Sequence[str]
     keys: NDArray[np.bytes_]
     statuses: Sequence[str]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,33 +61,6 @@ class Manifest:
     def file(self, index: int) -> Path:
         """Return where the image of one row is."""
         return self.root / self.paths[index]
-
-
-def scan(data: Path) -> Manifest:
-    """List the images of a data set, without opening any; keys and statuses are empty.
-
-    Args:
-        data: A folder with one sub-folder a class (label = first level, searched recursively);
-            or split folders (``train``, ``val``, ``test``) above the class folders; or a CSV
-            with columns ``path,label[,split]``, paths relative to the CSV.
-
-    Raises:
-        ManifestError: The folder is missing or empty, has a loop of symbolic links, or the CSV
-            lacks a column, names a missing file, or gives one path two labels or splits.
-    """
-    if data.is_dir():
-        return _scan_folder(data)
-    if not data.exists():
-        raise ManifestError(
-            f"There is no data at {str(data)!r}.",
-            hint="Give a folder with one sub-folder a class, or a CSV with columns path,label.",
-        )
-    if data.suffix.lower() != ".csv":
-        raise ManifestError(
-            f"Expected a folder or a .csv file. Received: the file {str(data)!r}.",
-            hint="Give the folder that holds the class folders.",
-        )
-    return _scan_csv(data)
 
 
 def read(path: Path, *, root: Path) -> Manifest:
@@ -99,23 +71,35 @@ def read(path: Path, *, root: Path) -> Manifest:
     Raises:
         ManifestError: A column is missing, a key is malformed, or a path has two labels.
     """
-    rows = list(_unique_rows(path, ("path", "label", "key")))
-    _require_one_key_a_path(path, _csv_rows(path, ("path", "key")))
-    for row in rows:
-        usable = row.get("status", OK) == OK and row["label"]
-        if not _KEY.fullmatch(row["key"]) and (row["key"] or usable):
+    table = read_table(
+        path,
+        COLUMNS,
+        required=("path", "label", "key"),
+        exists=lambda text: exists_at(root, text),
+        is_row=lambda cells: bool(_KEY.fullmatch(cells[_KEY_PLACE]) and SUFFIX.search(cells[0])),
+    )
+    rows = unique_rows(path, table.rows)
+    keys, statuses = [], []
+    for name, label, _, typed, status in rows:
+        key = typed.strip()
+        # Rows that were added by hand have none.
+        is_ok = status.strip().casefold() in ("", OK)
+        if not _KEY.fullmatch(key) and (key or (is_ok and label)):
             raise ManifestError(
-                f"{path}: expected a key of 64 hexadecimal digits for {row['path']!r}. "
-                f"Received: {row['key']!r}.",
+                f"{path}: expected a key of 64 hexadecimal digits for {name!r}. "
+                f"Received: {typed!r}.",
                 hint="Keys are written by extract; copy rows from the store's manifest.csv.",
             )
+        keys.append(key.encode())
+        statuses.append(OK if is_ok else status)
     return Manifest(
         root=root,
-        paths=[row["path"] for row in rows],
-        labels=[row["label"] for row in rows],
-        splits=[_split_name(row.get("split", ""), path) for row in rows],
-        keys=np.array([row["key"].encode() for row in rows], dtype=KEY_DTYPE),
-        statuses=[row.get("status", OK) for row in rows],
+        paths=[row[0] for row in rows],
+        labels=[sys.intern(row[1]) for row in rows],
+        splits=split_column(path, [row[2] for row in rows]),
+        keys=np.array(keys, dtype=KEY_DTYPE),
+        statuses=statuses,
+        notes=table.notes,
     )
 
 
@@ -166,13 +150,6 @@ def _repeated(keys: NDArray[np.bytes_]) -> list[int]:
     return [int(index) for index in np.sort(order[repeated])]
 
 
-def mention(names: Sequence[str]) -> str:
-    """Return the first few names for a message, and how many more there are."""
-    shown = ", ".join(repr(name) for name in names[:_MENTIONED])
-    more = len(names) - _MENTIONED
-    return shown + (f" and {more:,} more" if more > 0 else "")
-
-
 def _rows(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     values = {
         "path": manifest.paths,
@@ -184,7 +161,9 @@ def _rows(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, ...
     return zip(*(values[column] for column in columns), strict=True)
 
 
-def listing_of(root: Path, rows: Sequence[tuple[str, str, str]]) -> Manifest:
+def listing_of(
+    root: Path, rows: Sequence[tuple[str, str, str]], notes: tuple[str, ...] = ()
+) -> Manifest:
     """Return a manifest of (path, label, split) rows whose images nobody has read yet."""
     return Manifest(
         root=root,
@@ -193,151 +172,62 @@ def listing_of(root: Path, rows: Sequence[tuple[str, str, str]]) -> Manifest:
         splits=[split for _, _, split in rows],
         keys=np.zeros(len(rows), dtype=KEY_DTYPE),
         statuses=[""] * len(rows),
+        notes=notes,
     )
 
 
-def _scan_folder(data: Path) -> Manifest:
-    top = [entry for entry in _entries(data) if _is_folder(entry)]
-    split_of = {entry.name: SPLIT_NAMES.get(entry.name.lower(), "") for entry in top}
-    has_splits = len(top) >= 2 and all(split_of.values())
-    label_level = 1 if has_splits else 0
-    rows = []
-    for path in sorted(_walk(data, "", ())):
-        parts = path.split("/")
-        label = parts[label_level] if len(parts) > label_level + 1 else ""
-        split = split_of.get(parts[0], "") if has_splits and len(parts) > 1 else ""
-        # A hundred thousand copies of ten names would take more memory than the paths.
-        rows.append((path, sys.intern(label), split))
-    if not rows:
-        raise ManifestError(
-            f"There are no files in {str(data)!r}.",
-            hint="Give a folder with one sub-folder of images a class.",
-        )
-    return listing_of(data.resolve(), rows)
-
-
-def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Yield the paths of all files below a folder, relative to where the walk began."""
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        raise _link_loop(folder)
-    for entry in _entries(folder):
-        if _is_folder(entry):
-            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", (*ancestors, identity))
-        elif entry.name.lower() not in IGNORED_FILES:
-            yield prefix + entry.name
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def exists_at(root: Path, path: str) -> bool:
+    """Tell whether there is a file at a path of a manifest."""
     try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise ManifestError(
-            f"The folder {str(folder)!r} cannot be listed: {error.strerror}.",
-            hint="Check its permissions.",
-        ) from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _link_loop(Path(entry.path)) from error
+        return (root / path).exists()
+    except (OSError, ValueError):  # such as a name too long for the file system
         return False
 
 
-def _link_loop(path: Path) -> ManifestError:
-    return ManifestError(
-        f"{str(path)!r} is part of a loop of symbolic links.",
-        hint="Remove the link that points back, then run this again.",
-    )
+def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
+    """Return rows, one a path, with their paths in normal form.
 
+    Args:
+        path: The file that they are from.
+        rows: Path, label, split, and what else there is, of which a key comes first.
 
-def _scan_csv(data: Path) -> Manifest:
-    rows = sorted(
-        (row["path"], row["label"], _split_name(row.get("split", ""), data))
-        for row in _unique_rows(data, ("path", "label"))
-    )
-    root = data.resolve().parent
-    missing = [path for path, _, _ in rows if not _exists(root / path)]
-    if missing:
-        raise ManifestError(
-            f"{data}: {len(missing):,} of {len(rows):,} files do not exist: {mention(missing)}.",
-            hint="Paths are relative to the CSV; correct them or remove the rows.",
-        )
-    if not rows:
-        raise ManifestError(f"{data} has no rows.", hint="Add one row path,label an image.")
-    return listing_of(root, rows)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name too long for the file system
-        return False
-
-
-def _unique_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV, one a path."""
-    labelled: dict[str, tuple[str, str]] = {}
-    for row in _csv_rows(path, required):
-        row["path"] = posixpath.normpath(row["path"])
-        said = (row["label"], row.get("split", ""))
-        before = labelled.setdefault(row["path"], said)
-        if before is said:
-            yield row
-        elif before != said:
+    Raises:
+        ManifestError: A path has two labels, splits or keys.
+    """
+    found: dict[str, Row] = {}
+    for row in rows:
+        name = posixpath.normpath(row[0])
+        before = found.setdefault(name, (name, *row[1:]))
+        if before[1:3] != row[1:3]:
             raise ManifestError(
-                f"{path}: expected one label and split a path. Received: {row['path']!r} "
-                f"as {_spelled(before)} and as {_spelled(said)}.",
+                f"{path}: expected one label and split a path. Received: {name!r} "
+                f"as {_spelled(before[1:3])} and as {_spelled(row[1:3])}.",
                 hint="Keep one of the rows.",
             )
-
-
-def _require_one_key_a_path(path: Path, rows: Iterator[dict[str, str]]) -> None:
-    keys: dict[str, str] = {}
-    for row in rows:
-        name = posixpath.normpath(row["path"])
-        if keys.setdefault(name, row["key"]) != row["key"]:
+        if before[3:4] != row[3:4]:
             raise ManifestError(
                 f"{path}: expected one key a path. Received: {name!r} with two.",
                 hint="Keep one of the rows.",
             )
+    return list(found.values())
 
 
-def _spelled(label_and_split: tuple[str, str]) -> str:
+def _spelled(label_and_split: Row) -> str:
     return " in ".join(repr(text) for text in label_and_split if text) or "unlabelled"
 
 
-def _csv_rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = reader.fieldnames or []
-            for column in required:
-                if column not in columns:
-                    raise ManifestError(
-                        f"{path}: expected the columns {','.join(required)}. "
-                        f"Received: {','.join(columns) or 'an empty file'}.",
-                        hint="The first line must name the columns, separated by commas.",
-                    )
-            for row in reader:
-                if not row["path"]:
-                    raise ManifestError(f"{path}: line {reader.line_num} has no path.")
-                yield {name: text for name, text in row.items() if isinstance(name, str)}
-    except (OSError, csv.Error) as error:
-        raise ManifestError(f"The manifest {str(path)!r} cannot be read: {error}.") from error
+def split_column(path: Path, cells: Sequence[str]) -> list[str]:
+    """Return the splits that the cells of a column stand for; empty where they are blank.
 
-
-def _split_name(text: str, path: Path) -> str:
-    name = text.strip().lower()
-    if name and name not in SPLIT_NAMES:
-        raise ManifestError(
-            f"{path}: expected a split of {', '.join(sorted(SPLIT_NAMES))} or nothing. "
-            f"Received: {text!r}.",
-            hint="Correct the split column.",
-        )
-    return SPLIT_NAMES.get(name, "")
+    Raises:
+        ManifestError: One stands for none.
+    """
+    splits = splits_of({cell for cell in cells if cell.strip()})
+    for cell, split in splits.items():
+        if not split:
+            raise ManifestError(
+                f"{path}: expected a split of train, val, test, a usual name for one, or nothing. "
+                f"Received: {cell!r}.",
+                hint="Correct the split column.",
+            )
+    return [splits.get(cell, "") for cell in cells]

@@ -11,21 +11,31 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import backbone, heads, weights
+from pipeline import backbone, files, heads, weights
 from pipeline.backbone import FrozenBackbone
-from pipeline.errors import RunError, WeightsUnavailableError
-from pipeline.files import Kind, misfit, read_record, write_json
+from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
+from pipeline.records import Kind, misfit, read_record, write_record
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+# Without digests.
+_OLDER: Final = (1,)
 RECORD: Final = "model.json"
 
 _HEAD: Final = "head"
 _ENCODER: Final = "encoder"
 # The architecture of a network that is in no table; its weights are taken from the other file.
 _NETWORK: Final = "network.keras"
+
+# Where the record keeps the digests of files. The weights are named by theirs, and the head's
+# record holds that of its arrays.
+_DIGESTS: Final = "files"
+_LISTED: Final = (f"{_HEAD}/{heads.RECORD}", f"{_ENCODER}/{_NETWORK}")
+
+# No network has a thousandth of it.
+_MAX_DIM: Final = 1 << 30
 
 _FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
@@ -98,7 +108,8 @@ def write(
             f"Expected a head that can be saved. Received: {not_saved}",
             hint="Choose another --head.",
         )
-    write_json(path / RECORD, metadata)
+    digests = {name: files.sha256_file(path / name) for name in _LISTED if (path / name).exists()}
+    write_record(path / RECORD, {**metadata, _DIGESTS: digests}, version=SCHEMA_VERSION)
 
 
 def read(path: Path) -> ModelFolder:
@@ -108,13 +119,22 @@ def read(path: Path) -> ModelFolder:
         RunError: It lacks something, or the head is damaged.
         StoreError: The record cannot be read, or is of another version.
     """
-    metadata = read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION) or {}
+    metadata = (
+        read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION, older=_OLDER)
+        or {}
+    )
     wrong = misfit(metadata, _FIELDS) or misfit(metadata["identity"], _IDENTITY_FIELDS)
+    if wrong is None and _DIGESTS in metadata:
+        wrong = misfit(metadata, {_DIGESTS: dict})
+    if wrong is None and not 0 < metadata["dim"] <= _MAX_DIM:
+        wrong = f"dim = {metadata['dim']}"
     if wrong is not None:
         raise RunError(
             f"Expected {str(path / RECORD)!r} to describe a model. Received: {wrong}.",
             hint="Export it again.",
         )
+    for name in _LISTED:
+        _require_as_written(path, name, metadata)
     head = heads.load(path / _HEAD)
     identity = metadata["identity"]
     network = path / _ENCODER / _NETWORK
@@ -129,6 +149,43 @@ def read(path: Path) -> ModelFolder:
         weights_sha256=identity["weights_sha256"],
     )
     return ModelFolder(found, head, metadata)
+
+
+def check(path: Path) -> list[tuple[str, str]]:
+    """Return the files of a folder that are bad, each with what is wrong."""
+    try:
+        found = read(path)
+    except PipelineError as error:
+        return [(RECORD, error.message)]
+    saved = path / _ENCODER / f"{found.backbone.weights_sha256}.h5"
+    try:
+        weights.load(saved)
+    except PipelineError as error:
+        return [(f"{_ENCODER}/{saved.name}", error.message)]
+    return []
+
+
+def _require_as_written(path: Path, name: str, metadata: Mapping[str, Any]) -> None:
+    """Refuse a file that is not the one that the record was written with.
+
+    Raises:
+        RunError: It is another, is gone, or was not there.
+    """
+    if _DIGESTS not in metadata:  # written by an older release
+        return
+    known = metadata[_DIGESTS].get(name)
+    try:
+        received = files.sha256_file(path / name)
+    except FileNotFoundError:
+        received = None
+    except OSError as error:
+        received = str(error.strerror)
+    if received != known:
+        raise RunError(
+            f"Expected {str(path / name)!r} as it was exported. Received: another content, or "
+            "none.",
+            hint="Export it again.",
+        )
 
 
 def _loaded(path: Path, name: str, identity: Mapping[str, Any]) -> FrozenBackbone:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest
 from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.files import recover, temporary_sibling, write_atomically
 from pipeline.reporting import Reporter
+from pipeline.sources import walk
 
 
 def predict(
@@ -46,6 +46,7 @@ def predict(
         engine=options.engine,
         batch_size=options.batch_size,
         workers=options.workers,
+        store=options.store,
     )
     _note(classifier, options, len(files), reporter)
     began = time.monotonic()
@@ -87,7 +88,7 @@ def list_files(paths: Sequence[str]) -> list[str]:
                 f"Expected image files and folders. Received: {text!r}, which does not exist.",
                 hint="Correct the path.",
             )
-        inside = manifest.scan(path).paths if path.is_dir() else ()
+        inside = walk(path) if path.is_dir() else ()
         files.update(dict.fromkeys([str(path / name) for name in inside] or [text]))
     return list(files)
 

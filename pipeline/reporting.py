@@ -3,8 +3,10 @@
 The command line implements it with text and bars on stderr; library callers need not.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
 
 
 class Bar(Protocol):
@@ -39,3 +41,19 @@ class Silence:
 
     def advance(self, **shown: object) -> None:
         """Show nothing."""
+
+
+@contextmanager
+def saying_warnings(reporter: Reporter) -> Iterator[None]:
+    """Say the warnings of other packages, each once and in one line, while the context lasts."""
+    said: set[str] = set()
+
+    def say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        text = f"{category.__name__}: {' '.join(str(message).split())}"
+        if text not in said:
+            said.add(text)
+            reporter.say(text)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say
+        yield

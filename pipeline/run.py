@@ -9,61 +9,43 @@ complete.
 import csv
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType, NoneType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import heads
+from pipeline import arrays, heads, run_places, run_record
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
 from pipeline.files import (
-    Kind,
     foreign,
-    misfit,
-    read_record,
     remove_leftovers,
-    write_atomically,
-    write_json,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
 )
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
 from pipeline.reporting import Reporter
+from pipeline.run_record import DIGESTS, RECORD, damaged, require_as_written
+from pipeline.run_record import FINETUNED as FINETUNED
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-SCHEMA_VERSION: Final = 2
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 
-# In a run of finetune: its record, the head on the changed network, and the folder of its weights.
-FINETUNED: Final = "finetune"
-
-_RECORD = "run.json"
 _PROBABILITIES = "probabilities.npy"
-# What readers of a record rely on; ``inputs`` are looked at by those who use them.
-_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {
-        "inputs": dict,
-        "classes": list[str],
-        "split": dict,
-        "root": str,
-        "source": dict,
-        "heads": dict,
-        "best": (str, NoneType),
-    }
-)
-_FINETUNED_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {"weights_sha256": str, "backbone_sha256": str}
-)
+MANIFEST: Final = "manifest.csv"
+PREDICTIONS: Final = "predictions.csv"
 _FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
-_FILES: Final = ("predictions.csv", "manifest.csv", _RECORD)
+_FILES: Final = (PREDICTIONS, MANIFEST, RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +74,24 @@ class Run:
     # Held by whoever trains into a run for long.
     LOCK: Final = ".lock"
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: dict[str, Any], *, rows: Manifest | None = None) -> None:
         self.path = path
         self.record = record
+        # Those of a run that is not on disk yet.
+        self._rows = rows
+        # Places that the user names.
+        self._store: Path | None = None
+        self._data: Path | None = None
 
     @classmethod
     def exists(cls, path: Path) -> bool:
         """Tell whether a directory is a run."""
-        return (path / _RECORD).is_file()
+        return cls.record_path(path).is_file()
+
+    @staticmethod
+    def record_path(path: Path) -> Path:
+        """Return the file of a run's record."""
+        return path / RECORD
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -109,22 +101,10 @@ class Run:
             RunError: There is none, or its record lacks something.
             StoreError: The record cannot be read, or is of another version.
         """
-        record = read_record(path / _RECORD, kind="run", version=SCHEMA_VERSION)
-        if record is None:
-            raise RunError(
-                f"There is no run at {str(path)!r}.",
-                hint="Make one with pipeline train-head --store STORE --run RUN.",
-            )
-        wrong = _misfit(record)
-        if wrong is not None:
-            raise RunError(
-                f"Expected {str(path / _RECORD)!r} to describe a run. Received: {wrong}.",
-                hint="Put it back as it was, or delete the run and make it again.",
-            )
-        return cls(path, record)
+        return cls(path, run_record.read(path))
 
     @classmethod
-    def create(
+    def planned(
         cls,
         path: Path,
         *,
@@ -133,22 +113,18 @@ class Run:
         root: Path,
         source: Mapping[str, Any] = MappingProxyType({}),
     ) -> "Run":
-        """Make a run without heads.
+        """Describe a run without heads; nothing is on disk before the first head, or ``begin``.
 
         Args:
             path: Where.
-            inputs: What results depend on besides the heads; another run's must be equal.
+            inputs: What results depend on besides the heads; another run's must be equal, but for
+                the places among them.
             examples: The rows.
             root: What their paths are relative to.
             source: Where the rows came from; recorded and never compared.
-
-        Raises:
-            RunError: The directory holds something else.
         """
-        cls.require_free(path)
-        path.mkdir(parents=True, exist_ok=True)
+        rows = _rows_of(examples, root)
         record = {
-            "schema_version": SCHEMA_VERSION,
             "inputs": dict(inputs),
             "classes": list(examples.names),
             "split": examples.counts(),
@@ -163,27 +139,42 @@ class Run:
             "heads": {},
             "best": None,
         }
-        run = cls(path, record)
-        run.save_record()
-        run.go_on(examples)
+        return cls(path, record, rows=rows)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        inputs: Mapping[str, Any],
+        examples: Examples,
+        root: Path,
+        source: Mapping[str, Any] = MappingProxyType({}),
+    ) -> "Run":
+        """Make a run without heads; see ``planned``.
+
+        Raises:
+            RunError: The directory holds something else.
+        """
+        run = cls.planned(path, inputs=inputs, examples=examples, root=root, source=source)
+        run.begin()
         return run
 
-    def go_on(self, examples: Examples) -> None:
-        """Clear up what a killed process left, and make again what it did not come to.
+    def begin(self) -> None:
+        """Put a planned run on disk, in the place of one that is there.
 
-        Args:
-            examples: The rows, which the inputs of this run stand for.
+        Raises:
+            RunError: The directory holds something else.
         """
-        for folder in (self.path, *(self.path / name for name in _FOLDERS)):
-            for place in (folder, *folder.glob("*/")):
-                remove_leftovers(place)
-        path = self.path / "manifest.csv"
-        if not path.exists():
-            root = Path(self.record["root"])
-            rows = Manifest(
-                root, examples.paths, examples.labels, examples.splits, examples.keys, ()
-            )
-            manifests.write(path, rows, columns=MANIFEST_COLUMNS)
+        if self._rows is None:
+            return
+        if Run.exists(self.path):
+            Run.remove(self.path)
+        Run.require_free(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.note_places(Path(self.record["inputs"]["store"]), self._rows.root)
+        self._write_rows(self._rows)
+        self._rows = None
 
     @classmethod
     def require_free(cls, path: Path) -> None:
@@ -207,13 +198,7 @@ class Run:
             RunError: There is no run, or it holds what is not its own. Nothing is deleted.
         """
         run = cls.open(path)
-        others = foreign(path, {*_FOLDERS, *_FILES, cls.LOCK})
-        if others:
-            raise RunError(
-                f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
-                f"Received: also {others[0]!r}.",
-                hint="Move it elsewhere, or choose another --run.",
-            )
+        cls.require_nothing_else(path)
         run.record = {**run.record, "heads": {}, "best": None}
         run.record.pop(FINETUNED, None)
         run.save_record()
@@ -223,6 +208,21 @@ class Run:
         for name in _FILES:
             (path / name).unlink(missing_ok=True)
 
+    @classmethod
+    def require_nothing_else(cls, path: Path) -> None:
+        """Refuse to replace a run that holds what is not its own.
+
+        Raises:
+            RunError: Names the first of it.
+        """
+        others = foreign(path, {*_FOLDERS, *_FILES, cls.LOCK})
+        if others:
+            raise RunError(
+                f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
+                f"Received: also {others[0]!r}.",
+                hint="Move it elsewhere, or choose another --run.",
+            )
+
     def require_inputs(self, inputs: Mapping[str, Any]) -> None:
         """Refuse to add to a run that was made from something else.
 
@@ -231,7 +231,7 @@ class Run:
         """
         known = self.record["inputs"]
         for name in (*inputs, *known):
-            if known.get(name) != inputs.get(name):
+            if name not in run_places.PLACES and known.get(name) != inputs.get(name):
                 raise RunError(
                     f"The run {str(self.path)!r} was made with {name} = {known.get(name)!r}. "
                     f"Received: {name} = {inputs.get(name)!r}.",
@@ -256,18 +256,57 @@ class Run:
                 )
         return True
 
+    def restore_manifest(self, examples: Examples) -> None:
+        """Write the rows again where there are none, after a repair; they are those of the run."""
+        if not (self.path / MANIFEST).exists():
+            self._write_rows(_rows_of(examples, Path()))
+
+    @staticmethod
+    def remove_leftovers(path: Path) -> None:
+        """Delete the temporary files that killed processes left in a run, begun or not."""
+        for folder in (path, *(path / name for name in _FOLDERS)):
+            for place in (folder, *folder.glob("*/")):
+                remove_leftovers(place)
+
+    def _write_rows(self, rows: Manifest) -> None:
+        """Write the rows, and the record with their digest."""
+        path = self.path / MANIFEST
+        with temporary_sibling(path) as temporary:
+            manifests.fill(temporary, rows, columns=MANIFEST_COLUMNS)
+            digest = sha256_file(temporary)
+            self.record[DIGESTS] = {**self.record.get(DIGESTS, {}), MANIFEST: [digest]}
+            # The record comes first: killed between the two, there is a run that lacks its rows.
+            self.save_record()
+            rename_durably(temporary, path)
+
+    def drop_head(self, name: str) -> None:
+        """Take a head out of the run, with what was derived from it."""
+        self.record["heads"].pop(name)
+        self.record["best"] = best(self.record["heads"]) if self.record["heads"] else None
+        self.record.pop("lead", None)
+        if name == FINETUNED:
+            self.record.pop(FINETUNED, None)
+        self.save_record()
+        shutil.rmtree(self.path / "heads" / name, ignore_errors=True)
+        if (self.path / PREDICTIONS).exists():
+            self.write_predictions()
+
     def add_head(self, name: str, fitted: FittedHead) -> None:
         """Save a fitted head, then list it.
 
         One that cannot be saved is listed with its scores and the reason (``not_saved``).
         """
+        self.begin()
         folder = self.path / "heads" / name
         not_saved = heads.save(fitted.head, folder)
-        write_atomically(
-            folder / _PROBABILITIES,
-            lambda temporary: _save_array(temporary, fitted.probabilities),
-        )
-        self.record["heads"][name] = {**fitted.record, "not_saved": not_saved}
+        arrays.write(folder / _PROBABILITIES, fitted.probabilities)
+        names = (_PROBABILITIES,) if not_saved else (heads.RECORD, _PROBABILITIES)
+        digests = {file: [sha256_file(folder / file)] for file in names}
+        self.record["heads"][name] = {
+            **fitted.record,
+            "not_saved": not_saved,
+            DIGESTS: digests,
+        }
         self.record["best"] = best(self.record["heads"])
         self.save_record()
 
@@ -280,11 +319,63 @@ class Run:
 
     def save_record(self) -> None:
         """Write ``run.json``."""
-        write_json(self.path / _RECORD, self.record)
+        run_record.write(self.path, self.record)
+
+    def at(self, *, store: str | None = None, data: str | None = None) -> "Run":
+        """Return this run with places that the user names in the place of recorded ones.
+
+        Raises:
+            RunError: They do not exist.
+        """
+        self._store = run_places.given("--store", store)
+        self._data = run_places.given("--data", data)
+        return self
+
+    def note_places(self, store: Path, root: Path) -> None:
+        """Take down where the store and the images are; see ``run_places``."""
+        run_places.note(self.record, self.path, store=store, root=root)
+
+    @property
+    def store_path(self) -> Path:
+        """Where the store of its features is, or was last."""
+        return self._store or run_places.store_of(self.record, self.path)
 
     def manifest(self) -> Manifest:
-        """Return the rows of this run, with their splits."""
-        return manifests.read(self.path / "manifest.csv", root=Path(self.record["root"]))
+        """Return the rows of this run, with their splits.
+
+        Raises:
+            RunError: The file is not as it was written.
+            ManifestError: It cannot be used.
+        """
+        self.require_file(MANIFEST)
+        rows = manifests.read(self.path / MANIFEST, root=self._data or Path())
+        if self._data is not None:
+            return rows
+        first = rows.paths[0] if rows.paths else ""
+        return replace(rows, root=run_places.root_of(self.record, self.path, first))
+
+    def load_head(self, name: str) -> "Head":
+        """Read a head that was saved.
+
+        Raises:
+            RunError: It is damaged, or is not the one that the run lists.
+        """
+        self.require_file(heads.RECORD, head=name)
+        return heads.load(self.path / "heads" / name)
+
+    def require_file(self, file: str, *, head: str | None = None) -> None:
+        """Refuse a file that is not as it was written, where the record tells.
+
+        Args:
+            file: Its name.
+            head: The head that it is of; None for a file of the run itself.
+
+        Raises:
+            RunError: It is gone, or changed.
+        """
+        path = self.path / file if head is None else self.path / "heads" / head / file
+        record = self.record if head is None else self.record["heads"][head]
+        require_as_written(path, record.get(DIGESTS, {}).get(file))
 
     def probabilities(self, name: str) -> NDArray[np.float32]:
         """Return a head's probabilities over the val and test rows, float32 ``(n, classes)``.
@@ -292,13 +383,17 @@ class Run:
         Raises:
             RunError: The file is gone or damaged.
         """
+        self.require_file(_PROBABILITIES, head=name)
         path = self.path / "heads" / name / _PROBABILITIES
+        counts = self.record["split"]
+        shape = (counts["val"] + counts["test"], len(self.record["classes"]))
         try:
-            array: NDArray[np.float32] = np.load(path, allow_pickle=False)
+            array = arrays.read(path)
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} cannot be read: {error}.", hint="Train that head again with --force."
-            ) from error
+            raise damaged(path, str(error)) from error
+        if array.shape != shape or array.dtype != np.float32 or not np.isfinite(array).all():
+            received = f"{array.dtype} of shape {array.shape}"
+            raise damaged(path, f"{received} instead of finite float32 of shape {shape}")
         return array
 
     def write_predictions(self) -> None:
@@ -307,21 +402,27 @@ class Run:
         scored = [index for index, split in enumerate(rows.splits) if split != "train"]
         classes = self.record["classes"]
 
-        def fill(temporary: Path) -> None:
+        path = self.path / PREDICTIONS
+        with temporary_sibling(path) as temporary:
             with temporary.open(
                 "w", encoding="utf-8", errors="surrogateescape", newline=""
             ) as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(PREDICTION_COLUMNS)
                 for name in self.record["heads"]:
-                    probabilities = self.probabilities(name)
-                    for index, row in zip(scored, probabilities, strict=True):
-                        top = int(row.argmax())
-                        key = rows.keys[index].decode()
+                    for index, row in zip(scored, self.probabilities(name), strict=True):
+                        top, key = int(row.argmax()), rows.keys[index].decode()
                         about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
                         writer.writerow((*about, name, classes[top], f"{row[top]:.6f}"))
+            # The record comes first: killed between the two, the old file is still known as ours.
+            known = self.record.setdefault(DIGESTS, {}).get(PREDICTIONS, [])
+            self.record[DIGESTS][PREDICTIONS] = [sha256_file(temporary), *known[:1]]
+            self.save_record()
+            rename_durably(temporary, path)
 
-        write_atomically(self.path / "predictions.csv", fill)
+
+def _rows_of(examples: Examples, root: Path) -> Manifest:
+    return Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
 
 
 def best(records: Mapping[str, Mapping[str, Any]]) -> str:
@@ -330,21 +431,3 @@ def best(records: Mapping[str, Mapping[str, Any]]) -> str:
         records,
         key=lambda name: (-records[name]["val"]["accuracy"], records[name]["val"]["log_loss"]),
     )
-
-
-def _misfit(record: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a run's record; None where it can be used."""
-    wrong = misfit(record, _FIELDS)
-    if wrong is None:
-        wrong = misfit(record["heads"], dict.fromkeys(record["heads"], dict))
-    # Until it ends, fine-tuning keeps notes there, and has no head.
-    if wrong is None and FINETUNED in {*record, *record["heads"]}:
-        wrong = misfit(record, {FINETUNED: dict})
-    if wrong is None and FINETUNED in record["heads"]:
-        wrong = misfit(record[FINETUNED], _FINETUNED_FIELDS)
-    return wrong
-
-
-def _save_array(path: Path, array: NDArray[np.float32]) -> None:
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)

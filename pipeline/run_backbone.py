@@ -5,7 +5,9 @@ else they are given, else they are those that Keras downloads or that a seed dra
 come from, their digest must be the run's. Keras is imported only when the network is built.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +17,15 @@ from pipeline.backbone import Backbone, FrozenBackbone
 from pipeline.config import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.keras_file import PREFIX, SUFFIX
+from pipeline.records import Kind, misfit
 from pipeline.run import FINETUNED, Run
 from pipeline.store import Store
 
 _BACKBONE: Final = "backbone/"
+# What names a file, in no other folder.
+_DIGEST: Final = re.compile(r"[\w-]+", re.ASCII)
+# Of an image: beyond it a batch of one fits into no memory.
+_MAX_SIDE: Final = 1 << 14
 
 
 def inputs_of(run: Run) -> Mapping[str, Any]:
@@ -49,7 +56,14 @@ def require_reproducible(identity: Mapping[str, Any]) -> None:
     Raises:
         StaleFeaturesError: Names the first field that differs, with both values.
         ConfigError: The backbone is unknown.
+        RunError: A field has a value that none can have.
     """
+    wrong = _wrong_in(identity)
+    if wrong is not None:
+        raise RunError(
+            f"Expected the identity of features. Received: {wrong}.",
+            hint="Train again with train-head, or export again.",
+        )
     require_equal(identity, _identity_here(identity), "in this release")
 
 
@@ -60,12 +74,12 @@ def open_store(run: Run) -> Store:
         RunError: It is gone.
         StoreError: It is damaged, or of other features.
     """
-    path, identity = Path(run.record["inputs"]["store"]), run.record["inputs"]["identity"]
+    path, identity = run.store_path, run.record["inputs"]["identity"]
     if not Store.exists(path):
         raise RunError(
             f"Expected the store of the run {str(run.path)!r} at {str(path)!r}. "
             "Received: there is none.",
-            hint="Put it back, or extract and train again.",
+            hint="Put it back, or say where it is with --store DIR.",
         )
     # Before the shards are looked at, which would be called damaged under another identity.
     Store.unchecked(path).require_identity(identity)
@@ -246,6 +260,27 @@ def _identity_here(identity: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
+def _wrong_in(identity: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the fields of an identity; None where each can be."""
+    kinds: Mapping[str, Kind] = {
+        **dict.fromkeys(("backbone", "weights_sha256", "preprocessing", "decoder"), str),
+        "image_size": int,
+    }
+    options = {item.name: item.metadata["option"] for item in fields(ExtractOptions)}
+    wrong = misfit(identity, kinds)
+    for name in ("pooling", "precision", "preprocessing"):
+        is_open = name == "preprocessing" and not is_from_file(identity)
+        if wrong is None and not is_open and identity.get(name) not in options[name].choices:
+            wrong = f"{name} = {identity.get(name)!r}"
+    if wrong is None and not _DIGEST.fullmatch(identity["weights_sha256"]):
+        wrong = f"weights_sha256 = {identity['weights_sha256']!r}"
+    if wrong is None and not options["image_size"].minimum <= identity["image_size"] <= _MAX_SIDE:
+        wrong = f"image_size = {identity['image_size']!r}"
+    if wrong is None and identity["precision"] != "float32":
+        wrong = misfit(identity, {"engine": str})
+    return wrong
+
+
 def _is_known_by_name(source: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
     """Tell whether the weights can be had without a file: downloaded, or drawn."""
     return source.get("weights") in weight_files.KEYWORDS and not is_from_file(identity)
@@ -259,7 +294,7 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
         StaleFeaturesError: It holds features that were made in another way.
     """
     inputs = run.record["inputs"]
-    path, identity = Path(inputs["store"]), inputs["identity"]
+    path, identity = run.store_path, inputs["identity"]
     average: Sequence[str] = inputs.get("average") or ()
     where = f"in its store {str(path)!r}"
     if not Store.exists(path):
@@ -268,7 +303,8 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
         raise WeightsUnavailableError(
             f"Expected the run's store at {str(path)!r}, which keeps the backbone's weights "
             f"{identity['weights_sha256']}. Received: no store there.",
-            hint="Put it back, or give the weights with --weights PATH.",
+            hint="Put it back, say where it is with --store DIR, or give the weights with "
+            "--weights PATH.",
         )
     store = Store.unchecked(path)
     if store.identity != identity and not is_needed:

@@ -3,29 +3,61 @@
 A small SQLite file in the store, safe to delete: (path, size, times, inode) → key of the bytes;
 key → why it could not be decoded; shard → state at its last good check. Called by ``store``,
 stage 1 and ``finetune_cache``, always from one thread.
+
+Every row has a checksum, so that a byte that changed on the disk makes no other key; a file that
+SQLite finds damaged, whenever that is, is made anew.
 """
 
 import os
 import sqlite3
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from pipeline.files import has_locks
+from pipeline.files import has_locks, require_regular
 
 # A file changed within the clock's grain after it was read would look unchanged; git's index
 # has the same race and the same rule: what is this young is read again next time.
 RACY_NS: Final = 2_000_000_000
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _TABLES: Final = """
-CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE failures (key TEXT PRIMARY KEY, decoder TEXT NOT NULL, reason TEXT NOT NULL)
+CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL,
+    checksum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE failures (key TEXT PRIMARY KEY, decoder TEXT NOT NULL, reason TEXT NOT NULL,
+    checksum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE shards (name TEXT PRIMARY KEY, stamp TEXT NOT NULL, checksum INTEGER NOT NULL)
     WITHOUT ROWID;
-CREATE TABLE shards (name TEXT PRIMARY KEY, stamp TEXT NOT NULL) WITHOUT ROWID;
 """
+# From the version before, whose rows have no checksum.
+_UPGRADE: Final = """
+BEGIN;
+ALTER TABLE files ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE failures ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE shards ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0;
+UPDATE files SET checksum = checksum_of(path, stamp, key);
+UPDATE failures SET checksum = checksum_of(key, decoder, reason);
+UPDATE shards SET checksum = checksum_of(name, stamp);
+PRAGMA user_version = 2;
+COMMIT;
+"""
+# What damage to the file can raise: besides errors of SQLite, sizes that are read from it.
+_ERRORS: Final = (sqlite3.Error, MemoryError, OverflowError, ValueError)
+# What says nothing about the file: it is held by another process, or cannot be written.
+_ELSEWHERE: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
 
 
 def stamp(status: os.stat_result) -> str:
@@ -42,8 +74,9 @@ class ScanCache:
     """
 
     def __init__(self, path: Path | None) -> None:
+        self._path = path
         self._database = _open(path)
-        self._has_failures = bool(self._database.execute("SELECT 1 FROM failures").fetchone())
+        self._has_failures = self._one("SELECT 1 FROM failures LIMIT 1") is not None
 
     def __enter__(self) -> Self:
         return self
@@ -63,14 +96,16 @@ class ScanCache:
 
     def commit(self) -> None:
         """Write what was learned so far; a full disk loses nothing but speed."""
-        with suppress(sqlite3.OperationalError):
+        try:
             self._database.commit()
+        except _ERRORS as error:
+            self._give_up(error)
 
     def key(self, path: str | Path, status: os.stat_result) -> str | None:
         """Return the key of a file's bytes if the file is unchanged since it was hashed."""
-        return self._one(
-            "SELECT key FROM files WHERE path = ? AND stamp = ?", os.fsencode(path), stamp(status)
-        )
+        name, state = os.fsencode(path), stamp(status)
+        row = self._one("SELECT key, checksum FROM files WHERE path = ? AND stamp = ?", name, state)
+        return _checked(row, name, state)
 
     def remember_key(self, path: Path, status: os.stat_result, key: str) -> None:
         """Remember a file's key, unless the file is too young to be trusted."""
@@ -81,7 +116,9 @@ class ScanCache:
         """Return why an image could not be decoded by this very decoder, if it could not."""
         if not self._has_failures:
             return None
-        return self._one("SELECT reason FROM failures WHERE key = ? AND decoder = ?", key, decoder)
+        query = "SELECT reason, checksum FROM failures WHERE key = ? AND decoder = ?"
+        row = self._one(query, key, decoder)
+        return _checked(row, key, decoder)
 
     def remember_failure(self, key: str, decoder: str, reason: str) -> None:
         """Remember that an image could not be decoded."""
@@ -90,55 +127,101 @@ class ScanCache:
 
     def is_checked(self, shard: str, status: os.stat_result) -> bool:
         """Tell whether a shard is unchanged since its digest was last found right."""
-        known = self._one("SELECT stamp FROM shards WHERE name = ?", shard)
-        return known == stamp(status)
+        state = stamp(status)
+        row = self._one("SELECT stamp, checksum FROM shards WHERE name = ?", shard)
+        return row == (state, _checksum(shard, state))
 
     def remember_check(self, shard: str, status: os.stat_result) -> None:
         """Remember that a shard's digest is right."""
         self._put("shards", shard, stamp(status))
 
-    def _one(self, query: str, *values: object) -> str | None:
-        row = self._database.execute(query, values).fetchone()
-        return None if row is None else str(row[0])
+    def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
+        try:
+            row: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
+        except _ERRORS as error:
+            self._give_up(error)
+            return None
+        return row
 
-    def _put(self, table: str, *values: object) -> None:
-        marks = ", ".join("?" * len(values))
-        # A read-only store is read as it is: it only stays slower.
-        with suppress(sqlite3.OperationalError):
-            self._database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", values)  # noqa: S608
+    def _put(self, table: str, *values: str | bytes) -> None:
+        row = (*values, _checksum(*values))
+        marks = ", ".join("?" * len(row))
+        try:
+            self._database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
+        except _ERRORS as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Go on with an empty cache where the file is damaged; else it only stays slower."""
+        if _is_elsewhere(error):
+            return
+        with suppress(*_ERRORS):
+            self._database.close()
+        self._database = _remade(self._path)
+
+
+def _checked(row: tuple[Any, ...] | None, *asked: str | bytes) -> str | None:
+    """Return the value of a row that was found for what was asked, if its checksum is right."""
+    if row is None or not isinstance(row[0], str) or row[1] != _checksum(*asked, row[0]):
+        return None
+    return row[0]
+
+
+def _checksum(*values: str | bytes) -> int:
+    """Return a checksum of a row, in which every changed byte of a value shows."""
+    # Between two values a zero, so that nothing moves from one to the next.
+    return zlib.crc32(
+        b"\0".join(
+            value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+            for value in values
+        )
+    )
+
+
+def _is_elsewhere(error: Exception) -> bool:
+    """Tell whether an error of SQLite has another cause than damage to the file."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _ELSEWHERE
 
 
 def _open(path: Path | None) -> sqlite3.Connection:
     """Open or make the cache; one that is damaged or of another version is made anew."""
-    if path is None:
-        return _with_tables(sqlite3.connect(":memory:"))
-    for attempt in (_usable, _remade):
-        with suppress(sqlite3.Error, OSError):
-            return attempt(path)
-    return _with_tables(sqlite3.connect(":memory:"))
+    if path is not None and path.exists():
+        try:
+            return _usable(path)
+        except (*_ERRORS, OSError) as error:
+            if _is_elsewhere(error):
+                return _with_tables(sqlite3.connect(":memory:"))
+    return _remade(path)
 
 
 def _usable(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        raise FileNotFoundError(path)
+    require_regular(path)
     database = sqlite3.connect(path, timeout=_patience(path))
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version == _VERSION - 1:
+            database.create_function("checksum_of", -1, _checksum, deterministic=True)
+            database.executescript(_UPGRADE)
+        elif version != _VERSION:
+            raise sqlite3.DatabaseError(f"version {version}")
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.Error:
+        if not {"files", "failures", "shards"} <= tables:
+            raise sqlite3.DatabaseError(f"tables {tables}")
+    except _ERRORS:
         database.close()
         raise
-    if version != _VERSION or not {"files", "failures", "shards"} <= tables:
-        database.close()
-        raise sqlite3.DatabaseError(f"version {version}")
     return database
 
 
-def _remade(path: Path) -> sqlite3.Connection:
-    # The journal of another file, which SQLite would take for this one's, goes first.
-    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-    return _with_tables(sqlite3.connect(path, timeout=_patience(path)))
+def _remade(path: Path | None) -> sqlite3.Connection:
+    """Make an empty cache in place of a file; in memory where there is no place."""
+    if path is not None:
+        with suppress(*_ERRORS, OSError):
+            for name in ("", "-journal", "-wal", "-shm"):
+                path.with_name(path.name + name).unlink(missing_ok=True)
+            return _with_tables(sqlite3.connect(path, timeout=_patience(path)))
+    return _with_tables(sqlite3.connect(":memory:"))
 
 
 def _patience(path: Path) -> float:

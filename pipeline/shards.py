@@ -1,7 +1,9 @@
 """Shards: immutable HDF5 files of features, named by the digest of their own bytes.
 
 A shard is complete if it is present: it is written under a temporary name, flushed, hashed and
-renamed. ``store`` keeps the set of them; nothing here knows a manifest or a network.
+renamed. Each row has a sum of its own, which every read compares: a byte that changes after the
+file was hashed is found as well. ``store`` keeps the set of shards; nothing here knows a manifest
+or a network.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import hdf5
+from pipeline.arrays import Sums, row_sums
 from pipeline.errors import CorruptShardError, StoreError
-from pipeline.files import rename_durably, sha256_file, temporary_sibling
+from pipeline.files import UnfitFileError, rename_durably, sha256_file, temporary_sibling
+from pipeline.hdf5 import HDF5_ERRORS, UnfitDatasetError, opened, plain_dataset
+from pipeline.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
 
 Features = NDArray[np.float32]
@@ -36,10 +40,13 @@ class Shard:
     Attributes:
         path: Where it is; its stem is the SHA-256 of its bytes.
         keys: Content keys of its rows, dtype ``S64``, shape ``(n,)``.
+        sums: Of its rows, uint32 ``(n,)``; None in shards of older releases. A row with a value
+            that is not finite has a wrong one.
     """
 
     path: Path
     keys: Keys
+    sums: Sums | None = None
 
     @property
     def name(self) -> str:
@@ -67,18 +74,25 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{SUFFIX}") as temporary:
-        with hdf5.writing(temporary, libver=hdf5.PORTABLE) as file:
+        with writing(temporary) as file:
             file.attrs["identity"] = identity
-            file.create_dataset("keys", data=keys.astype(KEY_DTYPE, copy=False))
+            keys = keys.astype(KEY_DTYPE, copy=False)
+            file.create_dataset("keys", data=keys)
             dataset = file.create_dataset("features", (len(keys), dim), dtype="<f4")
+            sums = key_sums(keys)
             start = 0
             for block in blocks:
-                dataset[start : start + len(block)] = block
+                rows = slice(start, start + len(block))
+                dataset[rows] = block
+                sums[rows] += row_sums(np.ascontiguousarray(block, dtype="<f4"))
+                # So that reading need not look for these as well.
+                sums[rows][~np.isfinite(block).all(axis=1)] ^= 1
                 start += len(block)
             _require_whole(start, len(keys))
+            file.create_dataset("sums", data=sums)
         path = folder / (sha256_file(temporary) + SUFFIX)
         rename_durably(temporary, path)
-    return Shard(path, keys)
+    return Shard(path, keys, sums - key_sums(keys))
 
 
 def open_shard(path: Path, *, identity: str, dim: int, is_checked: Callable[[Path], bool]) -> Shard:
@@ -87,20 +101,25 @@ def open_shard(path: Path, *, identity: str, dim: int, is_checked: Callable[[Pat
     Raises:
         CorruptShardError: The digest, the shape or the store it belongs to is wrong.
     """
-    if not is_checked(path) and sha256_file(path) != path.stem:
-        raise corrupt(path, "its bytes are not those that were written")
     try:
-        with hdf5.reading(path) as file:
-            keys = file["keys"][:]
-            shape = file["features"].shape
+        if not is_checked(path) and sha256_file(path) != path.stem:
+            raise corrupt(path, "its bytes are not those that were written")
+        with opened(path) as file:
             belongs = file.attrs["identity"]
-    except (OSError, KeyError) as error:
+            shape = plain_dataset(file, "features").shape
+            keys = plain_dataset(file, "keys")[:]
+            sums = plain_dataset(file, "sums")[:] if "sums" in file else None
+    except HDF5_ERRORS as error:
         raise _unreadable(path, error) from error
-    if belongs != identity:
+    if not isinstance(belongs, str) or belongs != identity:
         raise corrupt(path, "it belongs to a store of another identity")
-    if shape != (len(keys), dim):
+    if keys.dtype != KEY_DTYPE or keys.ndim != 1 or shape != (len(keys), dim):
         raise corrupt(path, f"expected features of shape {(len(keys), dim)}, received {shape}")
-    return Shard(path, keys)
+    if sums is not None and (sums.dtype != np.uint32 or sums.shape != keys.shape):
+        raise corrupt(
+            path, f"expected sums of {len(keys)} rows, received {sums.dtype} {sums.shape}"
+        )
+    return Shard(path, keys, None if sums is None else sums - key_sums(keys))
 
 
 def read_into(
@@ -117,18 +136,39 @@ def read_into(
     Raises:
         CorruptShardError: The shard is gone, damaged, or holds values that are not finite.
     """
+    if not len(rows):
+        return
     order = np.argsort(rows, kind="stable")
     rows, places = rows[order], places[order]
     buffer = np.empty((min(PIECE_ROWS, len(shard)), out.shape[1]), dtype=np.float32)
     try:
-        with hdf5.reading(shard.path) as file:
-            dataset = file["features"]
+        with opened(shard.path) as file:
+            dataset = plain_dataset(file, "features")
+            if dataset.shape != (len(shard), out.shape[1]):
+                raise corrupt(shard.path, f"its features have become of shape {dataset.shape}")
             for start, stop in _pieces(rows):
                 block = _read_piece(dataset, rows[start:stop], out, places[start:stop], buffer)
-                if not _all_finite(block):
-                    raise corrupt(shard.path, "it holds values that are not finite")
-    except (OSError, KeyError) as error:
+                _require_sound(shard, rows[start:stop], block)
+    except HDF5_ERRORS as error:
         raise _unreadable(shard.path, error) from error
+
+
+def key_sums(keys: Keys) -> Sums:
+    """Return the sum of each key, as ``row_sums`` does; it tells rows of one content apart."""
+    return row_sums(np.ascontiguousarray(keys))
+
+
+def _require_sound(shard: Shard, rows: NDArray[np.intp], block: Features) -> None:
+    """Refuse rows that are not as they were written, or hold values that are not finite."""
+    if shard.sums is None:
+        is_sound = _all_finite(block)
+    else:
+        expected = shard.sums[rows[0] : rows[-1] + 1] if _is_run(rows) else shard.sums[rows]
+        is_sound = bool((row_sums(block) == expected).all())
+    if not is_sound:
+        is_finite = np.isfinite(block).all()
+        changed = "its rows are not those that were written"
+        raise corrupt(shard.path, changed if is_finite else "it holds values that are not finite")
 
 
 def corrupt(path: Path, problem: str) -> CorruptShardError:
@@ -153,7 +193,9 @@ def _unreadable(path: Path, error: Exception) -> StoreError:
             shard=path.stem,
             hint="Run extract again; only its images are encoded again.",
         )
-    if isinstance(error, KeyError):
+    if isinstance(error, UnfitDatasetError | UnfitFileError):
+        return corrupt(path, str(error))
+    if not isinstance(error, OSError):
         return corrupt(path, "it is no feature shard")
     # Its digest was right when it was last looked at, so this may well be the system's doing
     # (permissions, the open-file limit): no reason to tell anyone to delete it.

@@ -3,13 +3,14 @@
 An image's place is ``u = sha256("<split seed>:<key>")`` read as a number in [0, 1), compared
 with the shares of train, val and test. It depends on nothing else, so adding, deleting or
 relabelling images never moves another, and copies of one image never straddle. Declared splits
-win. Called by ``dataset``.
+win; where only one of val and test is declared, it is the test split. Called by ``dataset``.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.errors import ConfigError, ManifestError
@@ -38,18 +39,38 @@ class Assignment:
             straddles declared splits.
         moved: The exceptions to the hash rule.
         straddling: How many keys stood in more than one declared split.
+        is_declared: Whether the source says what is held out.
+        notes: What was made of splits that the source declares in part, one line each.
     """
 
     splits: tuple[str, ...]
     moved: tuple[Moved, ...]
     straddling: int
+    is_declared: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What declared splits mean.
+
+    Attributes:
+        shares: By declared split, the shares of the splits that its keys are hashed into; keys of
+            others stay.
+        renamed: Declared splits that count as another.
+        note: What was made of it, if the source does not say it all.
+    """
+
+    shares: Mapping[str, Mapping[str, float]]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def parse_ratios(text: str) -> Ratios:
-    """Read shares such as ``70/15/15`` into fractions of one; val may be zero.
+    """Read shares such as ``70/15/15`` or ``0.7/0.15/0.15`` into fractions; val may be zero.
 
     Raises:
-        ConfigError: There are not three such numbers.
+        ConfigError: There are not three such numbers, or they sum to neither 100 nor 1.
     """
     try:
         shares = [float(part) for part in text.split("/")]
@@ -63,6 +84,12 @@ def parse_ratios(text: str) -> Ratios:
             hint="For example --split 70/15/15.",
         )
     total = sum(shares)
+    if not any(math.isclose(total, whole, rel_tol=1e-6) for whole in (1, 100)):
+        raise ConfigError(
+            f"--split: expected shares that sum to 100, or to 1. Received: {text!r}, which sums to "
+            f"{total:g}.",
+            hint="For example --split 70/15/15.",
+        )
     return shares[0] / total, shares[1] / total, shares[2] / total
 
 
@@ -80,7 +107,7 @@ def assign(
     *,
     ratios: Ratios,
     seed: int,
-    fill_missing_test: bool = False,
+    asked: bool = False,
 ) -> Assignment:
     """Give every row its split.
 
@@ -90,14 +117,17 @@ def assign(
         declared: Splits from the source, empty where it declares none.
         ratios: Shares of train, val, test, summing to one.
         seed: Seed of the hash rule.
-        fill_missing_test: Whether a data set that declares splits but no test may take test
-            from train.
+        asked: Whether the user gave the ratios: then splits that the data lacks are taken from
+            train, and those it declares stay.
 
     Raises:
-        ManifestError: Splits are declared but train or test is missing.
+        ManifestError: Splits are declared but no train.
     """
     declared_of, straddling = _declared_by_key(keys, declared)
-    shares = _shares_by_declared(set(declared_of.values()), ratios, fill_missing_test)
+    plan = _plan(set(declared_of.values()), ratios, asked=asked)
+    declared = [plan.renamed.get(said, said) for said in declared]
+    declared_of = {key: plan.renamed.get(said, said) for key, said in declared_of.items()}
+    shares = plan.shares
     label_of = dict(zip(keys, labels, strict=True))
     split_of = {
         key: _by_hash(position(key, seed), shares[said]) if said in shares else said
@@ -111,7 +141,13 @@ def assign(
         "" if said and said != declared_of[key] else split_of[key]
         for key, said in zip(keys, declared, strict=True)
     )
-    return Assignment(splits, tuple(moved), straddling)
+    return Assignment(
+        splits,
+        tuple(moved),
+        straddling,
+        is_declared=not {"val", "test"}.isdisjoint(declared_of.values()),
+        notes=(plan.note,) if plan.note else (),
+    )
 
 
 def _declared_by_key(keys: Sequence[str], declared: Sequence[str]) -> tuple[dict[str, str], int]:
@@ -129,32 +165,39 @@ def _declared_by_key(keys: Sequence[str], declared: Sequence[str]) -> tuple[dict
     return latest, sum(len(splits - {""}) > 1 for splits in said.values())
 
 
-def _shares_by_declared(
-    declared: set[str], ratios: Ratios, fill_missing_test: bool
-) -> dict[str, dict[str, float]]:
-    """Return, by declared split, the shares of the splits its keys are hashed into.
+def _plan(declared: set[str], ratios: Ratios, *, asked: bool) -> _Plan:
+    """Return what the splits that a source declares mean.
 
     Keys that declare nothing are hashed into all three; keys of a declared train also feed
     the splits that the data lacks; all others stay where they were declared.
     """
     by_name = {name: share for name, share in zip(SPLITS, ratios, strict=True) if share}
-    if declared <= {""}:
-        return {"": by_name}
-    lacking = [] if "" in declared else [name for name in by_name if name not in declared]
-    if "train" in lacking:
+    named = [name for name in SPLITS if name in declared]
+    if not named:
+        return _Plan({"": by_name})
+    if "" in declared:
+        return _Plan(
+            {"": by_name}, note="Only some images declare a split; the others are placed by hash"
+        )
+    if named[0] != "train":
         raise ManifestError(
-            f"The data declares splits but no train. Received: {', '.join(sorted(declared))}.",
+            f"The data declares splits but no train. Received: {', '.join(named)}.",
             hint="Add training images, or put the images of all splits into class folders.",
         )
-    if "test" in lacking and not fill_missing_test:
-        raise ManifestError(
-            "The data declares splits but no test.",
-            hint="Add a test split, or take one from train with --split 70/15/15.",
+    lacking = [name for name in by_name if name not in named]
+    taken = {"train": {name: by_name[name] for name in ("train", *lacking)}}
+    said = f"The data declares {' and '.join(named)} but no {' and no '.join(lacking)}: "
+    if not lacking:
+        return _Plan({})
+    if named == ["train", "val"] and not asked:
+        # The held-out split of a data set with one is what its makers score on.
+        return _Plan(
+            {"train": {name: by_name[name] for name in ("train", "val")}},
+            renamed={"val": "test"},
+            note=said + "val is the test split, scored once, and another val is taken from train "
+            "by hash (with --split A/B/C val stays val, and test is taken from train)",
         )
-    shares = {"": by_name}
-    if lacking:
-        shares["train"] = {name: by_name[name] for name in ("train", *lacking)}
-    return shares
+    return _Plan(taken, note=said + f"{' and '.join(lacking)} taken from train by hash")
 
 
 def _by_hash(place: float, shares: Mapping[str, float]) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heads, machine
+from pipeline import heads, machine, places
 from pipeline.compare import compare
-from pipeline.config import CommonOptions, StageTwoOptions, canonical_json, unknown_name
+from pipeline.config import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, mention
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
@@ -48,19 +48,27 @@ class Prepared:
     source: dict[str, Any]
 
 
-def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
-    """Join a store and a manifest, and read the features, or leave them on disk.
+def run_path(options: StageTwoOptions, command: str, suffix: str = "") -> Path:
+    """Return where a run goes; unless told otherwise, it is named after the store.
 
     Raises:
         ConfigError: No store was given.
-        ManifestError: The rows cannot be used.
-        StoreError: The store is missing, damaged, or lacks features.
     """
     if not options.store:
         raise ConfigError(
             f"{command}: expected --store.", hint="For example: --store stores/sample"
         )
-    store = Store.open(Path(options.store))
+    return Path(options.run or Path("runs") / f"{Path(options.store).resolve().name}{suffix}")
+
+
+def prepare_data(options: StageTwoOptions) -> Prepared:
+    """Join a store and a manifest, and read the features, or leave them on disk.
+
+    Raises:
+        ManifestError: The rows cannot be used.
+        StoreError: The store is missing, damaged, or lacks features.
+    """
+    store = Store.open(Path(options.store or ""))
     manifest = store.read_manifest(Path(options.manifest) if options.manifest else None)
     examples = prepare(manifest, rule_of(options))
     return Prepared(
@@ -70,7 +78,8 @@ def prepare_data(options: StageTwoOptions, command: str) -> Prepared:
         root=manifest.root,
         source={
             "manifest": options.manifest,
-            "declared_splits": any(manifest.splits),
+            "declared_splits": examples.is_declared,
+            "notes": list(examples.notes),
             "weights": store.record["provenance"].get("weights"),
             "weights_seed": store.record["provenance"].get("seed"),
         },
@@ -114,18 +123,24 @@ def features_of(store: Store, examples: Examples, options: StageTwoOptions) -> S
     )
 
 
-def open_run(
-    options: StageTwoOptions, prepared: Prepared, common: CommonOptions, path: Path
-) -> Run:
-    """Open the run to add to, or make it.
+def open_run(prepared: Prepared, path: Path, *, force: bool, reporter: Reporter) -> Run:
+    """Open the run to add to, or plan one, which the first head that is added puts on disk.
+
+    So what cannot be trained leaves nothing behind, and with ``force`` replaces nothing.
+
+    Args:
+        prepared: What it is made from.
+        path: Where it is, or goes.
+        force: Whether it is to take the place of another.
+        reporter: Where it is said that its store was elsewhere.
 
     Raises:
-        RunError: It was made from something else.
+        RunError: It was made from something else, or cannot be replaced.
     """
-    if Run.exists(path) and common.force:
-        Run.remove(path)
-    if not Run.exists(path):
-        return Run.create(
+    if force and Run.exists(path):
+        Run.open(path).require_nothing_else(path)
+    if force or not Run.exists(path):
+        return Run.planned(
             path,
             inputs=prepared.inputs,
             examples=prepared.examples,
@@ -134,7 +149,11 @@ def open_run(
         )
     run = Run.open(path)
     run.require_inputs(prepared.inputs)
-    run.go_on(prepared.examples)
+    before, store = run.store_path, Path(prepared.inputs["store"])
+    if before.resolve() != store.resolve():
+        reporter.say(f"The store of {str(path)!r} was {str(before)!r}, and is {str(store)!r} now")
+    run.note_places(store, prepared.root)
+    run.restore_manifest(prepared.examples)
     return run
 
 
@@ -163,16 +182,20 @@ def create_heads(
 
 
 def note_rows(examples: Examples, reporter: Reporter) -> None:
-    """Say how many rows each split has, and which are left out or moved."""
+    """Say how many rows each split has, which are left out or moved, and what was assumed."""
+    for note in examples.notes:
+        reporter.say(f"Note: {note}")
     counts = ", ".join(f"{count:,} {name}" for name, count in examples.counts().items())
     total = len(examples)
     shares = "/".join(f"{100 * count / total:.1f}" for count in examples.counts().values())
     reporter.say(f"{total:,} images of {len(examples.names):,} classes: {counts} ({shares} %)")
     for reason, count in examples.dropped.items():
         reporter.say(f"{count:,} images left out: {reason}")
-    for item in examples.moved:
+    if examples.moved:
+        listed = [f"{item.label!r} ({item.source} to {item.target})" for item in examples.moved]
         reporter.say(
-            f"{item.label}: moved one image from {item.source} to {item.target}, which had none"
+            f"Images moved into splits that had none of their class, {len(listed):,} "
+            f"('moved' in run.json): {mention(listed, quoted=False)}"
         )
 
 
@@ -199,7 +222,7 @@ def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> dict[
     for row in zip(examples.paths, examples.labels, examples.splits, examples.keys, strict=True):
         rows.update(canonical_json([*row[:3], row[3].decode()]).encode())
     return {
-        "store": str(store.path.resolve()),
+        "store": places.absolute(store.path),
         "identity": store.identity,
         "split": options.split,
         "split_seed": options.split_seed,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline import images
 from pipeline.calibration import probabilities
 from pipeline.errors import DecodeError, PipelineError, RunError, StaleFeaturesError
+from pipeline.files import read_regular
 from pipeline.manifest import Manifest
 from pipeline.run import Run
 from pipeline.runtime import import_keras
@@ -98,7 +99,7 @@ def sample(
     for index in _in_turn(rows, splits):
         path = rows.file(index)
         try:
-            data = path.read_bytes()
+            data, _ = read_regular(path, limit=images.MAX_BYTES)
         except OSError:
             unreadable.append(path)
             continue

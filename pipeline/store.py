@@ -9,40 +9,40 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from pipeline import places, store_record
 from pipeline.config import canonical_json
 from pipeline.errors import (
     ManifestError,
     StaleFeaturesError,
     StoreError,
+    mention,
 )
 from pipeline.files import (
+    UnfitFileError,
     exclusive,
     foreign,
-    read_record,
     recover,
     remove_leftovers,
     rename_durably,
     sha256_file,
     temporary_sibling,
-    write_json,
 )
 from pipeline.key_index import KeyIndex
-from pipeline.manifest import Manifest, mention
+from pipeline.manifest import Manifest
 from pipeline.manifest import fill as fill_manifest
 from pipeline.manifest import read as read_manifest
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Keys
+from pipeline.store_record import RECORD
 from pipeline.view import write_view
 
-SCHEMA_VERSION: Final = 1
-
-_RECORD = "store.json"
 MANIFEST: Final = "manifest.csv"
 _VIEW = "features.h5"
 _SHARDS = "shards"
@@ -51,13 +51,13 @@ _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
-# A killed process leaves the second beside the scan cache.
-_SCANS: Final = (_SCAN, f"{_SCAN}-journal")
 # Where earlier releases staged a manifest.
 _STAGED: Final = ".{}.next"
 _FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER)
 # In the order of removing: until the record goes, this is a store, though one without features.
-_FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), *_SCANS, _RECORD)
+# A killed process leaves a journal beside the scan cache.
+_FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), _SCAN, f"{_SCAN}-journal", RECORD)
+_VIEW_DIGESTS = "features_sha256"
 
 
 class Store:
@@ -77,7 +77,7 @@ class Store:
     @classmethod
     def exists(cls, path: Path) -> bool:
         """Tell whether a directory is a store."""
-        return (path / _RECORD).is_file()
+        return (path / RECORD).is_file()
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -94,13 +94,7 @@ class Store:
     @classmethod
     def unchecked(cls, path: Path) -> "Store":
         """Open a store without looking at its shards; its indices are empty."""
-        record = read_record(path / _RECORD, kind="feature store", version=SCHEMA_VERSION)
-        if record is None:
-            raise StoreError(
-                f"There is no feature store at {str(path)!r}.",
-                hint="Make one with pipeline extract DATA --store DIR.",
-            )
-        return cls(path, record)
+        return cls(path, store_record.read(path))
 
     @classmethod
     def create(cls, path: Path, *, identity: Mapping[str, Any], dim: int, root: Path) -> "Store":
@@ -113,10 +107,9 @@ class Store:
         _require_empty(path)
         remove_leftovers(path)
         record = {
-            "schema_version": SCHEMA_VERSION,
             "identity": dict(identity),
             "dim": dim,
-            "root": str(root),
+            **_root(root, path),
             "manifests": {},
             "views": {},
             "weights": {},
@@ -170,7 +163,7 @@ class Store:
 
     def save_record(self) -> None:
         """Write ``store.json``."""
-        write_json(self.path / _RECORD, self.record)
+        store_record.write(self.path, self.record)
 
     def require_identity(self, identity: Mapping[str, Any]) -> None:
         """Refuse features that were made in another way.
@@ -219,7 +212,8 @@ class Store:
         """Read the generated manifest, or another one by its path.
 
         Raises:
-            ManifestError: There is none, or it cannot be used.
+            ManifestError: There is none, it is that of this store and changed, or it cannot be
+                used.
         """
         chosen = path or self.manifest_path
         if path is None and not chosen.exists():
@@ -227,8 +221,19 @@ class Store:
                 f"The store {str(self.path)!r} has no manifest yet: its extract did not finish.",
                 hint="Run extract again; it goes on where it stopped.",
             )
-        known = self.record["manifests"].get(self._manifest_name(chosen), {})
-        return read_manifest(chosen, root=Path(known.get("root", self.record["root"])))
+        name = self._manifest_name(chosen)
+        is_own = self._is_inside(chosen) and (name in self.record["manifests"] or name == MANIFEST)
+        if is_own and not self._is_as_written(chosen):
+            raise ManifestError(
+                f"Expected the manifest {str(chosen)!r} as extract wrote it. Received: another "
+                "content: it was edited, or is damaged.",
+                hint="Move it elsewhere: give it with --manifest if the edits are yours, and run "
+                "extract again, which makes another.",
+            )
+        known = self.record["manifests"].get(name, self.record)
+        rows = read_manifest(chosen, root=Path())
+        found = places.candidates(known["root"], known.get("nearby_root"), self.path)
+        return replace(rows, root=places.of_images(found, rows.paths[0] if rows.paths else ""))
 
     def needed_keys(self) -> Keys:
         """Return the keys in any manifest that this store has written.
@@ -236,7 +241,7 @@ class Store:
         Raises:
             ManifestError: One of them is gone, so nobody knows what it needs.
         """
-        paths = [self.path / name for name in self.record["manifests"]]
+        paths = [self._manifest_place(name) for name in self.record["manifests"]]
         keys = [self.read_manifest(path).keys for path in paths]
         return np.unique(np.concatenate(keys)) if keys else self.index.keys
 
@@ -250,8 +255,7 @@ class Store:
         """
         if not path.exists():
             return
-        known = self.record["manifests"].get(self._manifest_name(path), {})
-        if sha256_file(path) not in known.get("sha256", ()):
+        if not self._is_as_written(path):
             raise ManifestError(
                 f"The manifest {str(path)!r} was edited or made by something else, and extract "
                 "would overwrite it.",
@@ -262,7 +266,7 @@ class Store:
     def save_manifest(self, path: Path, manifest: Manifest) -> None:
         """Write a generated manifest and remember that it is ours."""
         name = self._manifest_name(path)
-        known = self.record["manifests"].get(name, {}).get("sha256", [])
+        known = self.record["manifests"].pop(name, {}).get("sha256", [])
         path.parent.mkdir(parents=True, exist_ok=True)
         recover(path)
         path.with_name(_STAGED.format(path.name)).unlink(missing_ok=True)
@@ -270,11 +274,12 @@ class Store:
         with temporary_sibling(path) as staged:
             fill_manifest(staged, manifest)
             # The record comes first: killed between the two, the old file is still known as ours.
-            self.record["manifests"][name] = {
-                "root": str(manifest.root),
+            self.record["manifests"][self._new_manifest_name(path)] = {
+                **_root(manifest.root, self.path),
+                "nearby": places.relative(path, self.path),
                 "sha256": [sha256_file(staged), *([present] if present in known else known[:1])],
             }
-            self.record["root"] = str(manifest.root)
+            self.record |= _root(manifest.root, self.path)
             self.save_record()
             rename_durably(staged, path)
 
@@ -297,10 +302,20 @@ class Store:
         return dropped[0]
 
     def refresh_view(self) -> None:
-        """Rebuild ``features.h5`` from the shards at hand."""
-        write_view(
-            self.view_path, self.index, {n: v.index for n, v in self.views.items()}, self.dim
-        )
+        """Rebuild ``features.h5`` from the shards at hand, and remember its digest."""
+        with temporary_sibling(self.view_path) as temporary:
+            views = {name: item.index for name, item in self.views.items()}
+            write_view(temporary, self.path, self.index, views, self.dim)
+            known = self.record.get(_VIEW_DIGESTS, [])
+            # The record comes first: killed between the two, the old file is still known as ours.
+            self.record[_VIEW_DIGESTS] = [sha256_file(temporary), *known[:1]]
+            self.save_record()
+            rename_durably(temporary, self.view_path)
+
+    def has_view_as_written(self) -> bool:
+        """Tell whether ``features.h5`` is what was written, where the record tells."""
+        known = self.record.get(_VIEW_DIGESTS)
+        return known is None or sha256_file(self.view_path) in known
 
     def remove_features(self) -> None:
         """Delete what a backbone made, and itself, for a store that ``--force`` replaces.
@@ -354,10 +369,42 @@ class Store:
         return ShardSet(where, identity=identity, dim=self.dim, store=self.path, view=view)
 
     def _manifest_name(self, path: Path) -> str:
-        """Return how a manifest is known: by name within the store, else by its full path."""
+        """Return how a manifest is known, which may have moved with the store."""
+        full = path.resolve()
+        known = self.record["manifests"]
+        return next(
+            (name for name in known if self._manifest_place(name).resolve() == full),
+            self._new_manifest_name(path),
+        )
+
+    def _new_manifest_name(self, path: Path) -> str:
+        """Return the name of a manifest within the store, else its full path."""
         full = path.resolve()
         inside = full.parent == self.path.resolve()
         return full.name if inside else str(full)
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.parent.resolve() == self.path.resolve()
+
+    def _is_as_written(self, path: Path) -> bool:
+        """Tell whether a manifest is one that this store wrote, byte for byte."""
+        known = self.record["manifests"].get(self._manifest_name(path), {})
+        try:
+            return sha256_file(path) in known.get("sha256", ())
+        except UnfitFileError:
+            return False
+
+    def _manifest_place(self, name: str) -> Path:
+        """Return where a manifest is that is known by a name, or was last."""
+        if not Path(name).is_absolute():
+            return self.path / name
+        nearby = self.record["manifests"][name].get("nearby")
+        return places.choose(places.candidates(name, nearby, self.path), Path.is_file)
+
+
+def _root(root: Path, store: Path) -> dict[str, str]:
+    """Return what a record says of where images are."""
+    return {"root": places.absolute(root), "nearby_root": places.relative(root, store)}
 
 
 @contextmanager

@@ -5,6 +5,7 @@ work (``Head.fit_many``). Without val, cross-validation on train chooses, and th
 fitted once more on all of train.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,14 @@ class Trial:
             "converged": self.converged,
         }
 
+    def choice(self) -> dict[str, Any]:
+        """Return what ``lead`` needs of the chosen trial: its loss, and its rows as hex bits."""
+        return {
+            "log_loss": self.log_loss,
+            "n": len(self.correct),
+            "correct": np.packbits(self.correct).tobytes().hex(),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -81,7 +90,7 @@ def sweep_head(
     data: SplitFeatures,
     *,
     folds: int,
-    progress: Callable[[Trial], None] = lambda best: None,
+    progress: Callable[[Trial | None], None] = lambda best: None,
 ) -> Swept:
     """Fit every setting of one head and choose.
 
@@ -94,10 +103,12 @@ def sweep_head(
         settings: What to try.
         data: Features and labels; val chooses if it has rows.
         folds: Folds of cross-validation where it has none.
-        progress: Called after each setting with the best trial so far.
+        progress: Called once a setting, as fitting goes on, with the best trial so far.
     """
     began = time.perf_counter()
     has_val = bool(len(data.part("val")[1]))
+    steps = _Steps(len(settings), 1 if has_val else folds, progress)
+    base.progress = steps.fitted
     fitted = _on_val(base, settings, data) if has_val else _by_folds(base, settings, data, folds)
     trials: list[Trial] = []
     best: Trial | None = None
@@ -105,8 +116,9 @@ def sweep_head(
         trial = _trial(name, setting, head, scores, y)
         trials.append(trial)
         if best is None or trial.log_loss < best.log_loss:
-            best, kept = trial, (head, scores, y)
-        progress(best)
+            best = steps.best = trial
+            kept = (head, scores, y)
+    steps.finish()
     if best is None or not np.isfinite(best.log_loss):
         raise PipelineError(
             f"{name}: expected a setting whose loss is a number. Received: {len(trials)} settings "
@@ -120,26 +132,68 @@ def sweep_head(
     return Swept(trials, best, chosen, tuple(_notes(name, trials, best)))
 
 
-def lead(swept: Mapping[str, Swept]) -> dict[str, Any] | None:
+class _Steps:
+    """Counts fits while they go on: settings that share work are all done at once, at the end.
+
+    Attributes:
+        best: The best trial so far.
+    """
+
+    def __init__(self, count: int, parts: int, progress: Callable[[Trial | None], None]) -> None:
+        self.best: Trial | None = None
+        self._count, self._parts, self._progress = count, parts, progress
+        self._done, self._told = 0.0, 0
+
+    def fitted(self, share: float) -> None:
+        """Count a share of all settings, of one of the parts."""
+        self._done += share * self._count / self._parts
+        self._tell(min(self._count, int(self._done)))
+
+    def finish(self) -> None:
+        """Count what rounding left out, and hear no more."""
+        self._tell(self._count)
+
+    def _tell(self, count: int) -> None:
+        while self._told < count:
+            self._told += 1
+            self._progress(self.best)
+
+
+def lead(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return how far the best head leads the next one on the rows to choose on; None of one.
 
-    ``difference`` is in accuracy, with its paired 95 % interval.
+    It follows from what is recorded of the heads alone, so that a sweep that was interrupted comes
+    to the same.
+
+    Args:
+        heads: What a run records of its heads, by name.
+
+    Returns:
+        ``best``, ``next``, their ``log_loss``, and what ``metrics.compared`` says of two heads
+        that any pair of them might have been.
     """
-    ordered = sorted((item.best for item in swept.values()), key=lambda trial: trial.log_loss)
+    chosen = {name: record["choice"] for name, record in heads.items() if "choice" in record}
+    ordered = sorted(chosen, key=lambda name: float(chosen[name]["log_loss"]))
     if len(ordered) < 2:
         return None
-    first, second = ordered[:2]
-    only_first = int((first.correct & ~second.correct).sum())
-    only_second = int((~first.correct & second.correct).sum())
-    n = len(first.correct)
+    first, second = (_unpacked(chosen[name]) for name in ordered[:2])
     return {
-        "best": first.head,
-        "next": second.head,
-        "n": n,
-        "difference": (only_first - only_second) / n,
-        "difference_ci95": list(metrics.paired_difference(only_first, only_second, n)),
-        "log_loss": [first.log_loss, second.log_loss],
+        "best": ordered[0],
+        "next": ordered[1],
+        **metrics.compared(
+            int((first & ~second).sum()),
+            int((~first & second).sum()),
+            len(first),
+            comparisons=math.comb(len(ordered), 2),
+        ),
+        "log_loss": [chosen[name]["log_loss"] for name in ordered[:2]],
     }
+
+
+def _unpacked(choice: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return which of the rows to choose on were classified rightly, as ``Trial.choice`` says."""
+    packed = np.frombuffer(bytes.fromhex(choice["correct"]), np.uint8)
+    return np.unpackbits(packed, count=choice["n"]).astype(np.bool_)
 
 
 Fitted = tuple["Head", Scores, NDArray[np.int64]]
@@ -172,6 +226,12 @@ def _by_folds(
         warnings.simplefilter("ignore", UserWarning)
         parts = list(splitter.split(np.zeros(len(y)), y, groups=keys))
     for fit_rows, held_out in parts:
+        if len(np.unique(y[fit_rows])) < 2:
+            raise ConfigError(
+                f"--folds: expected images of two or more classes to fit on in every fold. "
+                f"Received: one class in one of {folds} folds.",
+                hint="Use other folds, or give val a share with --split.",
+            )
         heads = list(base.fit_many(*data.of_rows(first + fit_rows), settings))
         for place, head in enumerate(heads):
             scores = data.scores_of(head, first + held_out)

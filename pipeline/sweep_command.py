@@ -5,18 +5,18 @@ Called by ``commands``.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import CommonOptions, SweepOptions, unknown_name
 from pipeline.heads import HEADS, is_known
 from pipeline.heads.grids import grid_of, settings_of
-from pipeline.reporting import Reporter
+from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run import FittedHead, Run
+from pipeline.run_lock import reserved
 from pipeline.scoring import parameters, plain, score_head
 from pipeline.split_features import SplitFeatures
-from pipeline.stage_two import create_heads, note_rows, open_run, prepare_data, result_of
-from pipeline.sweep import Swept, lead, sweep_head
+from pipeline.stage_two import create_heads, note_rows, open_run, prepare_data, result_of, run_path
+from pipeline.sweep import Swept, Trial, lead, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -44,37 +44,45 @@ def sweep(
         name: _complete(base, settings_of(name, grids[name], base.get_params(deep=False)))
         for name, base in bases.items()
     }
-    prepared = prepare_data(options, "sweep")
-    path = Path(options.run or Path("runs") / f"{Path(options.store or '').resolve().name}-sweep")
-    run = open_run(options, prepared, common, path)
-    note_rows(prepared.examples, reporter)
-    asked = {
-        name: {**parameters(base), "sweep": plain(grids[name])} for name, base in bases.items()
-    }
-    todo = [name for name in bases if not run.has_head(name, asked[name])]
-    for name in bases:
-        if name not in todo:
-            reporter.say(f"{name}: already in {run.path}, kept")
-    swept: dict[str, Swept] = {}
-    with reporter.bar(sum(len(settings[name]) for name in todo), "fit") as bar:
-        for name in todo:
-            swept[name] = sweep_head(
-                name,
-                bases[name],
-                settings[name],
-                prepared.data,
-                folds=options.folds,
-                progress=lambda best: bar.advance(best=f"{best.head} {best.accuracy:.3f}"),
-            )
-            _say(swept[name], reporter)
-            run.add_head(name, _scored(swept[name], prepared.data, options, asked[name]))
-            run.say_notes(name, reporter)
-    run.write_predictions()
-    leads = lead(swept)
-    if leads:
-        run.record["lead"] = leads
+    path = run_path(options, "sweep", "-sweep")
+    with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
+        prepared = prepare_data(options)
+        run = open_run(prepared, path, force=common.force, reporter=reporter)
+        note_rows(prepared.examples, reporter)
+        asked = {
+            name: {**parameters(base), "sweep": plain(grids[name])} for name, base in bases.items()
+        }
+        todo = [name for name in bases if not run.has_head(name, asked[name])]
+        for name in bases:
+            if name not in todo:
+                reporter.say(f"{name}: already in {run.path}, kept")
+        with reporter.bar(sum(len(settings[name]) for name in todo), "fit") as bar:
+            for name in todo:
+                swept = sweep_head(
+                    name,
+                    bases[name],
+                    settings[name],
+                    prepared.data,
+                    folds=options.folds,
+                    progress=lambda best: bar.advance(**_shown_best(best)),
+                )
+                _say(swept, reporter)
+                run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
+                run.say_notes(name, reporter)
+        run.record["lead"] = lead(run.record["heads"]) or _known_lead(run)
+        run.write_predictions()
         run.save_record()
-    return {**result_of(run), "trials": _trials(run), "lead": run.record.get("lead")}
+        return {**result_of(run), "trials": _trials(run), "lead": run.record["lead"]}
+
+
+def _known_lead(run: Run) -> dict[str, Any] | None:
+    """Return the lead that an older release recorded, in which two heads were compared alone."""
+    known: dict[str, Any] | None = run.record.get("lead")
+    if known is None or "is_real" in known:
+        return known
+    low, high = interval = known["difference_ci95"]
+    is_real = not low <= 0 <= high
+    return {**known, "simultaneous_ci95": interval, "comparisons": 1, "is_real": is_real}
 
 
 def _complete(base: "Head", settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -104,6 +112,7 @@ def _scored(
         "selected": plain(swept.best.setting),
         "selected_on": "val" if has_val else f"{options.folds} folds of train",
         "notes": list(dict.fromkeys((*swept.notes, *fitted.record["notes"]))),
+        "choice": swept.best.choice(),
         "trials": [trial.record() for trial in swept.trials],
     }
     return replace(fitted, record=record)
@@ -119,6 +128,10 @@ def _say(swept: Swept, reporter: Reporter) -> None:
         f"{best.head}: {len(swept.trials):,} settings in {swept.chosen.seconds:.1f} s; best "
         f"{setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
     )
+
+
+def _shown_best(best: Trial | None) -> dict[str, object]:
+    return {} if best is None else {"best": f"{best.head} {best.accuracy:.3f}"}
 
 
 def _shown(value: Any) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-SIGNIFICANT: Final = 0.05
-
 _ERRORS_SHOWN: Final = 10
 
 
@@ -56,17 +54,7 @@ def extract(result: Mapping[str, Any]) -> list[str]:
 
 def train_head(result: Mapping[str, Any]) -> list[str]:
     """Show the leaderboard of a run, the verdicts, and what was written."""
-    rows = [
-        {
-            "head": head + (" *" if head == result["best"] else ""),
-            "val_accuracy": record["val"]["accuracy"],
-            "fit_seconds": record["fit_seconds"],
-            "predict_seconds": record["predict_seconds"],
-            **record["test"],
-        }
-        for head, record in result["heads"].items()
-    ]
-    rows.sort(key=lambda row: -row["accuracy"])
+    rows = _head_rows(result)
     run = result["run"]
     return [
         *_leaderboard(rows),
@@ -77,19 +65,41 @@ def train_head(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _head_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the leaderboard rows of one run, best test accuracy first."""
+    rows = [
+        {
+            "head": head + (" *" if head == result["best"] else ""),
+            "val_accuracy": record["val"]["accuracy"],
+            "fit_seconds": record["fit_seconds"],
+            "predict_seconds": record["predict_seconds"],
+            **record["test"],
+        }
+        for head, record in result["heads"].items()
+    ]
+    return sorted(rows, key=lambda row: -row["accuracy"])
+
+
 def compare(result: Mapping[str, Any]) -> list[str]:
-    """Show the leaderboard of several runs."""
-    several = len(result["n_by_run"]) > 1
+    """Show the leaderboard of several runs, one for each group that shares test images."""
+    lines = [line for group in result["groups"] for line in ("", *_of_group(group))][1:]
+    lines += [f"Left out: {item['run']}: {item['reason']}" for item in result["left_out"]]
+    if len(result["groups"]) > 1:
+        lines.append("Runs of different leaderboards share no test image")
+    return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
+
+
+def _of_group(group: Mapping[str, Any]) -> list[str]:
+    several = len(group["runs"]) > 1
     rows = [
         {**row, "head": (f"{row['run']}:" if several else "") + row["head"] + " *" * row["best"]}
-        for row in result["rows"]
+        for row in group["rows"]
     ]
-    lines = [*_leaderboard(rows), *_uncertainty(result["n"])]
-    for run, count in result["n_by_run"].items():
-        if count != result["n"]:
-            lines.append(f"{run} has {count:,} test images; {result['n']:,} are shared by all runs")
-    lines += [verdict(pair) for pair in result["pairs"]]
-    return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
+    lines = [*_leaderboard(rows), *_uncertainty(group["n"])]
+    for run, count in group["n_by_run"].items():
+        if count != group["n"]:
+            lines.append(f"{run} has {count:,} test images; {group['n']:,} are shared by all runs")
+    return [*lines, *map(verdict, group["pairs"])]
 
 
 def sweep(result: Mapping[str, Any]) -> list[str]:
@@ -98,13 +108,12 @@ def sweep(result: Mapping[str, Any]) -> list[str]:
     lead = result["lead"]
     if lead is None:
         return lines
-    low, high = (100 * end for end in lead["difference_ci95"])
-    says = "no real difference" if low <= 0 <= high else "a real difference"
+    says = "a real difference" if lead["is_real"] else "no real difference"
     return [
         *lines[:-1],
         f"Where settings are chosen, {lead['best']} leads {lead['next']} by "
         f"{100 * lead['difference']:.1f} points on {lead['n']:,} images "
-        f"(95 % interval {low:+.1f} to {high:+.1f}: {says})",
+        f"({_interval(lead)}: {says})",
         lines[-1],
     ]
 
@@ -145,12 +154,7 @@ def export(result: Mapping[str, Any]) -> list[str]:
 def info(result: Mapping[str, Any]) -> list[str]:
     """Describe a store or a run."""
     if result["kind"] == "run":
-        heads = ", ".join(result["heads"]) or "none"
-        return [
-            f"Run {result['path']}: heads {heads}; best {result['best']}",
-            f"Made from {result['inputs']['store']}; split {result['split']}",
-            f"Classes: {', '.join(result['classes'])}",
-        ]
+        return _run_info(result)
     return [
         f"Store {result['path']}: {result['rows']:,} images x {result['dim']:,} features in "
         f"{result['shards']} shards, {_size(result['bytes'])}",
@@ -162,14 +166,37 @@ def info(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verify(result: Mapping[str, Any]) -> list[str]:
-    """Say which shards are bad."""
-    state = "every byte is right" if result["ok"] else f"{len(result['problems'])} problems"
-    count = result["boundary_shards"]
-    activations = f", {count} good shards of frozen activations" if count else ""
+def _run_info(result: Mapping[str, Any]) -> list[str]:
+    """Describe a run, with the scores that it recorded."""
+    heads = ", ".join(result["heads"]) or "none"
+    has_scores = result["split"]["test"] > 0 and result["heads"]
     return [
-        f"{result['shards']} good shards, {result['rows']:,} rows{activations}: {state}",
+        f"Run {result['path']}: heads {heads}; best {result['best']}",
+        f"Made from {result['store']}; split {result['split']}",
+        f"Classes: {', '.join(result['classes'])}",
+        *(_leaderboard(_head_rows(result)) if has_scores else ()),
+        *(_uncertainty(result["split"]["test"]) if has_scores else ()),
+    ]
+
+
+def verify(result: Mapping[str, Any]) -> list[str]:
+    """Say what is bad, and what was done about it."""
+    state = "every byte is right"
+    if not result["ok"]:
+        state = _counted(len(result["problems"]), "problem")
+    rows = _counted(result["rows"], "row")
+    if "kind" in result:
+        found = f"{_counted(result['heads'], 'good head')}, {rows}"
+    else:
+        count = result["boundary_shards"]
+        of_activations = f", {_counted(count, 'good shard')} of frozen activations"
+        found = (
+            f"{_counted(result['shards'], 'good shard')}, {rows}{of_activations if count else ''}"
+        )
+    return [
+        f"{found}: {state}",
         *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
+        *(f"Repaired: {done}" for done in result["repaired"]),
     ]
 
 
@@ -190,16 +217,22 @@ def prune(result: Mapping[str, Any]) -> list[str]:
 def verdict(pair: Mapping[str, Any]) -> str:
     """Say in plain words what a paired test shows, after correction for many pairs."""
     points = f"{abs(100 * pair['difference']):.1f} points"
-    low, high = (100 * end for end in pair["difference_ci95"])
-    where = f"on {pair['n']:,} images (95 % interval {low:+.1f} to {high:+.1f}"
+    where = f"on {pair['n']:,} images ({_interval(pair)}"
     p_value = f"p = {pair['p_adjusted']:.2g})"
-    if pair["p_adjusted"] >= SIGNIFICANT:
+    if not pair["is_real"]:
         return (
             f"{pair['a']} and {pair['b']} differ by {points} {where}): no real difference shown "
             f"({p_value}"
         )
     word = "better" if pair["difference"] > 0 else "worse"
     return f"{pair['a']} is {points} {word} than {pair['b']} {where}, {p_value}"
+
+
+def _interval(compared: Mapping[str, Any]) -> str:
+    """Return the interval that goes with a verdict, in points."""
+    low, high = (100 * end for end in compared["simultaneous_ci95"])
+    simultaneous = "simultaneous " if compared["comparisons"] > 1 else ""
+    return f"{simultaneous}95 % interval {low:+.1f} to {high:+.1f}"
 
 
 def _activations(store: Mapping[str, Any]) -> list[str]:
@@ -312,6 +345,10 @@ def _rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _duration(seconds: float) -> str:

@@ -3,12 +3,12 @@
 Called by ``commands``.
 """
 
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
-from pipeline.reporting import Reporter
+from pipeline.reporting import Reporter, saying_warnings
+from pipeline.run_lock import reserved
 from pipeline.stage_two import (
     HeadParameters,
     create_heads,
@@ -16,6 +16,7 @@ from pipeline.stage_two import (
     open_run,
     prepare_data,
     result_of,
+    run_path,
 )
 from pipeline.train_head import train_heads
 
@@ -35,21 +36,26 @@ def train_head(
         parameters: Parameters by head name, from the configuration file.
     """
     wanted = create_heads(options.head, parameters, seed=options.seed, preset=options.preset)
-    prepared = prepare_data(options, "train-head")
-    if not prepared.examples.counts()["val"]:
-        raise ConfigError(
-            f"train-head: expected images in val to choose on. Received: --split {options.split}.",
-            hint="Give val a share, or use sweep, which can cross-validate.",
+    path = run_path(options, "train-head")
+    with (
+        reserved(path, "train-head", wait=options.wait, reporter=reporter),
+        saying_warnings(reporter),
+    ):
+        prepared = prepare_data(options)
+        if not prepared.examples.counts()["val"]:
+            raise ConfigError(
+                "train-head: expected images in val to choose on. "
+                f"Received: --split {options.split}.",
+                hint="Give val a share, or use sweep, which can cross-validate.",
+            )
+        run = open_run(prepared, path, force=common.force, reporter=reporter)
+        note_rows(prepared.examples, reporter)
+        train_heads(
+            run,
+            prepared.data,
+            wanted,
+            refit=options.refit,
+            reject_below=options.reject_below,
+            reporter=reporter,
         )
-    path = Path(options.run or Path("runs") / Path(options.store or "").resolve().name)
-    run = open_run(options, prepared, common, path)
-    note_rows(prepared.examples, reporter)
-    train_heads(
-        run,
-        prepared.data,
-        wanted,
-        refit=options.refit,
-        reject_below=options.reject_below,
-        reporter=reporter,
-    )
-    return result_of(run)
+        return result_of(run)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import engines, heads, model_folder, run_backbone, views
+from pipeline import engines, model_folder, run_backbone, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, RunError
@@ -47,7 +47,14 @@ class TrainedHead:
     reject_below: float
 
 
-def load(path: Path, asked: str | None, *, weights: str | None, engine: str) -> TrainedHead:
+def load(
+    path: Path,
+    asked: str | None,
+    *,
+    weights: str | None,
+    engine: str,
+    store: str | None = None,
+) -> TrainedHead:
     """Load a head and find its backbone; see ``Classifier.load`` for what is raised.
 
     Args:
@@ -55,10 +62,11 @@ def load(path: Path, asked: str | None, *, weights: str | None, engine: str) -> 
         asked: Name of the head; None for the run's best.
         weights: Where the backbone's weights are, if not in the run's store.
         engine: What is asked to run the backbone.
+        store: Where the run's store is, if not where the run was made from it.
     """
     if not Run.exists(path) and model_folder.exists(path):
         return _of_folder(path, asked, weights, engine)
-    run = Run.open(path)
+    run = Run.open(path).at(store=store)
     name = head_name(run, asked)
     inputs = run_backbone.inputs_of(run)
     identity = run_backbone.identity_of(run, name)
@@ -115,7 +123,7 @@ def fitted_head(run: Run, name: str, dim: int) -> "Head":
     Raises:
         RunError: It is damaged, or its classes, temperature or arrays cannot be those of the run.
     """
-    head = heads.load(run.path / "heads" / name)
+    head = run.load_head(name)
     command = "finetune" if run_backbone.is_finetuned(run, name) else "train-head"
     hint = f"Train it again with {command} --force."
     _require_fit(head, name, run.path, len(run.record["classes"]), dim, hint)

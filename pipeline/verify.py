@@ -1,52 +1,74 @@
-"""The check of every byte of a store; called by ``commands``.
+"""The check of every byte of a store, and the repair of what is bad; called by ``commands``.
 
-Everything is read and hashed again, whatever earlier checks found.
+Everything is read and hashed again, whatever earlier checks found. What a repair drops is made
+again by the next ``extract``, and nothing else is.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from pipeline import boundary_shards, view
-from pipeline.errors import StoreError
+from pipeline import boundary_shards, view, weights
+from pipeline.errors import CorruptShardError, PipelineError, StoreError
+from pipeline.files import sha256_file
+from pipeline.hdf5 import HDF5_ERRORS
 from pipeline.manifest import OK
+from pipeline.problems import Problem, repaired, without
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Shard
-from pipeline.store import Store
+from pipeline.store import Store, lock
+
+_EXTRACT: Final = "Run extract again; only those are encoded."
+_DAMAGED: Final = ".damaged"
 
 
-def verify(path: Path) -> dict[str, Any]:
+def verify(path: Path, *, repair: bool = False) -> dict[str, Any]:
     """Check a store's shards, its view and that no image of its manifest lacks features.
+
+    Args:
+        path: The store.
+        repair: Whether to drop what is bad, and to make the view anew.
 
     Returns:
         ``ok``; ``shards`` and ``rows`` of features that are good, ``boundary_shards`` of frozen
-        activations that are; ``problems``, each with ``shard``, ``problem``, ``fix``.
+        activations that are; ``problems``, each with ``shard``, ``problem``, ``fix``; ``repaired``,
+        what was done about them.
 
     Raises:
-        StoreError: There is no store.
+        StoreError: There is no store, its record is bad, or with ``repair`` another process writes.
     """
-    store = Store.unchecked(path)
-    problems = []
+    Store.unchecked(path)
+    with lock(path) if repair else nullcontext():
+        return _verify(Store.unchecked(path), repair=repair)
+
+
+def _verify(store: Store, *, repair: bool) -> dict[str, Any]:
     good: dict[str, list[Shard]] = {}
+    problems = []
     for name, shard_set in {"": store.plain, **store.views}.items():
         good[name] = []
         for shard_path in shard_set.shard_paths():
             try:
                 good[name].append(_verified(shard_set, shard_path))
-            except StoreError as error:
-                problems.append(_problem(shard_path, error))
-    problems += _missing_from_view(store)
-    problems += _without_features(store, good[""])
+            except (StoreError, OSError) as error:
+                problems.append(_of_shard(shard_path, error))
     boundary = boundary_shards.all_paths(store.boundary_folder)
     bad = [problem for path in boundary for problem in _of_activations(path)]
-    problems += bad
+    # What is left in the view then reads from shards that are there.
+    remade = [Problem("", "", "", _remaking(store))] if problems else []
+    problems += [*bad, *_of_encoder(store), *_of_manifests(store)]
+    problems += _of_view(store)
+    problems += _without_features(store, good[""])
     return {
         "ok": not problems,
         "shards": sum(len(shards) for shards in good.values()),
         "rows": sum(_rows(shards) for shards in good.values()),
         "boundary_shards": len(boundary) - len(bad),
-        "problems": problems,
+        "problems": [problem.as_json() for problem in problems],
+        "repaired": repaired([*problems, *remade]) if repair else [],
     }
 
 
@@ -57,48 +79,110 @@ def _verified(shard_set: ShardSet, path: Path) -> Shard:
     return shard
 
 
-def _problem(path: Path, error: StoreError) -> dict[str, str]:
-    return {"shard": path.stem, "problem": error.message, "fix": error.hint}
+def _of_shard(path: Path, error: StoreError | OSError) -> Problem:
+    """Return a problem with a shard; what the system does not let be read is not removed."""
+    if isinstance(error, StoreError):
+        mend = without(path) if isinstance(error, CorruptShardError) else None
+        return Problem(path.stem, error.message, error.hint, mend)
+    return Problem(path.stem, f"{path} cannot be read: {error}.", "Check its permissions.")
 
 
-def _of_activations(path: Path) -> list[dict[str, str]]:
-    """Return what is wrong with a shard of frozen activations, if anything."""
+def _of_activations(path: Path) -> Iterator[Problem]:
+    """Yield what is wrong with a shard of frozen activations, if anything."""
     try:
         boundary_shards.checked_keys(path, is_checked=lambda path: False)
-    except StoreError as error:
-        return [_problem(path, error)]
-    return []
+    except (StoreError, OSError) as error:
+        yield _of_shard(path, error)
+
+
+def _of_encoder(store: Store) -> Iterator[Problem]:
+    """Yield what is wrong with the weights in use and the converted copies of the network."""
+    fix = "Delete it; it is made again when it is needed."
+    for path in sorted(store.encoder_folder.glob("[!.]*")):
+        if path.suffix == ".h5":
+            try:
+                weights.load(path)
+            except PipelineError as error:
+                yield Problem(path.name, error.message, fix, without(path))
+            continue
+        try:
+            kept = weights.converted_digest(store.identity["weights_sha256"], sha256_file(path))
+            is_bad = path.name.partition(".")[0] != kept
+        except OSError:
+            is_bad = True
+        if is_bad:
+            problem = f"{path} is not the network that was converted."
+            yield Problem(path.name, problem, fix, without(path))
+
+
+def _of_manifests(store: Store) -> Iterator[Problem]:
+    """Yield the manifests in the store that are not as they were written."""
+    for name in sorted({store.manifest_path.name, *store.record["manifests"]}):
+        path = store.path / name
+        if Path(name).name != name or not path.exists():
+            continue
+
+        def move(path: Path = path) -> str:
+            aside = path.with_name(path.name + _DAMAGED)
+            path.replace(aside)
+            return f"moved {path} to {aside.name}; run extract again"
+
+        try:
+            store.read_manifest(path)
+        except PipelineError as error:
+            yield Problem("", error.message, error.hint, move)
 
 
 def _rows(good: list[Shard]) -> int:
     return len(np.unique(np.concatenate([shard.keys for shard in good]))) if good else 0
 
 
-def _missing_from_view(store: Store) -> list[dict[str, str]]:
-    """Return the shards that the view reads from and that are gone."""
+def _of_view(store: Store) -> Iterator[Problem]:
+    """Yield what users read otherwise from the view than from the shards."""
     if not store.view_path.exists():
-        return []
+        return
+    fix = "Delete it and run extract again."
     try:
+        # First, since HDF5 may crash on what is damaged.
+        if not store.has_view_as_written():
+            yield Problem("", "features.h5 is not as it was written.", fix, _remaking(store))
+            return
         sources = view.sources(store.view_path)
-    except (OSError, KeyError) as error:
-        problem = f"features.h5 cannot be read: {error}"
-        return [{"shard": "", "problem": problem, "fix": "Delete it and run extract again."}]
+    except HDF5_ERRORS as error:
+        yield Problem("", f"features.h5 cannot be read: {error}", fix, _remaking(store))
+        return
     present = {path.stem for path in store.shard_paths()}
     problem = "The shard is gone; features.h5 reads its rows as NaN."
     fix = "Run extract again; only its images are encoded again."
     gone = [name for name in sources if name not in present]
-    return [{"shard": name, "problem": problem, "fix": fix} for name in gone]
+    for name in gone:
+        yield Problem(name, problem, fix, _remaking(store))
 
 
-def _without_features(store: Store, good: list[Shard]) -> list[dict[str, str]]:
-    if not store.manifest_path.exists():
+def _remaking(store: Store) -> Callable[[], str]:
+    return lambda: _remade_view(store)
+
+
+def _remade_view(store: Store) -> str:
+    with store.scan_cache() as cache:
+        store.reindex(cache)
+    store.refresh_view()
+    return f"made {store.view_path} anew"
+
+
+def _without_features(store: Store, good: list[Shard]) -> list[Problem]:
+    """Return that images of the manifest lack features; that it is bad is said elsewhere."""
+    try:
+        manifest = store.read_manifest()
+    except PipelineError:
         return []
-    manifest = store.read_manifest()
     wanted = {
         key for key, status in zip(manifest.keys, manifest.statuses, strict=True) if status == OK
     }
     absent = wanted.difference(*(shard.keys for shard in good))
     if not absent:
         return []
-    problem = f"{len(absent):,} images of the manifest have no good features."
-    return [{"shard": "", "problem": problem, "fix": "Run extract again; only those are encoded."}]
+    images = "image" if len(absent) == 1 else "images"
+    verb = "has" if len(absent) == 1 else "have"
+    problem = f"{len(absent):,} {images} of the manifest {verb} no good features."
+    return [Problem("", problem, _EXTRACT)]

@@ -7,30 +7,32 @@ of a missing source as the fill value without an error, so that value is NaN, ne
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import hdf5
-from pipeline.files import write_atomically
+from pipeline.hdf5 import opened
+from pipeline.hdf5_writer import writing
 from pipeline.key_index import KeyIndex
 
+_KEYS_A_CHUNK: Final = 16_384
 
-def write_view(path: Path, plain: KeyIndex, views: Mapping[str, KeyIndex], dim: int) -> None:
-    """Write ``/features`` float32 ``(n, dim)`` and ``/keys`` ``S64`` ``(n,)``, atomically.
+
+def write_view(
+    path: Path, store: Path, plain: KeyIndex, views: Mapping[str, KeyIndex], dim: int
+) -> None:
+    """Write ``/features`` float32 ``(n, dim)`` and ``/keys`` ``S64`` ``(n,)``.
 
     Augmented views come as groups ``/views/NAME`` with ``features`` and ``keys`` of their own.
-    Rows are grouped by shard; sources are named relative to the view, so a store can be moved.
+    Rows are grouped by shard; sources are named relative to the store, which is
+    where the view goes, so that it can be moved.
     """
-
-    def fill(temporary: Path) -> None:
-        with hdf5.writing(temporary, libver=hdf5.PORTABLE) as file:
-            _write_set(file, plain, dim, path.parent)
-            for name, index in views.items():
-                _write_set(file.create_group(f"views/{name}"), index, dim, path.parent)
-
-    write_atomically(path, fill)
+    with writing(path) as file:
+        _write_set(file, plain, dim, store)
+        for name, index in views.items():
+            _write_set(file.create_group(f"views/{name}"), index, dim, store)
 
 
 def sources(path: Path) -> list[str]:
@@ -41,7 +43,7 @@ def sources(path: Path) -> list[str]:
         if isinstance(item, h5py.Dataset) and item.is_virtual:
             names.update(source.file_name for source in item.virtual_sources())
 
-    with hdf5.reading(path) as file:
+    with opened(path) as file:
         if "features" not in file:
             raise KeyError("it has no dataset 'features'")
         file.visititems(visit)
@@ -57,7 +59,10 @@ def _write_set(group: h5py.Group, index: KeyIndex, dim: int, store: Path) -> Non
         dataset = h5py.VirtualSource(name, "features", shape=(len(source), dim), dtype="<f4")
         layout[start:stop] = dataset[row : row + stop - start]
     group.create_virtual_dataset("features", layout, fillvalue=np.nan)
-    group.create_dataset("keys", data=index.keys[order])
+    # Whoever reads keys that changed on the disk gets an error: the filter is a part of HDF5. The
+    # rest of the file is metadata, which HDF5 itself has given checksums since version 1.10.
+    chunks = {"chunks": (min(len(order), _KEYS_A_CHUNK),), "fletcher32": True}
+    group.create_dataset("keys", data=index.keys[order], **(chunks if len(order) else {}))
 
 
 def _runs(index: KeyIndex, order: NDArray[np.intp]) -> Iterator[tuple[int, int, int, int]]:

@@ -25,8 +25,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files, hdf5
+from pipeline import files
 from pipeline.errors import PipelineError, WeightsUnavailableError
+from pipeline.hdf5 import HDF5_ERRORS, UnfitDatasetError, datasets, opened, plain_member
+from pipeline.hdf5_writer import writing
 
 RANDOM_SCHEME: Final = "glorot-uniform-pcg64-1"
 KEYWORDS: Final = ("imagenet", "random")
@@ -50,7 +52,6 @@ _ARCHIVED: Final = "model.weights.h5"
 # backbone and its top. Beyond this it is no archive of this backbone.
 _ARCHIVE_GROWTH: Final = 6
 _ARCHIVE_SLACK: Final = 64 << 20
-_HDF5_ERRORS: Final = (OSError, KeyError, RuntimeError, TypeError, ValueError)
 _ZIP_ERRORS: Final = (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
@@ -194,11 +195,17 @@ def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     return sha256.hexdigest()
 
 
+def converted_digest(weights_sha256: str, content_sha256: str) -> str:
+    """Return what a converted copy of a network is kept under: a digest of weights and content."""
+    return hashlib.sha256(f"{weights_sha256} {content_sha256}".encode()).hexdigest()
+
+
 def save(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Write arrays as a flat HDF5 file; ``load`` expects their digest as the file's stem."""
 
     def write(temporary: Path) -> None:
-        with hdf5.writing(temporary) as file:
+        # From this version on, HDF5 keeps checksums of all but the values, whose digest is ours.
+        with writing(temporary) as file:
             for name in sorted(arrays):
                 file.create_dataset(name, data=np.asarray(arrays[name], dtype="<f4"))
 
@@ -211,9 +218,9 @@ def load(path: Path) -> dict[str, NDArray[np.float32]]:
     Raises:
         WeightsUnavailableError: The file is missing or damaged.
     """
-    with _readable(path, _SAVED_HINT), hdf5.reading(path) as file:
+    with _readable(path, _SAVED_HINT), opened(path) as file:
         size = path.stat().st_size
-        arrays = {name: _saved_values(name, dataset, size) for name, dataset in _datasets(file)}
+        arrays = {name: _saved_values(name, dataset, size) for name, dataset in datasets(file)}
         if (received := digest(arrays)) != path.stem:
             raise _refused("weights of the digest in the file's name", received)
     return arrays
@@ -247,7 +254,9 @@ def _readable(path: Path, hint: str) -> Iterator[None]:
         yield
     except PipelineError as error:
         raise WeightsUnavailableError(f"{path}: {error.message}", hint=hint) from error
-    except (*_HDF5_ERRORS, *_ZIP_ERRORS) as error:
+    except UnfitDatasetError as error:
+        raise WeightsUnavailableError(f"{path}: {error}.", hint=hint) from error
+    except (*HDF5_ERRORS, *_ZIP_ERRORS) as error:
         cause = " ".join(str(error).split())
         refusal = _refused("a weights file", f"a damaged one: {cause}")
         raise WeightsUnavailableError(f"{path}: {refusal.message}", hint=hint) from error
@@ -261,7 +270,7 @@ def _refused(expected: str, received: str) -> WeightsUnavailableError:
 def _open(path: Path, variables: Sequence[Variable]) -> Iterator[h5py.File]:
     """Open an HDF5 file, or the one inside a ``.keras`` archive."""
     if h5py.is_hdf5(path):
-        with hdf5.reading(path) as file:
+        with h5py.File(path, "r") as file:
             yield file
     elif zipfile.is_zipfile(path):
         with tempfile.TemporaryFile() as copy:
@@ -297,7 +306,7 @@ def _by_path(file: h5py.File, variables: Sequence[Variable]) -> dict[str, h5py.D
     group = _subgroup(file, "model_weights") if "model_weights" in file else file
     declared = {variable.layer for variable in variables}
     found: dict[str, h5py.Dataset] = {}
-    for name, dataset in _datasets(group):
+    for name, dataset in datasets(group):
         *layers, variable = name.split("/")
         # A nested layer stands below the one that holds it.
         known = [layer for layer in layers if layer in declared]
@@ -312,7 +321,7 @@ def _by_position(group: h5py.Group, variables: Sequence[Variable]) -> dict[str, 
 
     Newer files hold each layer's name; without names, class and position are all there is.
     """
-    stored = dict(_datasets(group))
+    stored = dict(datasets(group))
     names = _names(group, {path.rpartition("/vars/")[0] for path in stored}, variables)
     declared: dict[str, list[str]] = {}
     for variable in variables:
@@ -410,33 +419,8 @@ def _saved_values(name: str, dataset: h5py.Dataset, size: int) -> NDArray[np.flo
     return _values(name, dataset)
 
 
-def _datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yield every dataset below a group with its path from there."""
-    for name in group:
-        item = _plain(group, name)
-        if isinstance(item, h5py.Dataset):
-            yield name, item
-        else:
-            yield from ((f"{name}/{path}", dataset) for path, dataset in _datasets(item))
-
-
 def _subgroup(group: h5py.Group, name: str) -> h5py.Group:
-    item = _plain(group, name)
+    item = plain_member(group, name)
     if not isinstance(item, h5py.Group):
         raise _refused(f"a group {name!r}", "a dataset")
     return item
-
-
-def _plain(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
-    """Return a member that lies in this file under this one name.
-
-    Soft, external and virtual members can read other files, and a second hard link to a group
-    can make a loop. Keras writes none of them.
-    """
-    kind = type(group.get(name, getlink=True)).__name__
-    item = group[name] if kind == "HardLink" else None
-    if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
-        kind = "external or virtual dataset"
-    elif isinstance(item, h5py.Group | h5py.Dataset) and h5py.h5o.get_info(item.id).rc == 1:
-        return item
-    raise _refused(f"data of its own at {name!r}", f"a link ({kind})")

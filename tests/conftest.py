@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -34,7 +33,7 @@ def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
     encoder = FakeEncoder()
 
     def load(name: str, *, weights: str, seed: int, **_: object) -> FakeBackbone:
-        return FakeBackbone(hashlib.sha256(f"{name}{weights}{seed}".encode()).hexdigest())
+        return FakeBackbone.drawn(f"{name}{weights}{seed}")
 
     def create(*_: object, batch_size: int, **__: object) -> FakeEncoder:
         encoder.batch_size = batch_size
@@ -42,8 +41,6 @@ def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
 
     monkeypatch.setattr(backbone, "load", load)
     monkeypatch.setattr(engines, "create", create)
-    # What is in the weights file of the store is not what these tests are about.
-    monkeypatch.setattr("pipeline.weights.save", save_nothing)
     return encoder
 
 

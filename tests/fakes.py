@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import backbone
+from pipeline import backbone, weights
 from pipeline.encoder import Encoder
+from pipeline.files import sha256_file
 from pipeline.manifest import Manifest
+from pipeline.records import write_record
 from pipeline.reporting import Silence
 from pipeline.store import Store
 
@@ -48,9 +54,17 @@ class FakeBackbone:
 
     weights_sha256: str
     dim: int = DIM
+    scale: float = 1.0
+
+    @classmethod
+    def drawn(cls, source: str) -> FakeBackbone:
+        """Weights of their own for each text."""
+        scale = float(np.float32(int(hashlib.sha256(source.encode()).hexdigest()[:6], 16)))
+        backbone = cls("", scale=scale)
+        return cls(weights.digest(backbone.arrays()), scale=scale)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
-        return {"conv/kernel": np.ones((2, 2), np.float32)}
+        return {"conv/kernel": np.full((2, 2), self.scale, np.float32)}
 
 
 class Bar:
@@ -109,6 +123,32 @@ def planted_store(
         Manifest(path, paths, labels, splits or [""] * len(labels), keys, ["ok"] * len(labels)),
     )
     return store
+
+
+def edit_record(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a record says as its writer would, digest and all."""
+    record = json.loads(path.read_text())
+    change(record)
+    write_record(path, record, version=record.get("schema_version", 0))
+
+
+def edit_head(run: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what the record of a run's head says."""
+    edit_record(run / "heads" / name / "head.json", change)
+    list_heads(run)
+
+
+def list_heads(run: Path) -> None:
+    """List the heads of a run as they are now."""
+
+    def relist(record: dict[str, Any]) -> None:
+        for name, head in record["heads"].items():
+            files = [
+                path for path in (run / "heads" / name).iterdir() if path.name in head["files"]
+            ]
+            head["files"] = {path.name: [sha256_file(path)] for path in files}
+
+    edit_record(run / "run.json", relist)
 
 
 class Notes(Silence):

@@ -1,5 +1,6 @@
 """Compare beyond the leaderboard: seeds and learning curves, from the store alone."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from conftest import Command
 from fakes import planted_store
 
+from pipeline import text
 from pipeline.cli import main
 from pipeline.compare_command import CURVE_SHARES, Retraining
 from pipeline.learning_curve import nested
@@ -123,3 +125,106 @@ def test_seeds_and_curve_in_words(store: Store, capsys: pytest.CaptureFixture[st
     text = capsys.readouterr().out
     assert "Test accuracy over 2 seeds of split and head:" in text
     assert "Test accuracy by number of training images:" in text
+
+
+def run_on(command: Command, name: str, *names: str, store: str = "store") -> None:
+    heads = [part for head in names for part in ("--head", head)]
+    status, result = command("train-head", "--store", store, "--run", f"runs/{name}", *heads)
+    assert status == 0, result
+
+
+@pytest.fixture
+def others(command: Command, store: Store, tmp_path: Path) -> None:
+    """Two runs of one data set, one of another, and what else lies in a folder of runs."""
+    splits = (["train"] * 40 + ["val"] * 10 + ["test"] * 10) * 2
+    # Planted images of one number are of one key: their labels tell them apart.
+    planted_store(tmp_path / "else", {"dog": 60, "elk": 60}, splits=splits)
+    run_on(command, "a", "logreg", "majority")
+    run_on(command, "b", "ridge", "logreg")
+    run_on(command, "c", "logreg", "majority", store="else")
+    Path("runs/folder").mkdir()
+    Path("runs/file.txt").touch()
+    empty = Run.open(Path("runs/a"))
+    shutil.copytree("runs/a", "runs/empty")
+    record = {**empty.record, "heads": {}, "best": None}
+    Run(Path("runs/empty"), record).save_record()
+
+
+def all_runs() -> list[str]:
+    return sorted(str(path) for path in Path("runs").iterdir())
+
+
+def test_runs_without_common_test_images_are_in_leaderboards_of_their_own(
+    command: Command, others: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, result = command("compare", *all_runs())
+    assert status == 0, result
+    assert [group["runs"] for group in result["groups"]] == [["runs/a", "runs/b"], ["runs/c"]]
+    assert [len(group["rows"]) for group in result["groups"]] == [4, 2]
+    assert [len(group["pairs"]) for group in result["groups"]] == [3, 1]
+    assert result["rows"] == [row for group in result["groups"] for row in group["rows"]]
+    assert result["pairs"] == [pair for group in result["groups"] for pair in group["pairs"]]
+    # Each leaderboard is what it would be without the others.
+    for group in result["groups"]:
+        _, alone = command("compare", *group["runs"])
+        assert (alone["rows"], alone["pairs"]) == (group["rows"], group["pairs"])
+        assert alone["n"] == group["n"] and len(alone["groups"]) == 1
+    assert main(["compare", *all_runs()]) == 0
+    said = capsys.readouterr().out
+    assert said.count("Accuracy on") == 2
+    assert "share no test image" in said
+
+
+def test_what_is_no_run_is_named_and_left_out_of_several(
+    command: Command, others: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, result = command("compare", *all_runs())
+    assert {item["run"]: item["reason"] for item in result["left_out"]} == {
+        "runs/empty": "no finished head", "runs/file.txt": "no run", "runs/folder": "no run",
+    }  # fmt: skip
+    assert main(["compare", *all_runs(), "--strict"]) == 1
+    said = capsys.readouterr().out
+    assert "Left out: runs/folder: no run" in said
+    for alone in ("runs/empty", "runs/file.txt", "runs/folder"):
+        status, result = command("compare", alone)
+        assert status == 2, alone
+    status, result = command("compare", "runs/empty", "runs/folder")
+    assert status == 2
+    assert "'runs/empty' (no finished head), 'runs/folder' (no run)" in result["error"]["message"]
+
+
+def test_a_run_given_twice_counts_once(command: Command, others: None) -> None:
+    _, twice = command("compare", "runs/a", "runs/a")
+    _, once = command("compare", "runs/a")
+    assert twice == once
+
+
+def test_a_damaged_run_is_no_reason_to_go_on(command: Command, others: None) -> None:
+    Path("runs/b/run.json").write_text("{")
+    status, result = command("compare", *all_runs())
+    assert status == 2 and "runs/b" in result["error"]["message"]
+
+
+def test_verdict_and_interval_agree_in_words(command: Command, others: None) -> None:
+    _, result = command("compare", "runs/a", "runs/b")
+    for pair in result["pairs"]:
+        low, high = pair["simultaneous_ci95"]
+        assert pair["comparisons"] == 3
+        assert pair["is_real"] == (not low <= 0 <= high) == (pair["p_adjusted"] <= 0.05)
+        said = text.verdict(pair)
+        assert f"simultaneous 95 % interval {100 * low:+.1f} to {100 * high:+.1f}" in said
+        assert ("no real difference" in said) != pair["is_real"]
+    _, alone = command("compare", "runs/c")
+    assert "(95 % interval" in text.verdict(alone["pairs"][0])
+
+
+def test_seeds_of_a_head_by_dotted_name(command: Command, store: Store) -> None:
+    name = "sklearn.naive_bayes.GaussianNB"
+    Path("c.toml").write_text(f'[heads."{name}"]\nvar_smoothing = 0.5\n')
+    status, result = command("train-head", "--store", "store", "--run", "runs/d", "--head", name,
+                             "--config", "c.toml")  # fmt: skip
+    assert status == 0, result
+    status, result = command("compare", "runs/d", "--seeds", 2)
+    assert status == 0, result
+    (row,) = result["seeds"]
+    assert row["accuracies"][0] == result["rows"][0]["accuracy"]

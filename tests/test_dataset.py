@@ -85,13 +85,62 @@ def test_copies_of_one_image_do_not_make_a_class_larger() -> None:
         prepare(replace(given, keys=keys), SplitRule())
 
 
-def test_declared_split_without_rows_is_an_error() -> None:
-    with pytest.raises(ManifestError, match="no test"):
-        prepare(rows(["a", "b"] * 10, ["train"] * 16 + ["val"] * 4), SplitRule())
-    filled = prepare(
-        rows(["a", "b"] * 10, ["train"] * 16 + ["val"] * 4), SplitRule(ratios="70/15/15")
-    )
-    assert filled.counts()["val"] == 4 and filled.counts()["test"] >= 2
+def test_declared_val_without_test_is_test_unless_shares_are_given(tmp_path: Path) -> None:
+    given = rows(["a", "b"] * 20, ["train"] * 32 + ["val"] * 8)
+    found = prepare(given, SplitRule())
+    assert found.counts()["test"] == 8 and found.counts()["val"] >= 2
+    assert set(found.keys[found.rows("test")]) == set(given.keys[32:])
+    assert any("val is the test split" in note for note in found.notes)
+    filled = prepare(given, SplitRule(ratios="70/15/15"))
+    assert filled.counts()["val"] == 8 and filled.counts()["test"] >= 2
+    assert set(filled.keys[filled.rows("val")]) == set(given.keys[32:])
+
+
+def test_a_test_without_labels_is_for_predict_and_no_split() -> None:
+    """As Kaggle has it: train and val with classes, test as files."""
+    said = ["train"] * 32 + ["val"] * 8 + ["test"] * 10
+    found = prepare(rows(["a", "b"] * 20 + [""] * 10, said), SplitRule())
+    alone = prepare(rows(["a", "b"] * 20, said[:40]), SplitRule())
+    assert list(found.splits) == list(alone.splits) and (found.keys == alone.keys).all()
+    assert found.dropped == {"no label": 10}
+    assert any("declared test have no label, all 10" in note and "predict" in note
+               for note in found.notes)  # fmt: skip
+    assert not any("declared test" in note for note in alone.notes)
+
+
+def test_classes_that_a_split_lacks_are_named_before_training() -> None:
+    labels = ["a", "b"] * 9 + ["late", "early", "mid"]
+    said = ["train", "train", "val", "val", "test", "test"] * 3 + ["test", "train", "val"]
+    found = prepare(rows(labels, said), SplitRule(min_per_class=1))
+    unseen = next(note for note in found.notes if "train lacks" in note)
+    assert "'late' (0 in val, 1 in test)" in unseen and "'mid' (1 in val, 0 in test)" in unseen
+    assert "'early'" not in unseen
+    unscored = next(note for note in found.notes if "not scored" in note)
+    assert "'early', 'mid'" in unscored and "'late'" not in unscored
+    assert prepare(rows(["a", "b"] * 20), SplitRule()).notes == ()
+
+
+def test_one_class_in_train_is_refused() -> None:
+    labels = ["a"] * 10 + ["a", "b"] * 6
+    said = ["train"] * 10 + ["val", "val", "test", "test"] * 3
+    with pytest.raises(ManifestError, match=r"two or more classes in train.*'a' alone"):
+        prepare(rows(labels, said), SplitRule())
+
+
+def test_labels_that_look_alike_are_named_with_the_examples() -> None:
+    found = prepare(rows(["cat", "cat ", "dog"] * 12), SplitRule())
+    assert found.names == ("cat", "cat ", "dog")
+    assert any("'cat' and 'cat ' (differ only in blanks)" in note for note in found.notes)
+
+
+def test_a_rare_class_that_looks_like_another_is_named_so() -> None:
+    with pytest.raises(ManifestError, match=r"'cat' and 'cat ' .differ only in blanks"):
+        prepare(rows(["cat", "dog"] * 10 + ["cat "]), SplitRule())
+
+
+def test_notes_of_the_manifest_come_with_the_examples() -> None:
+    given = replace(rows(["a", "b"] * 12), notes=("columns not used: 'group'",))
+    assert prepare(given, SplitRule()).notes == ("columns not used: 'group'",)
 
 
 @pytest.mark.parametrize("labels", [["a"] * 10, [""] * 10])
@@ -101,8 +150,10 @@ def test_fewer_than_two_classes_cannot_be_learned(labels: list[str]) -> None:
 
 
 def test_rare_classes_that_leave_one_class() -> None:
-    with pytest.raises(ManifestError, match="two or more classes"):
+    with pytest.raises(ManifestError, match=r"two or more classes.*too small: 'b \(2\)'"):
         prepare(rows(["a"] * 10 + ["b"] * 2), SplitRule(rare="drop"))
+    with pytest.raises(ManifestError, match=r"'a \(1\)', 'b \(2\)'.*--min-per-class"):
+        prepare(rows(["a"] + ["b"] * 2), SplitRule(rare="drop"))
 
 
 def test_what_is_left_out_is_told_with_the_examples() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Command
-from fakes import FakeEncoder, Notes, write_photos
+from fakes import FakeEncoder, Notes, edit_head, edit_record, list_heads, write_photos
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -119,10 +119,9 @@ def own(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "own")
     folder = tmp_path / "own"
     for name in ("run", "averaged"):
-        record = json.loads((folder / name / "run.json").read_text())
-        record["inputs"]["store"] = str(folder / "store")
-        record["root"] = str(folder / "photos")
-        (folder / name / "run.json").write_text(json.dumps(record))
+        path = folder / name / "run.json"
+        edit_record(path, lambda record: record["inputs"].update(store=str(folder / "store")))
+        edit_record(path, lambda record: record.update(root=str(folder / "photos")))
     return folder
 
 
@@ -402,15 +401,13 @@ def test_the_real_backbone_in_every_format(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "store" / "encoder")
     options = ExportOptions(run=str(tmp_path / "run"), out=str(tmp_path / "drawn.keras"))
     assert exported(options)["stitch"]["max_difference"] < TOLERANCE
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    record["source"]["weights"] = "mine.h5"
-    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    path = tmp_path / "run/run.json"
+    edit_record(path, lambda record: record["source"].update(weights="mine.h5"))
     options = ExportOptions(run=str(tmp_path / "run"), out=str(tmp_path / "again.keras"))
     with pytest.raises(WeightsUnavailableError, match="--weights PATH"):
         exported(options)
     assert exported(replace(options, weights="random"))["stitch"]["same_argmax"]
-    record["source"]["weights_seed"] = 4
-    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    edit_record(path, lambda record: record["source"].update(weights_seed=4))
     with pytest.raises(StaleFeaturesError, match="weights_sha256"):
         exported(replace(options, weights="random", out=str(tmp_path / "other.keras")))
 
@@ -495,6 +492,7 @@ def spoil_head(folder: Path) -> None:
     place = folder / "run" / "heads" / "logreg"
     for name in ("head.json", "arrays.npz"):
         shutil.copy(folder / "run" / "heads" / "ridge" / name, place / name)
+    list_heads(folder / "run")
 
 
 @pytest.mark.slow
@@ -700,7 +698,7 @@ def test_runs_that_cannot_be_exported(projected: Path) -> None:
     kept = json.loads(path.read_text())
 
     def refused(words: str, **changes: Any) -> None:
-        path.write_text(json.dumps({**kept, **changes}))
+        edit_record(path, lambda record: record.update({**kept, **changes}))
         with pytest.raises(RunError, match=words):
             exported(options)
 
@@ -711,8 +709,8 @@ def test_runs_that_cannot_be_exported(projected: Path) -> None:
     identity = {**kept["inputs"]["identity"], "precision": "bfloat16", "engine": "openvino"}
     refused("bfloat16", inputs={**kept["inputs"], "identity": identity})
     path.write_text(json.dumps(kept))
-    head = projected / "run" / "heads" / "logreg" / "head.json"
-    head.write_text(json.dumps({**json.loads(head.read_text()), "temperature": -1.0}))
+    edit_head(projected / "run", "logreg", lambda record: record.update(temperature=-1.0))
+    kept = json.loads(path.read_text())
     refused("a temperature above 0")
     with pytest.raises(RunError, match="There is no run"):
         exported(replace(options, run="elsewhere"))

@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from fakes import FakeEncoder, Notes, on_jax, planted_store, write_classes
+from fakes import FakeEncoder, Notes, edit_record, on_jax, planted_store, write_classes
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -545,9 +545,7 @@ def test_a_run_whose_val_was_trained_on_is_refused(planted: Callable[..., Path])
 def test_a_store_that_is_gone_or_another_is_named(planted: Callable[..., Path]) -> None:
     run = planted("--head", "logreg")
     store = run.parent / "store"
-    record = json.loads((store / "store.json").read_text())
-    record["identity"]["precision"] = "bfloat16"
-    (store / "store.json").write_text(json.dumps(record))
+    edit_record(store / "store.json", lambda it: it["identity"].update(precision="bfloat16"))
     with pytest.raises(StoreError, match="precision = 'bfloat16'"):
         run_finetune(run)
     shutil.rmtree(store)
@@ -1455,10 +1453,8 @@ def test_weights_that_are_gone_or_others_are_refused(trained: Path, tmp_path: Pa
     shutil.copytree(trained / "store", tmp_path / "store")
     shutil.copytree(trained / "run", tmp_path / "run")
     path = tmp_path / "run/run.json"
-    record = json.loads(path.read_text())
-    record["inputs"]["store"] = str(tmp_path / "store")
-    record["source"]["weights"] = "mine.h5"
-    path.write_text(json.dumps(record))
+    edit_record(path, lambda record: record["inputs"].update(store=str(tmp_path / "store")))
+    edit_record(path, lambda record: record["source"].update(weights="mine.h5"))
     (saved,) = (tmp_path / "store/encoder").glob("*.h5")
     other = tmp_path / "other.h5"
     saved.rename(other)

@@ -10,13 +10,14 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import hdf5
+from pipeline.hdf5 import opened
+from pipeline.hdf5_writer import writing
 
 VALUES = np.arange(30_000, dtype="f4").reshape(300, 100)
 
 
 def write(path: Path, done: Callable[[], None] = lambda: None) -> None:
-    with hdf5.writing(path, libver=hdf5.PORTABLE) as file:
+    with writing(path) as file:
         file.attrs["identity"] = "all of it"
         dataset = file.create_dataset("features", VALUES.shape, dtype="f4")
         for start in range(0, len(VALUES), 50):
@@ -47,7 +48,7 @@ def test_other_programs_read_what_is_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file["features"][:], VALUES)
         assert file.attrs["identity"] == "all of it"
         assert file["views/flip/keys"][:].tolist() == [b"a", b"bc"]
-    with hdf5.reading(tmp_path / "a.h5") as file:
+    with opened(tmp_path / "a.h5") as file:
         np.testing.assert_array_equal(file["features"][:], VALUES)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import edit_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -184,9 +185,8 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     heads.save(fitted("logreg"), tmp_path)
     with (tmp_path / "arrays.npz").open("wb") as file:
         np.savez(file, classes_=np.array([{}], dtype=object))
-    record = json.loads((tmp_path / "head.json").read_text())
-    record["arrays_sha256"] = sha256_file(tmp_path / "arrays.npz")
-    (tmp_path / "head.json").write_text(json.dumps(record))
+    digest = sha256_file(tmp_path / "arrays.npz")
+    edit_record(tmp_path / "head.json", lambda record: record.update(arrays_sha256=digest))
     with pytest.raises(RunError, match="allow_pickle"):
         heads.load(tmp_path)
 

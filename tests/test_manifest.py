@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import manifest
+from pipeline import manifest, sources
 from pipeline.errors import ManifestError
 from pipeline.manifest import CONFLICT, KEY_DTYPE, Manifest
 
@@ -27,32 +27,27 @@ def rows(found: Manifest) -> list[tuple[str, str, str]]:
 
 def test_class_folders(tmp_path: Path) -> None:
     touch(tmp_path, "b/1.jpg", "a/deep/er/2.jpg", "a/.hidden", ".git/x", "a/Thumbs.db", "loose.jpg")
-    assert rows(manifest.scan(tmp_path)) == [
+    assert rows(sources.scan(tmp_path)) == [
         ("a/deep/er/2.jpg", "a", ""), ("b/1.jpg", "b", ""), ("loose.jpg", "", ""),
     ]  # fmt: skip
 
 
 def test_split_folders(tmp_path: Path) -> None:
     touch(tmp_path, "train/a/1.jpg", "valid/a/2.jpg", "test/b/x/3.jpg", "test/4.jpg")
-    assert rows(manifest.scan(tmp_path)) == [
+    assert rows(sources.scan(tmp_path)) == [
         ("test/4.jpg", "", "test"), ("test/b/x/3.jpg", "b", "test"),
         ("train/a/1.jpg", "a", "train"), ("valid/a/2.jpg", "a", "val"),
     ]  # fmt: skip
-
-
-def test_train_among_other_classes_is_a_class(tmp_path: Path) -> None:
-    touch(tmp_path, "train/1.jpg", "bus/2.jpg")
-    assert rows(manifest.scan(tmp_path)) == [("bus/2.jpg", "bus", ""), ("train/1.jpg", "train", "")]
 
 
 def test_links_are_followed_and_loops_refused(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "1.jpg")
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a").symlink_to(tmp_path / "elsewhere")
-    assert rows(manifest.scan(tmp_path / "data")) == [("a/1.jpg", "a", "")]
+    assert rows(sources.scan(tmp_path / "data")) == [("a/1.jpg", "a", "")]
     (tmp_path / "elsewhere/up").symlink_to(tmp_path / "data")
     with pytest.raises(ManifestError, match="loop") as caught:
-        manifest.scan(tmp_path / "data")
+        sources.scan(tmp_path / "data")
     # The link itself, not where the system gives up after forty turns.
     assert repr(str(tmp_path / "data/a/up")) in str(caught.value)
 
@@ -60,7 +55,7 @@ def test_links_are_followed_and_loops_refused(tmp_path: Path) -> None:
 def test_link_to_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "self").symlink_to("self")
     with pytest.raises(ManifestError, match="loop"):
-        manifest.scan(tmp_path)
+        sources.scan(tmp_path)
 
 
 ODD_NAMES = (
@@ -73,18 +68,18 @@ ODD_NAMES = (
 def test_odd_names_survive_scan_write_and_read(tmp_path: Path, name: bytes) -> None:
     text = os.fsdecode(name)
     touch(tmp_path / "data", f"{text}/{text}.jpg")
-    found = manifest.scan(tmp_path / "data")
+    found = sources.scan(tmp_path / "data")
     assert rows(found) == [(f"{text}/{text}.jpg", text, "")]
     assert found.file(0).is_file()
     keys = np.array([b"0" * 64], dtype=KEY_DTYPE)
     manifest.write(tmp_path / "m.csv", replace(found, keys=keys, statuses=["ok"]))
     assert rows(manifest.read(tmp_path / "m.csv", root=found.root)) == rows(found)
     manifest.write(tmp_path / "data/d.csv", found, columns=("path", "label"))
-    assert rows(manifest.scan(tmp_path / "data/d.csv")) == rows(found)
+    assert rows(sources.scan(tmp_path / "data/d.csv")) == rows(found)
 
 
 def test_scan_leaves_keys_and_statuses_open(tmp_path: Path) -> None:
-    found = manifest.scan(touch(tmp_path, "a/1.jpg", "b/2.jpg"))
+    found = sources.scan(touch(tmp_path, "a/1.jpg", "b/2.jpg"))
     assert found.keys.dtype == KEY_DTYPE and found.keys.tolist() == [b"", b""]
     assert list(found.statuses) == ["", ""]
 
@@ -94,7 +89,7 @@ def test_one_link_in_two_places_is_no_loop(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name in "ab":
         (tmp_path / "data" / name).symlink_to(tmp_path / "elsewhere")
-    assert rows(manifest.scan(tmp_path / "data")) == [("a/1.jpg", "a", ""), ("b/1.jpg", "b", "")]
+    assert rows(sources.scan(tmp_path / "data")) == [("a/1.jpg", "a", ""), ("b/1.jpg", "b", "")]
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file"])
@@ -105,7 +100,7 @@ def test_no_data(tmp_path: Path, kind: str) -> None:
     elif kind == "file":
         path.write_text("")
     with pytest.raises(ManifestError):
-        manifest.scan(path)
+        sources.scan(path)
 
 
 def write_csv(folder: Path, text: str) -> Path:
@@ -119,32 +114,32 @@ def test_csv(tmp_path: Path, bom: str) -> None:
     path = write_csv(
         tmp_path, bom + "path,extra,label,split\n./img/2.jpg,x,b,Valid\nimg/1.jpg,y,,\n"
     )
-    assert rows(manifest.scan(path)) == [("img/1.jpg", "", ""), ("img/2.jpg", "b", "val")]
+    assert rows(sources.scan(path)) == [("img/1.jpg", "", ""), ("img/2.jpg", "b", "val")]
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("path,class\nimg/1.jpg,a\n", "expected the columns path,label"),
-        ("path;label\nimg/1.jpg;a\n", "expected the columns path,label"),
+        ("path;class\nimg/1.jpg;a\n", "expected the columns path,label"),
         ("", "expected the columns path,label"),
         ("path,label\n", "no rows"),
         ("path,label\nimg/9.jpg,a\n", "img/9.jpg"),
         ("path,label\nimg/1.jpg,a\nimg/./1.jpg,b\n", "one label"),
         ("path,label,split\nimg/1.jpg,a,train\nimg/1.jpg,a,test\n", "one label"),
-        ("path,label,split\nimg/1.jpg,a,dev\n", "'dev'"),
+        ("path,label,split\nimg/1.jpg,a,fold1\n", "'fold1'"),
         ("path,label\n,a\n", "no path"),
         (f"path,label\n{'x' * 300}.jpg,a\n", "do not exist"),
     ],
 )
 def test_csv_that_is_wrong(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ManifestError, match=expected):
-        manifest.scan(write_csv(tmp_path, text))
+        sources.scan(write_csv(tmp_path, text))
 
 
 def test_csv_rows_that_repeat_count_once(tmp_path: Path) -> None:
     path = write_csv(tmp_path, "path,label\nimg/1.jpg,a\nimg/1.jpg,a\n")
-    assert len(manifest.scan(path)) == 1
+    assert len(sources.scan(path)) == 1
 
 
 NAMES = st.text(

@@ -77,18 +77,55 @@ def test_mcnemar_by_hand(first: int, second: int, expected: float) -> None:
     assert metrics.mcnemar(second, first) == pytest.approx(expected)
 
 
-def test_holm_by_hand() -> None:
-    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert metrics.holm([]) == []
-    assert metrics.holm([0.5, 0.9]) == [1.0, 1.0]
+def counts_of(n: int, first: float, second: float) -> tuple[int, int]:
+    """Images that one of two classifiers alone gets right, as shares of n and of the rest."""
+    only_first = round(first * n)
+    return only_first, round(second * (n - only_first))
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_lowers_no_p_value_and_keeps_their_order(p_values: list[float]) -> None:
-    adjusted = metrics.holm(p_values)
-    assert all(p <= new <= 1 for p, new in zip(p_values, adjusted, strict=True))
-    order = np.argsort(p_values, kind="stable")
-    assert (np.diff(np.array(adjusted)[order]) >= 0).all()
+shares = st.one_of(st.floats(0, 1), st.floats(0, 0.1))
+
+
+@given(st.integers(1, 3000), shares, shares, st.integers(1, 200))
+@settings(max_examples=300, deadline=None)
+def test_a_difference_is_real_if_and_only_if_its_interval_leaves_out_zero(
+    n: int, first: float, second: float, comparisons: int
+) -> None:
+    only_first, only_second = counts_of(n, first, second)
+    found = metrics.compared(only_first, only_second, n, comparisons=comparisons)
+    low, high = found["simultaneous_ci95"]
+    assert found["is_real"] == (not low <= 0 <= high) == (found["p_adjusted"] <= 0.05)
+    assert -1 <= low <= found["difference"] <= high <= 1
+    assert found["p_value"] <= found["p_adjusted"] <= 1
+    # The interval and the p-value of the comparison alone go together as well.
+    alone_low, alone_high = found["difference_ci95"]
+    assert (found["p_value"] <= 0.05) == (not alone_low <= 0 <= alone_high)
+    assert low <= alone_low and alone_high <= high
+    other = metrics.compared(only_second, only_first, n, comparisons=comparisons)
+    assert other["simultaneous_ci95"] == [-high, -low]
+    json.dumps(found, allow_nan=False)
+
+
+def test_zero_is_at_an_end_of_the_interval_where_the_test_says_so() -> None:
+    """Five images that one alone gets right are no proof: p = 0.0625; twelve of them are."""
+    low, high = metrics.paired_difference(5, 0, 1000)
+    assert low <= 0 < high and metrics.mcnemar(5, 0) == 0.0625
+    assert metrics.mcnemar(12, 0) * 100 < 0.05
+    low, high = metrics.paired_difference(12, 0, 1000, comparisons=100)
+    assert 0 < low < 0.012 < high
+
+
+def test_intervals_of_many_comparisons_hold_together_about_95_times_of_100() -> None:
+    rng = np.random.default_rng(0)
+    n, comparisons, hits = 200, 6, 0
+    for _ in range(400):
+        drawn = rng.multinomial(n, [0.08, 0.03, 0.89], size=comparisons)
+        intervals = [
+            metrics.paired_difference(int(row[0]), int(row[1]), n, comparisons=comparisons)
+            for row in drawn
+        ]
+        hits += all(low <= 0.05 <= high for low, high in intervals)
+    assert 0.92 <= hits / 400 <= 0.99
 
 
 def test_a_paired_interval_holds_the_truth_about_95_times_of_100() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -73,16 +73,12 @@ def row_weights(n: int) -> NDArray[np.float64]:
 
 
 NEIGHBOURS_REASON = "a row of weight two is one neighbour, two equal rows are two"
-FLOAT32_REASON = "similarities are float32 products, whose last digit depends on the batch"
 STOPPED_REASON = "coordinate descent stops elsewhere when rows repeat, as in scikit-learn's own"
 
 
 def expected_failures(estimator: Any) -> dict[str, str]:
     if isinstance(estimator, KnnHead):
-        return {
-            "check_sample_weight_equivalence_on_dense_data": NEIGHBOURS_REASON,
-            "check_methods_subset_invariance": FLOAT32_REASON,
-        }
+        return {"check_sample_weight_equivalence_on_dense_data": NEIGHBOURS_REASON}
     if isinstance(estimator, LinearSvcHead):
         return {"check_sample_weight_equivalence_on_dense_data": STOPPED_REASON}
     return {}
@@ -178,13 +174,13 @@ def test_knn_equals_scikit_learn(k: int) -> None:
 
 def test_knn_finds_the_neighbours_of_val_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    find = NearestNeighbors.kneighbors
+    find = knn.nearest
 
-    def counted(self: Any, X: Any) -> Any:
-        asked.append(self.n_neighbors)
-        return find(self, X)
+    def counted(train: Any, queries: Any, k: int) -> Any:
+        asked.append(k)
+        return find(train, queries, k)
 
-    monkeypatch.setattr(NearestNeighbors, "kneighbors", counted)
+    monkeypatch.setattr(knn, "nearest", counted)
     X, y = blobs()
     X_val, y_val = blobs(seed=1)
     head = KnnHead(grid=(50, 1, 5)).fit(X, y, validation=(X_val, y_val))

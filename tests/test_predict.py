@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Command, save_nothing
-from fakes import Bar, FakeBackbone, FakeEncoder, Notes, write_image, write_photos
+from fakes import (
+    Bar,
+    FakeBackbone,
+    FakeEncoder,
+    Notes,
+    edit_record,
+    list_heads,
+    write_image,
+    write_photos,
+)
 
 from pipeline import backbone, engines, heads, manifest
 from pipeline.classifier import Classifier
@@ -31,6 +40,7 @@ from pipeline.errors import (
     StoreError,
     WeightsUnavailableError,
 )
+from pipeline.files import sha256_file
 from pipeline.predict_command import list_files, predict
 from pipeline.reporting import Silence
 from pipeline.run import Run
@@ -98,14 +108,8 @@ def copy(made: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "copy"
     shutil.copytree(made, folder)
     for path in folder.glob("*/run.json"):
-        edit(path, lambda record: record["inputs"].update(store=str(folder / "store")))
+        edit_record(path, lambda record: record["inputs"].update(store=str(folder / "store")))
     return folder
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    record = json.loads(path.read_text())
-    change(record)
-    path.write_text(json.dumps(record))
 
 
 def held_out(run: Run) -> tuple[list[Path], np.ndarray]:
@@ -407,7 +411,7 @@ def test_unknown_heads_are_refused_with_the_nearest_name(made: Path) -> None:
 
 
 def change_record(folder: Path, **changes: Any) -> None:
-    edit(folder / "run/run.json", lambda record: record.update(changes))
+    edit_record(folder / "run/run.json", lambda record: record.update(changes))
 
 
 @pytest.mark.parametrize(
@@ -436,7 +440,7 @@ def test_records_that_cannot_be_used(
 
 @pytest.mark.parametrize("name", ["inputs", "classes", "split", "root", "source", "heads", "best"])
 def test_a_record_that_lacks_something_is_refused(copy: Path, name: str) -> None:
-    edit(copy / "run/run.json", lambda record: record.pop(name))
+    edit_record(copy / "run/run.json", lambda record: record.pop(name))
     with pytest.raises(RunError, match=rf"describe a run\. Received: no '{name}'"):
         Run.open(copy / "run")
 
@@ -467,7 +471,7 @@ FOLDER_FIELDS = ("head", "classes", "identity", "dim", "average", "reject_below"
 @pytest.mark.parametrize("name", FOLDER_FIELDS)
 def test_a_folder_whose_record_lacks_something_is_refused(shipped: Path, name: str) -> None:
     Classifier.load(shipped)
-    edit(shipped / "model.json", lambda record: record.pop(name))
+    edit_record(shipped / "model.json", lambda record: record.pop(name))
     with pytest.raises(RunError, match=rf"describe a model\. Received: no '{name}'"):
         Classifier.load(shipped)
 
@@ -484,19 +488,24 @@ def test_a_folder_whose_record_lacks_something_is_refused(shipped: Path, name: s
 def test_a_folder_whose_record_is_damaged_is_refused(
     shipped: Path, changes: dict[str, Any], kind: type[Exception], expected: str
 ) -> None:
-    edit(shipped / "model.json", lambda record: record.update(changes))
+    edit_record(shipped / "model.json", lambda record: record.update(changes))
     with pytest.raises(kind, match=expected):
         Classifier.load(shipped)
 
 
 def test_the_hint_is_how_to_make_that_head_again(copy: Path, shipped: Path) -> None:
     record = {"weights_sha256": "0" * 64, "backbone_sha256": "1" * 64}
-    edit(copy / "run/run.json", lambda run: run["heads"].update(finetune=run["heads"]["logreg"]))
+    edit_record(
+        copy / "run/run.json", lambda run: run["heads"].update(finetune=run["heads"]["logreg"])
+    )
     change_record(copy, finetune=record)
     head = heads.load(copy / "run/heads/logreg")
     head.temperature_ = 0.0
     for folder in ("run/heads/logreg", "run/heads/finetune", "model/head"):
         heads.save(head, copy / folder)
+    list_heads(copy / "run")
+    digest = sha256_file(copy / "model/head/head.json")
+    edit_record(shipped / "model.json", lambda it: it["files"].update({"head/head.json": digest}))
     for place, name, hint in (
         ("run", "logreg", "Train it again with train-head --force."),
         ("run", "finetune", "Train it again with finetune --force."),
@@ -529,6 +538,7 @@ def test_heads_that_do_not_fit_the_run_are_refused(
     for name, value in changes.items():
         setattr(head, name, value)
     heads.save(head, folder)
+    list_heads(copy / "run")
     with pytest.raises(RunError, match=expected):
         Classifier.load(copy / "run", "logreg")
 
@@ -555,19 +565,21 @@ def test_damaged_heads_are_refused(copy: Path) -> None:
 def test_features_that_this_release_makes_another_way_are_refused(
     copy: Path, field: str, value: object, kind: type[Exception]
 ) -> None:
-    edit(copy / "run/run.json", lambda record: record["inputs"]["identity"].update({field: value}))
+    edit_record(
+        copy / "run/run.json", lambda record: record["inputs"]["identity"].update({field: value})
+    )
     with pytest.raises(kind, match=str(value)):
         Classifier.load(copy / "run", weights="random")
 
 
 def from_a_file(folder: Path) -> None:
     """Make a run whose weights are known by no name."""
-    edit(folder / "run/run.json", lambda record: record["source"].update(weights="mine.h5"))
+    edit_record(folder / "run/run.json", lambda record: record["source"].update(weights="mine.h5"))
 
 
 def test_another_store_in_its_place_is_refused(copy: Path) -> None:
     from_a_file(copy)
-    edit(copy / "store/store.json", lambda record: record["identity"].update(pooling="max"))
+    edit_record(copy / "store/store.json", lambda record: record["identity"].update(pooling="max"))
     with pytest.raises(StaleFeaturesError, match=r"pooling = 'avg'.*pooling = 'max'"):
         Classifier.load(copy / "run")
     classifier = Classifier.load(copy / "run", weights="random")
@@ -575,14 +587,14 @@ def test_another_store_in_its_place_is_refused(copy: Path) -> None:
 
 
 def test_views_of_another_rule_are_refused(copy: Path) -> None:
-    edit(copy / "store/store.json", lambda record: record["views"].update(crop1="crop-0"))
+    edit_record(copy / "store/store.json", lambda record: record["views"].update(crop1="crop-0"))
     with pytest.raises(StaleFeaturesError, match=r"crop1 = 'crop-1'.*crop1 = 'crop-0'"):
         Classifier.load(copy / "averaged")
     Classifier.load(copy / "run")
 
 
 def test_unknown_views_are_refused(copy: Path) -> None:
-    edit(copy / "run/run.json", lambda record: record["inputs"].update(average=["flop"]))
+    edit_record(copy / "run/run.json", lambda record: record["inputs"].update(average=["flop"]))
     with pytest.raises(ConfigError, match="Did you mean 'flip'"):
         Classifier.load(copy / "run")
 
@@ -603,8 +615,8 @@ def test_a_store_that_is_gone_is_named_and_weights_stand_in(copy: Path) -> None:
 def bfloat16(folder: Path) -> None:
     """Make a run and its store those of features in bfloat16, by OpenVINO."""
     low = {"precision": "bfloat16", "engine": "openvino"}
-    edit(folder / "run/run.json", lambda record: record["inputs"]["identity"].update(low))
-    edit(folder / "store/store.json", lambda record: record["identity"].update(low))
+    edit_record(folder / "run/run.json", lambda record: record["inputs"]["identity"].update(low))
+    edit_record(folder / "store/store.json", lambda record: record["identity"].update(low))
 
 
 def test_lower_precisions_need_the_engine_that_made_the_features(
@@ -670,7 +682,7 @@ def test_else_from_where_extract_had_them_by_name(
 ) -> None:
     shutil.rmtree(copy / "store/encoder")
     made = {"weights": keyword, "weights_seed": 3}
-    edit(copy / "run/run.json", lambda record: record["source"].update(made))
+    edit_record(copy / "run/run.json", lambda record: record["source"].update(made))
     Classifier.load(copy / "run")
     assert (loads[0]["weights"], loads[0]["seed"], loads[0]["saved"]) == (keyword, 3, None)
 
@@ -776,7 +788,9 @@ def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
     loaded, _ = in_new_process(run.path, "openvino", paths[:1], "finetune")
     assert loaded == [], "the converted network is kept"
     (kept,) = (run.path / "finetune").glob("*.h5")
-    edit(run.path / "run.json", lambda record: record["finetune"].update(backbone_sha256="0" * 64))
+    edit_record(
+        run.path / "run.json", lambda record: record["finetune"].update(backbone_sha256="0" * 64)
+    )
     with pytest.raises(StaleFeaturesError, match=rf"'{'0' * 64}'"):
         Classifier.load(run.path, "finetune", engine="keras")
     kept.unlink()
@@ -807,10 +821,12 @@ def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
     kept.write_bytes(kept.read_bytes()[:-8] + bytes(8))
     with pytest.raises(WeightsUnavailableError):
         Classifier.load(tmp_path / "model", engine="keras")
-    edit(tmp_path / "model/model.json", lambda record: record["identity"].update(decoder="x-1"))
+    edit_record(
+        tmp_path / "model/model.json", lambda record: record["identity"].update(decoder="x-1")
+    )
     with pytest.raises(StaleFeaturesError, match="x-1"):
         Classifier.load(tmp_path / "model")
-    edit(tmp_path / "model/model.json", lambda record: record.pop("dim"))
+    edit_record(tmp_path / "model/model.json", lambda record: record.pop("dim"))
     with pytest.raises(RunError, match="no 'dim'"):
         Classifier.load(tmp_path / "model")
 
@@ -818,7 +834,7 @@ def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
 @pytest.mark.slow
 def test_weights_given_are_checked_by_digest(real: Path, tmp_path: Path) -> None:
     shutil.copytree(real / "run", tmp_path / "run")
-    edit(tmp_path / "run/run.json", lambda record: record["inputs"].update(store="/gone"))
+    edit_record(tmp_path / "run/run.json", lambda record: record["inputs"].update(store="/gone"))
     (saved,) = (real / "store/encoder").glob("*.h5")
     path = real / "photos/ant/001.png"
     found = Classifier.load(tmp_path / "run", weights=str(saved), engine="keras").predict([path])
@@ -828,7 +844,9 @@ def test_weights_given_are_checked_by_digest(real: Path, tmp_path: Path) -> None
     with pytest.raises(WeightsUnavailableError, match="expected a Keras weights file"):
         Classifier.load(tmp_path / "run", weights=str(other), engine="keras")
     identity = {"weights_sha256": "0" * 64}
-    edit(tmp_path / "run/run.json", lambda record: record["inputs"]["identity"].update(identity))
+    edit_record(
+        tmp_path / "run/run.json", lambda record: record["inputs"]["identity"].update(identity)
+    )
     with pytest.raises(StaleFeaturesError, match=rf"'{'0' * 64}'.*{saved.stem}"):
         Classifier.load(tmp_path / "run", weights=str(saved), engine="keras")
 

@@ -148,17 +148,61 @@ def test_declared_rows_stay_where_others_declare_nothing() -> None:
 
 def test_val_that_is_missing_is_taken_from_train() -> None:
     declared = ["train"] * 200 + ["test"] * 50
-    counts = Counter(assign(keys_of(250), ["a"] * 250, declared).splits)
+    result = assign(keys_of(250), ["a"] * 250, declared)
+    counts = Counter(result.splits)
     assert counts["test"] == 50
     assert counts["val"] / 200 == pytest.approx(15 / 85, abs=0.08)
+    assert "train and test but no val" in result.notes[0] and result.is_declared
 
 
-def test_test_that_is_missing_is_an_error_with_the_way_out() -> None:
+@given(st.integers(5, 60), st.integers(2, 30), st.integers(0, 20))
+@settings(max_examples=40, deadline=None)
+def test_the_only_held_out_split_is_test_whatever_its_name(
+    num_train: int, num_held: int, seed: int
+) -> None:
+    """Of train and val, just what comes of train and test: same images, same splits."""
+    keys, labels = keys_of(num_train + num_held), ["a", "b"] * 50
+    found = [
+        assign(keys, labels[: len(keys)], ["train"] * num_train + [held] * num_held, seed=seed)
+        for held in ("val", "test")
+    ]
+    assert found[0].splits == found[1].splits
+    assert found[0].splits[num_train:] == ("test",) * num_held
+    assert "val" in found[0].splits[:num_train]
+    assert found[0].is_declared and found[0].moved == found[1].moved
+    assert "val is the test split, scored once" in found[0].notes[0]
+
+
+def test_given_shares_leave_val_and_take_test_from_train() -> None:
     declared = ["train"] * 80 + ["val"] * 20
-    with pytest.raises(ManifestError, match="--split"):
-        assign(keys_of(100), ["a"] * 100, declared)
-    counts = Counter(assign(keys_of(100), ["a"] * 100, declared, fill_missing_test=True).splits)
+    result = assign(keys_of(100), ["a"] * 100, declared, asked=True)
+    counts = Counter(result.splits)
     assert counts["val"] == 20 and 0 < counts["test"] < 40
+    assert result.splits[80:] == ("val",) * 20
+    assert result.is_declared and "test taken from train by hash" in result.notes[0]
+
+
+def test_a_copy_in_val_and_test_counts_where_val_is_test() -> None:
+    first, *others = keys_of(20)
+    declared = ["train", "val", *["train"] * 17, "val", "val"]
+    result = assign([first, first, *others], ["a"] * 21, declared)
+    assert result.splits[:2] == ("", "test") and result.straddling == 1
+
+
+def test_train_alone_declares_nothing_that_is_held_out() -> None:
+    result = assign(keys_of(60), ["a"] * 60, ["train"] * 60)
+    assert result.splits == assign(keys_of(60), ["a"] * 60).splits
+    assert not result.is_declared and "no val and no test" in result.notes[0]
+
+
+def test_what_is_declared_in_full_or_not_at_all_needs_no_word() -> None:
+    full = assign(keys_of(30), ["a"] * 30, ["train", "val", "test"] * 10)
+    none = assign(keys_of(30), ["a"] * 30)
+    part = assign(keys_of(30), ["a"] * 30, ["train", "val", ""] * 10)
+    assert (full.notes, none.notes) == ((), ())
+    assert (full.is_declared, none.is_declared) == (True, False)
+    assert "Only some images declare a split" in part.notes[0]
+    assert part.splits[1::3] == ("val",) * 10
 
 
 def test_train_that_is_missing_is_an_error() -> None:
@@ -166,7 +210,11 @@ def test_train_that_is_missing_is_an_error() -> None:
         assign(keys_of(4), ["a"] * 4, ["val", "val", "test", "test"])
 
 
-@pytest.mark.parametrize("text", ["70/30", "a/b/c", "0/70/30", "-1/1/1", "", "1/2/inf"])
+@pytest.mark.parametrize(
+    "text",
+    ["70/30", "a/b/c", "0/70/30", "-1/1/1", "", "1/2/inf", "80/10/20", "2/1/1", "7/1.5/1.5",
+     "70/15/14", "0.8/0.1/0.2", "nan/15/15"],
+)  # fmt: skip
 def test_shares_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="--split"):
         splits.parse_ratios(text)
@@ -174,4 +222,7 @@ def test_shares_that_are_none(text: str) -> None:
 
 def test_shares() -> None:
     assert splits.parse_ratios("70/15/15") == pytest.approx(RATIOS)
-    assert splits.parse_ratios("2/1/1") == (0.5, 0.25, 0.25)
+    assert splits.parse_ratios("0.7/0.15/0.15") == pytest.approx(RATIOS)
+    assert splits.parse_ratios("50/25/25") == (0.5, 0.25, 0.25)
+    assert splits.parse_ratios("33.3/33.3/33.4") == pytest.approx((0.333, 0.333, 0.334))
+    assert splits.parse_ratios("85/0/15") == pytest.approx((0.85, 0, 0.15))

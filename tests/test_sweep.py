@@ -1,6 +1,7 @@
 """Sweeps: every setting tried, val chooses, test is scored once."""
 
 import json
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from conftest import Command
 from fakes import planted_store
 
 from pipeline import heads
+from pipeline.cli import main
 from pipeline.config import SweepOptions
 from pipeline.heads.grids import GRIDS, settings_of
 from pipeline.run import Run
@@ -160,7 +162,7 @@ def test_a_class_of_fewer_images_than_folds_and_more_folds_than_images(
 
 
 def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
-    data = prepare_data(SweepOptions(store="store", split="85/0/15"), "sweep").data
+    data = prepare_data(SweepOptions(store="store", split="85/0/15")).data
     train = data.rows["train"]
     # Every image stands twice, and its features tell its number.
     copies = np.repeat(np.arange(train.stop // 2), 2)
@@ -181,7 +183,7 @@ def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
 
 
 def test_choosing_looks_at_val_alone(store: Store) -> None:
-    prepared = prepare_data(SweepOptions(store="store"), "sweep")
+    prepared = prepare_data(SweepOptions(store="store"))
     base = heads.create("ridge", {}, seed=0)
     settings = settings_of("ridge", GRIDS["default"]["ridge"], base.get_params())
     data, other = prepared.data, scrambled(prepared.data, "test")
@@ -225,3 +227,111 @@ def test_a_rate_too_high_loses_and_stops_nothing(command: Command, store: Store)
                             *flags("linear"))  # fmt: skip
     assert status == 2
     assert "lower rates" in error["error"]["hint"]
+
+
+@pytest.mark.parametrize("stop_at", ["", "majority", "ridge", "centroid"])
+def test_a_sweep_that_was_killed_comes_to_the_same_record(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch, stop_at: str
+) -> None:
+    names = ("majority", "ridge", "centroid")
+    whole = sweep(command, *flags(*names))["lead"]
+    assert (whole["best"], whole["next"], whole["comparisons"]) == ("ridge", "centroid", 3)
+    low, high = whole["simultaneous_ci95"]
+    assert whole["is_real"] == (not low <= 0 <= high)
+    add = Run.add_head
+
+    def stopping(self: Run, name: str, fitted: Any) -> None:
+        add(self, name, fitted)
+        if name == stop_at:
+            raise KeyboardInterrupt
+
+    arguments = ["sweep", "--store", "store", "--run", "other", *flags(*names)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "add_head", stopping)
+        assert main([*arguments, "--quiet"]) == (130 if stop_at else 0)
+    assert main([*arguments, "--quiet"]) == 0
+    record, expected = Run.open(Path("other")).record, Run.open(Path("run")).record
+    assert record["lead"] == expected["lead"] == whole
+    assert list(record) == list(expected)
+    assert list(record["heads"]) == list(expected["heads"])
+    for name in names:
+        assert list(record["heads"][name]) == list(expected["heads"][name])
+
+
+def test_heads_one_by_one_have_the_lead_of_a_sweep_of_all(command: Command, store: Store) -> None:
+    together = sweep(command, *flags("ridge", "logreg", "majority"))["lead"]
+    for name in ("ridge", "logreg", "majority"):
+        status, result = command("sweep", "--store", "store", "--run", "other", *flags(name))
+        assert status == 0
+    assert result["lead"] == together
+
+
+def test_the_lead_of_an_older_release_is_kept(
+    command: Command, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = sweep(command, *flags("ridge", "majority"))["lead"]
+    run = Run.open(Path("run"))
+    new = ("p_value", "p_adjusted", "simultaneous_ci95", "comparisons", "is_real")
+    run.record["lead"] = {name: value for name, value in first.items() if name not in new}
+    for record in run.record["heads"].values():
+        record.pop("choice")
+    run.save_record()
+    again = sweep(command, *flags("ridge"))["lead"]
+    assert again["difference_ci95"] == first["difference_ci95"]
+    assert main(["sweep", "--store", "store", "--run", "run", *flags("ridge")]) == 0
+    assert "Where settings are chosen, ridge leads majority" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("split", ["70/15/15", "85/0/15"])
+@pytest.mark.parametrize(
+    "name", ["knn", "linear", "logreg", "ridge", pytest.param("dense", marks=pytest.mark.slow)]
+)
+def test_progress_is_told_while_fits_go_on(store: Store, name: str, split: str) -> None:
+    """One step a setting, and most of them before all fits of a shared pass are over."""
+    data = prepare_data(SweepOptions(store="store", split=split)).data
+    base = heads.create(name, {"epochs": 4} if name == "dense" else {}, seed=0)
+    settings = settings_of(name, GRIDS["default"][name], base.get_params())
+    told: list[str | None] = []
+    sweep_head(
+        name, base, settings, data, folds=2,
+        progress=lambda best: told.append(best and best.head),
+    )  # fmt: skip
+    assert len(told) == len(settings)
+    # Before the first one is scored, which for fits that share a pass is after all of them.
+    assert told.count(None) >= (len(settings) // 2 if name != "knn" else 1)
+
+
+def test_many_classes_of_few_images_are_no_reason_to_warn(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planted_store(tmp_path / "store", {f"class-{number}": 4 for number in range(40)})
+    # Warnings are errors here.
+    status, result = command("train-head", "--store", "store", "--run", "run", *flags(*FAST))
+    assert status == 0, result
+    status, result = command("sweep", "--store", "store", "--run", "other", "--split", "75/0/25",
+                             "--folds", 2, *flags("ridge", "knn"))  # fmt: skip
+    assert status == 0, result
+
+
+def test_warnings_of_other_packages_are_said_in_one_line(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.heads.ridge import RidgeHead
+
+    fit = RidgeHead._fit_path
+
+    def warning(self: RidgeHead, *arguments: Any) -> Any:
+        for _ in range(2):
+            warnings.warn("ill-conditioned\n  matrix", RuntimeWarning, stacklevel=1)
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(RidgeHead, "_fit_path", warning)
+    for command in ("train-head", "sweep"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            arguments = [command, "--store", "store", "--run", command, *flags("ridge")]
+            assert main(arguments) == 0
+        said = capsys.readouterr().err
+        assert said.count("RuntimeWarning: ill-conditioned matrix\n") == 1
+        assert "stacklevel" not in said and "warnings.warn" not in said

@@ -62,8 +62,14 @@ class EngineEncoder(Encoder):
         return batch
 
     def warm_up(self) -> None:
-        """Encode one blank image, so that compiling is over and missing memory shows."""
-        self(np.zeros((1, *self.image_shape), np.uint8))
+        """Encode one blank image, so that compiling is over and missing memory shows.
+
+        Raises:
+            ValueError: The network gives other features than its backbone.
+        """
+        features = self(np.zeros((1, *self.image_shape), np.uint8))
+        if features.shape != (1, self.dim):
+            raise ValueError(f"features of shape {features.shape} instead of {(1, self.dim)}")
 
 
 @contextmanager
@@ -80,6 +86,24 @@ def readable_errors(batch_size: int) -> Iterator[None]:
         raise PipelineError(
             f"Expected memory for batches of {batch_size} images. Received: out of memory.",
             hint=halved if batch_size > 1 else "Use a smaller image size.",
+        ) from error
+
+
+@contextmanager
+def usable_network(engine: str) -> Iterator[None]:
+    """Say what to do about a network that an engine cannot load or run, whatever it raises.
+
+    A converted copy in a store that came from elsewhere can be anything.
+    """
+    try:
+        yield
+    except (PipelineError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise PipelineError(
+            f"Expected a network that the {engine} engine can run. Received: "
+            f"{' '.join(str(error).split())[:300]}.",
+            hint="Delete its converted copies (STORE/encoder), or use --engine keras.",
         ) from error
 
 

@@ -3,10 +3,11 @@
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline import weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import EngineUnavailableError
 from pipeline.files import sha256_file, write_atomically
@@ -122,16 +123,20 @@ def graph_bytes(backbone: FrozenBackbone) -> bytes:
 
 def _digest(backbone: FrozenBackbone, content_sha256: str) -> str:
     """Return what a file is kept under: a digest of the backbone's weights and of its content."""
-    return hashlib.sha256(f"{backbone.weights_sha256} {content_sha256}".encode()).hexdigest()
+    return weights.converted_digest(backbone.weights_sha256, content_sha256)
 
 
 def _is_of(backbone: FrozenBackbone, path: Path, suffix: str) -> bool:
-    return path.name.removesuffix(suffix) == _digest(backbone, sha256_file(path))
+    try:
+        return path.name.removesuffix(suffix) == _digest(backbone, sha256_file(path))
+    except OSError:  # such as no regular file
+        return False
 
 
 def _remove(paths: Sequence[Path]) -> None:
     for path in paths:
-        path.unlink(missing_ok=True)
+        with suppress(IsADirectoryError):
+            path.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes) -> Path:

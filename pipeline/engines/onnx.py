@@ -1,7 +1,9 @@
 """The ONNX Runtime engine: on its CUDA provider where there is one, else on the processor."""
 
 import logging
+import mmap
 import warnings
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -9,13 +11,22 @@ import numpy as np
 from pipeline import machine
 from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Images, Pending
-from pipeline.engines.base import EngineEncoder, cpu_device, readable_errors, require_precision
+from pipeline.engines.base import (
+    EngineEncoder,
+    cpu_device,
+    readable_errors,
+    require_precision,
+    usable_network,
+)
 from pipeline.engines.graph import converted, frozen_graph
+from pipeline.errors import PipelineError
 
 # Operators of ONNX as of 2022: every runtime that is still in use has them.
 OPSET: Final = 17
 # Another way to make the file needs another number.
 _MODEL: Final = ".model-1.onnx"
+# What the name of an external file follows in a model: a field, its length and the word.
+_ELSEWHERE: Final = b"\n\x08location"
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 
@@ -55,8 +66,9 @@ def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> OnnxEn
         EngineUnavailableError: The backbone is not on TensorFlow, which conversion needs.
         PipelineError: There is not memory enough.
     """
-    encoder = OnnxEncoder(loaded, batch_size=batch_size, precision=precision)
-    encoder.warm_up()
+    with usable_network("onnx"):
+        encoder = OnnxEncoder(loaded, batch_size=batch_size, precision=precision)
+        encoder.warm_up()
     return encoder
 
 
@@ -66,10 +78,25 @@ def _session(onnxruntime: Any, loaded: FrozenBackbone, precision: str, *, on_gpu
     tf32 = "1" if precision == "tf32" else "0"
     providers = [(_CUDA, {"use_tf32": tf32})] if on_gpu else [_CPU]
     with converted(loaded, _MODEL, _onnx_bytes) as path:
+        _require_whole(path)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     # A provider that cannot start is left out without an error.
     require_precision("onnx", "machine", session.get_providers()[0], [_CUDA if on_gpu else _CPU])
     return session
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse a model that has its weights read from other files, which may be any.
+
+    Raises:
+        PipelineError: It names one.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(_ELSEWHERE) >= 0:
+            raise PipelineError(
+                f"Expected a network with its weights in {str(path)!r}. Received: external data.",
+                hint="Delete it; it is made again from the weights.",
+            )
 
 
 def _onnx_bytes(loaded: FrozenBackbone) -> bytes:

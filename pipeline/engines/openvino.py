@@ -21,6 +21,7 @@ from pipeline.engines.base import (
     cpu_precisions,
     readable_errors,
     require_precision,
+    usable_network,
 )
 from pipeline.engines.graph import converted, graph_bytes
 from pipeline.errors import PipelineError
@@ -158,8 +159,9 @@ def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> Openvi
         EngineUnavailableError: The backbone is not on TensorFlow, which conversion needs.
         PipelineError: There is not memory enough.
     """
-    encoder = OpenvinoEncoder(loaded, batch_size=batch_size, precision=precision)
-    encoder.warm_up()
+    with usable_network("openvino"):
+        encoder = OpenvinoEncoder(loaded, batch_size=batch_size, precision=precision)
+        encoder.warm_up()
     return encoder
 
 

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import arrays as array_files
 from pipeline.config import unknown_name
-from pipeline.errors import ConfigError, EngineUnavailableError, PipelineError, RunError
-from pipeline.files import sha256_file, write_atomically, write_json
+from pipeline.errors import (
+    ConfigError,
+    EngineUnavailableError,
+    PipelineError,
+    RunError,
+    StoreError,
+)
+from pipeline.files import sha256_file
+from pipeline.records import read_record, write_record
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -54,9 +62,11 @@ PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = MappingProxyType
     }
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+# Without a digest: heads by dotted name, and those of the table.
+_OLDER: Final = (1, 2)
 
-_RECORD = "head.json"
+RECORD: Final = "head.json"
 _ARRAYS = "arrays.npz"
 
 
@@ -111,25 +121,24 @@ def save(head: "Head", folder: Path) -> str:
             arrays |= {f"{attribute}.{number}": array for number, array in enumerate(value)}
         else:
             arrays[attribute] = np.asarray(value)
-    write_atomically(folder / _ARRAYS, lambda temporary: _save_arrays(temporary, arrays))
+    array_files.write_all(folder / _ARRAYS, arrays)
     params = head.get_params(deep=False)
     record = {
         "head": names[0],
         "params": json.loads(json.dumps(params, default=_plain)),
         "lists": lists,
-        "schema_version": SCHEMA_VERSION,
         "arrays_sha256": sha256_file(folder / _ARRAYS),
         "temperature": head.temperature_,
         "converged": head.converged_,
         "notes": list(head.notes_),
     }
-    write_json(folder / _RECORD, record)
+    write_record(folder / RECORD, record, version=SCHEMA_VERSION)
     return ""
 
 
 def record_path(folder: Path) -> Path:
     """Return the file of a saved head that has its parameters and the digest of its arrays."""
-    return folder / _RECORD
+    return folder / RECORD
 
 
 def load(folder: Path) -> "Head":
@@ -140,19 +149,21 @@ def load(folder: Path) -> "Head":
         ConfigError: The head is unknown to this release.
     """
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder / RECORD, kind="head", version=SCHEMA_VERSION, older=_OLDER)
+        if record is None:
+            raise ValueError(f"there is no {RECORD}")
         if "." in record["head"]:
             from pipeline.heads.external import load_external
 
             return load_external(folder)
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"it is of version {record['schema_version']}")
         if record["arrays_sha256"] != sha256_file(folder / _ARRAYS):
-            raise ValueError(f"{_ARRAYS} is not the one that {_RECORD} was written with")
-        arrays = _load_arrays(folder / _ARRAYS)
+            raise ValueError(f"{_ARRAYS} is not the one that {RECORD} was written with")
+        arrays = array_files.read_all(folder / _ARRAYS)
         head = create(record["head"], record["params"], seed=0)
         for attribute in head.fitted:
             setattr(head, attribute, _restored(attribute, arrays, record["lists"]))
+    except StoreError as error:
+        raise RunError(error.message, hint="Train it again with --force.") from error
     except PipelineError:
         raise
     except Exception as error:  # zipfile, json and NumPy each have errors of their own
@@ -212,16 +223,6 @@ def _restored(attribute: str, arrays: Mapping[str, NDArray[Any]], lists: Mapping
         return [arrays[f"{attribute}.{number}"] for number in range(lists[attribute])]
     value = arrays[attribute]
     return value.item() if value.ndim == 0 else value
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def _load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
 
 
 def _plain(value: Any) -> Any:

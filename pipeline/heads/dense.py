@@ -4,7 +4,7 @@ It is trained with Keras' operations, compiled by Keras' backend; the weights ar
 arrays, so that predicting and loading need no TensorFlow.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Final, Self
 
@@ -121,11 +121,22 @@ class DenseHead(Head):
         passes = _passes(heads, np.shape(X)[-1], len(np.unique(y)))
         for head, members in zip(heads, passes, strict=True):
             if not hasattr(head, "weights_"):
-                head._fit_together(members, X, y, sample_weight)
+                head._fit_together(
+                    members,
+                    X,
+                    y,
+                    sample_weight,
+                    self._progress_of(len(members) / len(heads)),
+                )
             yield head
 
     def _fit_together(
-        self, heads: Sequence["DenseHead"], X: Any, y: Any, sample_weight: Any
+        self,
+        heads: Sequence["DenseHead"],
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         """Fit this head and others that may share its pass; it is the first of them."""
         X, numbers, weights = self._begin(X, y, sample_weight)
@@ -134,7 +145,7 @@ class DenseHead(Head):
         self.scale_ = scaler.scale_ if scaler else np.ones(X.shape[1])
         learned = {name: value for name, value in vars(self).items() if name.endswith("_")}
         rows = Rows(X, numbers, weights, self.mean_, self.scale_, len(self.classes_))
-        found = train([head._recipe() for head in heads], rows)
+        found = train([head._recipe() for head in heads], rows, progress)
         for head, trained in zip(heads, found, strict=True):
             learned |= {"weights_": trained.weights, "losses_": trained.losses}
             for name, value in learned.items():

@@ -3,7 +3,7 @@
 Called by ``dense``. ``dense_batches`` says what each step takes, ``dense_steps`` does it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -36,12 +36,15 @@ def initial_weights(recipe: Recipe, dim: int, num_classes: int) -> list[Array]:
     return weights
 
 
-def train(recipes: Sequence[Recipe], rows: Rows) -> list[Trained]:
+def train(
+    recipes: Sequence[Recipe], rows: Rows, progress: Callable[[float], None] = lambda share: None
+) -> list[Trained]:
     """Train heads in one pass.
 
     Args:
         recipes: One a head; they agree in what ``Recipe.shared`` returns.
         rows: What they are trained on.
+        progress: Called after each epoch with the share of the whole that it was.
 
     Raises:
         PipelineError: A loss is not a number.
@@ -56,6 +59,7 @@ def train(recipes: Sequence[Recipe], rows: Rows) -> list[Trained]:
             state = function(steps, state)
         losses.append(ops.convert_to_numpy(state.losses) / len(rows.numbers))
         _check(losses[-1], recipes, epoch)
+        progress(1 / recipes[0].epochs)
     weights = [np.asarray(ops.convert_to_numpy(array)) for array in state.weights]
     return [
         Trained([array[..., head, :].copy() for array in weights], np.array(losses)[:, head])

@@ -7,7 +7,6 @@ keep a fitted one with ``skops``, an optional package, without pickle.
 import hashlib
 import importlib
 import inspect
-import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,18 +21,24 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
-from pipeline.files import write_atomically, write_json
+from pipeline.files import read_regular, write_atomically
 from pipeline.heads.head import Head
 from pipeline.heads.scaler import FeatureScaler
+from pipeline.records import read_record, write_record
 
 EXAMPLE: Final = "sklearn.ensemble.RandomForestClassifier"
 PIP_LINE: Final = "pip install 'embedding-pipeline[skops]'"
-SCHEMA_VERSION: Final = 1
+# The number that heads of the table have too.
+SCHEMA_VERSION: Final = 3
+# Without a digest.
+_OLDER: Final = (1,)
 # The lowest probability that is told from zero: its logarithm is finite.
 FLOOR: Final = 1e-6
 
 _RECORD: Final = "head.json"
 _ESTIMATOR: Final = "estimator.skops"
+# Of an estimator that is read.
+_MAX_BYTES: Final = 8 << 30
 # What is kept beside the estimator.
 _ARRAYS: Final = ("classes_", "mean_", "scale_")
 
@@ -102,6 +107,13 @@ class ExternalHead(Head):
                 self.estimator_ = estimator.fit(self._scaled(X), numbers, **given)
             except InvalidParameterError as error:
                 raise ConfigError(f"{_table(self.target)}: {error}") from error
+            except (NotImplementedError, ValueError) as error:
+                said = " ".join(str(error).split())
+                raise ConfigError(
+                    f"{_table(self.target)}: expected a classifier that can be fitted on "
+                    f"{len(X):,} images of {len(self.classes_):,} classes. Received: {said}",
+                    hint="Choose other parameters, or another --head.",
+                ) from error
         stopped = any(issubclass(item.category, ConvergenceWarning) for item in caught)
         self.converged_ = False if stopped else None
         self.notes_ = tuple(dict.fromkeys(f"{self.target}: {item.message}" for item in caught))
@@ -169,13 +181,12 @@ def save_external(head: ExternalHead, folder: Path) -> None:
     record = {
         "head": head.target,
         "params": dict(head.params or {}),
-        "schema_version": SCHEMA_VERSION,
         "estimator_sha256": hashlib.sha256(data).hexdigest(),
         "temperature": head.temperature_,
         "converged": head.converged_,
         "notes": list(head.notes_),
     }
-    write_json(folder / _RECORD, record)
+    write_record(folder / _RECORD, record, version=SCHEMA_VERSION)
 
 
 def load_external(folder: Path) -> ExternalHead:
@@ -190,10 +201,10 @@ def load_external(folder: Path) -> ExternalHead:
     """
     skops = _skops(f"The head in {str(folder)!r} cannot be read")
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        data = (folder / _ESTIMATOR).read_bytes()
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"it is of version {record['schema_version']}")
+        record = read_record(folder / _RECORD, kind="head", version=SCHEMA_VERSION, older=_OLDER)
+        if record is None:
+            raise ValueError(f"there is no {_RECORD}")
+        data, _ = read_regular(folder / _ESTIMATOR, limit=_MAX_BYTES)
         if record["estimator_sha256"] != hashlib.sha256(data).hexdigest():
             raise ValueError(f"{_ESTIMATOR} is not the one that {_RECORD} was written with")
         types = skops.get_untrusted_types(data=data)

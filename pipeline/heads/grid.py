@@ -73,7 +73,10 @@ class GridHead(Head):
         first = clone(self)
         X, numbers, weights = first._begin(X, y, sample_weight)
         values = sorted({float(params["grid"][0]) for params in settings})
-        states = dict(zip(values, self._states(X, numbers, weights, values), strict=True))
+        states = {}
+        for value, state in zip(values, self._states(X, numbers, weights, values), strict=True):
+            states[value] = state
+            self._one_done(len(values))
         for params in settings:
             head = clone(self).set_params(**params)
             head.classes_, head.n_features_in_ = first.classes_, first.n_features_in_
@@ -95,6 +98,10 @@ class GridHead(Head):
         states = self._fit_path(X, numbers, weights, values)
         for value, state in zip(values, states, strict=True):
             yield {f"{self.strength}_": value, **state}
+
+    def _one_done(self, count: int) -> None:
+        """Tell that one of some values was fitted; a path that tells more does so itself."""
+        self.progress(1 / count)
 
     def _adopt(self, state: State) -> None:
         for name, value in state.items():

@@ -5,7 +5,7 @@ are their softmax; stage 2 divides them by a temperature chosen on val first.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,6 +20,10 @@ from pipeline.errors import ConfigError
 from pipeline.heads.rows import FeatureRows, blocks, is_stream
 
 Rule = tuple[str, bool, str]
+
+
+def _unheard(share: float) -> None:
+    """Take no notice of how far a fit is."""
 
 
 class Head(ClassifierMixin, BaseEstimator):
@@ -39,6 +43,8 @@ class Head(ClassifierMixin, BaseEstimator):
             chooses it on val, sets it.
         converged_: Whether the fit converged; None where that has no meaning.
         notes_: Plain sentences that the user should read.
+        progress: Called by ``fit_many`` with what was done since the last call, as a share of the
+            whole; whoever wants to hear of it sets it.
     """
 
     name: ClassVar[str]
@@ -50,6 +56,7 @@ class Head(ClassifierMixin, BaseEstimator):
     temperature_: float = 1.0
     converged_: bool | None = None
     notes_: tuple[str, ...] = ()
+    progress: Callable[[float], None] = staticmethod(_unheard)
 
     @property
     def prior(self) -> str:
@@ -101,11 +108,17 @@ class Head(ClassifierMixin, BaseEstimator):
         """
         for params in settings:
             head: Head = clone(self).set_params(**params)
-            yield head.fit(X, y, sample_weight)
+            head.fit(X, y, sample_weight)
+            self.progress(1 / len(settings))
+            yield head
 
     def selected_params(self) -> dict[str, Any]:
         """Return the parameters that repeat what was chosen on val, for a refit."""
         return {}
+
+    def _progress_of(self, part: float) -> Callable[[float], None]:
+        """Return what hears of the progress of a part of what ``fit_many`` does."""
+        return lambda share: self.progress(part * share)
 
     def _begin(
         self, X: Any, y: Any, sample_weight: Any = None
@@ -124,7 +137,9 @@ class Head(ClassifierMixin, BaseEstimator):
         self.temperature_ = 1.0
         check_rules(self.name, self, self._rules())
         X, y = self._checked(X, y)
-        check_classification_targets(y)
+        # Whole numbers are classes however many there are, of which scikit-learn warns.
+        if not np.issubdtype(y.dtype, np.integer):
+            check_classification_targets(y)
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(

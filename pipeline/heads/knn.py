@@ -9,19 +9,16 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import normalize
 
 from pipeline.calibration import calibrated_loss
 from pipeline.heads.grid import GridHead, State
 from pipeline.heads.head import Rule, is_count, is_number
+from pipeline.heads.neighbours import Neighbours, nearest, normalized
 
 # The share of a class that no neighbour voted for. A lower one lets a few rows of val drive the
 # temperature up: on scikit-learn's digits, with 100 and 1,000 rows of train, every step from 1e-12
 # to 1e-3 lowered the log loss of rows kept apart, by 25 to 59 % in all.
 FLOOR: Final = 1e-3
-
-Neighbours = tuple[NDArray[np.floating], NDArray[np.intp]]
 
 
 class KnnHead(GridHead):
@@ -65,7 +62,7 @@ class KnnHead(GridHead):
     ) -> Iterator[State]:
         """Keep the rows of train; the fits differ in k alone."""
         kept = {
-            "features_": normalize(X.astype(np.float32), copy=False),
+            "features_": normalized(X),
             "targets_": numbers,
             "weights_": np.ones(len(X)) if weights is None else weights,
         }
@@ -89,17 +86,14 @@ class KnnHead(GridHead):
 
     def _neighbours(self, X: NDArray[np.floating], k: float) -> Neighbours:
         """Return similarities and row numbers of the most similar rows, both ``(n, k)``."""
-        count = min(int(k), len(self.features_))
-        search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute")
-        distances, rows = search.fit(self.features_).kneighbors(X.astype(np.float32))
-        return 1 - distances, rows
+        return nearest(self.features_, normalized(X), min(int(k), len(self.features_)))
 
     def _votes(self, neighbours: Neighbours) -> NDArray[np.float64]:
         """Return the scores ``(n, classes)`` that the k nearest of the neighbours give."""
         similarities, rows = (found[:, : self.k_] for found in neighbours)
         # Nearest come first. A factor common to a row's votes has no effect; without it a low
         # temperature would overflow.
-        shifted = (similarities - similarities[:, :1]).astype(np.float64)
+        shifted = similarities - similarities[:, :1]
         votes = self.weights_[rows] * np.exp(shifted / self.temperature)
         num_rows, num_classes = len(rows), len(self.classes_)
         places = np.arange(num_rows)[:, None] * num_classes + self.targets_[rows]

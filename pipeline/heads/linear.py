@@ -108,12 +108,20 @@ class LinearHead(Head):
                     for other in range(number, len(heads))
                     if _shared(heads[other]) == _shared(head)
                 ]
-                self._train([heads[other] for other in alike], X, y, sample_weight)
+                share = len(alike) / len(heads)
+                self._train([heads[other] for other in alike], X, y, sample_weight, share)
                 trained.update(alike)
             yield head
 
-    def _train(self, heads: Sequence["LinearHead"], X: Any, y: Any, sample_weight: Any) -> None:
-        """Fit heads that share all parameters but their own."""
+    def _train(
+        self,
+        heads: Sequence["LinearHead"],
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        share: float = 0.0,
+    ) -> None:
+        """Fit heads that share all parameters but their own; they are a share of what is asked."""
         first = heads[0]
         X, numbers, weights = first._begin(X, y, sample_weight)
         scaler = FeatureScaler().fit(X, sample_weight=weights)
@@ -132,7 +140,8 @@ class LinearHead(Head):
                 dim=dim,
                 num_classes=num_classes,
             )
-            bank.train(X, numbers, weights, scaler)
+            progress = self._progress_of(share * len(part) / len(heads))
+            bank.train(X, numbers, weights, scaler, progress)
             for head, kernel, diverged in zip(part, bank.kernels, bank.diverged, strict=True):
                 head.coef_, head.intercept_ = kernel[:-1].T.copy(), kernel[-1].copy()
                 head._diverged = diverged

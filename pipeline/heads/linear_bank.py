@@ -5,7 +5,7 @@ heads, and multiplied with their kernels side by side.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -98,6 +98,7 @@ class LinearBank:
         numbers: NDArray[np.intp],
         weights: NDArray[np.float64] | None,
         scaler: FeatureScaler,
+        progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         """Run all epochs; the order of rows follows from (seed, epoch).
 
@@ -106,6 +107,7 @@ class LinearBank:
             numbers: Class numbers, ``(n,)``.
             weights: Weights of rows, ``(n,)``; their mean is made 1.
             scaler: Fitted on X.
+            progress: Called after each batch with the share of the whole that it was.
         """
         of_rows = np.ones(len(numbers)) if weights is None else weights / weights.mean()
         total = self._plan.epochs * len(numbers)
@@ -120,6 +122,7 @@ class LinearBank:
                     factor = self._factor(seen / total)
                     list(pool.map(lambda part: part.step(*batch, factor), self._parts))  # noqa: B023
                     seen += len(chosen)
+                    progress(len(chosen) / total)
                 self._look_for_divergence(epoch + 1)
 
     def _batches(self, X: Any, scaler: FeatureScaler, epoch: int) -> Iterator[tuple[Any, Array]]:

@@ -10,7 +10,7 @@ values move together, so that the two products with the features, which take mos
 matrix products of many rows instead of few. What makes the steps few is in ``logistic_steps``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +59,7 @@ def fit_path(
     weights: NDArray[np.float64] | None = None,
     tol: float,
     max_iter: int,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[LogisticFit]:
     """Fit every C; yield the fits in order of ``values``.
 
@@ -72,6 +73,7 @@ def fit_path(
         tol: Largest gradient entry at convergence. Iterations go on until the objective, too, is
             estimated to be within ``tol / 1000`` of its minimum.
         max_iter: Most iterations for one value.
+        progress: Called with the share of the whole that was done since the last call.
     """
     is_small = X.size <= SMALL
     total = float(len(X)) if weights is None else float(weights.sum())
@@ -95,7 +97,13 @@ def fit_path(
     for start in range(0, len(strengths), size):
         with blas_threads(X.size):
             found = _fit_stack(
-                exact, rough, axes, strengths[start : start + size], tol=tol, max_iter=max_iter
+                exact,
+                rough,
+                axes,
+                strengths[start : start + size],
+                tol=tol,
+                max_iter=max_iter,
+                done=lambda count: progress(count / len(strengths)),
             )
         for number in range(len(found.coef)):
             yield _fit(found, number, basis, tol)
@@ -109,14 +117,22 @@ def _fit_stack(
     *,
     tol: float,
     max_iter: int,
+    done: Callable[[float], None],
 ) -> Point:
     """Minimize in single precision along the axes, if asked to, then in double precision."""
     point = Point.zeros(len(strengths), exact)
+    parts = 1 if rough is None else 2
+
+    def part_done(count: int) -> None:
+        done(count / parts)
+
     if rough is not None and axes.vectors is not None:
         along, margin = Axes(None, axes.spread, None), max(MARGIN * tol, FLOOR)
-        point = minimize(rough, along, strengths, point, tol=margin, max_iter=max_iter)
+        point = minimize(
+            rough, along, strengths, point, tol=margin, max_iter=max_iter, done=part_done
+        )
         point.coef[..., :-1] = point.coef[..., :-1] @ axes.vectors.T
-    return minimize(exact, axes, strengths, point, tol=tol, max_iter=max_iter)
+    return minimize(exact, axes, strengths, point, tol=tol, max_iter=max_iter, done=part_done)
 
 
 def _fit(found: Point, number: int, basis: NDArray[np.float64] | None, tol: float) -> LogisticFit:

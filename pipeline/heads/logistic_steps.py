@@ -10,6 +10,7 @@ Scores are linear in the coefficients, so a line search costs no product with th
 value of the stack finds its own step, and leaves the stack when it is done.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final, Self
 
@@ -138,6 +139,7 @@ def minimize(
     *,
     tol: float,
     max_iter: int,
+    done: Callable[[int], None] = lambda count: None,
 ) -> Point:
     """Minimize from a start, until each value is done or a step no longer helps.
 
@@ -148,10 +150,12 @@ def minimize(
         start: Where to begin; its iterations count.
         tol: Largest gradient entry of a value that is done.
         max_iter: Most iterations of a value.
+        done: Called after a step with how many values were done by it.
     """
     end = Point(start.coef.copy(), start.n_iter.copy(), *np.full((2, len(strengths)), np.inf))
     active = _Active.at(problem, start.coef, strengths)
     while len(active.number):
+        before = len(active.number)
         objective = _objective(problem, active)
         direction = _direction(problem, axes, active)
         slope = _dot(active.gradient, direction)
@@ -168,6 +172,7 @@ def minimize(
         helped = _advance(problem, active, direction[goes_on], slope[goes_on])
         end.n_iter[active.number] += 1
         active.keep(helped)
+        done(before - len(active.number))
     unknown = np.isinf(end.gradient)
     if unknown.any():
         stopped = _Active.at(problem, end.coef[unknown], strengths[unknown])

@@ -60,7 +60,13 @@ class LogregHead(GridHead):
         scaler = FeatureScaler().fit(X, sample_weight=weights)
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         fits = fit_path(
-            self._scaled(X), numbers, values, weights=weights, tol=self.tol, max_iter=self.max_iter
+            self._scaled(X),
+            numbers,
+            values,
+            weights=weights,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            progress=self.progress,
         )
         for fit in fits:
             yield {
@@ -71,6 +77,9 @@ class LogregHead(GridHead):
                 "n_iter_": fit.n_iter,
                 "converged_": fit.converged,
             }
+
+    def _one_done(self, count: int) -> None:
+        """Tell nothing more: the path tells when a value is done, long before all are yielded."""
 
     def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         scores: NDArray[np.float64] = self._scaled(X) @ self.coef_.T + self.intercept_

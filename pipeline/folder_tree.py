@@ -1,0 +1,169 @@
+"""What lies below a folder, without what operating systems and this package leave there.
+
+Called by ``source_folder``, which tells classes and splits, and by ``sources.walk``.
+"""
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from pipeline.errors import ManifestError
+
+# Names are compared in lower case; those that begin with a dot are ignored too.
+IGNORED_FILES: Final = frozenset((
+    "desktop.ini", "ehthumbs.db", "ehthumbs_vista.db", "icon\r", "iconcache.db", "picasa.ini",
+    "thumbs.db",
+))  # fmt: skip
+IGNORED_FOLDERS: Final = frozenset((
+    "#recycle", "#snapshot", "$recycle.bin", "@__thumb", "@eadir", "@recently-snapshot",
+    "@recycle", "@tmp", "__macosx", "__pycache__", "found.000", "lost+found",
+    "system volume information",
+))  # fmt: skip
+# Windows keeps it beside a download; copied elsewhere it becomes a file.
+_ZONE: Final = "zone.identifier"
+# Suffixes, and names without one, of what is surely no image. Others may be: names of images need
+# no suffix, and the bytes decide.
+_NO_IMAGES: Final = frozenset((
+    "7z", "bat", "bz2", "cfg", "ckpt", "cmd", "css", "csv", "db", "doc", "docx",
+    "exe", "feather", "gz", "h5", "hdf5", "htm", "html", "ini", "ipynb", "js",
+    "json", "jsonl", "keras", "lnk", "log", "mat", "md", "npy", "npz", "odp", "ods",
+    "odt", "onnx", "parquet", "pb", "pdf", "pickle", "pkl", "ppt", "pptx", "ps1",
+    "pt", "pth", "py", "pyc", "rar", "rst", "rtf", "sh", "sql", "sqlite", "tar",
+    "tex", "tfrecord", "tgz", "toml", "tsv", "txt", "url", "xls", "xlsx", "xml",
+    "xz", "yaml", "yml", "zip", "zst",
+    "authors", "changelog", "copying", "licence", "license", "makefile", "md5sums", "readme",
+    "sha1sums", "sha256sums",
+))  # fmt: skip
+# What this package writes: a file that tells it, what else is there then, and what it is.
+_OWN: Final[Mapping[str, tuple[frozenset[str], str]]] = MappingProxyType(
+    {
+        "model.json": (frozenset(("encoder", "head")), "an exported model"),
+        "run.json": (frozenset(("heads", "manifest.csv")), "a run"),
+        "saved_model.pb": (frozenset(("variables",)), "an exported model"),
+        "store.json": (frozenset(("encoder", "shards")), "a feature store"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What lies below a folder, as POSIX paths relative to it; ``""`` is the folder itself.
+
+    Attributes:
+        paths: Files, sorted.
+        loose: Folders, each before those in it, with the number of files directly in each that
+            may be images.
+        own: Folders below that this package wrote, which were not entered, and what they are.
+        images: Folders with the number of such files at any depth.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    loose: dict[str, int] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Tree":
+        """List a folder without opening any file.
+
+        Raises:
+            ManifestError: A folder cannot be listed, or links of folders form a loop.
+        """
+        tree = cls()
+        _walk(folder, "", (), tree)
+        tree.paths.sort()
+        tree.images.update(tree.loose)
+        for name in reversed(tree.loose):
+            if name:
+                tree.images[parent(name)] += tree.images[name]
+        return tree
+
+    def inside(self, folder: str) -> list[str]:
+        """Return the folders directly in a folder that hold an image at any depth, sorted."""
+        return sorted(name for name in self._directly_in(folder) if self.images[name])
+
+    def without_images(self, folder: str) -> list[str]:
+        """Return those that hold none, but for those with outputs of this package, sorted."""
+        return sorted(
+            name
+            for name in self._directly_in(folder)
+            if not self.images[name] and not any(own.startswith(f"{name}/") for own in self.own)
+        )
+
+    def _directly_in(self, folder: str) -> list[str]:
+        return [name for name in self.loose if name and parent(name) == folder]
+
+
+def parent(path: str) -> str:
+    """Return the folder that a path lies in; ``""`` for the top."""
+    return path.rpartition("/")[0]
+
+
+def may_be_image(path: str) -> bool:
+    """Tell whether a file's name leaves open that it is an image."""
+    return path.rpartition("/")[2].lower().rpartition(".")[2] not in _NO_IMAGES
+
+
+def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], tree: Tree) -> None:
+    """Add all that is below a folder to a tree."""
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in ancestors:
+        raise _link_loop(folder)
+    entries = _entries(folder)
+    own = _own(entries) if prefix else ""
+    if own:
+        tree.own[prefix[:-1]] = own
+        return
+    tree.loose[prefix[:-1]] = 0
+    images = 0
+    for entry in entries:
+        name = entry.name.lower()
+        if _is_folder(entry):
+            if name not in IGNORED_FOLDERS:
+                inner = f"{prefix}{entry.name}/"
+                _walk(folder / entry.name, inner, (*ancestors, identity), tree)
+        elif name not in IGNORED_FILES and not name.endswith(_ZONE):
+            tree.paths.append(prefix + entry.name)
+            images += name.rpartition(".")[2] not in _NO_IMAGES
+    tree.loose[prefix[:-1]] = images
+
+
+def _own(entries: Sequence["os.DirEntry[str]"]) -> str:
+    """Return what a folder is, if this package wrote it; else nothing."""
+    for mark in [entry.name for entry in entries if entry.name in _OWN]:
+        companions, kind = _OWN[mark]
+        if not companions.isdisjoint(entry.name for entry in entries):
+            return kind
+    return ""
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ManifestError(
+            f"The folder {str(folder)!r} cannot be listed: {error.strerror}.",
+            hint="Check its permissions.",
+        ) from error
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _link_loop(Path(entry.path)) from error
+        return False
+
+
+def _link_loop(path: Path) -> ManifestError:
+    return ManifestError(
+        f"{str(path)!r} is part of a loop of symbolic links.",
+        hint="Remove the link that points back, then run this again.",
+    )

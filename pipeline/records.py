@@ -1,0 +1,119 @@
+"""Records: JSON files that hold the digest of what they say, so that no byte changes unseen.
+
+``store.json``, ``run.json``, ``head.json`` and ``model.json``. A record also holds the digests of
+the files below it: whoever trusts the record can trust them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import GenericAlias
+from typing import Any, Final
+
+from pipeline.errors import StoreError
+from pipeline.files import read_regular, write_json
+
+# The field that holds the digest of all others.
+DIGEST: Final = "record_sha256"
+VERSION: Final = "schema_version"
+# Records of a thousand classes and hundred heads are a hundredth of this.
+MAX_BYTES: Final = 32 << 20
+# Letters of a wrong value that a message shows.
+_SHOWN: Final = 200
+
+Kind = type | tuple[type, ...] | GenericAlias
+
+
+def write_record(path: Path, record: Mapping[str, Any], *, version: int) -> None:
+    """Write a record with its schema version and its digest, atomically.
+
+    Args:
+        path: The file.
+        record: What it says, as JSON values; NaN is refused.
+        version: Schema version of its kind.
+    """
+    said = {**record, VERSION: version}
+    said.pop(DIGEST, None)
+    write_json(path, {**said, DIGEST: digest_of(said)})
+
+
+def read_record(
+    path: Path, *, kind: str, version: int, older: Sequence[int] = ()
+) -> dict[str, Any] | None:
+    """Read a record, without its digest; None where there is none.
+
+    Args:
+        path: The file.
+        kind: What it is the record of, for messages.
+        version: Schema version; such a record must have the right digest.
+        older: Versions without a digest that are read as well.
+
+    Raises:
+        StoreError: It cannot be read, is of another version, or is not as it was written.
+    """
+    try:
+        record = json.loads(read_regular(path, limit=MAX_BYTES)[0])
+        said = record.pop(DIGEST, None) if isinstance(record, dict) else None
+        is_as_written = said is None or said == digest_of(record)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        cause = error.strerror if isinstance(error, OSError) else str(error)
+        raise StoreError(f"{path} cannot be read: {cause}.", hint=_hint(kind)) from error
+    if not is_as_written:
+        raise _changed(path, kind, f"another digest than {DIGEST} says")
+    found = record.get(VERSION) if isinstance(record, dict) else None
+    if found not in (version, *older):
+        raise StoreError(
+            f"Expected a {kind} of schema version {version} at {str(path.parent)!r}. "
+            f"Received: version {found!r}.",
+            hint="Use the release of pipeline that wrote it, or make it anew.",
+        )
+    if said is None and found == version:
+        raise _changed(path, kind, f"no {DIGEST}")
+    return dict(record)
+
+
+def digest_of(record: Any) -> str:
+    """Return the SHA-256 of a record's one canonical JSON text, as it will be read again."""
+    # Sorted, so by its keys as texts: a key that is a number becomes one when it is written.
+    plain = json.loads(json.dumps(record, allow_nan=False))
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def misfit(record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
+    """Return what is wrong with the fields of a JSON object; None where each is of its kind.
+
+    Args:
+        record: The object.
+        kinds: The types that a field may have, by its name, or ``list[str]``; other fields are not
+            looked at.
+    """
+    for name, kind in kinds.items():
+        if name not in record:
+            return f"no {name!r}"
+        if not _is_of(record[name], kind):
+            return f"{name} = {record[name]!r}"[:_SHOWN]
+    return None
+
+
+def _is_of(value: Any, kind: Kind) -> bool:
+    if isinstance(kind, GenericAlias):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    # To Python, true and false are numbers.
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return isinstance(value, kind) and (bool in kinds or not isinstance(value, bool))
+
+
+def _changed(path: Path, kind: str, received: str) -> StoreError:
+    return StoreError(
+        f"Expected {str(path)!r} as it was written. Received: {received}: it is damaged, or was "
+        "changed by hand.",
+        hint=_hint(kind),
+    )
+
+
+def _hint(kind: str) -> str:
+    return f"Put it back from a copy, or make the {kind} anew."

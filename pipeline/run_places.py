@@ -1,0 +1,91 @@
+"""Where the store and the images of a run are: beside it, where they were, or where a user says.
+
+Called by ``run``; the store and the images are no part of a run, and may move with it or without.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline import places
+from pipeline.errors import RunError
+from pipeline.store import Store
+
+# Inputs that say where something lies. What it is, other inputs say: the identity of the features,
+# the digest of the rows, that of the head to start from.
+PLACES: Final = ("store", "finetuned_run")
+
+_NEARBY: Final = "nearby"
+
+
+def apart_from_places(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what results depend on; not where it lies."""
+    return {name: value for name, value in inputs.items() if name not in PLACES}
+
+
+def note(record: dict[str, Any], folder: Path, *, store: Path, root: Path) -> None:
+    """Take down in a run's record where the store and the images are.
+
+    Args:
+        record: The run's record.
+        folder: The run.
+        store: The store of its features.
+        root: What the paths of its images are relative to.
+    """
+    record["inputs"]["store"] = places.absolute(store)
+    record["root"] = places.absolute(root)
+    record[_NEARBY] = {
+        "store": places.relative(store, folder),
+        "root": places.relative(root, folder),
+    }
+
+
+def stores(record: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Return where the store of a run may be, the likeliest first."""
+    return places.candidates(record["inputs"]["store"], _nearby(record, "store"), folder)
+
+
+def store_of(record: Mapping[str, Any], folder: Path) -> Path:
+    """Return where the store of a run is: one of its features, else any, else the likeliest."""
+    fits = partial(_has_identity, identity=record["inputs"].get("identity"))
+    return places.choose(stores(record, folder), fits, Store.exists)
+
+
+def root_of(record: Mapping[str, Any], folder: Path, first: str) -> Path:
+    """Return where the images of a run are, or were last.
+
+    Args:
+        record: The run's record.
+        folder: The run.
+        first: The path of one image.
+    """
+    found = places.candidates(record["root"], _nearby(record, "root"), folder)
+    return places.of_images(found, first)
+
+
+def given(flag: str, place: str | None) -> Path | None:
+    """Return a place that the user names, by ``--store`` or ``--data``.
+
+    Raises:
+        RunError: There is no store, or no folder.
+    """
+    if place is None:
+        return None
+    is_store = flag == "--store"
+    if not (Store.exists(Path(place)) if is_store else Path(place).is_dir()):
+        raise RunError(
+            f"{flag}: expected {'the store' if is_store else 'the folder of the images'} of the "
+            f"run. Received: {place!r}, which is none.",
+            hint="Correct the path, or leave the option out.",
+        )
+    return Path(place)
+
+
+def _nearby(record: Mapping[str, Any], name: str) -> str | None:
+    found: str | None = record.get(_NEARBY, {}).get(name)
+    return found
+
+
+def _has_identity(path: Path, *, identity: Any) -> bool:
+    return Store.exists(path) and Store.unchecked(path).identity == identity

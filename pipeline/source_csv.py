@@ -1,0 +1,77 @@
+"""A data set as a CSV with columns ``path,label[,split]``; called by ``sources``."""
+
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.errors import ManifestError, mention
+from pipeline.manifest import SUFFIX, Manifest, exists_at, listing_of, split_column, unique_rows
+from pipeline.table import Row, read_table
+
+
+def scan_csv(data: Path) -> Manifest:
+    """List the images of a table, paths relative to it; keys and statuses are empty.
+
+    Raises:
+        ManifestError: A column is missing, a row is none, a path has two labels or splits, or
+            none of the files exists.
+    """
+    root = data.resolve().parent
+    table = read_table(
+        data,
+        ("path", "label", "split"),
+        required=("path", "label"),
+        exists=lambda text: exists_at(root, text),
+        is_row=lambda cells: bool(SUFFIX.search(cells[0])) or exists_at(root, cells[0]),
+    )
+    if not table.rows:
+        raise ManifestError(f"{data} has no rows.", hint="Add one row path,label an image.")
+    found, notes = _found(data, root, table.rows)
+    rows = unique_rows(data, found)
+    splits = split_column(data, [split for _, _, split in rows])
+    # A hundred thousand copies of ten names would take more memory than the paths.
+    labels = [sys.intern(label if label.strip() else "") for _, label, _ in rows]
+    listed = sorted(zip([row[0] for row in rows], labels, splits, strict=True))
+    return listing_of(root, listed, (*table.notes, *notes))
+
+
+def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Return rows with the paths under which their files are, and what to note about them.
+
+    Raises:
+        ManifestError: None of the files exists.
+    """
+    found: list[Row] = []
+    missing, respelled = [], []
+    for path, label, split in rows:
+        name = next((text for text in _spellings(path) if exists_at(root, text)), None)
+        if name is None:
+            missing.append(path)
+        elif name != path:
+            respelled.append(f"{path!r} as {name!r}")
+        found.append((name or path, label, split))
+    if len(missing) == len(rows):
+        raise ManifestError(
+            f"{data}: {len(missing):,} of {len(rows):,} files do not exist: {mention(missing)}.",
+            hint=f"Paths are relative to the folder of the CSV, {str(root)!r}; correct them.",
+        )
+    notes = []
+    if respelled:
+        listed = mention(respelled, quoted=False)
+        notes.append(f"{data}: files found spelled another way, {len(respelled):,}: {listed}")
+    if missing:
+        notes.append(
+            f"{data}: {len(missing):,} of {len(rows):,} files do not exist and count as bad "
+            f"images: {mention(missing)}"
+        )
+    return found, notes
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """Yield a path as it is written, then as other systems may have changed it."""
+    yield path
+    slashed = path.replace("\\", "/")
+    texts = dict.fromkeys((path, slashed, path.strip(), slashed.strip()))
+    forms = (unicodedata.normalize(form, text) for text in texts for form in ("NFC", "NFD"))
+    yield from dict.fromkeys((*texts, *forms))

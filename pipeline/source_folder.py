@@ -1,0 +1,200 @@
+"""A data set as folders: one a class, or one a split above those; called by ``sources``.
+
+Names tell which. Where they leave it open, that is refused, not guessed; what is assumed or left
+out is noted.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import ManifestError, mention
+from pipeline.folder_tree import Tree, may_be_image, parent
+from pipeline.manifest import Manifest, listing_of
+from pipeline.split_names import splits_of
+
+LAYOUTS: Final = ("auto", "classes", "splits")
+
+_HINT: Final = "Give a folder with one sub-folder of images a class."
+
+
+@dataclass(slots=True)
+class _Layout:
+    """Where the class folders lie.
+
+    Attributes:
+        splits: The folders that hold class folders, and the split of each; empty for none.
+        notes: What was assumed.
+        others: Folders beside those of splits that are not read.
+    """
+
+    splits: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+def scan_folder(data: Path, layout: str) -> Manifest:
+    """List the images below a folder with their classes and splits; see ``sources.scan``."""
+    tree = Tree.of(data)
+    if not tree.paths:
+        raise ManifestError(f"There are no files in {str(data)!r}.", hint=_HINT)
+    if not tree.images[""]:
+        raise ManifestError(
+            f"Expected image files in {str(data)!r}. Received: {len(tree.paths):,} files of other "
+            f"kinds, such as {tree.paths[0]!r}.",
+            hint=_HINT,
+        )
+    found = _layout(tree, data, layout)
+    rows, left_out = _rows(tree, found)
+    left_out += [f"{name!r} (names no split)" for name in found.others]
+    left_out += [f"{name!r} ({kind})" for name, kind in tree.own.items()]
+    if left_out:
+        found.notes.append(f"Left out: {mention(left_out, quoted=False)}")
+    found.notes += [*_unlabelled(tree, found, data), *_nested(tree, found)]
+    return listing_of(data.resolve(), rows, tuple(found.notes))
+
+
+def _layout(tree: Tree, data: Path, layout: str) -> _Layout:
+    """Tell from names what the folders are.
+
+    Raises:
+        ManifestError: Some look like splits and some do not, or ``layout`` says that they are
+            splits and none does.
+    """
+    if layout == "classes":
+        return _Layout({"": ""})
+    base, tops = _unwrapped(tree, layout)
+    splits = _splits(tops, alone=layout == "splits")
+    named = [top for top in tops if splits[top]]
+    others = [top for top in tops if not splits[top]]
+    if layout == "splits" and not named:
+        raise ManifestError(
+            f"Expected folders that are named as splits in {str(data / base)!r}. "
+            f"Received: {mention(_names(tops)) or 'no folder with images'}.",
+            hint="Name them train, val and test, or leave --layout out.",
+        )
+    if layout == "auto" and named and others:
+        raise ManifestError(
+            f"Expected class folders, or split folders above class folders, in "
+            f"{str(data / base)!r}. Received both: named as splits are {mention(_names(named))}, "
+            f"and not {mention(_names(others))}.",
+            hint="Say what they are: --layout splits leaves the others out, --layout classes "
+            "takes each for a class.",
+        )
+    notes = [f"The data lie in {base!r} alone: its folders were taken"] if base else []
+    if not named or (layout == "auto" and len(tops) == 1):
+        return _Layout({base: ""}, notes)
+    if any(_name(top).lower() not in splits.values() for top in named):
+        listed = [f"{_name(top)!r} as {splits[top]}" for top in named]
+        notes.append(f"Folders taken for splits: {', '.join(listed)}")
+    return _Layout({_inner(tree, top, splits[top]): splits[top] for top in named}, notes, others)
+
+
+def _unwrapped(tree: Tree, layout: str) -> tuple[str, list[str]]:
+    """Return the folder that holds class or split folders, and those: a zip may wrap them."""
+    base = ""
+    while True:
+        tops = tree.inside(base)
+        if len(tops) != 1 or tree.loose[base] or tree.loose[tops[0]]:
+            return base, tops
+        if layout == "splits" and _splits(tops, alone=True)[tops[0]]:
+            return base, tops
+        base = tops[0]
+
+
+def _inner(tree: Tree, folder: str, split: str) -> str:
+    """Return the folder that holds a split's classes: ``seg_train/seg_train`` happens."""
+    while True:
+        tops = tree.inside(folder)
+        if len(tops) != 1 or tree.loose[folder] or _splits(tops, alone=True)[tops[0]] != split:
+            return folder
+        folder = tops[0]
+
+
+def _splits(folders: list[str], *, alone: bool) -> dict[str, str]:
+    """Return the split that each folder's name stands for; empty where it stands for none."""
+    splits = splits_of(_names(folders), alone=alone)
+    return {folder: splits[_name(folder)] for folder in folders}
+
+
+def _rows(tree: Tree, layout: _Layout) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Return path, label and split of every file that is read, and what is not."""
+    levels = _levels(layout)
+    empty = [name for level in sorted(levels) for name in tree.without_images(level)]
+    closed = tuple(f"{name}/" for name in (*empty, *layout.others))
+    bases = [(f"{base}/" if base else "", split) for base, split in layout.splits.items()]
+    starts = [(prefix, len(prefix), split) for prefix, split in bases]
+    rows, no_images = [], []
+    for path in tree.paths:
+        if closed and path.startswith(closed):
+            continue
+        label = said = ""
+        for prefix, start, split in starts:
+            if path.startswith(prefix):
+                end = path.find("/", start)
+                # A hundred thousand copies of ten names would take more memory than the paths.
+                label, said = sys.intern(path[start:end]) if end > 0 else "", split
+                break
+        if label or may_be_image(path):
+            rows.append((path, label, said))
+        else:
+            no_images.append(path)
+    return rows, [f"{name!r} (no image)" for name in (*empty, *no_images)]
+
+
+def _levels(layout: _Layout) -> set[str]:
+    """Return the folders in which other folders are classes or splits, or wrap those."""
+    levels = {""}
+    for base in layout.splits:
+        while base:
+            levels.add(base)
+            base = parent(base)
+    return levels
+
+
+def _unlabelled(tree: Tree, layout: _Layout, data: Path) -> list[str]:
+    """Note images in no class folder; a split that has no others is noted by ``dataset``."""
+    loose = [
+        level
+        for level in sorted(_levels(layout))
+        if tree.loose[level] and (not layout.splits.get(level) or tree.inside(level))
+    ]
+    if not loose or not any(tree.inside(base) for base in layout.splits):
+        return []
+    count = sum(tree.loose[level] for level in loose)
+    where = mention([str(data / level) for level in loose])
+    return [
+        f"Images in no class folder but in {where} have no label and are never trained or scored "
+        f"on: {count:,}"
+    ]
+
+
+def _nested(tree: Tree, layout: _Layout) -> list[str]:
+    """Note folders within class folders, whose images are of that class."""
+    found = []
+    for folder in tree.loose:
+        base = next((name for name in layout.splits if _is_within(folder, name)), None)
+        if base is not None and tree.loose[folder]:
+            inner = folder[len(base) :].strip("/")
+            if "/" in inner:
+                found.append((folder, inner.partition("/")[0]))
+    if not found:
+        return []
+    listed = [f"{folder!r} (as {label!r})" for folder, label in sorted(found)]
+    note = f"Folders within class folders count as that class: {mention(listed, quoted=False)}"
+    if any(splits_of(_names([folder for folder, _ in found])).values()):
+        note += "; splits are told from folders above the class folders alone"
+    return [note]
+
+
+def _is_within(folder: str, base: str) -> bool:
+    return not base or folder.startswith(f"{base}/")
+
+
+def _name(folder: str) -> str:
+    return folder.rpartition("/")[2]
+
+
+def _names(folders: list[str]) -> list[str]:
+    return [_name(folder) for folder in folders]

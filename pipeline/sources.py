@@ -1,0 +1,66 @@
+"""Where images come from: a folder or a table; called by ``extract_command`` and ``predict``."""
+
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import ConfigError, ManifestError
+from pipeline.folder_tree import Tree
+from pipeline.manifest import Manifest
+from pipeline.source_csv import scan_csv
+from pipeline.source_folder import scan_folder
+
+_TABLES: Final = (".csv", ".tsv", ".txt")
+
+
+def scan(data: Path, *, layout: str = "auto") -> Manifest:
+    """List the images of a data set, without opening any; keys and statuses are empty.
+
+    Args:
+        data: A folder with one sub-folder a class (label = first level, searched recursively);
+            or split folders (``train``, ``val``, ``test``) above the class folders; or a CSV
+            with columns ``path,label[,split]``, paths relative to the CSV.
+        layout: What the folders are: ``classes``, ``splits``, or ``auto``, by their names.
+
+    Returns:
+        The listing; its notes say what was assumed and what was left out.
+
+    Raises:
+        ManifestError: The folder is missing or empty, has a loop of symbolic links, or holds a
+            mixture of split folders and others; or the CSV lacks a column, has a row that is
+            none, or gives one path two labels or splits.
+        ConfigError: A layout is given for a table.
+    """
+    if data.is_dir():
+        return scan_folder(data, layout)
+    if not data.exists():
+        raise ManifestError(
+            f"There is no data at {str(data)!r}.",
+            hint="Give a folder with one sub-folder a class, or a CSV with columns path,label.",
+        )
+    if data.suffix.lower() not in _TABLES:
+        raise ManifestError(
+            f"Expected a folder or a .csv file. Received: the file {str(data)!r}.",
+            hint="Give the folder that holds the class folders.",
+        )
+    if layout != "auto":
+        raise ConfigError(
+            f"--layout: expected none for a table, whose column split says it all. "
+            f"Received: {layout!r} for {str(data)!r}.",
+            hint="Leave it out.",
+        )
+    return scan_csv(data)
+
+
+def walk(folder: Path) -> list[str]:
+    """Return the files below a folder, sorted POSIX paths relative to it; labels mean nothing.
+
+    Raises:
+        ManifestError: The folder has no files, cannot be listed, or has a loop of symbolic links.
+    """
+    paths = Tree.of(folder).paths
+    if not paths:
+        raise ManifestError(
+            f"There are no files in {str(folder)!r}.",
+            hint="Give image files, or folders of images.",
+        )
+    return paths
