@@ -36,9 +36,11 @@ def sample(
     options: SampleOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Write the sample data set."""
+    from pipeline import outputs
     from pipeline.sample import write_sample
 
     _require("OUT", options.out)
+    outputs.require_folder("OUT", Path(options.out))
     return write_sample(Path(options.out), force=common.force)
 
 

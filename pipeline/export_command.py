@@ -7,12 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, engines, heads, run_backbone, runtime, stitch, trained_head
+from pipeline import (
+    assembly,
+    engines,
+    heads,
+    outputs,
+    run_backbone,
+    runtime,
+    stitch,
+    trained_head,
+    weights,
+)
 from pipeline._version import __version__
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, ExportOptions
@@ -24,9 +34,12 @@ from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.stitch import Agreement, Sample
 from pipeline.store import Store
+from pipeline.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
+
+_FOLDER: Final = "folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +88,8 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
         StaleFeaturesError: Images, features or weights are not those of the run.
         PipelineError: The model disagrees with the cached path.
     """
-    form, out = FORMATS[options.format], Path(options.out)
-    there = _checked(options, form, out, force=common.force)
+    options, there = _checked(options, reporter, force=common.force)
+    form, out = _form(options), Path(options.out)
     source = open_source(options)
     package = _package(source)
     if there is not None and {**there, **package.metadata} != there:
@@ -141,7 +154,7 @@ def open_source(options: ExportOptions) -> Source:
     _require_exportable(run, identity)
     store = run_backbone.open_store(run)
     head = trained_head.fitted_head(run, name, store.dim)
-    if FORMATS[options.format].is_network:
+    if _form(options).is_network:
         assembly.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
     file = Path(str(options.weights)) if run_backbone.is_from_file(identity) else None
@@ -149,12 +162,12 @@ def open_source(options: ExportOptions) -> Source:
 
 
 def _checked(
-    options: ExportOptions, form: Format, out: Path, *, force: bool
-) -> Mapping[str, Any] | None:
-    """Refuse everything that can be refused without loading anything.
+    options: ExportOptions, reporter: Reporter, *, force: bool
+) -> tuple[ExportOptions, Mapping[str, Any] | None]:
+    """Refuse what can be refused without loading anything; put in the format that OUT says.
 
     Returns:
-        What a model says of itself that is there and may be the one asked for; else None.
+        The options, and what a model says of itself that is there and may be the one asked for.
     """
     for argument, value in (("RUN", options.run), ("OUT", options.out)):
         if not value:
@@ -162,15 +175,26 @@ def _checked(
                 f"export: expected {argument}.",
                 hint="For example: pipeline export runs/sample sample.keras",
             )
+    if options.format is None:
+        options = replace(options, format=_format_by_name(options.out, reporter))
+    form, out = _form(options), Path(options.out)
     if form.suffix and out.suffix != form.suffix:
         raise ConfigError(
             f"--format {options.format}: expected OUT to end in {form.suffix}. "
-            f"Received: {options.out!r}."
+            f"Received: {options.out!r}.",
+            hint="Leave --format out, or give OUT that ending.",
         )
     recover(out)
     there = None if force else described(out, form)
     if there is None:
         require_free(out, form, force=force)
+    if form.suffix:
+        outputs.require_file("OUT", out, reporter)
+    else:
+        outputs.require_folder("OUT", out)
+    if options.weights is not None:
+        weights.require_source(options.weights)
+    runtime.require_backend()
     backend = runtime.backend_name()
     if form.needs_tensorflow and backend != "tensorflow":
         raise EngineUnavailableError(
@@ -180,7 +204,31 @@ def _checked(
         )
     if options.format == "onnx":
         engines.require("onnx")
-    return there
+    return options, there
+
+
+def _form(options: ExportOptions) -> Format:
+    return FORMATS[str(options.format)]
+
+
+def _format_by_name(out: str, reporter: Reporter) -> str:
+    """Return the format that a name stands for; one without a suffix is a folder.
+
+    Raises:
+        ConfigError: The suffix is that of no format.
+    """
+    suffix = Path(out).suffix
+    by_suffix = {form.suffix: name for name, form in FORMATS.items() if form.suffix}
+    if suffix in by_suffix:
+        return by_suffix[suffix]
+    if suffix:
+        raise ConfigError(
+            f"export: expected OUT to end in {' or '.join(by_suffix)}, or a folder without suffix. "
+            f"Received: {out!r}.",
+            hint="Rename it, or say what it is to be with --format.",
+        )
+    reporter.say(f"{out!r} has no suffix: exporting a folder, as --format {_FOLDER} does")
+    return _FOLDER
 
 
 def _require_exportable(run: Run, identity: Mapping[str, Any]) -> None:
@@ -219,10 +267,12 @@ def _sample(source: Source, reporter: Reporter) -> tuple[Sample, NDArray[np.floa
     found = stitch.sample(run, store, splits=splits)
     if found.unreadable:
         reporter.say(
-            f"{len(found.unreadable):,} images of the run cannot be read, beginning with "
+            f"{counted(len(found.unreadable), 'image')} of the run cannot be read, beginning with "
             f"{str(found.unreadable[0])!r}; others took their place, if there were any"
         )
-    reporter.say(f"Comparing the model with the cached path on {len(found.paths)} images")
+    reporter.say(
+        f"Comparing the model with the cached path on {counted(len(found.paths), 'image')}"
+    )
     encode = stitch.runner(source.backbone.model)
     if source.is_finetuned:
         expected = stitch.recorded_probabilities(run, name, found.rows)
