@@ -162,7 +162,18 @@ def observe(*, features: bool = True) -> dict[str, Any]:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     if features:
         found["rows"] = rows()
+    found["verify"] = {name: problems(Path(name)) for name in ("store", "run", "tuned")}
     return found
+
+
+def problems(path: Path) -> list[Any]:
+    """Return what verify finds wrong with a store or a run."""
+    from pipeline.verify import verify
+    from pipeline.verify_run import verify_run
+
+    if (path / "run.json").exists():
+        return list(verify_run(path)["problems"])
+    return list(verify(path)["problems"]) if (path / "store.json").exists() else []
 
 
 def listing() -> list[str]:
@@ -202,6 +213,8 @@ def rows() -> dict[str, str]:
     return found
 
 
+# Digests of files that hold times; that they are right is seen by verify.
+_CHANGING = ("provenance", "record_sha256", "features_sha256", "head.json", "text")
 _TIMES = re.compile(r"seconds|images_per_second|^time$|rate$")
 
 
@@ -211,8 +224,10 @@ def _lasting(value: Any) -> Any:
         return {
             name: _lasting(item)
             for name, item in value.items()
-            if not _TIMES.search(name) and name not in ("provenance", "record_sha256", "text")
+            if not _TIMES.search(name) and name not in _CHANGING
         }
+    if isinstance(value, list) and all(isinstance(one, str) and len(one) == 64 for one in value):
+        return value[:1]  # the file that it is of, and the one before
     if isinstance(value, list):
         return [_lasting(item) for item in value]
     return value
