@@ -341,6 +341,12 @@ class VerifyOptions:
         "", "directory of a store, a run or an exported model", "STORE|RUN", positional=True
     )
     repair: bool = _switch("drop what is bad, so that the next command makes just that again")
+    reencode: int = _integer(
+        0, "encode so many rows of every shard of a store again and compare them", 0
+    )
+    weights: str | None = _path(
+        None, "weights file for --reencode, where the store no longer has them", "PATH"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,7 +101,9 @@ def _finetune(
     *,
     force: bool,
 ) -> dict[str, Any]:
-    run = _begun_run(path, inputs, origin, force=force)
+    run = _begun_run(path, inputs, force=force)
+    if run is not None:
+        _as_in_origin(run, origin).restore_manifest(origin.examples)
     if run is not None and "verdict" in run.record.get("finetune", {}):
         reporter.say(f"finetune: already in {run.path}, kept")
         _remove_checkpoint(run)
@@ -210,7 +212,7 @@ def _require_other(path: Path, origin: Origin) -> None:
         )
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: bool) -> Run | None:
+def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
     """Return the run to go on with; None where one is to be made.
 
     Raises:
@@ -220,8 +222,7 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], origin: Origin, *, force: 
         return None
     run = Run.open(path)
     run.require_inputs(inputs)
-    run.restore_manifest(origin.examples)
-    return _as_in_origin(run, origin)
+    return run
 
 
 def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:

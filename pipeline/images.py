@@ -268,11 +268,10 @@ def _is_one_scan(image: ImageFile.ImageFile, data: bytes) -> bool:
     """Tell a plain JPEG from what Pillow has read: its first scan holds all its colours."""
     if image.fp is None or "progressive" in image.info:
         return False
-    # Pillow stops behind the scan's marker; length and number of colours follow.
-    at = image.fp.tell()
-    return data[at - 2 : at] == b"\xff\xda" and data[at + 2 : at + 3] == bytes(
-        [getattr(image, "layers", 0)]
-    )
+    layers = getattr(image, "layers", 0)
+    # Pillow stops behind the scan's header: marker, length, number of colours, two bytes each.
+    at = image.fp.tell() - 2 * layers - 8
+    return at > 0 and data[at : at + 2] == b"\xff\xda" and data[at + 4] == layers
 
 
 def _memory(image: ImageFile.ImageFile, size: int) -> int:

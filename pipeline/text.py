@@ -199,8 +199,10 @@ def verify(result: Mapping[str, Any]) -> list[str]:
         found = (
             f"{counted(result['shards'], 'good shard')}, {rows}{of_activations if count else ''}"
         )
+    again = result.get("reencoded")
     return [
         f"{found}: {state}",
+        *([f"{counted(again, 'row')} encoded again and compared"] if again else []),
         *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
         *(f"Repaired: {done}" for done in result["repaired"]),
     ]

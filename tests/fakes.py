@@ -132,6 +132,17 @@ def edit_record(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     write_record(path, record, version=record.get("schema_version", 0))
 
 
+def as_before(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Write a record as the release before wrote it, without digests, and with another content."""
+    record = json.loads(path.read_text())
+    record.pop("record_sha256")
+    record["schema_version"] -= 1
+    for part in (record, *record.get("heads", {}).values()):
+        part.pop("files", None)
+    change(record)
+    path.write_text(json.dumps(record))
+
+
 def edit_head(run: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:
     """Change what the record of a run's head says."""
     edit_record(run / "heads" / name / "head.json", change)

@@ -452,6 +452,27 @@ def test_a_large_jpeg_of_2000_scans_is_refused_at_once() -> None:
     assert time.process_time() - began < 1
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "L", "RGB"])
+def test_scans_of_a_plain_jpeg_are_not_searched_for(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    monkeypatch.setattr(images.image_containers, "jpeg_scans", lambda data: searched.append(0) or 1)
+    decode(photos.encoded(photos.picture(1).convert(mode), "JPEG"), SIZE)
+    assert searched == []
+    decode(photos.encoded(photos.picture(1).convert(mode), "JPEG", progressive=True), SIZE)
+    assert searched == [0]
+
+
+def test_a_plain_jpeg_of_many_scans_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose colours come one after the other, so that all of them are kept and added to."""
+    colour = photos.encoded(photos.picture(1), "JPEG", subsampling=0)
+    at = colour.rindex(b"\xff\xda")
+    one = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + colour[at + 14 : -2]
+    monkeypatch.setattr(images, "_MAX_SCAN_PIXELS", 100 * photos.WIDTH * photos.HEIGHT)
+    assert reason(colour[:at] + one * 101 + b"\xff\xd9").startswith("too slow: JPEG of 101 scans")
+
+
 def test_the_largest_jpegs_of_any_encoder_are_decoded() -> None:
     assert 24 * images.MAX_PIXELS <= images._MAX_SCAN_PIXELS
 

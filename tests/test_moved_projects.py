@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Command
-from fakes import FakeEncoder, planted_store, write_photos
+from fakes import FakeEncoder, as_before, edit_record, planted_store, write_photos
 
 from pipeline import finetune_checkpoint, finetune_command, places, run_backbone, stitch
 from pipeline.classifier import Classifier
@@ -172,16 +173,19 @@ def test_records_of_older_releases_still_work(
 ) -> None:
     def older() -> None:
         run, store = Path("runs/photos/run.json"), Path("stores/photos/store.json")
-        record = json.loads(run.read_text())
-        record.pop("nearby", None)
-        record["root"] = "photos"
-        run.write_text(json.dumps(record))
-        record = json.loads(store.read_text())
-        for part in (record, *record["manifests"].values()):
-            part["root"] = "photos"
-            part.pop("nearby_root")
-            part.pop("nearby", None)
-        store.write_text(json.dumps(record))
+
+        def of_run(record: dict[str, Any]) -> None:
+            record.pop("nearby", None)
+            record["root"] = "photos"
+
+        def of_store(record: dict[str, Any]) -> None:
+            for part in (record, *record["manifests"].values()):
+                part["root"] = "photos"
+                part.pop("nearby_root")
+                part.pop("nearby", None)
+
+        as_before(run, of_run)
+        as_before(store, of_store)
 
     older()
     require_whole(command, "runs/photos")
@@ -232,9 +236,7 @@ def test_another_store_of_equal_features_is_said(
 
 def test_a_store_of_other_features_is_still_refused(command: Command, project: Path) -> None:
     store = Path("stores/photos/store.json")
-    record = json.loads(store.read_text())
-    record["identity"]["pooling"] = "max"
-    store.write_text(json.dumps(record))
+    edit_record(store, lambda record: record["identity"].update(pooling="max"))
     with pytest.raises(Exception, match="pooling"):
         open_origin(FinetuneOptions(source="runs/photos"))
 
