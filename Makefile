@@ -27,7 +27,7 @@ export ARG_WEIGHTS = $(WEIGHTS)
 CONFIG_FLAG = $(if $(CONFIG),--config "$$ARG_CONFIG")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo extract train-head compare finetune test test-fast check format bench clean
+.PHONY: help demo extract train-head compare finetune test test-fast check faults format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +67,9 @@ check: $(VENV)/installed-dev ## Format, lint, types, import layers, tests: what 
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(MAKE) --no-print-directory test
+
+faults: $(VENV)/installed-dev ## Kills, full disks and damage at every write, with a table: hours
+	@PIPELINE_FAULTS=$${PIPELINE_FAULTS:-all} $(VENV)/bin/python -m pytest tests/faults -s -q
 
 format: $(VENV)/installed-dev ## Format the code and mend what the linter can
 	@$(VENV)/bin/ruff check --fix

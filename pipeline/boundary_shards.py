@@ -29,6 +29,7 @@ from pipeline.files import (
     temporary_sibling,
 )
 from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset
+from pipeline.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
 from pipeline.reporting import Reporter
 
@@ -107,7 +108,7 @@ def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: ND
     """
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{_SUFFIX}") as temporary:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with writing(temporary) as file:
             file.attrs["identity"] = canonical_json(identity)
             file.attrs[_KEYS_DIGEST] = _digest_of(keys)
             file.create_dataset("keys", data=keys)

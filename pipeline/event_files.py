@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.files import remove_leftovers, write_atomically
+from pipeline.runtime import tensorflow_writing
 
 _PREFIX: Final = "events.out.tfevents."
 _VERSION: Final = "brain.Event:2"
@@ -48,7 +49,7 @@ def _write(path: Path, row: Mapping[str, Any]) -> None:
         if name != "epoch" and value is not None
     ]
     summary = proto.Summary(value=values)
-    with tf.io.TFRecordWriter(str(path)) as file:
+    with tensorflow_writing(), tf.io.TFRecordWriter(str(path)) as file:
         file.write(proto.Event(wall_time=now, file_version=_VERSION).SerializeToString())
         event = proto.Event(wall_time=now, step=row["epoch"], summary=summary)
         file.write(event.SerializeToString())

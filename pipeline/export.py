@@ -24,8 +24,8 @@ from pipeline.backbone import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
-from pipeline.files import put_back, rename_durably, set_aside, temporary_folder, write_json
-from pipeline.runtime import import_keras
+from pipeline.files import recover, rename_durably, set_aside, temporary_folder, write_json
+from pipeline.runtime import import_keras, tensorflow_writing
 from pipeline.stitch import Predict, cached_probabilities, runner
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -76,20 +76,24 @@ class Format:
     """One form of a model.
 
     Attributes:
+        name: What it is called.
         suffix: What a file's name must end in; empty for a folder.
         is_network: Whether the head must be a network.
         needs_tensorflow: Whether Keras must run on TensorFlow.
         record: Where the metadata lies in a folder; by it an earlier export is known.
         write: Writes the assembled model (None where the head need be no network) to a path.
         load: Loads what was written as a function.
+        describe: Reads the metadata of what was written.
     """
 
+    name: str
     suffix: str
     is_network: bool
     needs_tensorflow: bool
     record: str
     write: Callable[[Package, Any, Path], None]
     load: Callable[[Path], Predict]
+    describe: Callable[[Path], Mapping[str, Any]]
 
 
 @contextmanager
@@ -129,20 +133,36 @@ def require_free(out: Path, form: Format, *, force: bool) -> None:
     Raises:
         ConfigError: It holds an earlier export and ``force`` is off, or something else.
     """
-    put_back(out)
+    recover(out)
     if not out.exists() and not out.is_symlink():
         return
-    is_export = out.is_dir() and (out / form.record).is_file() if not form.suffix else out.is_file()
-    if force and is_export and not out.is_symlink():
+    is_export = is_of(out, form)
+    if force and is_export:
         return
     kind = "a file" if form.suffix else "an export of this format"
     raise ConfigError(
         f"Expected nothing at {str(out)!r}, or with --force {kind}. "
         f"Received: {'a folder' if out.is_dir() else 'a file'} that is there.",
         hint="Replace it with --force, or choose another OUT."
-        if is_export and not out.is_symlink()
+        if is_export
         else "Choose another OUT.",
     )
+
+
+def is_of(out: Path, form: Format) -> bool:
+    """Tell whether a place holds what may be an export of a form, by its looks."""
+    looks = out.is_file() if form.suffix else out.is_dir() and (out / form.record).is_file()
+    return looks and not out.is_symlink()
+
+
+def described(out: Path, form: Format) -> Mapping[str, Any] | None:
+    """Return the metadata of an export; None where there is none that can be read."""
+    if not is_of(out, form):
+        return None
+    try:
+        return dict(form.describe(out))
+    except Exception:  # zipfile, JSON and ONNX Runtime each have errors of their own
+        return None
 
 
 def size_of(path: Path) -> int:
@@ -168,6 +188,12 @@ def _write_keras(package: Package, model: Any, path: Path) -> None:
         archive.writestr(METADATA, json.dumps(package.metadata, indent=2, allow_nan=False))
 
 
+def _describe_keras(path: Path) -> Mapping[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        found: Mapping[str, Any] = json.loads(archive.read(METADATA))
+        return found
+
+
 def _load_keras(path: Path) -> Predict:
     return runner(import_keras().saving.load_model(path, compile=False, safe_mode=True))
 
@@ -183,10 +209,14 @@ def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
     archive.add_endpoint(
         "serve", lambda images: {OUTPUT: model(images, training=False)}, [signature]
     )
-    with _quiet("tensorflow"):
+    with _quiet("tensorflow"), tensorflow_writing():
         archive.write_out(str(path), verbose=False)
     (path / _EXTRA).mkdir()
     write_json(path / _EXTRA / METADATA, package.metadata)
+
+
+def _describe_savedmodel(path: Path) -> Mapping[str, Any]:
+    return _read_json(path / _EXTRA / METADATA)
 
 
 def _load_savedmodel(path: Path) -> Predict:
@@ -235,11 +265,20 @@ def _whole(package: Package, model: Any) -> FrozenBackbone:
     )
 
 
+def _describe_onnx(path: Path) -> Mapping[str, Any]:
+    texts = _onnx_session(path).get_modelmeta().custom_metadata_map
+    return {name: json.loads(text) for name, text in texts.items()}
+
+
 def _load_onnx(path: Path) -> Predict:
+    session = _onnx_session(path)
+    return lambda pixels: np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
+
+
+def _onnx_session(path: Path) -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda pixels: np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 def _write_folder(package: Package, model: Any, path: Path) -> None:
@@ -249,6 +288,15 @@ def _write_folder(package: Package, model: Any, path: Path) -> None:
 def _load_folder(path: Path) -> Predict:
     found = model_folder.read(path)
     return Package(found.backbone, found.head, found.metadata).predict()
+
+
+def _describe_folder(path: Path) -> Mapping[str, Any]:
+    return _read_json(path / model_folder.RECORD)
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 @contextmanager
@@ -264,13 +312,16 @@ def _quiet(*names: str) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-FORMATS: Final[Mapping[str, Format]] = MappingProxyType(
-    {
-        "folder": Format("", False, False, model_folder.RECORD, _write_folder, _load_folder),
-        "keras": Format(".keras", True, False, "", _write_keras, _load_keras),
-        "onnx": Format(".onnx", True, True, "", _write_onnx, _load_onnx),
-        "savedmodel": Format(
-            "", True, True, f"{_EXTRA}/{METADATA}", _write_savedmodel, _load_savedmodel
-        ),
-    }
+_FORMATS: Final = (
+    Format(
+        *("folder", "", False, False, model_folder.RECORD),
+        *(_write_folder, _load_folder, _describe_folder),
+    ),
+    Format("keras", ".keras", True, False, "", _write_keras, _load_keras, _describe_keras),
+    Format("onnx", ".onnx", True, True, "", _write_onnx, _load_onnx, _describe_onnx),
+    Format(
+        *("savedmodel", "", True, True, f"{_EXTRA}/{METADATA}"),
+        *(_write_savedmodel, _load_savedmodel, _describe_savedmodel),
+    ),
 )
+FORMATS: Final[Mapping[str, Format]] = MappingProxyType({form.name: form for form in _FORMATS})

@@ -3,7 +3,7 @@
 Called by ``commands``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline import (
     assembly,
     engines,
+    heads,
     outputs,
     run_backbone,
     runtime,
@@ -26,11 +27,12 @@ from pipeline._version import __version__
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
-from pipeline.export import FORMATS, Format, Package, require_free, size_of, staged
+from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged
+from pipeline.files import recover, sha256_file
 from pipeline.model_folder import SCHEMA_VERSION
 from pipeline.reporting import Reporter
 from pipeline.run import Run
-from pipeline.stitch import Sample
+from pipeline.stitch import Agreement, Sample
 from pipeline.store import Store
 from pipeline.wording import counted
 
@@ -86,29 +88,54 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
         StaleFeaturesError: Images, features or weights are not those of the run.
         PipelineError: The model disagrees with the cached path.
     """
-    options = _checked(options, reporter, force=common.force)
+    options, there = _checked(options, reporter, force=common.force)
     form, out = _form(options), Path(options.out)
     source = open_source(options)
     package = _package(source)
+    if there is not None and {**there, **package.metadata} != there:
+        require_free(out, form, force=False)
     _note_what_is_left_out(package, form, reporter)
     found, expected = _sample(source, reporter)
-    model = package.assembled() if form.is_network else None
-    whole = stitch.runner(model) if form.is_network else package.predict()
     compare = partial(stitch.compare, found, expected)
-    before = compare(whole, what="The assembled model")
-    with staged(out, form, force=common.force) as temporary:
-        form.write(package, model, temporary)
-        after = compare(form.load(temporary), what=f"The {options.format} model")
-        size = size_of(temporary)
-    worst = max(before.max_difference, after.max_difference)
+    if there is not None:
+        agreement = _kept(form, out, compare)
+        reporter.say(f"export: this model is already in {options.out}, kept")
+    else:
+        with staged(out, form, force=common.force) as temporary:
+            agreement = _written(package, form, temporary, compare)
     return {
         "out": str(out),
         "format": options.format,
         "head": source.name,
         "classes": package.metadata["classes"],
-        "bytes": size,
-        "stitch": {**asdict(after), "max_difference": worst},
+        "bytes": size_of(out),
+        "stitch": asdict(agreement),
     }
+
+
+def _written(
+    package: Package, form: Format, path: Path, compare: Callable[..., Agreement]
+) -> Agreement:
+    """Write a model; check it as it was assembled, and as its users will load it."""
+    model = package.assembled() if form.is_network else None
+    whole = stitch.runner(model) if form.is_network else package.predict()
+    before = compare(whole, what="The assembled model")
+    form.write(package, model, path)
+    after = compare(form.load(path), what=f"The {form.name} model")
+    return replace(after, max_difference=max(before.max_difference, after.max_difference))
+
+
+def _kept(form: Format, out: Path, compare: Callable[..., Agreement]) -> Agreement:
+    """Check a model that says it is the one asked for, as a killed process leaves it at the end.
+
+    Raises:
+        ConfigError: It cannot be loaded, or disagrees: it is something else that is there.
+    """
+    try:
+        return compare(form.load(out), what=f"The {form.name} model")
+    except Exception:  # each library has errors of its own for files that are damaged
+        require_free(out, form, force=False)
+        raise
 
 
 def open_source(options: ExportOptions) -> Source:
@@ -134,8 +161,14 @@ def open_source(options: ExportOptions) -> Source:
     return Source(run, store, name, head, network, file)
 
 
-def _checked(options: ExportOptions, reporter: Reporter, *, force: bool) -> ExportOptions:
-    """Refuse what can be refused without loading anything; put in the format that OUT says."""
+def _checked(
+    options: ExportOptions, reporter: Reporter, *, force: bool
+) -> tuple[ExportOptions, Mapping[str, Any] | None]:
+    """Refuse what can be refused without loading anything; put in the format that OUT says.
+
+    Returns:
+        The options, and what a model says of itself that is there and may be the one asked for.
+    """
     for argument, value in (("RUN", options.run), ("OUT", options.out)):
         if not value:
             raise ConfigError(
@@ -151,7 +184,10 @@ def _checked(options: ExportOptions, reporter: Reporter, *, force: bool) -> Expo
             f"Received: {options.out!r}.",
             hint="Leave --format out, or give OUT that ending.",
         )
-    require_free(out, form, force=force)
+    recover(out)
+    there = None if force else described(out, form)
+    if there is None:
+        require_free(out, form, force=force)
     if form.suffix:
         outputs.require_file("OUT", out, reporter)
     else:
@@ -168,7 +204,7 @@ def _checked(options: ExportOptions, reporter: Reporter, *, force: bool) -> Expo
         )
     if options.format == "onnx":
         engines.require("onnx")
-    return options
+    return options, there
 
 
 def _form(options: ExportOptions) -> Format:
@@ -216,6 +252,7 @@ def _package(source: Source) -> Package:
         "identity": {**identity, "weights_sha256": network.weights_sha256},
         "dim": network.dim,
         "head": source.name,
+        "head_sha256": sha256_file(heads.record_path(source.run.path / "heads" / source.name)),
         "temperature": float(source.head.temperature_),
         "average": list(run_backbone.averages_of(source.run, source.name)),
         "reject_below": inputs.get("reject_below") or 0.0,

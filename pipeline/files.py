@@ -5,24 +5,28 @@ name for writing. What is read is opened here too, where it may be something els
 """
 
 import errno
-import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import StoreError
 from pipeline.reporting import Reporter, Silence
 
-TEMPORARY_PREFIX = ".tmp-"
-_REPLACED = ".replaced"
+TEMPORARY_PREFIX: Final = ".tmp-"
+_REPLACED: Final = ".replaced"
+# What ``tempfile`` puts between prefix and suffix; never a hyphen, so that names do not mix.
+_RANDOM: Final = "[a-z0-9_]+"
+# Names of files have 255 bytes at most, and a temporary one is longer than what it stands for.
+_LONG_NAME: Final = 200
 
 
 class UnfitFileError(OSError):
@@ -107,18 +111,24 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def temporary_sibling(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; what is left under it at the end is removed."""
-    descriptor, name = tempfile.mkstemp(
-        prefix=TEMPORARY_PREFIX, suffix=path.suffix, dir=path.parent
-    )
-    os.close(descriptor)
-    temporary = Path(name)
-    # mkstemp makes files that only their owner can read; stores are meant to be shared.
-    temporary.chmod(0o666 & ~_umask())
+    """Give a temporary name beside ``path``; what is left under it at the end is removed.
+
+    While the context lasts, nobody takes the file for what a killed process left.
+
+    Raises:
+        OSError: As inside the context; names ``path`` where the system names no file.
+    """
+    descriptor, temporary = _new_temporary(path)
     try:
+        # mkstemp makes files that only their owner can read; stores are meant to be shared.
+        temporary.chmod(0o666 & ~_umask())
         yield temporary
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -128,12 +138,9 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     What was set aside in it is taken back if nothing has taken its place.
     Those that killed processes left beside the same path are removed first.
     """
-    for leftover in _leftover_folders(path):
-        with _locked(leftover) as is_free:
-            if is_free:
-                shutil.rmtree(leftover, ignore_errors=True)
+    recover(path)
     with (
-        tempfile.TemporaryDirectory(prefix=_folder_prefix(path), dir=path.parent) as folder,
+        tempfile.TemporaryDirectory(prefix=_prefix_of(path), dir=path.parent) as folder,
         _locked(Path(folder)),
     ):
         try:
@@ -147,12 +154,15 @@ def set_aside(path: Path, folder: Path) -> None:
     path.rename(folder / f"{path.name}{_REPLACED}")
 
 
-def put_back(path: Path) -> None:
-    """Where ``path`` is missing, take back what a killed process had set aside to replace it."""
-    for leftover in _leftover_folders(path):
-        with _locked(leftover) as is_free:
-            if is_free:
-                _take_back(leftover, path)
+def recover(path: Path) -> None:
+    """Clear up what killed processes left beside ``path``, where they were making it.
+
+    Where ``path`` is missing, what they had set aside to replace it is taken back.
+    """
+    form = re.compile(rf"{re.escape(_prefix_of(path))}{_RANDOM}({re.escape(path.suffix)})?")
+    for leftover in _entries(path.parent):
+        if form.fullmatch(leftover.name):
+            _remove_unused(leftover, path)
 
 
 def rename_durably(temporary: Path, path: Path) -> None:
@@ -163,9 +173,17 @@ def rename_durably(temporary: Path, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed process left in a folder."""
-    for leftover in folder.glob(TEMPORARY_PREFIX + "*"):
-        leftover.unlink(missing_ok=True)
+    """Delete the temporary files that killed processes left in a folder of ours."""
+    for leftover in _entries(folder):
+        if _is_temporary(leftover):
+            _remove_unused(leftover)
+
+
+def foreign(folder: Path, own: Collection[str]) -> list[str]:
+    """Return the names in a folder of ours that are neither ``own`` nor temporary, sorted."""
+    return sorted(
+        item.name for item in folder.iterdir() if item.name not in own and not _is_temporary(item)
+    )
 
 
 @contextmanager
@@ -207,8 +225,6 @@ def shared(path: Path, busy: str, *, reporter: Reporter) -> Iterator[None]:
 @contextmanager
 def _held(path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter) -> Iterator[None]:
     """Hold a lock of one kind of ``fcntl``."""
-    import fcntl
-
     is_held = False
     while not is_held:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,19 +233,53 @@ def _held(path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter) -
         except FileNotFoundError:  # whoever held it before deleted the folder
             continue
         with file:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if not wait:
-                    raise StoreError(
-                        busy, hint="Wait for it to end, then run this again."
-                    ) from error
-                reporter.say(f"{busy} Waiting for it to end.")
-                fcntl.flock(file, kind)
+            _lock(file.fileno(), path, kind, busy, wait=wait, reporter=reporter)
             # Whoever held it before may have deleted the file: the next one makes another.
             is_held = _is_at(path, file.fileno())
             if is_held:
                 yield
+
+
+def _lock(
+    descriptor: int, path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter
+) -> None:
+    """Lock an open file, or say why that cannot be.
+
+    Raises:
+        StoreError: Another process holds it and ``wait`` is off, or the file system has no locks.
+    """
+    import fcntl
+
+    try:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if not wait:
+                raise StoreError(busy, hint="Wait for it to end, then run this again.") from error
+            reporter.say(f"{busy} Waiting for it to end.")
+            fcntl.flock(descriptor, kind)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StoreError(
+            f"Expected a file system with locks, which keep two processes from writing at once. "
+            f"Received: {str(path)!r} cannot be locked: {error.strerror}.",
+            hint="Choose a place on a local disk, or have this file system mounted with locks "
+            "(NFS without nolock, Lustre with flock).",
+        ) from error
+
+
+def has_locks(path: Path) -> bool:
+    """Tell whether a file lies where files can be locked; other locks on it are left alone."""
+    import fcntl
+
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -241,29 +291,75 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Try to lock a folder as long as the context lasts; tells whether nobody else holds it."""
+def _locked(path: Path) -> Iterator[bool]:
+    """Try to lock a folder or file as long as the context lasts; tells whether nobody holds it."""
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Without waiting for the other end of a pipe.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_free = True
-        except OSError:  # held, or a file system that cannot lock folders
+        except OSError:  # held, or a file system that has no locks
             is_free = False
         yield is_free
     finally:
         os.close(descriptor)
 
 
-def _folder_prefix(path: Path) -> str:
-    return f"{TEMPORARY_PREFIX}{path.name}-"
+def _new_temporary(path: Path) -> tuple[int, Path]:
+    """Make a temporary file beside ``path`` and hold it; returns its descriptor and its name."""
+    import fcntl
+
+    while True:
+        descriptor, name = tempfile.mkstemp(
+            prefix=_prefix_of(path), suffix=path.suffix, dir=path.parent
+        )
+        # Shared: once it has its final name, HDF5 in other programs wants to share its lock.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if _is_at(Path(name), descriptor):
+            return descriptor, Path(name)
+        os.close(descriptor)  # taken for a leftover before it was held
 
 
-def _leftover_folders(path: Path) -> list[Path]:
-    """Return the temporary folders beside ``path``, in use or left by killed processes."""
-    return list(path.parent.glob(f"{glob.escape(_folder_prefix(path))}*"))
+def _prefix_of(path: Path) -> str:
+    """Return how temporary names begin of what is to become ``path``."""
+    name = path.name
+    if len(os.fsencode(name)) > _LONG_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f"{TEMPORARY_PREFIX}{name}-"
+
+
+def _is_temporary(path: Path) -> bool:
+    """Tell whether something is a temporary file, as ``temporary_sibling`` makes them."""
+    return path.name.startswith(TEMPORARY_PREFIX) and path.is_file() and not path.is_symlink()
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing where it cannot be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _remove_unused(leftover: Path, path: Path | None = None) -> None:
+    """Delete a temporary file or folder that no process holds; take back what ``path`` lacks."""
+    with _locked(leftover) as is_free:
+        if not is_free:
+            return
+        if path is not None:
+            _take_back(leftover, path)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _take_back(folder: Path, path: Path) -> None:

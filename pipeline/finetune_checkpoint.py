@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.files import write_atomically
 from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset, plain_member
+from pipeline.hdf5_writer import writing
 from pipeline.run_places import apart_from_places
 
 # Its name, in a run's folder of fine-tuning.
@@ -94,7 +95,7 @@ def write(path: Path, identity: Mapping[str, Any], progress: Progress, arrays: A
     groups = {name: list(map(np.asarray, getattr(arrays, name))) for name in Arrays.__slots__}
 
     def fill(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with writing(temporary) as file:
             file["record"] = np.bytes_(record.encode())
             for name, values in groups.items():
                 group = file.create_group(name)

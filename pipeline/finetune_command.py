@@ -103,9 +103,10 @@ def _finetune(
 ) -> dict[str, Any]:
     run = _begun_run(path, inputs, force=force)
     if run is not None:
-        run.restore_manifest(origin.examples)
+        _as_in_origin(run, origin).restore_manifest(origin.examples)
     if run is not None and "verdict" in run.record.get("finetune", {}):
         reporter.say(f"finetune: already in {run.path}, kept")
+        _remove_checkpoint(run)
         return _result(run)
     rows = origin.run.manifest()
     turns = Turns.drawn(options.views, seed=options.seed, rows=len(rows))
@@ -131,8 +132,12 @@ def _finetune(
             outcome = _train(options, origin, surgery, training, trained, answering, reporter)
     outcome = replace(outcome, start_difference=difference)
     record_outcome(run, FINETUNED, outcome, origin, original, surgery)
-    (run.path / FINETUNED / finetune_checkpoint.FILE).unlink(missing_ok=True)
+    _remove_checkpoint(run)
     return _result(run)
+
+
+def _remove_checkpoint(run: Run) -> None:
+    (run.path / FINETUNED / finetune_checkpoint.FILE).unlink(missing_ok=True)
 
 
 def _checked(options: FinetuneOptions) -> FinetuneOptions:
@@ -224,8 +229,13 @@ def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
     record = origin.run.record
     source, root = record["source"], origin.run.manifest().root
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
-    run.record |= {"moved": record["moved"], "dropped": record["dropped"]}
-    run.save_record()
+    _as_in_origin(run, origin).save_record()
+    return run
+
+
+def _as_in_origin(run: Run, origin: Origin) -> Run:
+    """Say of a run's rows what the run that it starts from says, which moved and dropped them."""
+    run.record |= {name: origin.run.record[name] for name in ("moved", "dropped")}
     return run
 
 

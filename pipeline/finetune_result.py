@@ -89,11 +89,12 @@ def record_outcome(
     run.add_head(origin.name, before)
     run.add_head(name, _scored(outcome, origin.examples, surgery))
     found = verdict(run, name, origin.name)
+    run.write_predictions()
+    # Last: by its verdict a run is known to be finished.
     run.record[FINETUNED]["verdict"] = found
     # Where the start was kept, the two differ by rounding alone.
     run.record["best"] = found["recommended"]
     run.save_record()
-    run.write_predictions()
 
 
 def verdict(run: Run, name: str, other: str) -> dict[str, Any]:

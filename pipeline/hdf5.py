@@ -26,12 +26,14 @@ class UnfitDatasetError(ValueError):
 def opened(path: Path) -> Iterator[h5py.File]:
     """Open a regular file for reading.
 
+    Without a lock: our files never change, and some file systems have no locks.
+
     Raises:
         UnfitFileError: It is no regular file.
         OSError: It cannot be opened, or is no HDF5 file.
     """
     require_regular(path)
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r", locking=False) as file:
         yield file
 
 

@@ -105,17 +105,18 @@ def read(path: Path, *, root: Path) -> Manifest:
 
 def write(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -> None:
     """Write a manifest as CSV, atomically."""
+    write_atomically(path, lambda temporary: fill(temporary, manifest, columns=columns))
 
-    def fill(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            # Python leaves a lone carriage return unquoted, and then reads a row's end there.
-            quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            writer.writerow(columns)
-            for row in _rows(manifest, columns):
-                (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
 
-    write_atomically(path, fill)
+def fill(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -> None:
+    """Write a manifest as CSV into a file that is not in its place yet."""
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        # Python leaves a lone carriage return unquoted, and then reads a row's end there.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(columns)
+        for row in _rows(manifest, columns):
+            (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
 
 
 def mark_conflicts(manifest: Manifest) -> Manifest:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ConfigError
-from pipeline.files import temporary_sibling
+from pipeline.files import recover, temporary_sibling
 from pipeline.reporting import Reporter
 
 _ANOTHER: Final = "Choose another place."
@@ -59,6 +59,7 @@ def _require_room(option: str, path: Path) -> None:
         raise _unwritable(option, path, f"{str(folder)!r} is a file")
     for name in path.absolute().relative_to(folder).parts:
         (folder / name).exists()  # a name may be too long
+    recover(folder / path.name)
     # Also as root, who is told that everything is writable, and on a full disk.
     with temporary_sibling(folder / path.name):
         pass

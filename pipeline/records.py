@@ -33,8 +33,8 @@ def write_record(path: Path, record: Mapping[str, Any], *, version: int) -> None
         record: What it says, as JSON values; NaN is refused.
         version: Schema version of its kind.
     """
-    said = {**record, VERSION: version}
-    said.pop(DIGEST, None)
+    said = {name: value for name, value in record.items() if name not in (VERSION, DIGEST)}
+    said[VERSION] = version  # in one place, whether it was read or is new
     write_json(path, {**said, DIGEST: digest_of(said)})
 
 

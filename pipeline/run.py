@@ -22,6 +22,7 @@ from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
 from pipeline.files import (
+    foreign,
     remove_leftovers,
     rename_durably,
     sha256_file,
@@ -171,10 +172,9 @@ class Run:
             Run.remove(self.path)
         Run.require_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._write_rows(self._rows)
         self.note_places(Path(self.record["inputs"]["store"]), self._rows.root)
+        self._write_rows(self._rows)
         self._rows = None
-        self.save_record()
 
     @classmethod
     def require_free(cls, path: Path) -> None:
@@ -183,7 +183,7 @@ class Run:
         Raises:
             RunError: It is a file, or a folder that is not empty.
         """
-        is_used = path.is_dir() and any(item.name != cls.LOCK for item in path.iterdir())
+        is_used = path.is_dir() and foreign(path, {cls.LOCK})
         if is_used or path.is_file():
             raise RunError(
                 f"Expected a run or an empty folder at {str(path)!r}. Received: something else.",
@@ -198,7 +198,6 @@ class Run:
             RunError: There is no run, or it holds what is not its own. Nothing is deleted.
         """
         run = cls.open(path)
-        remove_leftovers(path)
         cls.require_nothing_else(path)
         run.record = {**run.record, "heads": {}, "best": None}
         run.record.pop(FINETUNED, None)
@@ -216,11 +215,11 @@ class Run:
         Raises:
             RunError: Names the first of it.
         """
-        foreign = sorted({item.name for item in path.iterdir()} - {*_FOLDERS, *_FILES, cls.LOCK})
-        if foreign:
+        others = foreign(path, {*_FOLDERS, *_FILES, cls.LOCK})
+        if others:
             raise RunError(
                 f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
-                f"Received: also {foreign[0]!r}.",
+                f"Received: also {others[0]!r}.",
                 hint="Move it elsewhere, or choose another --run.",
             )
 
@@ -261,12 +260,24 @@ class Run:
         """Write the rows again where there are none, after a repair; they are those of the run."""
         if not (self.path / MANIFEST).exists():
             self._write_rows(_rows_of(examples, Path()))
-            self.save_record()
+
+    @staticmethod
+    def remove_leftovers(path: Path) -> None:
+        """Delete the temporary files that killed processes left in a run, begun or not."""
+        for folder in (path, *(path / name for name in _FOLDERS)):
+            for place in (folder, *folder.glob("*/")):
+                remove_leftovers(place)
 
     def _write_rows(self, rows: Manifest) -> None:
-        manifests.write(self.path / MANIFEST, rows, columns=MANIFEST_COLUMNS)
-        digest = sha256_file(self.path / MANIFEST)
-        self.record[DIGESTS] = {**self.record.get(DIGESTS, {}), MANIFEST: [digest]}
+        """Write the rows, and the record with their digest."""
+        path = self.path / MANIFEST
+        with temporary_sibling(path) as temporary:
+            manifests.fill(temporary, rows, columns=MANIFEST_COLUMNS)
+            digest = sha256_file(temporary)
+            self.record[DIGESTS] = {**self.record.get(DIGESTS, {}), MANIFEST: [digest]}
+            # The record comes first: killed between the two, there is a run that lacks its rows.
+            self.save_record()
+            rename_durably(temporary, path)
 
     def drop_head(self, name: str) -> None:
         """Take a head out of the run, with what was derived from it."""

@@ -36,15 +36,18 @@ def reserved(path: Path, command: str, *, wait: bool, reporter: Reporter) -> Ite
     missing = [folder for folder in path.absolute().parents if not folder.exists()]
     with exclusive(lock, _busy(path, command, wait=wait), wait=wait, reporter=reporter):
         # For those that are kept out; a lock needs no content.
-        lock.write_text(f"{command}, process {os.getpid()} on {socket.gethostname()}\n")
+        with suppress(OSError):
+            lock.write_text(f"{command}, process {os.getpid()} on {socket.gethostname()}\n")
         before = _state(path)
         try:
             _require_own(path)
+            Run.remove_leftovers(path)
             yield
         finally:
             if _state(path) != before:
                 _remove_empty(path)
             if not Run.exists(path):
+                Run.remove_leftovers(path)
                 with suppress(OSError):
                     lock.unlink()
                     path.rmdir()

@@ -3,6 +3,7 @@
 Called by whatever builds a network, inside functions: the import takes seconds.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -176,3 +177,19 @@ def _without_noise() -> Iterator[None]:
             for line in captured:
                 if not _NOISE.match(line):
                     os.write(2, line)
+
+
+@contextmanager
+def tensorflow_writing() -> Iterator[None]:
+    """Make an ``OSError`` of what TensorFlow raises where a file cannot be written.
+
+    Raises:
+        OSError: With the reason that the system gave.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.partition(" [Op:")[0].rpartition("; ")[2]
+        raise OSError(errno.EIO, reason) from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipeline.files import require_regular
+from pipeline.files import has_locks, require_regular
 
 # A file changed within the clock's grain after it was read would look unchanged; git's index
 # has the same race and the same rule: what is this young is read again next time.
@@ -197,7 +197,7 @@ def _open(path: Path | None) -> sqlite3.Connection:
 
 def _usable(path: Path) -> sqlite3.Connection:
     require_regular(path)
-    database = sqlite3.connect(path, timeout=30)
+    database = sqlite3.connect(path, timeout=_patience(path))
     try:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version == _VERSION - 1:
@@ -220,8 +220,18 @@ def _remade(path: Path | None) -> sqlite3.Connection:
         with suppress(*_ERRORS, OSError):
             for name in ("", "-journal", "-wal", "-shm"):
                 path.with_name(path.name + name).unlink(missing_ok=True)
-            return _with_tables(sqlite3.connect(path, timeout=30))
+            return _with_tables(sqlite3.connect(path, timeout=_patience(path)))
     return _with_tables(sqlite3.connect(":memory:"))
+
+
+def _patience(path: Path) -> float:
+    """Return how many seconds to wait for another process; none where no file can be locked.
+
+    SQLite takes a file system without locks for one where somebody always holds them.
+    """
+    if not path.exists():
+        path.touch()
+    return 30.0 if has_locks(path) else 0.0
 
 
 def _with_tables(database: sqlite3.Connection) -> sqlite3.Connection:

@@ -6,7 +6,6 @@ file was hashed is found as well. ``store`` keeps the set of shards; nothing her
 or a network.
 """
 
-import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +20,7 @@ from pipeline.arrays import Sums, row_sums
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import UnfitFileError, rename_durably, sha256_file, temporary_sibling
 from pipeline.hdf5 import HDF5_ERRORS, UnfitDatasetError, opened, plain_dataset
+from pipeline.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
 
 Features = NDArray[np.float32]
@@ -74,26 +74,22 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{SUFFIX}") as temporary:
-        try:
-            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                file.attrs["identity"] = identity
-                keys = keys.astype(KEY_DTYPE, copy=False)
-                file.create_dataset("keys", data=keys)
-                dataset = file.create_dataset("features", (len(keys), dim), dtype="<f4")
-                sums = key_sums(keys)
-                start = 0
-                for block in blocks:
-                    rows = slice(start, start + len(block))
-                    dataset[rows] = block
-                    sums[rows] += row_sums(np.ascontiguousarray(block, dtype="<f4"))
-                    # So that reading need not look for these as well.
-                    sums[rows][~np.isfinite(block).all(axis=1)] ^= 1
-                    start += len(block)
-                _require_whole(start, len(keys))
-                file.create_dataset("sums", data=sums)
-        except RuntimeError as error:
-            # On a full disk HDF5 fails once more while closing, which hides the first error.
-            raise OSError(errno.EIO, f"{folder} cannot be written: {error.__context__}") from error
+        with writing(temporary) as file:
+            file.attrs["identity"] = identity
+            keys = keys.astype(KEY_DTYPE, copy=False)
+            file.create_dataset("keys", data=keys)
+            dataset = file.create_dataset("features", (len(keys), dim), dtype="<f4")
+            sums = key_sums(keys)
+            start = 0
+            for block in blocks:
+                rows = slice(start, start + len(block))
+                dataset[rows] = block
+                sums[rows] += row_sums(np.ascontiguousarray(block, dtype="<f4"))
+                # So that reading need not look for these as well.
+                sums[rows][~np.isfinite(block).all(axis=1)] ^= 1
+                start += len(block)
+            _require_whole(start, len(keys))
+            file.create_dataset("sums", data=sums)
         path = folder / (sha256_file(temporary) + SUFFIX)
         rename_durably(temporary, path)
     return Shard(path, keys, sums - key_sums(keys))

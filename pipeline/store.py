@@ -26,6 +26,8 @@ from pipeline.errors import (
 from pipeline.files import (
     UnfitFileError,
     exclusive,
+    foreign,
+    recover,
     remove_leftovers,
     rename_durably,
     sha256_file,
@@ -33,8 +35,8 @@ from pipeline.files import (
 )
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest
+from pipeline.manifest import fill as fill_manifest
 from pipeline.manifest import read as read_manifest
-from pipeline.manifest import write as write_manifest
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Keys
@@ -49,6 +51,12 @@ _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
 _LOCK = ".lock"
+# Where earlier releases staged a manifest.
+_STAGED: Final = ".{}.next"
+_FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER)
+# In the order of removing: until the record goes, this is a store, though one without features.
+# A killed process leaves a journal beside the scan cache.
+_FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), _SCAN, f"{_SCAN}-journal", RECORD)
 _VIEW_DIGESTS = "features_sha256"
 
 
@@ -97,6 +105,7 @@ class Store:
         """
         path.mkdir(parents=True, exist_ok=True)
         _require_empty(path)
+        remove_leftovers(path)
         record = {
             "identity": dict(identity),
             "dim": dim,
@@ -269,17 +278,21 @@ class Store:
         """Write a generated manifest and remember that it is ours."""
         name = self._manifest_name(path)
         known = self.record["manifests"].pop(name, {}).get("sha256", [])
-        staged = path.with_name(f".{path.name}.next")
-        write_manifest(staged, manifest)
-        # The record comes first: killed between the two, the old file is still known as ours.
-        self.record["manifests"][self._new_manifest_name(path)] = {
-            **_root(manifest.root, self.path),
-            "nearby": places.relative(path, self.path),
-            "sha256": [sha256_file(staged), *known[:1]],
-        }
-        self.record |= _root(manifest.root, self.path)
-        self.save_record()
-        staged.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover(path)
+        path.with_name(_STAGED.format(path.name)).unlink(missing_ok=True)
+        present = sha256_file(path) if path.exists() else None
+        with temporary_sibling(path) as staged:
+            fill_manifest(staged, manifest)
+            # The record comes first: killed between the two, the old file is still known as ours.
+            self.record["manifests"][self._new_manifest_name(path)] = {
+                **_root(manifest.root, self.path),
+                "nearby": places.relative(path, self.path),
+                "sha256": [sha256_file(staged), *([present] if present in known else known[:1])],
+            }
+            self.record |= _root(manifest.root, self.path)
+            self.save_record()
+            rename_durably(staged, path)
 
     def add_view(self, name: str, scheme: str) -> None:
         """Make room for a view; nothing changes where there is one of that name."""
@@ -316,11 +329,21 @@ class Store:
         return known is None or sha256_file(self.view_path) in known
 
     def remove_features(self) -> None:
-        """Delete what a backbone made, and itself, for a store that ``--force`` replaces."""
-        for folder in (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER):
+        """Delete what a backbone made, and itself, for a store that ``--force`` replaces.
+
+        Raises:
+            StoreError: The folder holds what is not the store's. Nothing is deleted.
+        """
+        others = foreign(self.path, {_LOCK, *_FOLDERS, *_FILES})
+        if others:
+            raise StoreError(
+                f"Expected nothing but a feature store at {str(self.path)!r}, which is to be "
+                f"replaced. Received: also {mention(others)}.",
+                hint="Move that elsewhere, or choose another --store.",
+            )
+        for folder in _FOLDERS:
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        # The record goes last: until then this is a store, though one that lacks features.
-        for name in (_VIEW, MANIFEST, _SCAN, RECORD):
+        for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
@@ -413,16 +436,17 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         finally:
             # A store that could not be made leaves nothing behind.
             if not Store.exists(path):
+                remove_leftovers(path)
                 (path / _LOCK).unlink()
                 if not any(path.iterdir()):
                     path.rmdir()
 
 
 def _require_empty(path: Path) -> None:
-    foreign = sorted(item.name for item in path.iterdir() if item.name != _LOCK)
-    if foreign:
+    others = foreign(path, {_LOCK})
+    if others:
         raise StoreError(
             f"Expected a feature store or an empty folder at {str(path)!r}. "
-            f"Received: a folder with {mention(foreign)}.",
+            f"Received: a folder with {mention(others)}.",
             hint="Choose another --store.",
         )

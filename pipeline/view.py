@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.hdf5 import opened
+from pipeline.hdf5_writer import writing
 from pipeline.key_index import KeyIndex
 
 _KEYS_A_CHUNK: Final = 16_384
@@ -28,7 +29,7 @@ def write_view(
     Rows are grouped by shard; sources are named relative to the store, which is
     where the view goes, so that it can be moved.
     """
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+    with writing(path) as file:
         _write_set(file, plain, dim, store)
         for name, index in views.items():
             _write_set(file.create_group(f"views/{name}"), index, dim, store)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pipeline import files
 from pipeline.errors import PipelineError, WeightsUnavailableError
 from pipeline.hdf5 import HDF5_ERRORS, UnfitDatasetError, datasets, opened, plain_member
+from pipeline.hdf5_writer import writing
 
 RANDOM_SCHEME: Final = "glorot-uniform-pcg64-1"
 KEYWORDS: Final = ("imagenet", "random")
@@ -221,7 +222,7 @@ def save(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
 
     def write(temporary: Path) -> None:
         # From this version on, HDF5 keeps checksums of all but the values, whose digest is ours.
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+        with writing(temporary) as file:
             for name in sorted(arrays):
                 file.create_dataset(name, data=np.asarray(arrays[name], dtype="<f4"))
 

@@ -757,6 +757,43 @@ def test_on_another_backend_formats_of_tensorflow_are_refused(
         exported(ExportOptions(run="run", out=OUTS[form], format=form))
 
 
+# Once more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_a_finished_model_is_kept_when_it_is_asked_for_again(
+    made: Path, tmp_path: Path, form: str
+) -> None:
+    """As after a kill between its last write and the end of the command."""
+    out = tmp_path / OUTS[form]
+    options, notes = options_of(made, out, form), Notes()
+    first = exported(options)
+    (tmp_path / f".tmp-{out.name}-abcdefgh").mkdir()
+    stamp = out.stat().st_mtime_ns
+    again = export(options, CommonOptions(), notes)
+    assert any("already in" in line for line in notes.lines)
+    assert again.keys() == first.keys() and again["bytes"] == first["bytes"]
+    assert again["stitch"]["n"] == first["stitch"]["n"]
+    assert out.stat().st_mtime_ns == stamp and list(tmp_path.iterdir()) == [out]
+    for change in ({"head": "linear"}, {"run": str(made / "averaged")}):
+        with pytest.raises(ConfigError, match="--force") as caught:
+            exported(replace(options, **change))
+        assert "that is there" in caught.value.message
+    assert out.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_a_model_that_only_looks_finished_is_not_kept(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    options = options_of(made, out, "folder")
+    exported(options)
+    weights = next((out / "encoder").glob("*.h5"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match="that is there"):
+        exported(options)
+
+
 # Places
 
 

@@ -134,6 +134,19 @@ def run_predict(folder: Path, *paths: object, reporter: Any = None, force: bool 
     )
 
 
+# Places
+
+
+def test_the_next_run_removes_what_a_killed_one_left_beside_its_csv(
+    made: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / ".tmp-other.csv-abcdefgh.csv"
+    for path in (tmp_path / ".tmp-found.csv-abcdefgh.csv", kept):
+        path.touch()
+    run_predict(made, made / "photos/ant/000.png", csv=str(tmp_path / "found.csv"))
+    assert sorted(tmp_path.iterdir()) == [kept, tmp_path / "found.csv"]
+
+
 # Probabilities
 
 

@@ -1,6 +1,9 @@
 """The scan cache: what it trusts, and that losing it loses nothing but speed."""
 
+import errno
+import fcntl
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,3 +92,27 @@ def test_place_that_cannot_be_written_only_costs_speed(old_file: Path, tmp_path:
     with ScanCache(tmp_path / "missing/scan.sqlite") as cache:
         cache.remember_key(old_file, old_file.stat(), KEY)
         assert cache.key(old_file, old_file.stat()) == KEY
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_nobody_waits_for_locks_that_cannot_be_had(
+    is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite would wait half a minute at every opening."""
+    if is_there:
+        ScanCache(tmp_path / "scan.sqlite").close()
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    waits, connect = [], sqlite3.connect
+
+    def noted(path: Path, timeout: float = 5.0) -> sqlite3.Connection:
+        waits.append(timeout)
+        return connect(path, timeout=timeout)
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    ScanCache(tmp_path / "scan.sqlite").close()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    ScanCache(tmp_path / "scan.sqlite").close()
+    assert waits[0] == 30 and waits[-1] == 0

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from pipeline import shards
 from pipeline.errors import (
     CorruptShardError,
+    ManifestError,
     MissingFeaturesError,
     StaleFeaturesError,
     StoreError,
 )
+from pipeline.manifest import Manifest
 from pipeline.shard_set import MAX_SMALL_SHARDS
 from pipeline.shard_writer import ShardWriter
 from pipeline.store import Store, lock
@@ -177,6 +179,70 @@ def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"letters\.txt"):
         make(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
+
+
+def test_a_store_that_a_kill_left_at_its_first_write_is_made_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    path.mkdir()
+    for name in (".lock", ".tmp-store.json-abcdefgh.json", ".tmp-5xk2_q1z.json"):
+        (path / name).write_text("half")
+    make(path, [1, 2])
+    assert sorted(item.name for item in path.iterdir()) == [
+        *(".lock", "features.h5", "scan.sqlite", "shards", "store.json")
+    ]
+
+
+def test_a_store_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        (tmp_path / "store/.tmp-abcdefgh.json").touch()  # as of a process that was killed
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "save_record", fail)
+    with pytest.raises(OSError, match="No space"), lock(tmp_path / "store"):
+        make(tmp_path / "store")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_replaced_store_is_removed_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = make(tmp_path / "store", [1, 2])
+    (tmp_path / "store/scan.sqlite-journal").touch()
+    (tmp_path / "store/.tmp-abcdefgh.json").touch()
+    (tmp_path / "store/letters.txt").write_text("dear")
+    with pytest.raises(StoreError, match=r"also 'letters\.txt'") as caught:
+        store.remove_features()
+    assert "Move that elsewhere" in caught.value.hint
+    assert len(Store.open(tmp_path / "store")) == 2
+    (tmp_path / "store/letters.txt").unlink()
+    store.remove_features()
+    make(tmp_path / "store", [3])
+    assert len(Store.open(tmp_path / "store")) == 1
+
+
+def test_a_manifest_stays_known_however_often_writing_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = make(tmp_path / "store", [1]), tmp_path / "mine/list.csv"
+
+    def manifest(number: int) -> Manifest:
+        return Manifest(tmp_path, [f"{number}.png"], ["a"], [""], keys_of([number]), ["ok"])
+
+    store.save_manifest(path, manifest(0))
+    with monkeypatch.context() as killed:
+        killed.setattr("pipeline.store.rename_durably", lambda *_: sys.exit())
+        for number in (1, 2, 3):
+            with pytest.raises(SystemExit):
+                store.save_manifest(path, manifest(number))
+            store = Store.open(tmp_path / "store")
+            store.require_own_manifest(path)
+    (tmp_path / "mine/.list.csv.next").touch()  # of an earlier release
+    (tmp_path / "mine/.tmp-list.csv-abcdefgh.csv").touch()
+    store.save_manifest(path, manifest(4))
+    assert [item.name for item in path.parent.iterdir()] == ["list.csv"]
+    path.write_text(path.read_text().replace("4.png", "5.png"))
+    with pytest.raises(ManifestError, match="edited"):
+        store.require_own_manifest(path)
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from conftest import Command
 from fakes import edit_record, planted_store
 
 from pipeline import heads, manifest
+from pipeline.files import temporary_sibling
 from pipeline.run import Run
 from pipeline.store import Store
 
@@ -175,6 +176,32 @@ def test_a_run_that_is_removed_in_part_can_be_replaced(
     status, result = command("train-head", "--store", "store", "--run", "run", "--head",
                              "majority", "--force")  # fmt: skip
     assert (status, list(result["heads"])) == (0, ["majority"])
+
+
+def test_a_run_that_a_kill_left_at_its_first_write_is_made_by_the_next(
+    command: Command, store: Store
+) -> None:
+    Path("run").mkdir()
+    for name in (".lock", ".tmp-run.json-abcdefgh.json", ".tmp-5xk2_q1z.csv"):
+        Path("run", name).touch()
+    train(command)
+    assert not list(Path("run").rglob(".tmp-*"))
+
+
+def test_what_a_kill_left_within_a_run_goes_and_what_is_missing_is_made(
+    command: Command, store: Store
+) -> None:
+    train(command)
+    made = Path("run/manifest.csv").read_bytes()
+    Path("run/manifest.csv").unlink()
+    Path("run/finetune/tensorboard").mkdir(parents=True)
+    places = ("run", "run/heads", "run/heads/logreg", "run/finetune", "run/finetune/tensorboard")
+    for place in places:
+        Path(place, ".tmp-arrays.npz-abcdefgh.npz").touch()
+    with temporary_sibling(Path("run/heads/logreg/arrays.npz")) as in_use:
+        train(command)
+        assert list(Path("run").rglob(".tmp-*")) == [in_use.relative_to(Path.cwd())]
+    assert Path("run/manifest.csv").read_bytes() == made
 
 
 def test_a_run_with_something_else_in_it_is_not_replaced(command: Command, store: Store) -> None:
