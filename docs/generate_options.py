@@ -5,6 +5,7 @@ Usage: python docs/generate_options.py > docs/options.md
 
 from pipeline import config
 from pipeline.commands import COMMANDS
+from pipeline.option import flag_of
 
 
 def document() -> str:
@@ -15,6 +16,8 @@ def document() -> str:
         "Printed by `docs/generate_options.py`. Every option is a flag and a key of the command's",
         "table in a TOML file given by `--config` (`image_size = 64` under `[extract]`; a head's",
         "parameters under `[heads.NAME]`). A flag beats the file, the file beats the default.",
+        "A path may begin with `~` or `~user`, in flags, files and Python alike; a folder that is",
+        "really called `~` is `./~`.",
     ]
     lines += _table("Every command", config.CommonOptions)
     for name in COMMANDS:
@@ -26,7 +29,7 @@ def _table(title: str, record: type) -> list[str]:
     lines = ["", f"## {title}", "", (record.__doc__ or "").strip(), ""]
     lines += ["| option | values | default | what |", "|--|--|--|--|"]
     for name, option in config.options_of(record).items():
-        shown = option.metavar if option.positional else f"`{config.flag_of(name)}`"
+        shown = option.metavar if option.positional else f"`{flag_of(name)}`"
         values = " ".join(option.choices) or ("" if option.positional else option.metavar)
         default = config.default_of(record, name)
         default = " ".join(default) if isinstance(default, tuple) else default

@@ -3,11 +3,12 @@
 import signal
 import sys
 
-from pipeline import interrupts
+from pipeline import interrupts, streams
 
 
 def main() -> int:
     """Run the command line; an interrupt outside a command ends like one inside."""
+    streams.open_all()
     with interrupts.bounded():
         try:
             from pipeline.cli import INTERRUPTED, TERMINATED

@@ -175,8 +175,10 @@ def load(
         WeightsUnavailableError: The weights cannot be had, or do not fit.
     """
     spec = find(name, preprocessing)
-    if spec.file is None and saved is None and weights not in weight_files.KEYWORDS:
-        weight_files.regular_file(weights)  # a typo need not wait for Keras' import
+    if spec.file is None and saved is None:
+        weight_files.require_source(weights)  # a typo need not wait for Keras' import
+    if spec.file is not None:
+        keras_file.require_input(spec.file, image_size)  # as far as it is known without Keras
     keras = import_keras()
     with _plain_settings(keras):
         if spec.file is not None:
@@ -213,6 +215,7 @@ def find(name: str, preprocessing: str | None = None) -> Backbone:
             name=keras_file.architecture(Path(name)),
         )
     if name not in BACKBONES:
+        keras_file.require_no_other_file(name)
         raise unknown_name("backbone", name, BACKBONES)
     if preprocessing is not None:
         raise ConfigError(
@@ -231,6 +234,7 @@ def source_token(spec: Backbone, *, weights: str, seed: int) -> str:
         WeightsUnavailableError: ``weights`` is neither a keyword nor a readable file.
     """
     if spec.file is None:
+        weight_files.require_source(weights)
         return weight_files.source_token(weights, seed=seed, backbone=spec.name)
     if weights != weight_files.KEYWORDS[0]:
         raise ConfigError(

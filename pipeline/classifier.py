@@ -23,6 +23,7 @@ from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads
 from pipeline.image_inputs import ImageInput, listed
+from pipeline.option import expanded
 from pipeline.reporting import Bar, Silence
 from pipeline.views import PLAIN
 
@@ -154,6 +155,9 @@ class Classifier:
             WeightsUnavailableError: The weights are nowhere.
             EngineUnavailableError: The engine is not installed.
         """
+        run = expanded(run)
+        weights = None if weights is None else expanded(weights)
+        store = None if store is None else expanded(store)
         found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
         is_file = weights is not None and Path(weights).exists()
         return cls(

@@ -7,16 +7,18 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
-from pipeline import config
+from pipeline import config, streams
 from pipeline._version import __version__
 from pipeline.commands import COMMANDS
-from pipeline.config import CommonOptions, Option
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.config import CommonOptions
+from pipeline.errors import ConfigError, PipelineError, hint_for
 from pipeline.interrupts import status_of
+from pipeline.option import Option, flag_of
 from pipeline.reporting import Bar
 
 DONE: Final = 0
@@ -24,32 +26,54 @@ SKIPPED: Final = 1
 FAILED: Final = 2
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
+# What a shell says of a program that the closed pipe ends: 128 and the number of SIGPIPE.
+CLOSED: Final = 141
+
+_KEPT: Final = "Interrupted; what was finished is kept. Run the same again."
+_NOTHING_KEPT: Final = "Interrupted; nothing was written."
+# By command; of others nothing is kept.
+_INTERRUPTED: Final[Mapping[str, str]] = MappingProxyType(
+    dict.fromkeys(("sample", "extract", "train-head", "sweep", "finetune", "prune"), _KEPT)
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status (0, 1 under --strict, 2, 130 or 143)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        # File names need not be valid Unicode, and terminals need not be UTF-8.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    """Run one command and return its exit status.
+
+    0, 1 under --strict, 2, 130, 143, or 141 where whoever read the output has gone (``| head``).
+    """
+    streams.take_any_name()
+    try:
+        status = _answered(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        status = CLOSED
+    # Nothing is left for the interpreter's end to write, which would complain.
+    return status if streams.flushed() else status or FAILED
+
+
+def _answered(arguments: Sequence[str]) -> int:
+    """Run one command; errors become one line on stderr."""
     wants_json, debug = "--json" in arguments, "--debug" in arguments
     try:
-        return _run(arguments)
+        status = _run(arguments)
+        streams.flush()
     except PipelineError as error:
         if debug:
             raise
         return _fail(type(error).__name__, error.message, error.hint, wants_json)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if debug:
             raise
         place = f" ({error.filename})" if error.filename else ""
         message = f"{error.strerror or error}{place}."
-        hint = "Check free disk space, permissions and the open-file limit, then run this again."
-        return _fail(type(error).__name__, message, hint, wants_json)
+        return _fail(type(error).__name__, message, hint_for(error), wants_json)
     except KeyboardInterrupt as interrupt:
-        print("Interrupted; what was finished is kept. Run the same again.", file=sys.stderr)
+        command = next((name for name in arguments if name in COMMANDS), "")
+        _complain(_INTERRUPTED.get(command, _NOTHING_KEPT))
         return status_of(interrupt)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,7 +157,10 @@ def _bar(total: int, unit: str, quiet: bool) -> Iterator[Bar]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    given, unknown = parser().parse_known_args(arguments)
+    try:
+        given, unknown = parser().parse_known_args(arguments)
+    except SystemExit:  # after --help or --version
+        return DONE
     values = vars(given)
     command = values.pop("command")
     if command is None:
@@ -162,7 +189,7 @@ def _refuse_unknown(unknown: Sequence[str], record: type[Any]) -> None:
         if argument.startswith("-"):
             names = (*config.options_of(record), *config.options_of(CommonOptions))
             raise config.unknown_name(
-                "flag", argument.partition("=")[0], [config.flag_of(name) for name in names]
+                "flag", argument.partition("=")[0], [flag_of(name) for name in names]
             )
         raise ConfigError(f"Unexpected argument {argument!r}.", hint="See --help.")
 
@@ -170,10 +197,10 @@ def _refuse_unknown(unknown: Sequence[str], record: type[Any]) -> None:
 def _add_options(target: Any, record: type[Any]) -> None:
     for name, option in config.options_of(record).items():
         if option.positional:
-            count = "*" if option.kind == "texts" else "?"
+            count = "*" if option.is_list else "?"
             target.add_argument(name, nargs=count, metavar=option.metavar, help=option.help)
         else:
-            target.add_argument(config.flag_of(name), **_flag(name, option, record))
+            target.add_argument(flag_of(name), **_flag(name, option, record))
 
 
 def _flag(name: str, option: Option, record: type[Any]) -> dict[str, Any]:
@@ -185,7 +212,7 @@ def _flag(name: str, option: Option, record: type[Any]) -> dict[str, Any]:
     if default is not None:
         settings["help"] = f"{option.help} (default: {shown})"
     settings["metavar"] = "|".join(option.choices) or option.metavar
-    return {**settings, "action": "append"} if option.kind == "texts" else settings
+    return {**settings, "action": "append"} if option.is_list else settings
 
 
 def _show(command: str, result: Mapping[str, Any], *, as_json: bool) -> None:
@@ -206,8 +233,13 @@ def _status(result: Mapping[str, Any], *, strict: bool) -> int:
 
 
 def _fail(kind: str, message: str, hint: str, wants_json: bool) -> int:
-    line = " ".join(f"{message} {hint}".split())
-    print(f"pipeline: error: {line}", file=sys.stderr)
+    _complain(" ".join(f"pipeline: error: {message} {hint}".split()))
     if wants_json:
-        print(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}))
+        with suppress(OSError):
+            print(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}))
     return FAILED
+
+
+def _complain(line: str) -> None:
+    with suppress(OSError):  # nobody is left to read it; the status says the same
+        print(line, file=sys.stderr)

@@ -36,9 +36,11 @@ def sample(
     options: SampleOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Write the sample data set."""
+    from pipeline import outputs
     from pipeline.sample import write_sample
 
     _require("OUT", options.out)
+    outputs.require_folder("OUT", Path(options.out))
     return write_sample(Path(options.out), force=common.force)
 
 
@@ -128,19 +130,10 @@ def verify(
     options: VerifyOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Check every byte of a store, a run or an exported folder."""
+    from pipeline.verify_command import verify as run
+
     _require("STORE or RUN", options.store)
-    path = Path(options.store)
-    if (path / "run.json").exists():
-        from pipeline.verify_run import verify_run
-
-        return verify_run(path, repair=options.repair)
-    if (path / "model.json").exists():
-        from pipeline.verify_run import verify_folder
-
-        return verify_folder(path)
-    from pipeline.verify import verify as run
-
-    return run(path, repair=options.repair)
+    return run(options, reporter)
 
 
 def prune(

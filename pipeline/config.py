@@ -8,18 +8,17 @@ them, and ``docs/options.md`` is printed from them. Precedence: built-in default
 import dataclasses
 import difflib
 import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from pipeline.errors import ConfigError
+from pipeline.option import Option, checked, spelled
 
 Record = TypeVar("Record")
-Kind = Literal["text", "texts", "integer", "number", "switch"]
 
 DEFAULT_SPLIT: Final = "70/15/15"
 # What a network of one's own may expect of pixels.
@@ -34,29 +33,6 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """What an option is, beside its name and default.
-
-    Attributes:
-        kind: ``text``, ``texts`` (repeatable), ``integer``, ``number`` or ``switch``.
-        help: One line for ``--help`` and the documentation.
-        metavar: The value's name in ``--help``.
-        choices: The valid values, when they are few.
-        minimum: The least valid number.
-        maximum: The greatest valid number.
-        positional: Whether it is an argument rather than a flag.
-    """
-
-    kind: Kind
-    help: str
-    metavar: str = ""
-    choices: tuple[str, ...] = ()
-    minimum: float = 0
-    maximum: float = math.inf
-    positional: bool = False
-
-
 def _text(default: str | None, help: str, metavar: str = "NAME", **more: Any) -> Any:  # noqa: A002
     return field(
         default=default, metadata={"option": Option("text", help, metavar=metavar, **more)}
@@ -66,6 +42,18 @@ def _text(default: str | None, help: str, metavar: str = "NAME", **more: Any) ->
 def _texts(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
     return field(
         default=default, metadata={"option": Option("texts", help, metavar=metavar, **more)}
+    )
+
+
+def _path(default: str | None, help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+    return field(
+        default=default, metadata={"option": Option("path", help, metavar=metavar, **more)}
+    )
+
+
+def _paths(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+    return field(
+        default=default, metadata={"option": Option("paths", help, metavar=metavar, **more)}
     )
 
 
@@ -91,7 +79,7 @@ def _switch(help: str) -> Any:  # noqa: A002
 class CommonOptions:
     """Options of every command."""
 
-    config: str | None = _text(None, "read options from this TOML file", "FILE")
+    config: str | None = _path(None, "read options from this TOML file", "FILE")
     json: bool = _switch("print one JSON object on stdout and nothing else there")
     quiet: bool = _switch("print no progress and no notes")
     debug: bool = _switch("show the traceback of an error")
@@ -103,23 +91,23 @@ class CommonOptions:
 class SampleOptions:
     """Write the embedded sample data set (handwritten digits) as class folders of PNG files."""
 
-    out: str = _text("", "folder to write, one sub-folder a class", "OUT", positional=True)
+    out: str = _path("", "folder to write, one sub-folder a class", "OUT", positional=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractOptions:
     """Stage 1: run the frozen backbone once over the images and store the pooled features."""
 
-    data: str = _text(
+    data: str = _path(
         "",
         "folder with a sub-folder a class, split folders above those, or a CSV path,label[,split]",
         "DATA",
         positional=True,
     )
-    store: str | None = _text(
+    store: str | None = _path(
         None, "feature store to write or add to (default: stores/<base name of DATA>)", "DIR"
     )
-    manifest: str | None = _text(
+    manifest: str | None = _path(
         None, "write the manifest here instead of STORE/manifest.csv", "FILE"
     )
     layout: str = _choice(
@@ -130,13 +118,13 @@ class ExtractOptions:
     merge_labels: bool = _switch(
         "make labels one that differ only in blanks, capitals, encoding or how a number is written"
     )
-    backbone: str = _text(
+    backbone: str = _path(
         "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
     )
     preprocessing: str | None = _choice(
         None, tuple(PREPROCESSINGS), "what the network of a .keras file expects of pixels"
     )
-    weights: str = _text(
+    weights: str = _path(
         "imagenet",
         "'imagenet' (downloaded once), 'random' (untrained, drawn from --seed) or a weights file",
         "imagenet|random|PATH",
@@ -170,8 +158,8 @@ class ExtractOptions:
 class StageTwoOptions:
     """Options of whatever trains heads on stored features."""
 
-    store: str | None = _text(None, "feature store made by extract", "DIR")
-    run: str | None = _text(
+    store: str | None = _path(None, "feature store made by extract", "DIR")
+    run: str | None = _path(
         None, "run directory to write or add to (default: runs/<base name of STORE>)", "DIR"
     )
     split: str | None = _text(
@@ -183,7 +171,7 @@ class StageTwoOptions:
     )
     split_seed: int = _integer(0, "seed of the split", 0)
     seed: int = _integer(0, "seed of initial weights, shuffling and dropout", 0)
-    manifest: str | None = _text(None, "use this manifest instead of STORE/manifest.csv", "FILE")
+    manifest: str | None = _path(None, "use this manifest instead of STORE/manifest.csv", "FILE")
     min_per_class: int = _integer(3, "fewest different images a class must have", 1)
     rare: str = _choice("raise", ("drop", "raise"), "what to do with a class below --min-per-class")
     augment: tuple[str, ...] = _texts(
@@ -231,12 +219,12 @@ class SweepOptions(StageTwoOptions):
 class CompareOptions:
     """Show a leaderboard of runs on their common test images, with paired tests."""
 
-    runs: tuple[str, ...] = _texts((), "run directories", "RUN", positional=True)
+    runs: tuple[str, ...] = _paths((), "run directories", "RUN", positional=True)
     seeds: int = _integer(
         1, "train every head this often, with other seeds and splits: mean and spread", 1
     )
     curve: bool = _switch("show accuracy against the number of training images")
-    store: str | None = _text(
+    store: str | None = _path(
         None, "store of the runs, where it is no longer where they were made from it", "DIR"
     )
 
@@ -245,17 +233,17 @@ class CompareOptions:
 class PredictOptions:
     """Classify images with a head of a run."""
 
-    run: str = _text(
+    run: str = _path(
         "", "run directory, or a folder of export --format folder", "RUN", positional=True
     )
-    paths: tuple[str, ...] = _texts((), "image files and folders", "PATH", positional=True)
+    paths: tuple[str, ...] = _paths((), "image files and folders", "PATH", positional=True)
     head: str | None = _text(None, "head to predict with (default: the run's best)", "NAME")
     top: int = _integer(1, "classes to list for each image", 1)
-    csv: str | None = _text(None, "write path,label,probability and the other classes here", "FILE")
-    weights: str | None = _text(
+    csv: str | None = _path(None, "write path,label,probability and the other classes here", "FILE")
+    weights: str | None = _path(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
-    store: str | None = _text(
+    store: str | None = _path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
     engine: str = _text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
@@ -267,17 +255,21 @@ class PredictOptions:
 class ExportOptions:
     """Write a head with its backbone as one model that takes decoded images."""
 
-    run: str = _text("", "run directory", "RUN", positional=True)
-    out: str = _text("", "file or folder to write", "OUT", positional=True)
+    run: str = _path("", "run directory", "RUN", positional=True)
+    out: str = _path("", "file or folder to write", "OUT", positional=True)
     head: str | None = _text(None, "head to export (default: the run's best)", "NAME")
-    format: str = _choice("keras", ("folder", "keras", "onnx", "savedmodel"), "form of the model")
-    weights: str | None = _text(
+    format: str | None = _choice(
+        None,
+        ("folder", "keras", "onnx", "savedmodel"),
+        "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
+    )
+    weights: str | None = _path(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
-    store: str | None = _text(
+    store: str | None = _path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
-    data: str | None = _text(
+    data: str | None = _path(
         None, "folder of the run's images, where they are no longer where extract read them", "DIR"
     )
 
@@ -286,8 +278,8 @@ class ExportOptions:
 class FinetuneOptions:
     """Stage 3: put a trained head on the backbone and train its top layers at a low rate."""
 
-    source: str = _text("", "run of train-head to start from", "RUN", positional=True)
-    run: str | None = _text(
+    source: str = _path("", "run of train-head to start from", "RUN", positional=True)
+    run: str | None = _path(
         None, "run directory to write or go on with (default: RUN-finetune)", "DIR"
     )
     head: str | None = _text(
@@ -321,13 +313,13 @@ class FinetuneOptions:
     )
     class_weight: str | None = _choice(None, ("balanced",), "weigh classes by their frequency")
     patience: int = _integer(10, "epochs without a better val before stopping", 1)
-    weights: str | None = _text(
+    weights: str | None = _path(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
-    store: str | None = _text(
+    store: str | None = _path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
-    data: str | None = _text(
+    data: str | None = _path(
         None, "folder of the run's images, where they are no longer where extract read them", "DIR"
     )
     seed: int = _integer(0, "seed of order, augmentation and dropout", 0)
@@ -338,24 +330,30 @@ class FinetuneOptions:
 class InfoOptions:
     """Say what a store or a run is."""
 
-    path: str = _text("", "store or run directory", "STORE|RUN", positional=True)
+    path: str = _path("", "store or run directory", "STORE|RUN", positional=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
     """Check every byte of a store, a run or an exported folder against its checksums."""
 
-    store: str = _text(
+    store: str = _path(
         "", "directory of a store, a run or an exported model", "STORE|RUN", positional=True
     )
     repair: bool = _switch("drop what is bad, so that the next command makes just that again")
+    reencode: int = _integer(
+        0, "encode so many rows of every shard of a store again and compare them", 0
+    )
+    weights: str | None = _path(
+        None, "weights file for --reencode, where the store no longer has them", "PATH"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneOptions:
     """Drop features and frozen activations that no manifest row needs; merge small shards."""
 
-    store: str = _text("", "store directory", "STORE", positional=True)
+    store: str = _path("", "store directory", "STORE", positional=True)
 
 
 # Tables of a configuration file with one table a head: parameters, and what a sweep tries.
@@ -387,13 +385,13 @@ def default_of(record: type[Any], name: str) -> Any:
     return next(item.default for item in dataclasses.fields(record) if item.name == name)
 
 
-def flag_of(name: str) -> str:
-    """Return the command-line flag of a field: ``image_size`` → ``--image-size``."""
-    return "--" + name.replace("_", "-")
-
-
-def build(record: type[Record], values: Mapping[str, Any]) -> Record:
+def build(record: type[Record], values: Mapping[str, Any], *, where: str = "") -> Record:
     """Make a record from values by field name, checking names, types and bounds.
+
+    Args:
+        record: The class of the record.
+        values: What was given; a path may begin with ``~``.
+        where: The file and table that the values stand in; empty for flags.
 
     Example:
         >>> build(ExtractOptions, {"data": "photos", "image_size": 64}).image_size
@@ -405,8 +403,10 @@ def build(record: type[Record], values: Mapping[str, Any]) -> Record:
     options = options_of(record)
     for name in values:
         if name not in options:
-            raise unknown_name("option", name, options)
-    return record(**{name: _checked(name, options[name], value) for name, value in values.items()})
+            raise unknown_name("option", name, options, where=where)
+    return record(
+        **{name: checked(name, options[name], value, where) for name, value in values.items()}
+    )
 
 
 def load_file(path: Path) -> dict[str, dict[str, Any]]:
@@ -423,7 +423,8 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
             document = tomllib.load(file)
     except OSError as error:
         raise ConfigError(
-            f"The configuration file {str(path)!r} cannot be read: {error.strerror}."
+            f"The configuration file {str(path)!r} cannot be read: {error.strerror}.",
+            hint="Correct --config.",
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
@@ -434,12 +435,14 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
         if name not in (*RECORDS, *_BY_HEAD):
             raise unknown_name("table", name, (*RECORDS, *_BY_HEAD), where=str(path))
         if not isinstance(table, dict):
-            raise ConfigError(f"{path}: expected a table [{name}]. Received: {name} = {table!r}.")
+            raise ConfigError(
+                f"{path}: expected a table [{name}]. Received: {name} = {spelled(table)}."
+            )
         if name in _BY_HEAD:
             _check_by_head(path, name, table)
             continue
         tables[name] = _respelled(path, table, "-", "_")
-        build(RECORDS[name], tables[name])
+        build(RECORDS[name], tables[name], where=f"{path}: [{name}]")
     return tables
 
 
@@ -477,56 +480,6 @@ def _check_by_head(path: Path, table: str, heads: Mapping[str, Any]) -> None:
     for name, parameters in heads.items():
         if not isinstance(parameters, dict):
             raise ConfigError(
-                f"{path}: expected a table [{table}.{name}]. Received: {name} = {parameters!r}."
+                f"{path}: expected a table [{table}.{name}]. "
+                f"Received: {name} = {spelled(parameters)}."
             )
-
-
-def _checked(name: str, option: Option, value: Any) -> Any:
-    """Return a value in its field's type, or raise ConfigError with what was expected."""
-    if value is None:
-        return None
-    if option.kind == "texts":
-        items = list(value) if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(item, str) for item in items):
-            raise _mismatch(name, "a list of texts", value)
-        return tuple(items)
-    if option.kind == "switch":
-        if not isinstance(value, bool):
-            raise _mismatch(name, "true or false", value)
-        return value
-    if option.kind == "integer":
-        return _checked_integer(name, option, value)
-    if option.kind == "number":
-        return _checked_number(name, option, value)
-    if not isinstance(value, str):
-        raise _mismatch(name, "a text", value)
-    if option.choices and value not in option.choices:
-        raise _mismatch(name, "one of " + ", ".join(option.choices), value)
-    return value
-
-
-def _checked_integer(name: str, option: Option, value: Any) -> int:
-    expected = f"an integer of {option.minimum} or more"
-    try:
-        number = int(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise _mismatch(name, expected, value) from error
-    if isinstance(number, bool) or not isinstance(number, int) or number < option.minimum:
-        raise _mismatch(name, expected, value)
-    return number
-
-
-def _checked_number(name: str, option: Option, value: Any) -> float:
-    expected = f"a number from {option.minimum:g} to {option.maximum:g}"
-    try:
-        number = float(value) if isinstance(value, str) else value
-    except ValueError as error:
-        raise _mismatch(name, expected, value) from error
-    is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    if not is_number or not option.minimum <= number <= option.maximum:
-        raise _mismatch(name, expected, value)
-    return float(number)
-
-
-def _mismatch(name: str, expected: str, value: Any) -> ConfigError:
-    return ConfigError(f"{flag_of(name)}: expected {expected}. Received: {value!r}.")

@@ -16,8 +16,10 @@ from pipeline.config import DEFAULT_SPLIT, TrainHeadOptions, default_of
 from pipeline.errors import ManifestError, mention
 from pipeline.labels import notes_of as notes_of_labels
 from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts
+from pipeline.option import expanded
 from pipeline.splits import SPLITS, Moved
 from pipeline.store import Store
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +112,16 @@ def load(
     Example:
         X, y, names = pipeline.load("stores/sample", split="train")
     """
-    opened = Store.open(Path(store))
-    listing = opened.read_manifest(Path(manifest) if manifest is not None else None)
+    opened = Store.open(Path(expanded(store)))
+    chosen = Path(expanded(manifest)) if manifest is not None else None
+    listing = opened.read_manifest(chosen)
     rows, _ = usable_rows(listing)
     names = tuple(sorted({listing.labels[index] for index in rows}))
     if split is not None:
         if split not in SPLITS:
             raise ManifestError(f"Expected a split of {', '.join(SPLITS)}. Received: {split!r}.")
-        chosen = _assign(listing, rows, SplitRule()).splits
-        rows = [index for index, name in zip(rows, chosen, strict=True) if name == split]
+        assigned = _assign(listing, rows, SplitRule()).splits
+        rows = [index for index, name in zip(rows, assigned, strict=True) if name == split]
     labels = [listing.labels[index] for index in rows]
     return opened.read(listing.keys[rows], view), _numbers(labels, names), list(names)
 
@@ -243,7 +246,7 @@ def _require_classes(
         hint = "Add images, or lower --min-per-class."
     raise ManifestError(
         f"Expected images of two or more classes. Received: {mention(names) or 'no class'} "
-        f"({'; '.join([f'{len(manifest):,} images', *left_out])}).",
+        f"({'; '.join([counted(len(manifest), 'image'), *left_out])}).",
         hint=hint,
     )
 

@@ -18,9 +18,35 @@ Every message says what was expected and what was received; ``hint`` is the next
 The command line prints both in one line and exits with status 2.
 """
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
+_PERMISSION: Final = "Check permissions, or choose another place; then run this again."
+_KIND: Final = (
+    "A file stands where a folder is expected, or a folder for a file: give another path."
+)
+_FULL: Final = "Free disk space, then run this again."
+_HANDLES: Final = "Raise the limit of open files (ulimit -n), then run this again."
+_HINTS: Final[Mapping[int | None, str]] = MappingProxyType(
+    {
+        errno.ENOSPC: _FULL,
+        errno.EDQUOT: _FULL,
+        errno.EFBIG: "The file would be larger than the file system allows: choose another place.",
+        errno.EACCES: _PERMISSION,
+        errno.EPERM: _PERMISSION,
+        errno.EROFS: "The file system is read-only: choose another place.",
+        errno.EMFILE: _HANDLES,
+        errno.ENFILE: _HANDLES,
+        errno.ENOTDIR: _KIND,
+        errno.EISDIR: _KIND,
+        errno.EEXIST: _KIND,
+        errno.ENOENT: "Correct the path, or put back what was there; then run this again.",
+        errno.ENAMETOOLONG: "Give a shorter name.",
+        errno.ELOOP: "Remove the symbolic link that points back.",
+    }
+)
 _MENTIONED: Final = 5
 
 
@@ -90,6 +116,12 @@ class HeadNotTrainableError(PipelineError, TypeError):
 
 class EngineUnavailableError(PipelineError, ImportError):
     """An optional runtime is not installed."""
+
+
+def hint_for(error: OSError) -> str:
+    """Return the next action for an error of the operating system."""
+    general = "Check the disk, permissions and the limit of open files, then run this again."
+    return _HINTS.get(error.errno, general)
 
 
 def mention(names: Sequence[str], *, quoted: bool = True) -> str:

@@ -135,9 +135,9 @@ def require_free(out: Path, form: Format, *, force: bool) -> None:
     is_export = out.is_dir() and (out / form.record).is_file() if not form.suffix else out.is_file()
     if force and is_export and not out.is_symlink():
         return
-    kind = "file" if form.suffix else "export of this format"
+    kind = "a file" if form.suffix else "an export of this format"
     raise ConfigError(
-        f"Expected nothing at {str(out)!r}, or with --force a {kind}. "
+        f"Expected nothing at {str(out)!r}, or with --force {kind}. "
         f"Received: {'a folder' if out.is_dir() else 'a file'} that is there.",
         hint="Replace it with --force, or choose another OUT."
         if is_export and not out.is_symlink()

@@ -4,15 +4,24 @@ Called by ``commands``.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, engines, run_backbone, runtime, stitch, trained_head
+from pipeline import (
+    assembly,
+    engines,
+    outputs,
+    run_backbone,
+    runtime,
+    stitch,
+    trained_head,
+    weights,
+)
 from pipeline._version import __version__
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, ExportOptions
@@ -23,9 +32,12 @@ from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.stitch import Sample
 from pipeline.store import Store
+from pipeline.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
+
+_FOLDER: Final = "folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,8 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
         StaleFeaturesError: Images, features or weights are not those of the run.
         PipelineError: The model disagrees with the cached path.
     """
-    form, out = _checked(options, force=common.force), Path(options.out)
+    options = _checked(options, reporter, force=common.force)
+    form, out = _form(options), Path(options.out)
     source = open_source(options)
     package = _package(source)
     _note_what_is_left_out(package, form, reporter)
@@ -114,28 +127,38 @@ def open_source(options: ExportOptions) -> Source:
     _require_exportable(run, identity)
     store = run_backbone.open_store(run)
     head = trained_head.fitted_head(run, name, store.dim)
-    if FORMATS[options.format].is_network:
+    if _form(options).is_network:
         assembly.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
     file = Path(str(options.weights)) if run_backbone.is_from_file(identity) else None
     return Source(run, store, name, head, network, file)
 
 
-def _checked(options: ExportOptions, *, force: bool) -> Format:
-    """Return the format, after everything that can be refused without loading anything."""
+def _checked(options: ExportOptions, reporter: Reporter, *, force: bool) -> ExportOptions:
+    """Refuse what can be refused without loading anything; put in the format that OUT says."""
     for argument, value in (("RUN", options.run), ("OUT", options.out)):
         if not value:
             raise ConfigError(
                 f"export: expected {argument}.",
                 hint="For example: pipeline export runs/sample sample.keras",
             )
-    form, out = FORMATS[options.format], Path(options.out)
+    if options.format is None:
+        options = replace(options, format=_format_by_name(options.out, reporter))
+    form, out = _form(options), Path(options.out)
     if form.suffix and out.suffix != form.suffix:
         raise ConfigError(
             f"--format {options.format}: expected OUT to end in {form.suffix}. "
-            f"Received: {options.out!r}."
+            f"Received: {options.out!r}.",
+            hint="Leave --format out, or give OUT that ending.",
         )
     require_free(out, form, force=force)
+    if form.suffix:
+        outputs.require_file("OUT", out, reporter)
+    else:
+        outputs.require_folder("OUT", out)
+    if options.weights is not None:
+        weights.require_source(options.weights)
+    runtime.require_backend()
     backend = runtime.backend_name()
     if form.needs_tensorflow and backend != "tensorflow":
         raise EngineUnavailableError(
@@ -145,7 +168,31 @@ def _checked(options: ExportOptions, *, force: bool) -> Format:
         )
     if options.format == "onnx":
         engines.require("onnx")
-    return form
+    return options
+
+
+def _form(options: ExportOptions) -> Format:
+    return FORMATS[str(options.format)]
+
+
+def _format_by_name(out: str, reporter: Reporter) -> str:
+    """Return the format that a name stands for; one without a suffix is a folder.
+
+    Raises:
+        ConfigError: The suffix is that of no format.
+    """
+    suffix = Path(out).suffix
+    by_suffix = {form.suffix: name for name, form in FORMATS.items() if form.suffix}
+    if suffix in by_suffix:
+        return by_suffix[suffix]
+    if suffix:
+        raise ConfigError(
+            f"export: expected OUT to end in {' or '.join(by_suffix)}, or a folder without suffix. "
+            f"Received: {out!r}.",
+            hint="Rename it, or say what it is to be with --format.",
+        )
+    reporter.say(f"{out!r} has no suffix: exporting a folder, as --format {_FOLDER} does")
+    return _FOLDER
 
 
 def _require_exportable(run: Run, identity: Mapping[str, Any]) -> None:
@@ -183,10 +230,12 @@ def _sample(source: Source, reporter: Reporter) -> tuple[Sample, NDArray[np.floa
     found = stitch.sample(run, store, splits=splits)
     if found.unreadable:
         reporter.say(
-            f"{len(found.unreadable):,} images of the run cannot be read, beginning with "
+            f"{counted(len(found.unreadable), 'image')} of the run cannot be read, beginning with "
             f"{str(found.unreadable[0])!r}; others took their place, if there were any"
         )
-    reporter.say(f"Comparing the model with the cached path on {len(found.paths)} images")
+    reporter.say(
+        f"Comparing the model with the cached path on {counted(len(found.paths), 'image')}"
+    )
     encode = stitch.runner(source.backbone.model)
     if source.is_finetuned:
         expected = stitch.recorded_probabilities(run, name, found.rows)

@@ -34,6 +34,7 @@ from pipeline.shard_writer import ShardWriter
 from pipeline.shards import Shard
 from pipeline.store import Store
 from pipeline.views import PLAIN, pixels
+from pipeline.wording import counted
 
 # Stored features that are encoded again must agree this well, relative to the largest value:
 # engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.
@@ -242,7 +243,7 @@ class Extraction:
         if self.skipped == len(self._listing):
             first = self.errors[0]
             raise ManifestError(
-                f"None of the {self.skipped:,} files could be used; the first, "
+                f"Not one of {counted(self.skipped, 'file')} could be used; the first, "
                 f"{first['path']!r}: {first['reason']}.",
                 hint="Give a folder of images.",
             )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import engines, machine
+from pipeline import engines, machine, outputs
 from pipeline.config import CommonOptions, ExtractOptions
 from pipeline.dataset import notes_of
 from pipeline.doctor import Setting, diagnose
@@ -22,6 +22,7 @@ from pipeline.scan_cache import ScanCache
 from pipeline.sources import scan
 from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.store import MANIFEST, Store
+from pipeline.wording import counted
 
 # Batches timed for the estimate of --dry-run, after one that warms up.
 _TIMED_BATCHES: Final = 2
@@ -41,18 +42,21 @@ def extract(
     if not options.data:
         raise ConfigError("extract: expected DATA.", hint="For example: pipeline extract photos")
     path = Path(options.store or default_store(options.data))
+    target = Path(options.manifest) if options.manifest else path / MANIFEST
+    outputs.require_folder("--store", path)
+    if options.manifest and not options.dry_run:
+        outputs.require_file("--manifest", target, reporter)
     network = Network.of(options, reporter)
     listing = scan(Path(options.data), layout=options.layout)
     if options.merge_labels:
         labels, merged = merge_labels(listing.labels)
         listing = replace(listing, labels=labels, notes=(*listing.notes, *merged))
-    reporter.say(f"{len(listing):,} files in {options.data}")
+    reporter.say(f"{counted(len(listing), 'file')} in {options.data}")
     notes = [*listing.notes, *notes_of(listing), *_one_class(listing)]
     for note in notes:
         reporter.say(f"Note: {note}")
     if options.dry_run:
         return {**_dry_run(path, listing, network), "notes": notes}
-    target = Path(options.manifest) if options.manifest else path / MANIFEST
     filled = fill(network, path, listing, target=target, force=common.force, started=started)
     return {**_result(network, filled, target, started), "notes": notes}
 
@@ -105,7 +109,7 @@ def _expected_rate(
         return float(known), "the last extract into this store"
     encoder = network.encoder()
     count = min(len(rows), _TIMED_BATCHES * encoder.batch_size)
-    return extraction.rate(encoder, rows[:count]), f"{count} images timed now"
+    return extraction.rate(encoder, rows[:count]), f"{counted(count, 'image')} timed now"
 
 
 def _result(network: Network, filled: Filled, target: Path, started: float) -> dict[str, Any]:

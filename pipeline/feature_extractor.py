@@ -92,7 +92,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             StaleFeaturesError: Stored images encoded again give other features.
         """
         paths = _paths(X)
-        options = build(ExtractOptions, {**self.get_params(deep=False), "store": str(self.store)})
+        options = build(ExtractOptions, self.get_params(deep=False))
         distinct = sorted(set(paths))
         listing = listing_of(_ROOT, [(path, "", "") for path in distinct])
         network = Network.of(options, Silence())

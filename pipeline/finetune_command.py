@@ -13,9 +13,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, finetune_checkpoint, heads, places, views
+from pipeline import (
+    assembly,
+    event_files,
+    finetune_checkpoint,
+    heads,
+    outputs,
+    places,
+    runtime,
+    views,
+    weights,
+)
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import CommonOptions, FinetuneOptions, default_of, flag_of
+from pipeline.config import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
@@ -34,11 +44,11 @@ from pipeline.finetune_result import Outcome, record_outcome
 from pipeline.finetune_source import open_source
 from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
+from pipeline.option import flag_of
 from pipeline.reporting import Reporter
 from pipeline.run import FINETUNED, Run
 from pipeline.run_lock import reserved
 from pipeline.run_places import apart_from_places
-from pipeline.runtime import gpu_name
 from pipeline.stage_two import result_of
 
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
@@ -131,14 +141,18 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
         raise ConfigError(
             "finetune: expected RUN.", hint="For example: pipeline finetune runs/sample"
         )
+    runtime.require_backend()
     views.check(options.views)
+    outputs.require_folder("--run", _path_of(options))
+    if options.weights is not None:
+        weights.require_source(options.weights)
     if options.views and options.augment:
         raise ConfigError(
             "--views: expected none with --augment, which draws another image in every epoch, so "
             f"that nothing can be cached. Received: {', '.join(options.views)}.",
             hint="Leave out one of the two.",
         )
-    if options.precision != "float32" and gpu_name() is None:
+    if options.precision != "float32" and runtime.gpu_name() is None:
         raise ConfigError(
             f"--precision: expected float32, in which fine-tuning computes on a processor. "
             f"Received: {options.precision!r}.",

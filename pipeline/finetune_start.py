@@ -21,6 +21,7 @@ from pipeline.finetune_steps import compile_forward
 from pipeline.learning_curve import head_room
 from pipeline.reporting import Reporter
 from pipeline.stage_two import features_of
+from pipeline.wording import counted
 
 # Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
 # largest feature. Where numbers are kept or computed in 16 bits, by what these lose.
@@ -44,7 +45,9 @@ def check_network(
     """
     allowed = _tolerance(options, origin)
     found = stitch.sample(origin.run, origin.store)
-    reporter.say(f"Comparing the network with stored features on {len(found.paths)} images")
+    reporter.say(
+        f"Comparing the network with stored features on {counted(len(found.paths), 'image')}"
+    )
     forward, head = compile_forward(surgery.whole), origin.head
     stitch.check_features(found, lambda pixels: forward(pixels)[0], origin.store, allowed)
     stitch.check_head(origin.run, origin.store, origin.name, head)

@@ -8,6 +8,8 @@ is a change of ``DECODER``, because features made the other way no longer compar
 import ctypes
 import io
 import logging
+import math
+import os
 import re
 import threading
 import warnings
@@ -21,7 +23,9 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, _imaging
 
+from pipeline import image_containers, image_formats, netpbm
 from pipeline.errors import DecodeError
+from pipeline.memory_budget import MemoryBudget
 
 Pixels = NDArray[np.uint8]
 
@@ -30,10 +34,26 @@ MAX_BYTES: Final = 512 * 2**20
 # Pillow's own error line with its default settings (twice its warning line), kept here as a
 # number, so that the rule does not depend on a setting that other code can change.
 MAX_PIXELS: Final = 178_956_970
-# Raster formats with a signature at the start. Left out on purpose: EPS and PDF (they run a
-# program), formats without a signature (TGA takes any bytes for an image), and those whose
-# pixels are no pictures.
-FORMATS: Final = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow's weights for a resize take up to 40 bytes for each pixel of a side: 3.6 GB for one
+# picture of 1 x 178,956,970.
+MAX_SIDE: Final = 2**20
+# What a pass over a progressive JPEG costs grows with the pixels. This allows 24 scans of the
+# largest image; encoders write up to 14.
+_MAX_SCAN_PIXELS: Final = 2**32
+# Of formats that Pillow decodes in Python, a pixel at a time: some seconds.
+_MAX_SLOW_PIXELS: Final = 2**22
+_SLOW_CODECS: Final = frozenset({"qoi"})
+# Raised when more files are read than before, so that files that failed are tried again.
+_REVISION: Final = 2
+
+# Bytes for each value of a pixel that a decoder takes beside the image that it fills.
+_BESIDE: Final[Mapping[str, int]] = MappingProxyType(
+    {"AVIF": 3, "HEIF": 3, "JPEG2000": 6, "PPM": 8, "QOI": 2, "SGI": 2, "WEBP": 5}
+)
+_JPEG: Final = ("JPEG", "MPO")
+_BUDGET: Final = MemoryBudget()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_BUDGET.forget)
 
 _HEIF_BRANDS: Final = frozenset(
     {b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"}
@@ -53,6 +73,7 @@ _UPRIGHT: Final[Mapping[int, Image.Transpose]] = MappingProxyType(
 # PNG gives its transparent grey in the file's own depth; Pillow widens the pixels, not the key.
 _KEY_FACTORS: Final[Mapping[str, int]] = MappingProxyType({"L;2": 85, "L;4": 17})
 _TIFF_BITS: Final = 258
+_TIFF_TILE_SIDES: Final = (322, 323)
 _TIFF_PHOTOMETRIC: Final = 262
 _WHITE_IS_ZERO: Final = 0
 _REASON_LENGTH: Final = 120
@@ -82,11 +103,49 @@ def decode(data: bytes, size: int) -> Pixels:
     if not data:
         raise DecodeError("empty file")
     _silence_pillow()
-    image = _open(data)
-    _check_pixels(image)
+    if image_containers.is_littered(data):
+        data = image_containers.without_metadata(data) or data
     try:
-        upright = _upright_rgb(image, size)
-        return np.array(upright.resize((size, size), Image.Resampling.BILINEAR))
+        return _decoded(data, size)
+    except _BrokenImageError as error:
+        mended = image_containers.without_metadata(data)
+        if mended is None:
+            raise
+        try:
+            return _decoded(mended, size)
+        except _BrokenImageError:
+            raise error from None
+
+
+def environment() -> str:
+    """Return what decides whether a file can be decoded, as one text.
+
+    A file that failed is tried again when this changes: more formats read than before, a newer
+    Pillow, or ``pillow-heif`` installed since.
+    """
+    reader = f"reader {_REVISION}, pillow {PIL.__version__}"
+    try:
+        return f"{reader}, heif {metadata.version('pillow_heif')}"
+    except metadata.PackageNotFoundError:
+        return reader
+
+
+class _BrokenImageError(DecodeError):
+    """Pillow made no sense of the bytes; without their metadata it may."""
+
+
+def _decoded(data: bytes, size: int) -> Pixels:
+    image = _open(data)
+    try:
+        _check_size(image)
+        coefficients = _coefficients(image, data)
+        if image.format in _JPEG:
+            # Only for JPEG: for HEIC the same call takes an embedded thumbnail for the image.
+            image.draft(None, (2 * size, 2 * size))
+        copies = 2 * len(data) if image.format == "PPM" else 0
+        with _BUDGET.draw(coefficients + copies + _memory(image, size)):
+            upright = _upright_rgb(image, data)
+            return np.array(upright.resize((size, size), Image.Resampling.BILINEAR))
     except DecodeError:
         raise
     except MemoryError as error:
@@ -94,20 +153,7 @@ def decode(data: bytes, size: int) -> Pixels:
     except Exception as error:
         # Pillow's plugins answer hostile bytes with whatever the line at hand raises: OSError,
         # SyntaxError, struct.error, KeyError, AssertionError and more.
-        raise DecodeError(f"truncated or corrupt {image.format}: {_reason(error)}") from error
-
-
-def environment() -> str:
-    """Return what decides whether a file can be decoded, as one text.
-
-    A file that failed is tried again when this changes: a newer Pillow, or ``pillow-heif``
-    installed since.
-    """
-    try:
-        heif = metadata.version("pillow_heif")
-    except metadata.PackageNotFoundError:
-        return f"pillow {PIL.__version__}"
-    return f"pillow {PIL.__version__}, heif {heif}"
+        raise _BrokenImageError(f"truncated or corrupt {image.format}: {_reason(error)}") from error
 
 
 def _silence_pillow() -> None:
@@ -146,18 +192,18 @@ def _silence_libtiff() -> None:
 
 def _open(data: bytes) -> ImageFile.ImageFile:
     """Read an image's header; no pixel is decoded yet."""
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = image_formats.READ
     if _is_heif(data):
         _register_heif()
         formats = ("HEIF",)
     try:
         return Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
-        raise DecodeError("not an image that Pillow can read") from error
+        raise _BrokenImageError(image_formats.why_unread(data)) from error
     except Image.DecompressionBombError as error:
         raise DecodeError(f"too large: more than {MAX_PIXELS:,} pixels") from error
     except Exception as error:
-        raise DecodeError(f"corrupt or unsupported header: {_reason(error)}") from error
+        raise _BrokenImageError(f"corrupt or unsupported header: {_reason(error)}") from error
 
 
 def _is_heif(data: bytes) -> bool:
@@ -179,17 +225,70 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _check_pixels(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise DecodeError(f"too large: {_dimensions(image)} is more than {MAX_PIXELS:,} pixels")
+def _check_size(image: ImageFile.ImageFile) -> None:
+    """Refuse what would take too much memory or time, by the header alone."""
+    dimensions, pixels = _dimensions(image), image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise DecodeError(f"too large: {dimensions} is more than {MAX_PIXELS:,} pixels")
+    if max(image.size) > MAX_SIDE:
+        raise DecodeError(f"too elongated: {dimensions} has a side over {MAX_SIDE:,} pixels")
+    if _tile_pixels(image) > MAX_PIXELS:
+        raise DecodeError(f"too large: its tiles have more than {MAX_PIXELS:,} pixels")
+    if pixels > _MAX_SLOW_PIXELS and image.tile and image.tile[0].codec_name in _SLOW_CODECS:
+        raise DecodeError(
+            f"too slow: {image.format} of {dimensions} is more than {_MAX_SLOW_PIXELS:,} pixels: "
+            "save it as PNG"
+        )
 
 
-def _upright_rgb(image: ImageFile.ImageFile, size: int) -> Image.Image:
-    if image.format in ("JPEG", "MPO"):
-        # Only for JPEG: for HEIC the same call takes an embedded thumbnail for the image.
-        image.draft(None, (2 * size, 2 * size))
+def _tile_pixels(image: Image.Image) -> int:
+    """Return the pixels of a TIFF's tiles, which are decoded whole whatever the image's size."""
+    if image.format != "TIFF":
+        return 0
+    tags = getattr(image, "tag_v2", {})
+    sides = [tags.get(tag, 0) for tag in _TIFF_TILE_SIDES]
+    return math.prod(max(side, 0) if isinstance(side, int) else MAX_SIDE for side in sides)
+
+
+def _coefficients(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return the bytes that a JPEG of several scans takes at full scale, whatever its reduction.
+
+    Raises:
+        DecodeError: It asks for more passes over its pixels than any encoder writes.
+    """
+    if image.format not in _JPEG or _is_one_scan(image, data):
+        return 0
+    pixels, scans = image.width * image.height, image_containers.jpeg_scans(data)
+    if scans * pixels > _MAX_SCAN_PIXELS:
+        raise DecodeError(f"too slow: JPEG of {scans:,} scans of {_dimensions(image)} pixels")
+    return 2 * pixels * len(image.getbands()) if scans > 1 else 0
+
+
+def _is_one_scan(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Tell a plain JPEG from what Pillow has read: its first scan holds all its colours."""
+    if image.fp is None or "progressive" in image.info:
+        return False
+    layers = getattr(image, "layers", 0)
+    # Pillow stops behind the scan's header: marker, length, number of colours, two bytes each.
+    at = image.fp.tell() - 2 * layers - 8
+    return at > 0 and data[at : at + 2] == b"\xff\xda" and data[at + 4] == layers
+
+
+def _memory(image: ImageFile.ImageFile, size: int) -> int:
+    """Estimate from the header the bytes that decoding and resizing take at their peak."""
+    bands = len(image.getbands())
+    beside = bands * _BESIDE.get(image.format or "", 0)
+    # The image as it is decoded, as RGB, and a copy of that: over white, or turned.
+    pixels = image.width * image.height * (beside + 4 + 4 + 4)
+    # The resize: its weights, and every row once it has its new length.
+    return pixels + 40 * sum(image.size) + 4 * size * image.height + bands * _tile_pixels(image)
+
+
+def _upright_rgb(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     if image.format == "TIFF":
         _silence_libtiff()
+    if image.format == "PPM" and (converted := netpbm.read(image, data)) is not None:
+        return _rgb(converted)
     _widen_key(image)
     image.load()
     method = _transposition(image)
@@ -225,7 +324,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
+        return _over_white(image if image.mode == "RGBA" else image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

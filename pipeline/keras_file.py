@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib
 import json
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from pipeline import hdf5
+from pipeline import hdf5, network_shapes
 from pipeline.config import PREPROCESSINGS, canonical_json
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import open_regular
@@ -36,6 +37,31 @@ _MAX_CONFIG_BYTES: Final = 16 << 20
 _MAX_GROWTH: Final = 100
 # What damage in an archive, its JSON and its HDF5 can raise.
 _ERRORS: Final = (*hdf5.HDF5_ERRORS, EOFError, RecursionError, zipfile.BadZipFile)
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+
+_SAVE: Final = "Save it with model.save('NAME.keras'), and give that file."
+_CONVERT: Final = (
+    "Save it again: keras.models.load_model('OLD.h5', compile=False).save('NEW.keras')."
+)
+_FOREIGN: Final = (
+    "Build the network in Keras 3, give it these weights, and save it with "
+    "model.save('NAME.keras')."
+)
+_SAVED_MODEL: Final = (
+    "Of a SavedModel no layers can be had: save the Keras model it was exported from with "
+    "model.save('NAME.keras')."
+)
+# What to do with a network in a file that ends so; the first that fits counts.
+_OTHER_FORMS: Final = (
+    ((".weights.h5",), "These are weights alone: give them with --weights and --backbone NAME."),
+    ((".h5", ".hdf5"), _CONVERT),
+    (
+        (".onnx", ".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".tflite", ".msgpack", ".pkl"),
+        _FOREIGN,
+    ),
+    ((".pb", ".savedmodel"), _SAVED_MODEL),
+    ((".zip", ".json", ".py", ".keras"), _SAVE),
+)
 
 # Keras' own layers that run code, or read files, that the architecture names.
 _OPEN_ENDED: Final = frozenset(
@@ -90,6 +116,40 @@ def architecture(path: Path) -> str:
     return PREFIX + hashlib.sha256(text.encode()).hexdigest()
 
 
+def require_no_other_file(name: str) -> None:
+    """Refuse a network in another form than Keras 3's, and say how to come to that form.
+
+    Raises:
+        ConfigError: The name is that of a file or folder, or ends as one does.
+    """
+    path = Path(name)
+    known = [hint for suffixes, hint in _OTHER_FORMS if name.lower().endswith(suffixes)]
+    is_saved_model = (path / "saved_model.pb").exists()
+    if not known and not (os.sep in name or is_saved_model or path.is_file()):
+        return
+    found = "a folder" if path.is_dir() else "a file" if path.exists() else "which does not exist"
+    hint = known[0] if known else _SAVED_MODEL if is_saved_model else _SAVE
+    raise ConfigError(
+        f"--backbone: expected a name, or a network in a {SUFFIX} file. "
+        f"Received: {name!r}, {found}.",
+        hint=hint,
+    )
+
+
+def require_input(path: Path, image_size: int) -> None:
+    """Refuse a network that does not take such images, as far as its architecture tells.
+
+    Keras, which tells it of every network, takes seconds to import.
+
+    Raises:
+        ConfigError: It takes others; see ``network_shapes``.
+        WeightsUnavailableError: The file is missing or is no ``.keras`` archive.
+    """
+    shapes = network_shapes.declared_inputs(_config(path))
+    if shapes:
+        network_shapes.check_inputs(path, shapes, image_size)
+
+
 def load(path: Path, *, image_size: int, pooling: str) -> Any:
     """Return the network of a file, float32 ``(n, S, S, 3)`` to ``(n, dim)``.
 
@@ -113,14 +173,9 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
     if not isinstance(model, keras.Model) or not model.built:
         raise _unusable(path, f"a {type(model).__name__}, which is no model that was built")
     _require_finite(path, model, keras)
-    _check_input(path, model, image_size)
-    shape = model.outputs[0].shape if len(model.outputs) == 1 else ()
-    if len(shape) not in (2, 4):
-        raise ConfigError(
-            f"{path}: expected one output of shape (n, dim) or (n, h, w, c). Received: "
-            f"{[tuple(output.shape) for output in model.outputs]}.",
-            hint="Save the network up to its last convolution or pooling.",
-        )
+    network_shapes.check_inputs(path, [tuple(item.shape) for item in model.inputs], image_size)
+    network_shapes.check_outputs(path, [tuple(item.shape) for item in model.outputs])
+    shape = model.outputs[0].shape
     features = model.outputs[0]
     if len(shape) == 4:
         layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
@@ -136,6 +191,7 @@ def _config(path: Path) -> dict[str, Any]:
         WeightsUnavailableError: The file is missing or is no ``.keras`` archive.
     """
     try:
+        _require_file(path)
         with _archive(path) as archive:
             size = archive.getinfo(_CONFIG).file_size
             if size > _MAX_CONFIG_BYTES:
@@ -144,6 +200,8 @@ def _config(path: Path) -> dict[str, Any]:
         if not isinstance(config, dict):
             raise TypeError(f"{_CONFIG} of a {type(config).__name__}")
         return config
+    except WeightsUnavailableError:
+        raise
     except _ERRORS as error:
         raise _unusable(path, error) from error
 
@@ -229,18 +287,29 @@ def _is_built_in(part: Mapping[str, Any]) -> bool:
     return is_of_keras and is_class and not is_registered and name not in _OPEN_ENDED
 
 
-def _check_input(path: Path, model: Any, image_size: int) -> None:
-    shapes = [tuple(item.shape) for item in model.inputs]
-    wanted = (None, image_size, image_size, 3)
-    fits = len(shapes) == 1 and len(shapes[0]) == 4
-    if not fits or any(
-        side not in (None, asked) for side, asked in zip(shapes[0], wanted, strict=True)
-    ):
-        sides = {side for side in shapes[0][1:3] if side} if fits else set()
-        hint = f"Use --image-size {sides.pop()}." if len(sides) == 1 else "Use another network."
-        raise ConfigError(
-            f"{path}: expected a network that takes images of {wanted[1:]}. Received: {shapes}.",
-            hint=hint,
+def _require_file(path: Path) -> None:
+    """Refuse what is no file, and an HDF5 file under this name.
+
+    Raises:
+        WeightsUnavailableError: Says what it is.
+    """
+    if not path.is_file():
+        received = "not a regular file" if path.exists() else "no such file"
+        raise WeightsUnavailableError(
+            f"{path}: expected a network in a {SUFFIX} file. Received: {received}.",
+            hint="Correct the path.",
+        )
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(_HDF5))
+    except OSError as error:
+        raise WeightsUnavailableError(
+            f"{path}: the network cannot be read: {error.strerror}.", hint="Check its permissions."
+        ) from error
+    if begins == _HDF5:
+        raise WeightsUnavailableError(
+            f"{path}: expected a network in Keras 3's form. Received: an HDF5 file.",
+            hint=_CONVERT,
         )
 
 

@@ -4,17 +4,23 @@ Called by ``commands``.
 """
 
 import csv
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from pipeline import manifest, outputs, weights
 from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.files import temporary_sibling, write_atomically
+from pipeline.files import write_atomically
 from pipeline.reporting import Reporter
 from pipeline.sources import walk
+from pipeline.wording import counted
+
+# Columns of each class that is listed.
+_PLACE: Final = ("label", "probability")
 
 
 def predict(
@@ -38,7 +44,7 @@ def predict(
         ManifestError: A file is missing, a folder is empty, or every image is bad.
         PipelineError: See ``Classifier.load``.
     """
-    files = _checked(options, force=common.force)
+    files = _checked(options, reporter, force=common.force)
     classifier = Classifier.load(
         options.run,
         options.head,
@@ -55,7 +61,7 @@ def predict(
     ended = time.monotonic()
     _require_one(found)
     if options.csv:
-        _write_csv(Path(options.csv), found.predictions)
+        _write_csv(Path(options.csv), files, found)
     return {
         "predictions": [_record(prediction) for prediction in found.predictions],
         "errors": found.errors,
@@ -74,26 +80,49 @@ def predict(
     }
 
 
-def list_files(paths: Sequence[str]) -> list[str]:
-    """Return the files that arguments name, each once; folders are searched as in ``extract``.
+def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None) -> list[str]:
+    """Return the files that arguments name, each once, in that order; folders are searched.
+
+    Args:
+        paths: Files and folders.
+        reporter: Where it is said that a file was named twice.
+        without: A file that a folder may hold and that is no input, such as an earlier result.
 
     Raises:
         ManifestError: A path does not exist, or a folder has no files.
     """
-    files: dict[str, None] = {}
+    files: dict[str, str] = {}
+    num_named = 0
     for text in paths:
-        path = Path(text)
-        if not _exists(path):
-            raise ManifestError(
-                f"Expected image files and folders. Received: {text!r}, which does not exist.",
-                hint="Correct the path.",
-            )
-        inside = walk(path) if path.is_dir() else ()
-        files.update(dict.fromkeys([str(path / name) for name in inside] or [text]))
-    return list(files)
+        for name in _files_of(text, without):
+            num_named += 1
+            files.setdefault(os.path.normpath(Path(name).absolute()), name)
+    if num_named > len(files):
+        again = counted(num_named - len(files), "file")
+        reporter.say(f"{again} named more than once; each is classified once")
+    return list(files.values())
 
 
-def _checked(options: PredictOptions, *, force: bool) -> list[str]:
+def _files_of(text: str, without: str | None) -> list[str]:
+    path = Path(text)
+    if not _exists(path):
+        raise ManifestError(
+            f"Expected image files and folders. Received: {text!r}, which does not exist.",
+            hint="Correct the path.",
+        )
+    if not path.is_dir():
+        return [text]
+    left_out = Path(without).absolute() if without else None
+    inside = [path / name for name in walk(path)]
+    found = [str(file) for file in inside if file.absolute() != left_out]
+    if not found:
+        raise ManifestError(
+            f"There are no files in {text!r}.", hint="Give image files, or folders of images."
+        )
+    return found
+
+
+def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> list[str]:
     """Return the files to classify, after everything that can be refused at once."""
     for argument, is_given in (("RUN", options.run), ("PATH", options.paths)):
         if not is_given:
@@ -101,35 +130,19 @@ def _checked(options: PredictOptions, *, force: bool) -> list[str]:
                 f"predict: expected {argument}.",
                 hint="For example: pipeline predict runs/photos new-photos",
             )
+    files = list_files(options.paths, reporter, without=options.csv)
+    if options.weights is not None:
+        weights.require_source(options.weights)
     out = Path(options.csv) if options.csv else None
-    if out is not None and out.exists() and not (force and out.is_file()):
-        raise ConfigError(
-            f"--csv: expected nothing at {options.csv!r}, or with --force a file. "
-            f"Received: {'a file' if out.is_file() else 'a folder'} that is there.",
-            hint="Replace a file with --force, or choose another name.",
-        )
     if out is not None:
-        _require_writable(out)
-    return list_files(options.paths)
-
-
-def _require_writable(out: Path) -> None:
-    """Refuse a place for a file, or for its folders, before the work that it is to hold.
-
-    Raises:
-        ConfigError: Nothing can be written there.
-    """
-    try:
-        folder = next(parent for parent in out.absolute().parents if parent.exists())
-        # Also as root, who is told that everything is writable, and on a full disk.
-        with temporary_sibling(folder / out.name):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"--csv: expected a place that can be written to. Received: {str(out)!r}: "
-            f"{error.strerror}.",
-            hint="Choose another place.",
-        ) from error
+        outputs.require_file("--csv", out, reporter)
+        if out.exists() and not (force and out.is_file()):
+            raise ConfigError(
+                f"--csv: expected nothing at {options.csv!r}, or with --force a file. "
+                "Received: a file that is there.",
+                hint="Replace it with --force, or choose another name.",
+            )
+    return files
 
 
 def _exists(path: Path) -> bool:
@@ -145,8 +158,8 @@ def _note(
     """Say what is about to be done with what."""
     encoder = classifier.encoder
     reporter.say(
-        f"{num_files:,} files; head {classifier.name} of {options.run}, {encoder.engine} on "
-        f"{encoder.device}"
+        f"{counted(num_files, 'file')}; head {classifier.name} of {options.run}, "
+        f"{encoder.engine} on {encoder.device}"
     )
     if classifier.average:
         views = ", ".join(classifier.average)
@@ -163,9 +176,9 @@ def _require_one(found: Predictions) -> None:
     """
     if not found.predictions:
         first = found.errors[0]
+        of = counted(len(found.errors), "file")
         raise ManifestError(
-            f"None of the {len(found.errors):,} files could be used; the first, "
-            f"{first['path']!r}: {first['reason']}.",
+            f"Not one of {of} could be used; the first, {first['path']!r}: {first['reason']}.",
             hint="Give image files, or folders of images.",
         )
 
@@ -180,22 +193,37 @@ def _record(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write ``path,label,probability``, then ``label_2,probability_2`` and so on, atomically."""
-    more = range(2, len(predictions[0].top) + 1)
-    header = ["path", "label", "probability"]
-    header += [f"{name}_{place}" for place in more for name in ("label", "probability")]
+def _write_csv(path: Path, files: Sequence[str], found: Predictions) -> None:
+    """Write a row a file, in the order given, atomically.
+
+    ``path,label,probability``, then ``label_2,probability_2`` and so on, then ``status``: ``ok``,
+    or the reason why there is nothing in the other columns.
+    """
+    width = len(found.predictions[0].top)
+    header = [f"{name}_{place}" for place in range(1, width + 1) for name in _PLACE]
+    header[: len(_PLACE)] = _PLACE
+    good = {item.path: item for item in found.predictions}
+    bad = {item["path"]: item["reason"] for item in found.errors}
 
     def fill(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             # Python leaves a lone carriage return unquoted, and then reads a row's end there.
             quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            writer.writerow(header)
-            for item in predictions:
-                row = [item.path, item.label, f"{item.probability:.6f}"]
-                for name, value in item.top[1:]:
-                    row += [name, f"{value:.6f}"]
+            writer.writerow(["path", *header, "status"])
+            for name in files:
+                if name in good:
+                    row = [name, *_cells(good[name]), manifest.OK]
+                else:
+                    row = [name, *[""] * len(header), bad[name]]
                 (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
 
     write_atomically(path, fill)
+
+
+def _cells(item: Prediction) -> list[str]:
+    """Return labels and probabilities, highest first; the first label may be withheld."""
+    row = [item.label, f"{item.probability:.6f}"]
+    for name, value in item.top[1:]:
+        row += [name, f"{value:.6f}"]
+    return row

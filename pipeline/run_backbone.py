@@ -121,6 +121,18 @@ def find(run: Run, weights: str | None) -> FrozenBackbone:
     store = _store(run, is_needed=weights is None and not _is_known_by_name(source, identity))
     if store is None:
         return load(identity, weights, source=source)
+    return of_store(store, weights, source)
+
+
+def of_store(store: Store, weights: str | None, source: Mapping[str, Any]) -> FrozenBackbone:
+    """Return the backbone of a store's features; it is built when it is first needed.
+
+    Args:
+        store: The store.
+        weights: Where the weights are, if not in the store.
+        source: ``weights`` and ``weights_seed`` as ``extract`` had them, where they are known.
+    """
+    identity = store.identity
     return FrozenBackbone(
         lambda: load(identity, weights, source=source, store=store).model,
         name=identity["backbone"],

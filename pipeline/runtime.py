@@ -11,11 +11,16 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Final
 
+from pipeline.errors import EngineUnavailableError
 from pipeline.machine import processors
+
+# Backends of Keras that networks are built and trained on, the default first.
+BACKENDS: Final = ("tensorflow", "jax")
 
 _QUIET: Final = "TF_CPP_MIN_LOG_LEVEL"
 _NOISE: Final = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} )")
@@ -37,9 +42,13 @@ _FIXED_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
 def import_keras() -> ModuleType:
     """Import Keras with float32 meaning float32 and GPU memory growing as needed.
 
-    Works with any Keras backend (``KERAS_BACKEND``); what only TensorFlow needs is done only
+    Works with each of ``BACKENDS`` (``KERAS_BACKEND``); what only TensorFlow needs is done only
     where TensorFlow is the backend.
+
+    Raises:
+        EngineUnavailableError: Keras is set to another backend.
     """
+    require_backend()
     os.environ.update(_FIXED_ENVIRONMENT)
     if "keras" in sys.modules:
         keras = importlib.import_module("keras")
@@ -59,6 +68,27 @@ def backend_name() -> str:
     return os.environ.get("KERAS_BACKEND") or _configured_backend()
 
 
+def require_backend() -> None:
+    """Refuse a Keras backend that nothing here is made for, without importing Keras.
+
+    Raises:
+        EngineUnavailableError: It is another one, or not installed; says where it is set.
+    """
+    name = backend_name()
+    expected = " or ".join(BACKENDS)
+    if name not in BACKENDS:
+        raise EngineUnavailableError(
+            f"Expected Keras on {expected}. Received: {name!r}, by {_place_of_backend()}.",
+            hint=f"Set KERAS_BACKEND={BACKENDS[0]} for this command.",
+        )
+    if "keras" not in sys.modules and find_spec(name) is None:
+        raise EngineUnavailableError(
+            f"Expected Keras on {expected}. Received: {name!r}, by {_place_of_backend()}, which "
+            "is not installed.",
+            hint=f"Run: pip install {name}, or set KERAS_BACKEND to the other.",
+        )
+
+
 def gpu_name() -> str | None:
     """Return the name of the GPU that Keras' backend computes on; None without one."""
     keras = import_keras()
@@ -76,12 +106,27 @@ def gpu_name() -> str | None:
 
 def _configured_backend() -> str:
     """Return what Keras' own configuration file says, which counts after the environment."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     try:
-        config = json.loads((home / "keras.json").read_text(encoding="utf-8"))
-        return str(config.get("backend", "tensorflow"))
+        config = json.loads(_configuration().read_text(encoding="utf-8"))
+        return str(config.get("backend", BACKENDS[0]))
     except (OSError, ValueError, AttributeError):
-        return "tensorflow"
+        return BACKENDS[0]
+
+
+def _configuration() -> Path:
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".keras") / "keras.json"
+
+
+def _place_of_backend() -> str:
+    """Return what sets Keras' backend, for a message."""
+    if "keras" in sys.modules:
+        return "the program that imported Keras"
+    if os.environ.get("KERAS_BACKEND"):
+        return "KERAS_BACKEND"
+    if _configured_backend() != BACKENDS[0]:
+        return str(_configuration())
+    return "default"
 
 
 def _prepare_tensorflow() -> None:

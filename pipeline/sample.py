@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
+from pipeline.wording import counted
 
 CLASSES: Final = 10
 
@@ -113,6 +114,6 @@ def _not_ours(out: Path, foreign: list[str]) -> ConfigError:
     names = ", ".join(foreign[:_MENTIONED]) + (", …" if len(foreign) > _MENTIONED else "")
     return ConfigError(
         f"Expected an empty folder or the sample in {str(out)!r}. "
-        f"Received: {len(foreign):,} other files ({names}).",
+        f"Received: {counted(len(foreign), 'other file')} ({names}).",
         hint="Give another folder, or --force to write among them; nothing is deleted.",
     )

@@ -20,6 +20,7 @@ from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
 from pipeline.reporting import Reporter
 from pipeline.scan_cache import ScanCache
+from pipeline.shard_set import SHARD_ROWS
 from pipeline.store import Store, lock
 from pipeline.views import PLAIN
 
@@ -190,6 +191,7 @@ def fill(
         store = _opened(path, network, listing, force=force)
         if target is not None and not force:
             store.require_own_manifest(target)
+        _note_unproven(store, network.reporter)
         network.attach(store)
         _keep_encoder(store, network)
         with store.scan_cache() as cache:
@@ -332,6 +334,15 @@ def _encode(extraction: Extraction, network: Network, started: float) -> float:
     with network.reporter.bar(len(extraction.pending), "img") as bar:
         extraction.encode(encoder, workers=workers, bar=bar)
     return startup
+
+
+def _note_unproven(store: Store, reporter: Reporter) -> None:
+    if store.is_unproven and len(store):
+        reporter.say(
+            "This store has rows of an earlier release, which could store those of other images "
+            f"after Ctrl-C. Check them: pipeline verify {store.path} --reencode {SHARD_ROWS} "
+            "(every row; fewer check some)"
+        )
 
 
 def _keep_encoder(store: Store, network: Network) -> None:

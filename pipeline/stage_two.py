@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heads, machine, places
+from pipeline import heads, machine, outputs, places, runtime
 from pipeline.compare import compare
 from pipeline.config import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
-from pipeline.errors import ConfigError, mention
+from pipeline.errors import ConfigError, ManifestError, mention
 from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.store import Store
 from pipeline.stored_features import StoredFeatures
+from pipeline.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -59,6 +60,32 @@ def run_path(options: StageTwoOptions, command: str, suffix: str = "") -> Path:
             f"{command}: expected --store.", hint="For example: --store stores/sample"
         )
     return Path(options.run or Path("runs") / f"{Path(options.store).resolve().name}{suffix}")
+
+
+def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) -> None:
+    """Refuse what can be refused before anything is imported or read.
+
+    Args:
+        options: What to train on what.
+        names: Names of the heads.
+        path: Where the run goes.
+
+    Raises:
+        ConfigError: A head is unknown, or the run has no place.
+        ManifestError: The manifest is no file.
+        StoreError: There is no store.
+    """
+    for name in names:
+        if not heads.is_known(name):
+            raise unknown_name("head", name, heads.HEADS)
+    Store.unchecked(Path(options.store or ""))
+    outputs.require_folder("--run", path)
+    if options.manifest and not Path(options.manifest).is_file():
+        raise ManifestError(
+            f"--manifest: expected a CSV file. Received: {options.manifest!r}, "
+            f"{'a folder' if Path(options.manifest).is_dir() else 'which does not exist'}.",
+            hint="Correct the path.",
+        )
 
 
 def prepare_data(options: StageTwoOptions) -> Prepared:
@@ -164,7 +191,10 @@ def create_heads(
 
     Raises:
         ConfigError: A head or a parameter is unknown, or stands in the way of the preset.
+        EngineUnavailableError: A head needs Keras, which is set to a backend of no use.
     """
+    if heads.ON_KERAS.intersection(names):
+        runtime.require_backend()
     fixed = heads.PRESETS[preset] if preset else {}
     for name in parameters:
         if not heads.is_known(name):
@@ -188,9 +218,11 @@ def note_rows(examples: Examples, reporter: Reporter) -> None:
     counts = ", ".join(f"{count:,} {name}" for name, count in examples.counts().items())
     total = len(examples)
     shares = "/".join(f"{100 * count / total:.1f}" for count in examples.counts().values())
-    reporter.say(f"{total:,} images of {len(examples.names):,} classes: {counts} ({shares} %)")
+    reporter.say(
+        f"{counted(total, 'image')} of {len(examples.names):,} classes: {counts} ({shares} %)"
+    )
     for reason, count in examples.dropped.items():
-        reporter.say(f"{count:,} images left out: {reason}")
+        reporter.say(f"{counted(count, 'image')} left out: {reason}")
     if examples.moved:
         listed = [f"{item.label!r} ({item.source} to {item.target})" for item in examples.moved]
         reporter.say(

@@ -156,6 +156,17 @@ class Store:
         """Write ``store.json``."""
         store_record.write(self.path, self.record)
 
+    @property
+    def is_unproven(self) -> bool:
+        """Whether rows are of a release that could store others' after an interrupt."""
+        return bool(self.record.get(store_record.UNPROVEN))
+
+    def note_proven(self) -> None:
+        """Record that every row is that of its image."""
+        if self.is_unproven:
+            self.record[store_record.UNPROVEN] = False
+            self.save_record()
+
     def require_identity(self, identity: Mapping[str, Any]) -> None:
         """Refuse features that were made in another way.
 

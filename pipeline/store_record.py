@@ -6,10 +6,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pipeline.errors import StoreError
-from pipeline.records import Kind, misfit, read_record, write_record
+from pipeline.records import VERSION, Kind, misfit, read_record, write_record
 
 SCHEMA_VERSION: Final = 2
 RECORD: Final = "store.json"
+
+# Set in records of releases that could write rows of other images after an interrupt, until every
+# row was encoded again and found right.
+UNPROVEN: Final = "unproven"
 
 # Without a digest.
 _OLDER: Final = (1,)
@@ -48,7 +52,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"Expected {str(folder / RECORD)!r} to describe a store. Received: {wrong}.",
             hint="Put it back as it was, or extract into another --store.",
         )
-    return record
+    return record if record[VERSION] == SCHEMA_VERSION else {**record, UNPROVEN: True}
 
 
 def write(folder: Path, record: Mapping[str, Any]) -> None:

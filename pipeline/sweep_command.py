@@ -15,8 +15,17 @@ from pipeline.run import FittedHead, Run
 from pipeline.run_lock import reserved
 from pipeline.scoring import parameters, plain, score_head
 from pipeline.split_features import SplitFeatures
-from pipeline.stage_two import create_heads, note_rows, open_run, prepare_data, result_of, run_path
+from pipeline.stage_two import (
+    check_first,
+    create_heads,
+    note_rows,
+    open_run,
+    prepare_data,
+    result_of,
+    run_path,
+)
 from pipeline.sweep import Swept, Trial, lead, sweep_head
+from pipeline.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -38,13 +47,14 @@ def sweep(
         reporter: Where notes and progress go.
         tables: ``heads`` (fixed parameters) and ``grids`` (what to try) of the configuration.
     """
+    path = run_path(options, "sweep", "-sweep")
+    check_first(options, options.head, path)
     bases = create_heads(options.head, tables.get("heads", {}), seed=options.seed)
     grids = {name: grid_of(name, options.grid, _known(tables.get("grids", {}))) for name in bases}
     settings = {
         name: _complete(base, settings_of(name, grids[name], base.get_params(deep=False)))
         for name, base in bases.items()
     }
-    path = run_path(options, "sweep", "-sweep")
     with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
         prepared = prepare_data(options)
         run = open_run(prepared, path, force=common.force, reporter=reporter)
@@ -125,8 +135,8 @@ def _say(swept: Swept, reporter: Reporter) -> None:
         f"{own.get(name, name)} {_shown(value)}" for name, value in best.setting.items()
     )
     reporter.say(
-        f"{best.head}: {len(swept.trials):,} settings in {swept.chosen.seconds:.1f} s; best "
-        f"{setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
+        f"{best.head}: {counted(len(swept.trials), 'setting')} in {swept.chosen.seconds:.1f} s; "
+        f"best {setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
     )
 
 

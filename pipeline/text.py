@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from pipeline.wording import counted
+
 _ERRORS_SHOWN: Final = 10
+_CLASS: Final = ("class", "classes")
 
 
 def sample(result: Mapping[str, Any]) -> list[str]:
     """Describe the written sample."""
     return [
-        f"{result['images']:,} images in {result['classes']} classes in {result['out']} "
-        f"({result['written']:,} written now)"
+        f"{counted(result['images'], 'image')} in {counted(result['classes'], *_CLASS)} in "
+        f"{result['out']} ({result['written']:,} written now)"
     ]
 
 
@@ -22,8 +25,8 @@ def extract(result: Mapping[str, Any]) -> list[str]:
     """Describe what stage 1 did."""
     if result.get("dry_run"):
         return [
-            f"{result['images']:,} images: {result['new']:,} new, {result['reused']:,} reused, "
-            f"{result['skipped']:,} bad",
+            f"{counted(result['images'], 'image')}: {result['new']:,} new, "
+            f"{result['reused']:,} reused, {result['skipped']:,} bad",
             f"About {_duration(result['estimated_seconds'])} and "
             f"{_size(result['estimated_bytes'])} in {result['store']}"
             + (f" (rate: {result['estimated_from']})" if result["estimated_from"] else ""),
@@ -32,7 +35,7 @@ def extract(result: Mapping[str, Any]) -> list[str]:
     rate = result["images_per_second"]
     lines = [
         f"{result['encoded']:,} encoded, {result['reused']:,} reused, "
-        f"{result['skipped']:,} skipped of {result['images']:,} images in "
+        f"{result['skipped']:,} skipped of {counted(result['images'], 'image')} in "
         f"{_duration(result['seconds'])}" + (f" ({rate:,.0f} images/s)" if rate else "")
     ]
     lines += _bottleneck(result["bottleneck"])
@@ -40,7 +43,7 @@ def extract(result: Mapping[str, Any]) -> list[str]:
     lines += _errors(result["errors"], "in the manifest")
     if result["conflicting"]:
         lines.append(
-            f"{result['conflicting']:,} images stand under two labels; they are in no split "
+            f"{counted(result['conflicting'], 'image')} under two labels, in no split "
             f"(status 'conflicting label' in {result['manifest']})"
         )
     if result["weights"] == "random":
@@ -98,7 +101,9 @@ def _of_group(group: Mapping[str, Any]) -> list[str]:
     lines = [*_leaderboard(rows), *_uncertainty(group["n"])]
     for run, count in group["n_by_run"].items():
         if count != group["n"]:
-            lines.append(f"{run} has {count:,} test images; {group['n']:,} are shared by all runs")
+            lines.append(
+                f"{run} has {counted(count, 'test image')}; {group['n']:,} are shared by all runs"
+            )
     return [*lines, *map(verdict, group["pairs"])]
 
 
@@ -112,7 +117,7 @@ def sweep(result: Mapping[str, Any]) -> list[str]:
     return [
         *lines[:-1],
         f"Where settings are chosen, {lead['best']} leads {lead['next']} by "
-        f"{100 * lead['difference']:.1f} points on {lead['n']:,} images "
+        f"{100 * lead['difference']:.1f} points on {counted(lead['n'], 'image')} "
         f"({_interval(lead)}: {says})",
         lines[-1],
     ]
@@ -135,7 +140,7 @@ def predict(result: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         *_errors(result["errors"], "by --json"),
-        f"{len(result['predictions']):,} images classified, {result['skipped']:,} skipped "
+        f"{counted(len(result['predictions']), 'image')} classified, {result['skipped']:,} skipped "
         f"({rate:,.0f} images/s, {result['engine']}){written}",
     ]
 
@@ -145,8 +150,8 @@ def export(result: Mapping[str, Any]) -> list[str]:
     stitch = result["stitch"]
     return [
         f"Wrote {result['out']} ({result['format']}, {_size(result['bytes'])}): "
-        f"{result['head']}, {len(result['classes']):,} classes",
-        f"Agrees with the cached path on {stitch['n']} images: "
+        f"{result['head']}, {counted(len(result['classes']), *_CLASS)}",
+        f"Agrees with the cached path on {counted(stitch['n'], 'image')}: "
         f"largest difference of a probability {stitch['max_difference']:.1e}",
     ]
 
@@ -156,10 +161,11 @@ def info(result: Mapping[str, Any]) -> list[str]:
     if result["kind"] == "run":
         return _run_info(result)
     return [
-        f"Store {result['path']}: {result['rows']:,} images x {result['dim']:,} features in "
-        f"{result['shards']} shards, {_size(result['bytes'])}",
+        f"Store {result['path']}: {counted(result['rows'], 'image')} x {result['dim']:,} features "
+        f"in {counted(result['shards'], 'shard')}, {_size(result['bytes'])}",
         *_activations(result),
-        f"Data: {result['root']}, {result['images']:,} images; statuses {result['statuses']}",
+        f"Data: {result['root']}, {counted(result['images'], 'image')}; "
+        f"statuses {result['statuses']}",
         f"Classes: {result['classes']}",
         *(f"  {name}: {value}" for name, value in result["identity"].items()),
         *(f"  made with {name}: {value}" for name, value in result["provenance"].items()),
@@ -183,18 +189,20 @@ def verify(result: Mapping[str, Any]) -> list[str]:
     """Say what is bad, and what was done about it."""
     state = "every byte is right"
     if not result["ok"]:
-        state = _counted(len(result["problems"]), "problem")
-    rows = _counted(result["rows"], "row")
+        state = counted(len(result["problems"]), "problem")
+    rows = counted(result["rows"], "row")
     if "kind" in result:
-        found = f"{_counted(result['heads'], 'good head')}, {rows}"
+        found = f"{counted(result['heads'], 'good head')}, {rows}"
     else:
         count = result["boundary_shards"]
-        of_activations = f", {_counted(count, 'good shard')} of frozen activations"
+        of_activations = f", {counted(count, 'good shard')} of frozen activations"
         found = (
-            f"{_counted(result['shards'], 'good shard')}, {rows}{of_activations if count else ''}"
+            f"{counted(result['shards'], 'good shard')}, {rows}{of_activations if count else ''}"
         )
+    again = result.get("reencoded")
     return [
         f"{found}: {state}",
+        *([f"{counted(again, 'row')} encoded again and compared"] if again else []),
         *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
         *(f"Repaired: {done}" for done in result["repaired"]),
     ]
@@ -205,19 +213,20 @@ def prune(result: Mapping[str, Any]) -> list[str]:
     activations = ""
     if result["boundary_dropped"] or result["boundary_shards"]:
         activations = (
-            f", {result['boundary_dropped']} shards of frozen activations dropped, "
+            f", {counted(result['boundary_dropped'], 'shard')} of frozen activations dropped, "
             f"{result['boundary_shards']} kept"
         )
     return [
-        f"{result['dropped']:,} features dropped, {result['rows']:,} kept in "
-        f"{result['shards']} shards{activations}; {_size(max(result['freed_bytes'], 0))} freed"
+        f"{counted(result['dropped'], 'feature')} dropped, {result['rows']:,} kept "
+        f"in {counted(result['shards'], 'shard')}{activations}; "
+        f"{_size(max(result['freed_bytes'], 0))} freed"
     ]
 
 
 def verdict(pair: Mapping[str, Any]) -> str:
     """Say in plain words what a paired test shows, after correction for many pairs."""
     points = f"{abs(100 * pair['difference']):.1f} points"
-    where = f"on {pair['n']:,} images ({_interval(pair)}"
+    where = f"on {counted(pair['n'], 'image')} ({_interval(pair)}"
     p_value = f"p = {pair['p_adjusted']:.2g})"
     if not pair["is_real"]:
         return (
@@ -240,7 +249,7 @@ def _activations(store: Mapping[str, Any]) -> list[str]:
     if not store["boundary_shards"]:
         return []
     return [
-        f"Frozen activations for finetune: {store['boundary_shards']} shards, "
+        f"Frozen activations for finetune: {counted(store['boundary_shards'], 'shard')}, "
         f"{_size(store['boundary_bytes'])} in boundary/ (safe to delete)"
     ]
 
@@ -326,7 +335,10 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _uncertainty(count: int) -> list[str]:
-    return [f"* chosen on val. Accuracy on {count:,} test images, scored once; Wilson interval."]
+    return [
+        f"* chosen on val. Accuracy on {counted(count, 'test image')}, scored once; "
+        "Wilson interval."
+    ]
 
 
 def _rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -345,10 +357,6 @@ def _rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run_lock import reserved
 from pipeline.stage_two import (
     HeadParameters,
+    check_first,
     create_heads,
     note_rows,
     open_run,
@@ -35,8 +36,9 @@ def train_head(
         reporter: Where notes and progress go.
         parameters: Parameters by head name, from the configuration file.
     """
-    wanted = create_heads(options.head, parameters, seed=options.seed, preset=options.preset)
     path = run_path(options, "train-head")
+    check_first(options, options.head, path)
+    wanted = create_heads(options.head, parameters, seed=options.seed, preset=options.preset)
     with (
         reserved(path, "train-head", wait=options.wait, reporter=reporter),
         saying_warnings(reporter),

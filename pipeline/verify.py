@@ -20,6 +20,7 @@ from pipeline.problems import Problem, repaired, without
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Shard
 from pipeline.store import Store, lock
+from pipeline.wording import counted
 
 _EXTRACT: Final = "Run extract again; only those are encoded."
 _DAMAGED: Final = ".damaged"
@@ -182,7 +183,5 @@ def _without_features(store: Store, good: list[Shard]) -> list[Problem]:
     absent = wanted.difference(*(shard.keys for shard in good))
     if not absent:
         return []
-    images = "image" if len(absent) == 1 else "images"
-    verb = "has" if len(absent) == 1 else "have"
-    problem = f"{len(absent):,} {images} of the manifest {verb} no good features."
+    problem = f"No good features of {counted(len(absent), 'image')} of the manifest."
     return [Problem("", problem, _EXTRACT)]

@@ -94,9 +94,7 @@ def source_token(weights: str, *, seed: int, backbone: str) -> str:
     try:
         return f"file:{files.sha256_file(path)}:{backbone}"
     except OSError as error:
-        raise WeightsUnavailableError(
-            f"The weights file {weights!r} cannot be read: {error.strerror}.", hint=WAYS_OUT
-        ) from error
+        raise _unreadable(weights, error) from error
 
 
 def stable_names(names: Sequence[str], kinds: Sequence[str]) -> list[str]:
@@ -143,6 +141,25 @@ def regular_file(weights: str) -> Path:
         f"Received: {weights!r}, {received}.{suggestion}",
         hint=WAYS_OUT,
     )
+
+
+def require_source(weights: str) -> None:
+    """Refuse what is neither a keyword nor a weights file, before anything is loaded.
+
+    Raises:
+        WeightsUnavailableError: Says what it is.
+    """
+    if weights in KEYWORDS:
+        return
+    path = regular_file(weights)
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise _unreadable(weights, error) from error
+    # What is in the file shows when it is read.
+    if not (h5py.is_hdf5(path) or zipfile.is_zipfile(path)):
+        raise WeightsUnavailableError(f"{path}: {_formless().message}", hint=_FILE_HINT)
 
 
 def draw(variables: Sequence[Variable], *, seed: int) -> dict[str, NDArray[np.float32]]:
@@ -265,6 +282,19 @@ def _refused(expected: str, received: str) -> WeightsUnavailableError:
     return WeightsUnavailableError(f"expected {expected}. Received {received}.")
 
 
+def _formless() -> WeightsUnavailableError:
+    return _refused(
+        "a Keras weights file (.weights.h5, .h5 or .keras)",
+        "a file that is neither HDF5 nor a zip archive, or is cut short",
+    )
+
+
+def _unreadable(weights: str, error: OSError) -> WeightsUnavailableError:
+    return WeightsUnavailableError(
+        f"The weights file {weights!r} cannot be read: {error.strerror}.", hint=WAYS_OUT
+    )
+
+
 @contextmanager
 def _open(path: Path, variables: Sequence[Variable]) -> Iterator[h5py.File]:
     """Open an HDF5 file, or the one inside a ``.keras`` archive."""
@@ -277,10 +307,7 @@ def _open(path: Path, variables: Sequence[Variable]) -> Iterator[h5py.File]:
             with h5py.File(copy, "r") as file:
                 yield file
     else:
-        raise _refused(
-            "a Keras weights file (.weights.h5, .h5 or .keras)",
-            "a file that is neither HDF5 nor a zip archive, or is cut short",
-        )
+        raise _formless()
 
 
 def _unpack(path: Path, copy: IO[bytes], variables: Sequence[Variable]) -> None:

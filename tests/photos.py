@@ -238,6 +238,25 @@ def _extra_sample(kind: int) -> bytes:
     return struct.pack("<HHIHH", 338, 3, 1, kind, 0)
 
 
+def _text_pixels(seed: int) -> bytes:
+    """Return a PPM in text, with a comment amid the pixels."""
+    values = [b"%d" % value for value in np.asarray(picture(seed)).flat]
+    middle = len(values) // 2
+    first, second = b" ".join(values[:middle]), b"\n".join(values[middle:])
+    return b"P3 %d %d 255\n%s # half of it\n%s\n" % (WIDTH, HEIGHT, first, second)
+
+
+def _qoi(seed: int) -> bytes:
+    pixels = np.asarray(picture(seed)).reshape(-1, 3)
+    each = b"".join(b"\xfe" + pixel.tobytes() for pixel in pixels)
+    return struct.pack(">4sIIBB", b"qoif", WIDTH, HEIGHT, 3, 0) + each + bytes(7) + b"\1"
+
+
+def _sun(seed: int) -> bytes:
+    rows = np.asarray(picture(seed))[..., ::-1].tobytes()
+    return struct.pack(">8I", 0x59A66A95, WIDTH, HEIGHT, 24, len(rows), 1, 0, 0) + rows
+
+
 def _grey16_as(kind: str, seed: int) -> bytes:
     return encoded(Image.fromarray(grey16(seed)), kind)
 
@@ -289,8 +308,12 @@ GOOD: Final[Mapping[str, Maker]] = {
     "rgb.jpg": _saving("RGB", "JPEG"),
     "rgb.png": _saving("RGB", "PNG"),
     "rgb.ppm": _saving("RGB", "PPM"),
+    "rgb.qoi": _qoi,
+    "rgb.ras": _sun,
+    "rgb.sgi": _saving("RGB", "SGI"),
     "rgb.tif": _saving("RGB", "TIFF"),
     "rgb.webp": _saving("RGB", "WEBP"),
+    "text.ppm": _text_pixels,
     **{f"turned-{way}.jpg": partial(turned, way, "JPEG") for way in range(1, 9)},
     "ycbcr.tif": _saving("YCbCr", "TIFF"),
 }

@@ -16,11 +16,11 @@ from pipeline.config import (
     TrainHeadOptions,
     build,
     default_of,
-    flag_of,
     load_file,
     options_of,
 )
 from pipeline.errors import ConfigError
+from pipeline.option import flag_of
 
 INTEGERS = [
     (record, name, option.minimum)
@@ -68,7 +68,7 @@ def test_nothing_is_suggested_where_nothing_is_near() -> None:
         (ExtractOptions, "rehash", 1, "true or false"),
         (ExtractOptions, "rehash", "true", "true or false"),
         (ExtractOptions, "pooling", "mean", "one of avg, max"),
-        (ExtractOptions, "backbone", 50, "a text"),
+        (ExtractOptions, "backbone", 50, "a path"),
         (TrainHeadOptions, "head", ["dense", 3], "a list of texts"),
         (TrainHeadOptions, "head", 3, "a list of texts"),
     ],
@@ -134,7 +134,10 @@ def test_one_name_in_two_spellings_is_refused(tmp_path: Path, text: str, twice: 
         ("[heads]\ndense = 3\n", r"expected a table \[heads.dense\]"),
         ("heads = 3\n", r"expected a table \[heads\]"),
         ("[extract]\nimage-sise = 64\n", "Did you mean 'image_size'"),
-        ("[extract]\nimage-size = 31\n", "--image-size: expected an integer of 32 or more"),
+        (
+            "[extract]\nimage-size = 31\n",
+            r"pipeline.toml: \[extract\] image_size: expected an integer of 32 or more.* 31\.",
+        ),
         ("[extract]\nimage-size = 64.0\n", "Received: 64.0"),
     ],
 )

@@ -680,7 +680,7 @@ def test_images_that_changed_or_are_gone(projected: Path) -> None:
     [
         ({"run": ""}, "expected RUN"),
         ({"out": ""}, "expected OUT"),
-        ({"out": "model.onnx"}, "end in .keras"),
+        ({"out": "model.onnx", "format": "keras"}, "end in .keras"),
         ({"out": "model", "format": "onnx"}, "end in .onnx"),
         ({"out": "photos", "format": "folder"}, "a folder"),
         ({"head": "logrig"}, "Did you mean 'logreg'"),
@@ -690,6 +690,38 @@ def test_bad_options(projected: Path, changes: dict[str, str], expected: str) ->
     options = ExportOptions(**{"run": "run", "out": "model.keras", **changes})
     with pytest.raises(ConfigError, match=expected):
         exported(options)
+
+
+@pytest.mark.parametrize(
+    ("out", "form", "said"),
+    [("a.keras", "keras", ""), ("a.onnx", "onnx", ""), ("a", "folder", "no suffix"),
+     ("a/b", "folder", "no suffix"), ("a/", "folder", "no suffix")],
+)  # fmt: skip
+def test_the_name_tells_the_format(
+    out: str, form: str, said: str, projected: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes()
+    seen: list[str | None] = []
+
+    def stop(options: ExportOptions) -> None:
+        seen.append(options.format)
+        raise RunError("far enough")
+
+    monkeypatch.setattr("pipeline.export_command.open_source", stop)
+    with pytest.raises(RunError, match="far enough"):
+        export(ExportOptions(run="run", out=out), CommonOptions(), notes)
+    assert seen == [form]
+    assert (said in notes.lines[0]) if said else notes.lines == []
+    with pytest.raises(RunError, match="far enough"):
+        export(ExportOptions(run="run", out="b", format="savedmodel"), CommonOptions(), notes)
+    assert seen[1] == "savedmodel"
+
+
+@pytest.mark.parametrize("out", ["a.h5", "a.pb", "a.KERAS", "a.tflite", "a.v2"])
+def test_a_name_of_no_format_is_refused(out: str, projected: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected OUT to end in \.keras or \.onnx") as caught:
+        exported(ExportOptions(run="run", out=out))
+    assert "--format" in caught.value.hint
 
 
 def test_runs_that_cannot_be_exported(projected: Path) -> None:

@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_steps import adamw, compile_step, seed_random_layers
 from pipeline.heads.dense import DenseHead
+from pipeline.option import flag_of
 from pipeline.run import Run
 from pipeline.runtime import import_keras
 
@@ -566,7 +567,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
 @pytest.mark.parametrize("options", [{"optimizer": "adam"}, {"layer_decay": 0.7}])
 def test_the_preset_fixes_optimizer_and_decay(tmp_path: Path, options: dict[str, Any]) -> None:
     (name,) = options
-    with pytest.raises(ConfigError, match=config.flag_of(name)):
+    with pytest.raises(ConfigError, match=flag_of(name)):
         run_finetune(tmp_path, preset="seed", **options)
 
 

@@ -69,6 +69,36 @@ def test_unknown_names_and_wrong_types(name: str, params: dict[str, Any], expect
         heads.create(name, params, seed=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("dense", {"hidden": 512}, r"a list such as \[256\]. Received: 512. Write \[512\]"),
+        ("dense", {"hidden": ["a"]}, r"a list such as \[256\]. Received: \[\"a\"\]"),
+        ("dense", {"hidden": [True]}, r"a list such as \[256\]. Received: \[true\]"),
+        ("dense", {"hidden": [256.5]}, r"a list such as \[256\]"),
+        ("dense", {"decay": 1}, "true or false. Received: 1"),
+        ("dense", {"scale": "no"}, 'true or false. Received: "no"'),
+        ("dense", {"epochs": 2.5}, "an integer such as 40. Received: 2.5"),
+        ("dense", {"dropout": True}, "a number such as 0.5. Received: true"),
+        ("linear", {"optimizer": 3}, 'a text such as "adam". Received: 3'),
+        ("dense", {"class_weight": 3}, "a text. Received: 3"),
+    ],
+)
+def test_types_are_named_as_a_file_spells_them(
+    name: str, params: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^\[heads.{name}\] {next(iter(params))}: expected {expected}"
+    ):
+        heads.create(name, params, seed=0)
+
+
+def test_numbers_of_a_list_may_have_a_point_where_they_are_whole() -> None:
+    # So a sweep records the neighbours that it chose.
+    assert heads.create("knn", {"grid": [20.0]}, seed=0).get_params()["grid"] == [20.0]
+    assert heads.create("logreg", {"grid": [1]}, seed=0).get_params()["grid"] == [1]
+
+
 @pytest.mark.parametrize("grid", [[], [0.0], [-1.0], ["a"], [float("nan")], [float("inf")], [True]])
 def test_logreg_refuses_a_bad_grid(grid: list[Any]) -> None:
     X, y = blobs()

@@ -1,11 +1,17 @@
 """The decoder against independent computations, and against hostile bytes."""
 
+import os
+import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from pipeline import images
 from pipeline.errors import DecodeError
 from pipeline.images import decode
+from pipeline.memory_budget import MemoryBudget
 
 SIZE = 16
 
@@ -67,7 +74,11 @@ def test_every_kind_gives_rgb_of_the_asked_size(kind: str) -> None:
         "rgb.jp2",
         "rgb.png",
         "rgb.ppm",
+        "rgb.qoi",
+        "rgb.ras",
+        "rgb.sgi",
         "rgb.tif",
+        "text.ppm",
     ],
 )
 @pytest.mark.parametrize("size", [1, SIZE, 100])
@@ -317,10 +328,46 @@ def test_bad_files_have_a_short_reason(kind: str) -> None:
     assert "0x" not in text, "an object's address would change from run to run"
 
 
-@pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA"])
-def test_formats_that_run_programs_or_have_no_signature_are_refused(kind: str) -> None:
-    data = photos.encoded(photos.picture(), kind)
-    assert reason(data) == "not an image that Pillow can read"
+UNREAD = {
+    "DDS": "DDS is not read (a texture, whose channels mean what its program wants): "
+    "save it as PNG",
+    "EPS": "EPS is not read (a page that a program has to draw): save it as PNG",
+    "ICNS": "ICNS is not read (an icon in several sizes, not a picture): save it as PNG",
+    "ICO": "ICO is not read (an icon in several sizes, not a picture): save it as PNG",
+    "PCX": "PCX is not read (too rare, and its decoder too seldom tried on hostile files): "
+    "save it as PNG",
+    "PDF": "PDF is not read (a page that a program has to draw): save it as PNG",
+    "TGA": "TGA is not read (most have no signature, so that any bytes could be one): "
+    "save it as PNG",
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_a_format_that_is_not_read_is_named(kind: str) -> None:
+    assert reason(photos.encoded(photos.picture(), kind)) == UNREAD[kind]
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (b"8BPS\0\1" + bytes(40), "PSD is not read (its merged picture"),
+        (b"<?xml version='1.0'?>\n<svg xmlns=", "SVG is not read (a page"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "JPEG XL is not read"),
+        (b"\0\0\0\x20ftypisom" + bytes(40), "MPEG is not read (a film"),
+        (b"\n<!DOCTYPE html><html>", "a web page, not an image"),
+        (b"SIMPLE  =                    T", "FITS is not read (measurements"),
+        (bytes(100), "not an image that Pillow can read"),
+        (b"\0", "not an image that Pillow can read"),
+    ],
+)
+def test_what_is_no_image_is_named_where_it_can_be(start: bytes, expected: str) -> None:
+    assert reason(start).startswith(expected)
+
+
+def test_a_tga_without_a_footer_is_named_by_its_header() -> None:
+    with_footer = photos.encoded(photos.picture(), "TGA")
+    assert reason(with_footer[:-26]) == UNREAD["TGA"]
+    assert reason(b"\0" * 16 + with_footer[16:-26]) == "not an image that Pillow can read"
 
 
 def test_too_many_pixels_are_refused_before_any_is_decoded() -> None:
@@ -353,6 +400,90 @@ def test_an_image_that_does_not_fit_into_memory_says_so(tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(blank)], capture_output=True, check=True, text=True
     )
     assert result.stdout == "too large: no memory for 13000 x 13000 pixels\n"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 178_956_970), (2**20 + 1, 1)])
+def test_an_elongated_image_is_refused_before_any_pixel_is_decoded(width: int, height: int) -> None:
+    assert reason(photos.png_header(width, height)) == (
+        f"too elongated: {width} x {height} has a side over 1,048,576 pixels"
+    )
+
+
+def test_a_long_strip_is_decoded() -> None:
+    strip = Image.fromarray(photos.natural(64, 8, 1)).resize((3, 60_000))
+    data = photos.encoded(strip, "PNG")
+    np.testing.assert_array_equal(decode(data, SIZE), squashed(strip))
+
+
+def tiled_tiff(side: int) -> bytes:
+    """Return a small deflated TIFF whose only tile has this side."""
+    packed = zlib.compress(bytes(1 << 20))
+    tags = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 0}
+    tags |= {325: len(packed)}
+    tags[324] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + packed
+
+
+def test_tiles_larger_than_any_image_are_refused() -> None:
+    assert decode(tiled_tiff(16), 8).shape == (8, 8, 3)
+    assert reason(tiled_tiff(40_000)) == "too large: its tiles have more than 178,956,970 pixels"
+
+
+def with_scans(data: bytes, more: int) -> bytes:
+    """Return a progressive JPEG with its last scan so many times more."""
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * more + data[-2:]
+
+
+def test_a_jpeg_of_too_many_scans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = photos.encoded(photos.picture(1), "JPEG", progressive=True)
+    assert decode(with_scans(data, 2000), SIZE).shape == (SIZE, SIZE, 3)
+    monkeypatch.setattr(images, "_MAX_SCAN_PIXELS", 100 * photos.WIDTH * photos.HEIGHT)
+    assert decode(with_scans(data, 90), SIZE).shape == (SIZE, SIZE, 3)
+    assert reason(with_scans(data, 91)) == "too slow: JPEG of 101 scans of 48 x 32 pixels"
+
+
+def test_a_large_jpeg_of_2000_scans_is_refused_at_once() -> None:
+    plain = photos.encoded(Image.new("L", (3000, 3000)), "JPEG", progressive=True)
+    began = time.process_time()
+    assert reason(with_scans(plain, 2000)).startswith(
+        "too slow: JPEG of 2,006 scans of 3000 x 3000"
+    )
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "RGB"])
+def test_scans_of_a_plain_jpeg_are_not_searched_for(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+    monkeypatch.setattr(images.image_containers, "jpeg_scans", lambda data: searched.append(0) or 1)
+    decode(photos.encoded(photos.picture(1).convert(mode), "JPEG"), SIZE)
+    assert searched == []
+    decode(photos.encoded(photos.picture(1).convert(mode), "JPEG", progressive=True), SIZE)
+    assert searched == [0]
+
+
+def test_a_plain_jpeg_of_many_scans_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose colours come one after the other, so that all of them are kept and added to."""
+    colour = photos.encoded(photos.picture(1), "JPEG", subsampling=0)
+    at = colour.rindex(b"\xff\xda")
+    one = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + colour[at + 14 : -2]
+    monkeypatch.setattr(images, "_MAX_SCAN_PIXELS", 100 * photos.WIDTH * photos.HEIGHT)
+    assert reason(colour[:at] + one * 101 + b"\xff\xd9").startswith("too slow: JPEG of 101 scans")
+
+
+def test_the_largest_jpegs_of_any_encoder_are_decoded() -> None:
+    assert 24 * images.MAX_PIXELS <= images._MAX_SCAN_PIXELS
+
+
+def test_formats_that_python_decodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MAX_SLOW_PIXELS", photos.WIDTH * photos.HEIGHT - 1)
+    assert reason(photos.GOOD["rgb.qoi"](1)) == (
+        "too slow: QOI of 48 x 32 is more than 1,535 pixels: save it as PNG"
+    )
+    for kind in ("rgb.ppm", "rgb.ras", "rgb.sgi", "text.ppm"):
+        decode(photos.GOOD[kind](1), SIZE)
 
 
 def test_an_image_without_pixels_is_refused() -> None:
@@ -447,9 +578,10 @@ def test_environment_names_what_decodes(monkeypatch: pytest.MonkeyPatch) -> None
         raise images.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(images.metadata, "version", lambda name: "1.2.3")
-    assert images.environment() == f"pillow {images.PIL.__version__}, heif 1.2.3"
+    pillow = images.PIL.__version__
+    assert images.environment() == f"reader 2, pillow {pillow}, heif 1.2.3"
     monkeypatch.setattr(images.metadata, "version", absent)
-    assert images.environment() == f"pillow {images.PIL.__version__}"
+    assert images.environment() == f"reader 2, pillow {pillow}"
 
 
 def test_threads_do_not_disturb_each_other() -> None:
@@ -457,6 +589,181 @@ def test_threads_do_not_disturb_each_other() -> None:
     expected = [outcome(data) for data in files]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(outcome, files)) == expected
+
+
+def peak(data: bytes, folder: Path) -> int:
+    """Return the bytes by which decoding raises the peak of a new process."""
+    (folder / "image").write_bytes(data)
+    (folder / "small").write_bytes(photos.GOOD["rgb.png"](1))
+    program = (
+        "import pathlib, re, sys\n"
+        "from pipeline import images\n"
+        "def peak():\n"
+        "    status = pathlib.Path('/proc/self/status').read_text()\n"
+        "    return 1024 * int(re.search(r'VmHWM:\\s*(\\d+)', status)[1])\n"
+        "images.decode(pathlib.Path(sys.argv[1], 'small').read_bytes(), 64)\n"
+        "data = pathlib.Path(sys.argv[1], 'image').read_bytes()\n"
+        "before = peak()\n"
+        "images.decode(data, 64)\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+BIG = {
+    "AVIF": ("RGBA", {"speed": 10}),
+    "GIF": ("P", {}),
+    "JPEG": ("CMYK", {"progressive": True, "subsampling": 0}),
+    "JPEG2000": ("RGB", {}),
+    "PNG": ("RGBA", {"compress_level": 1}),
+    "PPM": ("I;16", {}),
+    "TIFF": ("CMYK", {}),
+    "WEBP": ("RGBA", {"method": 0}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's own files")
+@pytest.mark.parametrize("kind", BIG)
+def test_no_image_takes_more_than_is_drawn_for_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode, options = BIG[kind]
+    picture = Image.fromarray(photos.natural(200, 200, 1)).resize((2000, 2000))
+    wide = picture.convert("I;16") if mode == "I;16" else picture.convert(mode)
+    data = photos.encoded(wide, kind, **options)
+    drawn = []
+
+    @contextmanager
+    def draw(amount: int) -> Iterator[None]:
+        drawn.append(amount)
+        yield
+
+    monkeypatch.setattr(images._BUDGET, "draw", draw)
+    decode(data, 64)
+    assert len(drawn) == 1
+    # Pages of code and the allocator's own share come on top of the estimate.
+    assert peak(data, tmp_path) < drawn[0] + (8 << 20)
+    assert drawn[0] < 40 * 2000 * 2000
+
+
+def test_two_large_images_are_never_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, most, lock = [0], [0], threading.Lock()
+    upright = images._upright_rgb
+
+    def slow(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        try:
+            return upright(image, data)
+        finally:
+            with lock:
+                now[0] -= 1
+
+    monkeypatch.setattr(images, "_upright_rgb", slow)
+    files = [make(12) for make in photos.GOOD.values()]
+    for limit, least, at_most in ((1, 1, 1), (2**40, 2, 8)):
+        monkeypatch.setattr(images, "_BUDGET", MemoryBudget(limit))
+        most[0] = 0
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(outcome, files))
+        assert least <= most[0] <= at_most
+
+
+@pytest.mark.parametrize("limit", [1, 100_000, 2**40])
+def test_eight_threads_decode_as_one_does_under_any_budget(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [make(14) for make in (*photos.GOOD.values(), *photos.BAD.values())]
+    expected = [outcome(data) for data in files]
+    monkeypatch.setattr(images, "_BUDGET", MemoryBudget(limit))
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(outcome, files)) == expected
+    assert images._BUDGET._line == [] or not any(
+        share() and share().held.locked() for share in images._BUDGET._line
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_decodes_whatever_was_being_decoded() -> None:
+    data, everything = photos.GOOD["rgb.png"](1), 2**60
+    with images._BUDGET.draw(everything):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            decode(data, SIZE)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_image_that_fails_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_BUDGET", MemoryBudget(1))
+    for _ in range(3):
+        reason(photos.BAD["truncated.jpg"](0))
+        assert decode(photos.GOOD["rgb.jpg"](0), SIZE).shape == (SIZE, SIZE, 3)
+
+
+def mutated(seed: int) -> bytes:
+    """Return a file of some kind, damaged in one of the ways that files are."""
+    rng = np.random.default_rng(seed)
+    names = sorted(photos.GOOD)
+    data = bytearray(photos.GOOD[names[seed % len(names)]](seed % 5))
+    for _ in range(rng.integers(1, 6)):
+        at, length = rng.integers(0, len(data)), rng.integers(1, 9)
+        kind = rng.integers(6)
+        if kind == 0:
+            data[at : at + length] = rng.bytes(length)
+        elif kind == 1:
+            data[at : at + 4] = [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"][length % 3]
+        elif kind == 2:
+            del data[at : at + length]
+        elif kind == 3:
+            data[at:at] = data[at : at + 50 * length]
+        elif kind == 4:
+            data[at] ^= 1 << (length - 1)
+        else:
+            head = rng.integers(0, min(100, len(data)))
+            data[head] = rng.integers(256)
+        if len(data) < 2:
+            break
+    return bytes(data)
+
+
+FUZZ = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[1])
+import test_images
+from pipeline import errors, images
+from pipeline.memory_budget import MemoryBudget
+used = int(open('/proc/self/statm').read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), used + (3 << 30)))
+images.MAX_PIXELS, images._BUDGET = 10**7, MemoryBudget(2 << 30)
+whole = 0
+for seed in range(int(sys.argv[2]), int(sys.argv[3])):
+    data = test_images.mutated(seed)
+    signal.alarm(20)  # ends the process: a hang in C cannot be interrupted otherwise
+    try:
+        whole += images.decode(data, 16).shape == (16, 16, 3)
+    except errors.DecodeError as error:
+        assert 0 < len(str(error)) < 250, (seed, error)
+    except BaseException as error:
+        sys.exit(f'seed {seed}: {error!r}')
+    signal.alarm(0)
+print(whole)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is a Linux one")
+def test_hundreds_of_mutated_files_neither_crash_nor_hang() -> None:
+    pytest.importorskip("pillow_heif")
+    command = [sys.executable, "-W", "ignore", "-c", FUZZ, str(Path(__file__).parent), "0", "300"]
+    result = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert 50 < int(result.stdout) < 250
 
 
 FILES = {**{name: make(13) for name, make in photos.GOOD.items()}, "photo.heic": b""}

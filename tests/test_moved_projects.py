@@ -12,6 +12,7 @@ from conftest import Command
 from fakes import FakeEncoder, as_before, edit_record, planted_store, write_photos
 
 from pipeline import finetune_checkpoint, finetune_command, places, run_backbone, stitch
+from pipeline.classifier import Classifier
 from pipeline.config import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.finetune_data import Photos, open_origin
@@ -130,6 +131,10 @@ def test_a_store_that_is_moved_alone_is_named_by_an_option(
     status, result = command("compare", "runs/photos", "--seeds", 2)
     assert status == 2 and "--store DIR" in result["error"]["hint"]
     require_whole(command, "runs/photos", "--store", given)
+    classifier = Classifier.load("runs/photos", store=given)
+    assert classifier.predict("photos/ant/000.png").predictions
+    # So that whoever unpickles it finds the store too.
+    assert classifier.loaded_from is not None and classifier.loaded_from.store == given
     # Taken down where it is, it is found without the option.
     status, result = command("train-head", "--store", given, "--run", "runs/photos", "--head",
                              "ridge")  # fmt: skip

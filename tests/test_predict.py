@@ -263,17 +263,21 @@ def test_result_has_the_keys_that_programs_rely_on(made: Path) -> None:
         assert item["top"][0] == {"label": item["label"], "probability": item["probability"]}
 
 
+def listed(*paths: str) -> list[str]:
+    return list_files(paths, Silence(), without=None)
+
+
 def test_files_and_folders_are_listed_once_each(tmp_path: Path) -> None:
     for name in ("b/deep/x.png", "b/a.png", "b/.hidden/y.png", "b/.z.png", "b/Thumbs.db", "c.png"):
         write_image(tmp_path / name, 1)
     folder, single = str(tmp_path / "b"), str(tmp_path / "c.png")
     inside = [f"{folder}/a.png", f"{folder}/deep/x.png"]
-    assert list_files([single, folder]) == [single, *inside]
-    assert list_files([inside[1], folder, folder]) == [inside[1], inside[0]]
-    assert list_files([f"{folder}/.z.png"]) == [f"{folder}/.z.png"], "asked for by name"
+    assert listed(single, folder) == [single, *inside]
+    assert listed(inside[1], folder, folder) == [inside[1], inside[0]]
+    assert listed(f"{folder}/.z.png") == [f"{folder}/.z.png"], "asked for by name"
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match="no files"):
-        list_files([str(tmp_path / "empty")])
+        listed(str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize("absent", ["absent.png", "a" * 300])
@@ -300,7 +304,7 @@ def test_bad_images_are_listed_and_no_rows(made: Path, tmp_path: Path) -> None:
 def test_nothing_but_bad_images_is_an_error(made: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new/a.txt").write_text("no image")
-    with pytest.raises(ManifestError, match=r"None of the 1 files.*a\.txt.*Pillow"):
+    with pytest.raises(ManifestError, match=r"Not one of 1 file could.*a\.txt.*Pillow"):
         run_predict(made, tmp_path / "new", csv=str(tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()
 
@@ -313,14 +317,60 @@ def test_csv(made: Path, tmp_path: Path) -> None:
     with out.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["path", "label", "probability", "label_2", "probability_2", "label_3",
-                       "probability_3"]  # fmt: skip
+                       "probability_3", "status"]  # fmt: skip
     assert len(rows) == 1 + 31
     for row, item in zip(rows[1:], result["predictions"], strict=True):
         assert row[0] == item["path"]
-        assert row[1::2] == [entry["label"] for entry in item["top"]]
+        assert row[1:-1:2] == [entry["label"] for entry in item["top"]]
         expected = [entry["probability"] for entry in item["top"]]
-        np.testing.assert_allclose([float(cell) for cell in row[2::2]], expected, atol=5e-7)
+        np.testing.assert_allclose([float(cell) for cell in row[2:-1:2]], expected, atol=5e-7)
     assert [path.name for path in out.parent.iterdir()] == ["out.csv"]
+
+
+def test_a_csv_has_a_row_for_every_file(made: Path, tmp_path: Path) -> None:
+    for name in ("b.png", "d.png"):
+        shutil.copyfile(made / "photos/bee/000.png", tmp_path / name)
+    (tmp_path / "a.png").touch()
+    (tmp_path / "c,\r.png").write_bytes(b"no image")
+    files = [tmp_path / f"{name}.png" for name in ("d", "a", "b", "c,\r")]
+    out = tmp_path / "out.csv"
+    result = run_predict(made, *files, csv=str(out), top=2)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(path) for path in files]
+    assert [row["status"] for row in rows][::2] == ["ok", "ok"]
+    reasons = {item["path"]: item["reason"] for item in result["errors"]}
+    for row in rows[1::2]:
+        assert row["status"] == reasons[row["path"]] != ""
+        assert not any(row[name] for name in ("label", "probability", "label_2", "probability_2"))
+
+
+def test_a_file_named_twice_is_classified_once_and_said(made: Path, tmp_path: Path) -> None:
+    photo, notes = made / "photos/bee/000.png", Notes()
+    same = f"{photo.parent}/../bee/./000.png"
+    result = run_predict(made, same, photo, photo.parent, reporter=notes)
+    assert [item["path"] for item in result["predictions"]].count(same) == 1
+    assert len(result["predictions"]) == 30
+    assert notes.lines[0] == "2 files named more than once; each is classified once"
+
+
+def test_an_earlier_csv_is_no_image(made: Path, tmp_path: Path) -> None:
+    shutil.copyfile(made / "photos/bee/000.png", tmp_path / "a.png")
+    out = tmp_path / "out.csv"
+    for force in (False, True):
+        assert run_predict(made, tmp_path, csv=str(out), force=force)["errors"] == []
+
+
+def test_an_empty_folder_and_a_folder_to_be_made(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match="no files in") as caught:
+        run_predict(made, tmp_path / "empty")
+    assert "class" not in caught.value.hint and "images" in caught.value.hint
+    notes = Notes()
+    photo = made / "photos/bee/000.png"
+    run_predict(made, photo, csv=str(tmp_path / "new/out.csv"), reporter=notes)
+    assert f"--csv: the folder '{tmp_path}/new' is to be made" in notes.lines
+    assert any(line.startswith("1 file; head") for line in notes.lines)
 
 
 def test_a_csv_that_cannot_be_written_is_refused_before_anything_is_loaded(
@@ -343,7 +393,7 @@ def test_an_existing_csv_is_replaced_on_request_alone(made: Path, tmp_path: Path
         run_predict(made, photo, csv=str(out))
     assert out.read_text() == "mine"
     run_predict(made, photo, csv=str(out), force=True)
-    assert out.read_text().startswith("path,label,probability\n")
+    assert out.read_text().startswith("path,label,probability,status\n")
     with pytest.raises(ConfigError, match="a folder that is there"):
         run_predict(made, photo, csv=str(tmp_path), force=True)
 

@@ -104,6 +104,8 @@ def test_own_grids_and_their_errors(command: Command, store: Store) -> None:
         ("[grids.linar]\nseed = [1]\n", "Did you mean 'linear'"),
         ("[grids.linear]\nsed = [1]\n", "Did you mean 'seed'"),
         ("[grids.linear]\nseed = 1\n", "a list of values"),
+        ("[grids.linear]\nepochs = [1, 'a']\n", "an integer such as"),
+        ("[grids.linear]\nepochs = []\n", "a list of values"),
         ("[grids]\nlinear = 1\n", "expected a table"),
     ):
         Path("c.toml").write_text(text)

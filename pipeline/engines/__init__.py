@@ -131,6 +131,8 @@ def _installed(name: str) -> str:
     missing = [module for module in ENGINES[name].requires if find_spec(module) is None]
     if missing:
         raise _unavailable(name, f"no module {missing[0]!r}")
+    if name == "keras":
+        runtime.require_backend()
     return name
 
 

@@ -25,6 +25,7 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.files import sha256_file
+from pipeline.option import spelled
 from pipeline.records import read_record, write_record
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -43,6 +44,9 @@ HEADS: Final[Mapping[str, str]] = MappingProxyType(
         "ridge": "pipeline.heads.ridge:RidgeHead",
     }
 )
+
+# Those whose training needs Keras.
+ON_KERAS: Final = frozenset({"dense"})
 
 # The tutorial's head: Dense 1024 relu, Dense softmax, Adam at Keras' default rate, 10 epochs of
 # batches of 32, on features as they are.
@@ -94,10 +98,29 @@ def create(name: str, params: Mapping[str, Any], *, seed: int) -> "Head":
     for param in params:
         if param not in known:
             raise unknown_name("parameter", param, known, where=f"[heads.{name}]")
-        _check_type(name, param, known[param], params[param])
+        check_type(f"[heads.{name}]", param, known[param], params[param])
     seeded = {"seed": seed} if "seed" in known else {}
     seeded_head: Head = head.set_params(**{**seeded, **params})
     return seeded_head
+
+
+def check_type(where: str, param: str, default: Any, value: Any) -> None:
+    """Refuse a value of another type than a default's.
+
+    Raises:
+        ConfigError: Names the place, and what is expected as a configuration file spells it.
+    """
+    wants_list, is_list = isinstance(default, list | tuple), isinstance(value, list | tuple)
+    if wants_list and is_list:
+        # Of an empty default nobody knows what its items are.
+        fits = all(_is_like(like, item, is_item=True) for like in default[:1] for item in value)
+    else:
+        fits = not wants_list and _is_like(default, value)
+    if not fits:
+        raise ConfigError(
+            f"{where} {param}: expected {_like(default)}. Received: {spelled(value)}.",
+            hint=f"Write [{spelled(value)}]." if wants_list and not is_list else "",
+        )
 
 
 def save(head: "Head", folder: Path) -> str:
@@ -198,24 +221,28 @@ def _target(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _check_type(head: str, param: str, default: Any, value: Any) -> None:
-    """Refuse a value of another type than the default's; an integer may stand for a float."""
-    kinds: tuple[type, ...] = (type(default),)
+def _is_like(default: Any, value: Any, *, is_item: bool = False) -> bool:
+    """Tell whether a value is of the default's type; an integer may stand for a float.
+
+    In a list, a whole number may also be spelled with a point, as sweeps record it.
+    """
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, float):
-        kinds = (int, float)
-    elif isinstance(default, tuple):
-        kinds = (list, tuple)
-    elif default is None:
-        kinds = (str, type(None))
-    is_wrong_bool = isinstance(value, bool) and not isinstance(default, bool)
-    if is_wrong_bool or not isinstance(value, kinds):
-        raise ConfigError(
-            f"[heads.{head}] {param}: expected {_like(default)}. Received: {value!r}."
-        )
+        return isinstance(value, int | float)
+    if is_item and isinstance(default, int) and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, str | None if default is None else type(default))
 
 
 def _like(default: Any) -> str:
-    return "a text" if default is None else f"a value like {default!r}"
+    """Return in words, and as a configuration file spells it, what is like a default."""
+    if default is None:
+        return "a text"
+    if isinstance(default, bool):
+        return "true or false"
+    kind = {list: "a list", tuple: "a list", str: "a text", int: "an integer"}
+    return f"{kind.get(type(default), 'a number')} such as {spelled(default)}"
 
 
 def _restored(attribute: str, arrays: Mapping[str, NDArray[Any]], lists: Mapping[str, int]) -> Any:

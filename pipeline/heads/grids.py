@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError
+from pipeline.heads import check_type
+from pipeline.option import spelled
 
 Grid = Mapping[str, Sequence[Any]]
 
@@ -79,9 +81,17 @@ def settings_of(name: str, grid: Grid, known: Mapping[str, Any]) -> list[dict[st
         if param not in known:
             raise unknown_name("parameter", param, known, where=f"[grids.{name}]")
         if not isinstance(values, list | tuple) or not values:
+            is_list = isinstance(known[param], list | tuple) and param != "grid"
+            one = [values] if is_list else values
             raise ConfigError(
-                f"[grids.{name}] {param}: expected a list of values to try. Received: {values!r}."
+                f"[grids.{name}] {param}: expected a list of values to try. "
+                f"Received: {spelled(values)}.",
+                hint=f"One value is a list, too: [{spelled(one)}]." if values != [] else "",
             )
+        for value in values:
+            # The parameter ``grid`` is a list itself, of which a setting has one value.
+            shown = [value] if param == "grid" else value
+            check_type(f"[grids.{name}]", param, known[param], shown)
     axes = [
         [(value,) if param == "grid" else value for value in values]
         for param, values in grid.items()

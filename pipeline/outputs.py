@@ -1,0 +1,86 @@
+"""Places for results, refused before the work that they are to hold.
+
+Called by the commands, first of all. A place is looked at and tried by a temporary file; nothing
+stays, and no folder is made.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import ConfigError
+from pipeline.files import temporary_sibling
+from pipeline.reporting import Reporter
+
+_ANOTHER: Final = "Choose another place."
+
+
+def require_file(option: str, path: Path, reporter: Reporter) -> None:
+    """Refuse a place where no file can be written; say which folder is to be made for it.
+
+    Args:
+        option: What names the place, such as ``--csv``.
+        path: The file, which may exist.
+        reporter: Where it is said.
+
+    Raises:
+        ConfigError: It is a folder, or nothing can be written there.
+    """
+    with _refusing(option, path):
+        if path.is_dir():
+            raise _misplaced(option, path, "a file", "a folder")
+        _require_room(option, path)
+        if not path.parent.exists():
+            reporter.say(f"{option}: the folder {str(path.parent)!r} is to be made")
+
+
+def require_folder(option: str, path: Path) -> None:
+    """Refuse a place where no folder can be made, or that is a file.
+
+    A folder that exists is not tried: it may be read-only, and hold all that is asked for.
+
+    Raises:
+        ConfigError: It is a file, or nothing can be written there.
+    """
+    with _refusing(option, path):
+        if path.is_dir():
+            return
+        if path.exists() or path.is_symlink():
+            received = "a file" if path.exists() else "a broken link"
+            raise _misplaced(option, path, "a folder", received)
+        _require_room(option, path)
+
+
+def _require_room(option: str, path: Path) -> None:
+    """Try to write into the nearest folder that exists."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise _unwritable(option, path, f"{str(folder)!r} is a file")
+    for name in path.absolute().relative_to(folder).parts:
+        (folder / name).exists()  # a name may be too long
+    # Also as root, who is told that everything is writable, and on a full disk.
+    with temporary_sibling(folder / path.name):
+        pass
+
+
+@contextmanager
+def _refusing(option: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # also of looking at a name too long for the file system
+        raise _unwritable(option, path, error.strerror) from error
+
+
+def _unwritable(option: str, path: Path, cause: str | None) -> ConfigError:
+    return ConfigError(
+        f"{option}: expected a place that can be written to. Received: {str(path)!r}: {cause}.",
+        hint=_ANOTHER,
+    )
+
+
+def _misplaced(option: str, path: Path, expected: str, received: str) -> ConfigError:
+    return ConfigError(
+        f"{option}: expected {expected} at {str(path)!r}. Received: {received} that is there.",
+        hint=_ANOTHER,
+    )

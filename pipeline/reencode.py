@@ -1,0 +1,176 @@
+"""The check that features are those of their images: some rows of every shard are encoded again.
+
+Checksums tell that a file is as it was written; this tells that what was written was right. Called
+by ``verify_command``.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import engines, machine, run_backbone, views
+from pipeline.encoder import Encoder
+from pipeline.errors import DecodeError, PipelineError
+from pipeline.extract import DRIFT_TOLERANCE, in_threads, read_bytes
+from pipeline.images import Pixels
+from pipeline.manifest import OK
+from pipeline.problems import Problem, without
+from pipeline.reporting import Reporter
+from pipeline.shard_set import ShardSet
+from pipeline.shards import Features, Shard
+from pipeline.store import Store
+
+_BATCH: Final = 32
+_SEED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reencoded:
+    """What encoding again found.
+
+    Attributes:
+        rows: Rows that were compared.
+        unavailable: Rows that were chosen and whose images are gone or changed.
+        problems: Shards with rows that are not of their images.
+        is_whole: Whether every row of the store was compared and is right.
+    """
+
+    rows: int
+    unavailable: int
+    problems: Sequence[Problem]
+    is_whole: bool
+
+
+def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) -> Reencoded:
+    """Encode rows of every shard again and compare them with what is stored.
+
+    Args:
+        path: The store.
+        count: Rows a shard, drawn at random; all of a smaller one.
+        weights: Where the weights are, if the store lacks them; the file of a network in no table.
+        reporter: Where notes and progress go.
+
+    Raises:
+        StoreError: There is no store, or a shard is damaged.
+        WeightsUnavailableError: The weights are nowhere.
+    """
+    store = Store.open(path)
+    files = _files(store)
+    encoder = _encoder(store, weights)
+    reporter.say(f"Encoding up to {count:,} rows a shard again with {encoder.engine}")
+    sets = {views.PLAIN: store.plain, **store.views}
+    compared, unavailable, problems = 0, 0, []
+    total = sum(min(count, len(shard)) for item in sets.values() for shard in item.index.shards)
+    with reporter.bar(total, "img") as bar:
+        for view, shard_set in sets.items():
+            for shard in shard_set.index.shards:
+                rows = _drawn(len(shard), count)
+                wrong = right = 0
+                for differences in _differences(
+                    store, shard_set, shard, rows, view, files, encoder
+                ):
+                    wrong += int((differences > DRIFT_TOLERANCE).sum())
+                    right += int((differences <= DRIFT_TOLERANCE).sum())
+                    for _ in differences:
+                        bar.advance()
+                compared += wrong + right
+                unavailable += len(rows) - wrong - right
+                problems += [_problem(shard, wrong, wrong + right)] if wrong else []
+    stored = sum(len(shard) for item in sets.values() for shard in item.index.shards)
+    return Reencoded(compared, unavailable, problems, compared == stored and not problems)
+
+
+def _drawn(rows: int, count: int) -> NDArray[np.intp]:
+    order = np.random.default_rng(_SEED).permutation(rows)
+    return np.sort(order[:count])
+
+
+def _files(store: Store) -> dict[bytes, Path]:
+    """Return where the images of the store's manifests are, by key."""
+    files: dict[bytes, Path] = {}
+    for name in {store.manifest_path.name, *store.record["manifests"]}:
+        path = store.path / name
+        if not path.exists():
+            continue
+        manifest = store.read_manifest(path)
+        for index, (key, status) in enumerate(zip(manifest.keys, manifest.statuses, strict=True)):
+            if status == OK:
+                files[bytes(key)] = manifest.file(index)
+    return files
+
+
+def _encoder(store: Store, weights: str | None) -> Encoder:
+    provenance, identity = store.record["provenance"], store.identity
+    source = {"weights": provenance.get("weights"), "weights_seed": provenance.get("seed")}
+    backbone = run_backbone.of_store(store, weights, source)
+    precision = str(identity["precision"])
+    asked = "auto" if precision == "float32" else str(identity["engine"])
+    engine, _ = engines.resolve(asked)
+    return engines.create(engine, backbone, batch_size=_BATCH, precision=precision)
+
+
+def _differences(
+    store: Store,
+    shard_set: ShardSet,
+    shard: Shard,
+    rows: NDArray[np.intp],
+    view: str,
+    files: Mapping[bytes, Path],
+    encoder: Encoder,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield, batch by batch, how far rows are off, as a share of the largest value of each."""
+    size = int(store.identity["image_size"])
+    kept = shard_set.read_shard(shard)
+
+    def read(row: int) -> Pixels | None:
+        return _pixels(bytes(shard.keys[row]), files, view, size)
+
+    batch: list[tuple[int, Pixels]] = []
+    for row, future in in_threads(read, rows.tolist(), machine.processors()):
+        pixels = future.result()
+        if pixels is not None:
+            batch.append((row, pixels))
+        if len(batch) == _BATCH:
+            yield _compared(kept, batch, encoder)
+            batch = []
+    if batch:
+        yield _compared(kept, batch, encoder)
+
+
+def _compared(
+    kept: Features, batch: Iterable[tuple[int, Pixels]], encoder: Encoder
+) -> NDArray[np.float32]:
+    rows, pixels = zip(*batch, strict=True)
+    stored, made = kept[list(rows)], encoder(np.stack(pixels))
+    largest = np.maximum(np.abs(stored).max(axis=1), np.float32(1e-30))
+    found: NDArray[np.float32] = np.abs(stored - made).max(axis=1) / largest
+    return found
+
+
+def _pixels(key: bytes, files: Mapping[bytes, Path], view: str, size: int) -> Pixels | None:
+    """Return what the encoder is given of an image; None where it is gone or another by now."""
+    path = files.get(key)
+    if path is None:
+        return None
+    try:
+        data, _ = read_bytes(path)
+        if hashlib.sha256(data).hexdigest().encode() != key:
+            return None
+        return views.pixels(data, key.decode(), [view], size)[view]
+    except (DecodeError, PipelineError):
+        return None
+
+
+def _problem(shard: Shard, wrong: int, compared: int) -> Problem:
+    return Problem(
+        shard.name,
+        f"{wrong:,} of {compared:,} rows of {str(shard.path)!r} that were encoded again are not "
+        "the features of their images.",
+        "Run this again with --repair, then extract; only the images of that shard are encoded.",
+        without(shard.path),
+    )
