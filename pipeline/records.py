@@ -33,8 +33,10 @@ def write_record(path: Path, record: Mapping[str, Any], *, version: int) -> None
         record: What it says, as JSON values; NaN is refused.
         version: Schema version of its kind.
     """
-    said = {name: value for name, value in record.items() if name not in (VERSION, DIGEST)}
-    said[VERSION] = version  # in one place, whether it was read or is new
+    # First, so that a record has one order whether it was read before or not.
+    said = {VERSION: version, **record}
+    said[VERSION] = version
+    said.pop(DIGEST, None)
     write_json(path, {**said, DIGEST: digest_of(said)})
 
 

@@ -135,8 +135,8 @@ def edit_record(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def as_before(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Write a record as the release before wrote it, without digests, and with another content."""
     record = json.loads(path.read_text())
-    record.pop("record_sha256")
-    record["schema_version"] -= 1
+    if record.pop("record_sha256", None):
+        record["schema_version"] -= 1
     for part in (record, *record.get("heads", {}).values()):
         part.pop("files", None)
     change(record)

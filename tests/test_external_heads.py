@@ -256,6 +256,17 @@ def forge(folder: Path, node: dict[str, Any]) -> None:
     edit_record(folder / "head.json", lambda record: record.update(estimator_sha256=digest))
 
 
+def test_an_estimator_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
+    save_external(create_external(LOGREG, {}, seed=0).fit(*blobs()), tmp_path)
+    path = tmp_path / "estimator.skops"
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("more.npy", bytes(64 << 20))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit_record(tmp_path / "head.json", lambda record: record.update(estimator_sha256=digest))
+    with pytest.raises(RunError, match="unpack to"):
+        load_external(tmp_path)
+
+
 def called_with(module: str, name: str, *arguments: Any) -> dict[str, Any]:
     """Return skops' node of an object that is made by calling ``name`` with arguments."""
     return {

@@ -1055,7 +1055,7 @@ def sealed(file: Any) -> None:
     """Give a checkpoint the digest of what is in it now."""
     if "record" in file:
         groups = {
-            name: [file[name][key][()] for key in file[name]]
+            name: [values[()] for values in file[name].values()]
             for name in checkpoint.Arrays.__slots__
         }
         del file["sha256"]

@@ -8,7 +8,9 @@ import hashlib
 import importlib
 import inspect
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -39,6 +41,7 @@ _RECORD: Final = "head.json"
 _ESTIMATOR: Final = "estimator.skops"
 # Of an estimator that is read.
 _MAX_BYTES: Final = 8 << 30
+_MAX_GROWTH: Final = 100
 # What is kept beside the estimator.
 _ARRAYS: Final = ("classes_", "mean_", "scale_")
 
@@ -211,12 +214,25 @@ def load_external(folder: Path) -> ExternalHead:
         refused = _refused(types)
         if refused:
             raise ValueError(f"it holds {', '.join(refused)}, which is not trusted")
+        _require_as_large(data)
         return _restored(record, skops.loads(data, trusted=types))
     except Exception as error:  # zipfile, json, NumPy and skops each have errors of their own
         raise RunError(
             f"The head in {str(folder)!r} cannot be read: {error}.",
             hint="Train it again with --force.",
         ) from error
+
+
+def _require_as_large(data: bytes) -> None:
+    """Refuse an archive that unpacks to far more than it is; skops packs nothing.
+
+    Raises:
+        ValueError: It does.
+    """
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        total = sum(item.file_size for item in archive.infolist())
+    if total > _MAX_GROWTH * len(data):
+        raise ValueError(f"its {len(data):,} bytes unpack to {total:,}")
 
 
 def _restored(record: Mapping[str, Any], state: Mapping[str, Any]) -> ExternalHead:
