@@ -11,6 +11,7 @@ from fakes import FakeEncoder, write_classes
 
 from pipeline import images, shards
 from pipeline.doctor import Clock, Part, Setting, diagnose
+from pipeline.encoder import Pending
 from pipeline.encoding_queue import EncodingQueue, Row
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
@@ -96,7 +97,7 @@ def test_the_slow_part_is_named(
         monkeypatch.setattr(shards, "write", slowed(shards.write, 0.2))
         monkeypatch.setattr("pipeline.shard_writer.FLUSH_SECONDS", 0.0)
         monkeypatch.setattr(
-            "pipeline.shard_writer.ShardWriter._is_due", lambda writer: bool(writer._keys)
+            "pipeline.shard_writer.ShardWriter._is_due", lambda writer: bool(writer._blocks)
         )
     _, result = command("extract", "data", "--weights", "random", "--image-size", 32, "--store",
                         "store", "--batch-size", 4, "--workers", 1)  # fmt: skip
@@ -125,12 +126,12 @@ def test_a_rerun_has_no_bottleneck(
 class Background(FakeEncoder):
     """An encoder whose results are fetched late, and only in order."""
 
-    def submit(self, images: np.ndarray) -> Callable[[], np.ndarray]:
+    def submit(self, images: np.ndarray) -> Pending:
         kept = images.copy()
         self.under_way = getattr(self, "under_way", 0) + 1
         assert self.under_way <= 2
 
-        def collect() -> np.ndarray:
+        def collect(timeout: float | None = None) -> np.ndarray:
             self.under_way -= 1
             return self(kept)
 

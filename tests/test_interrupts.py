@@ -263,7 +263,7 @@ def test_a_late_batch_is_let_go_and_a_finished_one_kept(fake_network: FakeEncode
 # The process
 
 PROGRAM = """
-import functools, sys, time
+import functools, hashlib, sys, time
 from pipeline import cli, interrupts, __main__
 def hang(arguments=None):
     print("ready", flush=True)
@@ -273,7 +273,7 @@ interrupts.bounded = functools.partial(interrupts.bounded, {grace})
 sys.exit(__main__.main())
 """
 # A library that does not come back: no instruction of Python's is executed meanwhile.
-LIBRARY = "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)"
+LIBRARY = "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**30)"
 SAVING = "\n    try: time.sleep(60)\n    finally: time.sleep(60)"
 
 
@@ -308,6 +308,7 @@ def test_the_end_comes_soon_wherever_the_process_hangs(
 
 def test_a_second_signal_ends_it_at_once() -> None:
     process = started(LIBRARY, grace=60)
+    time.sleep(0.5)  # between the line that was read and the library
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
