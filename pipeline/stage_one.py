@@ -5,16 +5,19 @@ it, or when only the network can tell the weights' digest.
 """
 
 import hashlib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from pipeline import backbone, engines, machine, views, weights
 from pipeline.backbone import Backbone, FrozenBackbone
 from pipeline.config import ExtractOptions, canonical_json
 from pipeline.encoder import Encoder
-from pipeline.errors import StaleFeaturesError
+from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract import Extraction
 from pipeline.manifest import Manifest
 from pipeline.provenance import provenance
@@ -185,8 +188,10 @@ def fill(
         ManifestError: The manifest was edited, or every image is bad.
     """
     options = network.options
-    if target is None and (found := _at_hand(network, path, listing, started)) is not None:
-        return found
+    if target is None or _is_read_only(path):
+        found = _at_hand(network, path, listing, started)
+        if found is not None and (target is None or _is_written(found, target)):
+            return found
     with lock(path, wait=wait):
         store = _opened(path, network, listing, force=force)
         if target is not None and not force:
@@ -221,6 +226,24 @@ def store_of(network: Network, folder: Path) -> Path:
     digest = hashlib.sha256(asked.encode()).hexdigest()[:_DIGITS]
     name = Path(options.backbone).stem
     return folder / f"{name}-{options.image_size}-{options.pooling}-{digest}"
+
+
+def _is_read_only(path: Path) -> bool:
+    return Store.exists(path) and not os.access(path, os.W_OK)
+
+
+def _is_written(filled: Filled, target: Path) -> bool:
+    """Tell whether a manifest already says what would be written."""
+    try:
+        kept = filled.store.read_manifest(target)
+    except (ManifestError, OSError):
+        return False
+    made = filled.manifest
+    return (
+        np.array_equal(kept.keys, made.keys)
+        and (list(kept.paths), list(kept.labels)) == (list(made.paths), list(made.labels))
+        and (list(kept.splits), list(kept.statuses)) == (list(made.splits), list(made.statuses))
+    )
 
 
 def _at_hand(network: Network, path: Path, listing: Manifest, started: float) -> Filled | None:

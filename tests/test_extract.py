@@ -426,3 +426,22 @@ def test_unlabelled_images_are_extracted_and_not_loaded(
     write_image(data / "loose.png", seed=4242)
     assert counts(run(command, data)) == (12, 0, 0)
     assert len(pipeline.load("store")[0]) == 11
+
+
+def test_a_store_that_is_only_read_answers_where_nothing_is_to_be_written(
+    command: Command, data: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(command, data)
+    names = sorted(path.name for path in Path("store").rglob("*"))
+    monkeypatch.setattr("os.access", lambda *_: False)  # root is told that it may write anywhere
+    monkeypatch.setattr("pipeline.stage_one.lock", forbidden)
+    assert counts(run(command, data)) == (0, 11, 0)
+    assert sorted(path.name for path in Path("store").rglob("*")) == names
+    (data / "cat" / "000.png").rename(data / "dog" / "moved.png")
+    arguments = ("extract", data, "--weights", "random", "--image-size", 32, "--store", "store")
+    status, result = command(*arguments)
+    assert status == 2 and "Permission denied" in result["error"]["message"]
+
+
+def forbidden(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied", "store/.lock")
