@@ -69,7 +69,7 @@ check: $(VENV)/installed-dev ## Format, lint, types, import layers, tests: what 
 	@$(MAKE) --no-print-directory test
 
 faults: $(VENV)/installed-dev ## Kills, full disks and damage at every write, with a table: hours
-	@PIPELINE_FAULTS=$${PIPELINE_FAULTS:-all} $(VENV)/bin/python -m pytest tests/faults -s -q
+	@PIPELINE_FAULTS=$${PIPELINE_FAULTS:-all} PIPELINE_FAULTS_TABLE=/dev/stdout $(VENV)/bin/python -m pytest tests/faults -s -q
 
 format: $(VENV)/installed-dev ## Format the code and mend what the linter can
 	@$(VENV)/bin/ruff check --fix

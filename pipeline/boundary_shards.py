@@ -198,7 +198,7 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _name_of(identity: str) -> str:
-    return hashlib.sha256(identity.encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:_DIGITS]
 
 
 def _described(path: Path) -> tuple[str, Keys]:

@@ -1,7 +1,7 @@
 """No flipped byte changes a result unseen: it is found, made good, or without effect.
 
 A seeded selection; all of it with ``PIPELINE_FAULTS=all`` (``make faults``), whose table is in
-``docs/reliability-flips.md``.
+``docs/reliability.md``.
 """
 
 import os
