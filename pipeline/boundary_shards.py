@@ -28,7 +28,7 @@ from pipeline.files import (
     shared,
     temporary_sibling,
 )
-from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset
+from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset, set_text, text_of
 from pipeline.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
 from pipeline.reporting import Reporter
@@ -109,8 +109,9 @@ def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: ND
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{_SUFFIX}") as temporary:
         with writing(temporary) as file:
-            file.attrs["identity"] = canonical_json(identity)
-            file.attrs[_KEYS_DIGEST] = _digest_of(keys)
+            # A header has room for 64 KB of text; an identity has a hundredth of that.
+            set_text(file, "identity", canonical_json(identity))
+            set_text(file, _KEYS_DIGEST, _digest_of(keys))
             file.create_dataset("keys", data=keys)
             file.create_dataset("activations", data=activations)
             file.create_dataset("sums", data=row_sums(np.ascontiguousarray(activations)))
@@ -209,9 +210,9 @@ def _described(path: Path) -> tuple[str, Keys]:
         if keys.dtype != KEY_DTYPE or keys.shape != shape[:1]:
             raise _corrupt(path, f"it has {len(keys)} keys and activations of shape {shape}")
         # Older releases wrote none.
-        if file.attrs.get(_KEYS_DIGEST, _digest_of(keys)) != _digest_of(keys):
+        if text_of(file, _KEYS_DIGEST) not in ("", _digest_of(keys)):
             raise _corrupt(path, "its keys are not those that were written")
-        return str(file.attrs["identity"]), keys
+        return text_of(file, "identity"), keys
 
 
 @contextmanager

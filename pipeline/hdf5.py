@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import h5py
+import numpy as np
 
 from pipeline.files import require_regular
 
@@ -56,6 +57,20 @@ def plain_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     elif isinstance(item, h5py.Group | h5py.Dataset) and h5py.h5o.get_info(item.id).rc == 1:
         return item
     raise UnfitDatasetError(f"expected data of its own at {name!r}. Received a link ({kind})")
+
+
+def set_text(file: h5py.File, name: str, text: str) -> None:
+    """Give a file an attribute whose text lies in its header, which HDF5 keeps a checksum of.
+
+    h5py would put it into a heap without one, and HDF5 loops for ever over some damaged heaps.
+    """
+    file.attrs[name] = np.bytes_(text.encode())
+
+
+def text_of(file: h5py.File, name: str) -> str:
+    """Return an attribute that is a text, whoever wrote it; empty where there is none."""
+    value = file.attrs.get(name, "")
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def plain_dataset(group: h5py.Group, name: str) -> h5py.Dataset:

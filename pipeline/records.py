@@ -118,4 +118,4 @@ def _changed(path: Path, kind: str, received: str) -> StoreError:
 
 
 def _hint(kind: str) -> str:
-    return f"Put it back from a copy, or make the {kind} anew."
+    return f"Put it back from a copy, or remove it all and make the {kind} anew."

@@ -91,7 +91,7 @@ def damaged(path: Path, received: str) -> RunError:
     """Return the error for a file of a run that is not as it was written."""
     return RunError(
         f"Expected {str(path)!r} as it was written. Received: {received}.",
-        hint="Put it back from a copy, or train again with --force.",
+        hint="Put it back from a copy, or use pipeline verify RUN --repair and train again.",
     )
 
 

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from pipeline.arrays import Sums, row_sums
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files import UnfitFileError, rename_durably, sha256_file, temporary_sibling
-from pipeline.hdf5 import HDF5_ERRORS, UnfitDatasetError, opened, plain_dataset
+from pipeline.hdf5 import (
+    HDF5_ERRORS,
+    UnfitDatasetError,
+    opened,
+    plain_dataset,
+    set_text,
+    text_of,
+)
 from pipeline.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
 
@@ -75,7 +82,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(folder / f"shard{SUFFIX}") as temporary:
         with writing(temporary) as file:
-            file.attrs["identity"] = identity
+            set_text(file, "identity", identity)
             keys = keys.astype(KEY_DTYPE, copy=False)
             file.create_dataset("keys", data=keys)
             dataset = file.create_dataset("features", (len(keys), dim), dtype="<f4")
@@ -105,13 +112,13 @@ def open_shard(path: Path, *, identity: str, dim: int, is_checked: Callable[[Pat
         if not is_checked(path) and sha256_file(path) != path.stem:
             raise corrupt(path, "its bytes are not those that were written")
         with opened(path) as file:
-            belongs = file.attrs["identity"]
+            belongs = text_of(file, "identity")
             shape = plain_dataset(file, "features").shape
             keys = plain_dataset(file, "keys")[:]
             sums = plain_dataset(file, "sums")[:] if "sums" in file else None
     except HDF5_ERRORS as error:
         raise _unreadable(path, error) from error
-    if not isinstance(belongs, str) or belongs != identity:
+    if belongs != identity:
         raise corrupt(path, "it belongs to a store of another identity")
     if keys.dtype != KEY_DTYPE or keys.ndim != 1 or shape != (len(keys), dim):
         raise corrupt(path, f"expected features of shape {(len(keys), dim)}, received {shape}")

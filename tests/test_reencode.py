@@ -12,6 +12,7 @@ from conftest import Command
 from fakes import FakeEncoder, write_classes, write_image
 
 from pipeline import store_record
+from pipeline.hdf5 import text_of
 from pipeline.shards import write
 from pipeline.store import Store
 
@@ -37,7 +38,7 @@ def swap_rows(store: Path, folder: str = "shards") -> None:
     features = item.read_shard(shard)
     features[-4:] = features[-8:-4]
     with h5py.File(shard.path) as file:
-        identity = file.attrs["identity"]
+        identity = text_of(file, "identity")
     shard.path.unlink()
     write(item.folder, shard.keys, [features], dim=opened.dim, identity=identity)
     opened = Store.open(store)

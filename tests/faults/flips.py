@@ -57,7 +57,8 @@ class Target:
         is_hidden: Whether the store is told that it checked the damaged file, as if the damage had
             come with the right size and times.
         by_others: Whether only others read the file, and no command.
-        is_named: Whether a digest of all its bytes is kept, so that a check finds every change.
+        is_named: Whether a digest of all its bytes is kept, so that a check finds every change; of
+            other files one of what they say is.
     """
 
     pattern: str
@@ -114,7 +115,7 @@ def train(folder: Path, **options: Any) -> dict[str, Any]:
 def targets() -> dict[str, Target]:
     """Return every kind of file by name."""
     return {
-        "store.json": Target("store/store.json", use_store, check_store),
+        "store.json": Target("store/store.json", use_store, check_store, is_named=False),
         "manifest.csv": Target("store/manifest.csv", use_store, check_store),
         "shards": Target("store/shards/*.h5", use_store, check_store),
         "shards, size and times as before": Target(
@@ -131,7 +132,7 @@ def targets() -> dict[str, Target]:
         "encoder/*.h5": Target("store/encoder/*.h5", use_weights, check_store, is_named=False),
         "converted network": Target("store/encoder/*.pb", use_converted, check_store),
         "boundary": Target("store/boundary/*/*.h5", use_boundary, check_store),
-        "run.json": Target("run/run.json", use_run, check_run),
+        "run.json": Target("run/run.json", use_run, check_run, is_named=False),
         "run's manifest.csv": Target("run/manifest.csv", use_run, check_run),
         "predictions.csv": Target("run/predictions.csv", use_run, check_run),
         "probabilities.npy": Target("run/heads/*/probabilities.npy", use_run, check_run),
@@ -140,7 +141,7 @@ def targets() -> dict[str, Target]:
         "checkpoint.h5": Target(
             "run/finetune/checkpoint.h5", use_checkpoint, check_run, is_named=False
         ),
-        "model.json": Target("model/model.json", use_folder, check_folder),
+        "model.json": Target("model/model.json", use_folder, check_folder, is_named=False),
         "model's head": Target("model/head/*", use_folder, check_folder),
         "model's weights": Target("model/encoder/*.h5", use_folder, check_folder, is_named=False),
     }

@@ -34,5 +34,5 @@ def test_no_flipped_byte_changes_a_result_unseen(made: Path, name: str, target: 
     assert not crashed
     assert not outcomes["silent"]
     assert outcomes["found"] + outcomes["harmless"] == FLIPS
-    if target.is_named:
-        assert outcomes["verify found"] == FLIPS
+    if name != "scan.sqlite":  # which is made anew, whoever opens it
+        assert outcomes["verify found"] >= (FLIPS if target.is_named else outcomes["found"])
