@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
 # From the first signal to the end, wherever the process hangs; a second signal ends it at once.
-GRACE_SECONDS: Final = 1.8
+GRACE_SECONDS: Final = 1.5
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 

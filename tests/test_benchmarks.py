@@ -140,6 +140,12 @@ def test_predict() -> None:
         }
 
 
+def test_threads() -> None:
+    result = run("threads.py", "--quick")
+    assert all(len(found) == 1 and found[0] > 0 for found in result["images_per_second"].values())
+    assert list(result["over_one_thread"]) == ["2", "4", "8"]
+
+
 def test_train_head_command() -> None:
     assert run("train_head_command.py", "--quick")["tensorflow_loaded"] is False
 
