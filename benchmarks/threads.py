@@ -1,7 +1,7 @@
 """How many images a second one ``Classifier`` classifies for one thread and for several.
 
-Every thread calls ``predict`` with one image at a time, as a web server does; all numbers of threads
-take turns in one process. The peer is one thread.
+Every thread calls ``predict`` with one image at a time, as a web server does; all numbers of
+threads take turns in one process. The peer is one thread.
 
 Usage: python benchmarks/threads.py [--images 96] [--engine auto] [--quick]
 """
@@ -52,8 +52,9 @@ def prepared(options: argparse.Namespace, work: Path) -> tuple[pipeline.Classifi
     photos = photo_folder(work, options.images, options.seed)
     store, run = work / "store", work / "run"
     flags = ("--weights", "random", "--image-size", options.image_size, "--store", store)
-    command("-m", "pipeline", "extract", photos, *flags)
-    command("-m", "pipeline", "train-head", "--store", store, "--run", run, "--head", "logreg")
+    command("-m", "pipeline", "extract", photos, *flags, "--json", "--quiet")
+    heads = ("--run", run, "--head", "logreg", "--json", "--quiet")
+    command("-m", "pipeline", "train-head", "--store", store, *heads)
     classifier = pipeline.Classifier.load(run, engine=options.engine)
     paths = sorted(str(path) for path in photos.rglob("*.jpg"))
     classifier.predict(paths[:4])
