@@ -370,6 +370,7 @@ def test_a_finetuned_network_in_every_format(tmp_path: Path) -> None:
     (kept,) = (tmp_path / "run/finetune").glob("*.h5")
     place = tmp_path / "run/heads/finetune/probabilities.npy"
     np.save(place, np.roll(np.load(place), 1, axis=0))
+    list_heads(tmp_path / "run")
     options = options_of(tmp_path, tmp_path / "out.keras", "keras", head="finetune",
                          weights=weights)  # fmt: skip
     with pytest.raises(StaleFeaturesError, match="The fine-tuned network differs"):
