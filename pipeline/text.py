@@ -85,15 +85,18 @@ def _head_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def compare(result: Mapping[str, Any]) -> list[str]:
     """Show the leaderboard of several runs, one for each group that shares test images."""
-    lines = [line for group in result["groups"] for line in ("", *_of_group(group))][1:]
+    several = sum(len(group["runs"]) for group in result["groups"]) > 1
+    lines = [
+        line for group in result["groups"] for line in ("", *_of_group(group, several=several))
+    ][1:]
     lines += [f"Left out: {item['run']}: {item['reason']}" for item in result["left_out"]]
     if len(result["groups"]) > 1:
         lines.append("Runs of different leaderboards share no test image")
     return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
 
 
-def _of_group(group: Mapping[str, Any]) -> list[str]:
-    several = len(group["runs"]) > 1
+def _of_group(group: Mapping[str, Any], *, several: bool) -> list[str]:
+    """Show one leaderboard; where there are several runs, which one each head is of."""
     rows = [
         {**row, "head": (f"{row['run']}:" if several else "") + row["head"] + " *" * row["best"]}
         for row in group["rows"]

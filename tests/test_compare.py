@@ -173,6 +173,8 @@ def test_runs_without_common_test_images_are_in_leaderboards_of_their_own(
     said = capsys.readouterr().out
     assert said.count("Accuracy on") == 2
     assert "share no test image" in said
+    for head in (line.split()[0] for line in said.splitlines() if " * " in line):
+        assert head.startswith("runs/"), "of which run?"
 
 
 def test_what_is_no_run_is_named_and_left_out_of_several(
