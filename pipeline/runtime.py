@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,8 @@ from pipeline.machine import processors
 
 # Backends of Keras that networks are built and trained on, the default first.
 BACKENDS: Final = ("tensorflow", "jax")
+# The dense head is plain operations, which NumPy has as well.
+HEAD_BACKENDS: Final = (*BACKENDS, "numpy")
 
 _QUIET: Final = "TF_CPP_MIN_LOG_LEVEL"
 _NOISE: Final = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} )")
@@ -43,13 +45,13 @@ _FIXED_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
 def import_keras() -> ModuleType:
     """Import Keras with float32 meaning float32 and GPU memory growing as needed.
 
-    Works with each of ``BACKENDS`` (``KERAS_BACKEND``); what only TensorFlow needs is done only
-    where TensorFlow is the backend.
+    Works with each of ``HEAD_BACKENDS`` (``KERAS_BACKEND``), networks with each of ``BACKENDS``;
+    what only TensorFlow needs is done only where TensorFlow is the backend.
 
     Raises:
         EngineUnavailableError: Keras is set to another backend.
     """
-    require_backend()
+    require_backend(HEAD_BACKENDS)
     os.environ.update(_FIXED_ENVIRONMENT)
     if "keras" in sys.modules:
         keras = importlib.import_module("keras")
@@ -69,15 +71,18 @@ def backend_name() -> str:
     return os.environ.get("KERAS_BACKEND") or _configured_backend()
 
 
-def require_backend() -> None:
-    """Refuse a Keras backend that nothing here is made for, without importing Keras.
+def require_backend(known: Sequence[str] = BACKENDS) -> None:
+    """Refuse a Keras backend that is not made for what is asked, without importing Keras.
+
+    Args:
+        known: The backends that will do.
 
     Raises:
         EngineUnavailableError: It is another one, or not installed; says where it is set.
     """
     name = backend_name()
-    expected = " or ".join(BACKENDS)
-    if name not in BACKENDS:
+    expected = " or ".join(known)
+    if name not in known:
         raise EngineUnavailableError(
             f"Expected Keras on {expected}. Received: {name!r}, by {_place_of_backend()}.",
             hint=f"Set KERAS_BACKEND={BACKENDS[0]} for this command.",

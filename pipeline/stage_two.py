@@ -194,7 +194,7 @@ def create_heads(
         EngineUnavailableError: A head needs Keras, which is set to a backend of no use.
     """
     if heads.ON_KERAS.intersection(names):
-        runtime.require_backend()
+        runtime.require_backend(runtime.HEAD_BACKENDS)
     fixed = heads.PRESETS[preset] if preset else {}
     for name in parameters:
         if not heads.is_known(name):

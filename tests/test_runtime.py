@@ -26,7 +26,8 @@ def before_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["torch", "numpy", "openvino", "nonsense", "TensorFlow", " jax"])
 def test_backends_of_no_use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", name)
-    for refused in (runtime.require_backend, runtime.import_keras):
+    # The dense head is plain operations, which NumPy has as well.
+    for refused in (runtime.require_backend, runtime.import_keras)[: 1 if name == "numpy" else 2]:
         with pytest.raises(EngineUnavailableError, match="tensorflow or jax") as caught:
             refused()
         assert f"{name!r}, by KERAS_BACKEND" in caught.value.message
