@@ -142,6 +142,9 @@ def paired_difference(
     if is_real != (low > 0):
         end = _conditional_low(only_first, only_second, n, comparisons)
         low = max(end, sys.float_info.min) if is_real else min(end, 0.0)
+    if comparisons > 1:
+        # The two may take that end from different intervals; together is never narrower than alone.
+        low = min(low, paired_difference(only_first, only_second, n)[0])
     return low, high
 
 

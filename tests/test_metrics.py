@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as reference
@@ -88,6 +88,7 @@ shares = st.one_of(st.floats(0, 1), st.floats(0, 0.1))
 
 @given(st.integers(1, 3000), shares, shares, st.integers(1, 200))
 @settings(max_examples=300, deadline=None)
+@example(6, 0.0, 0.75, 3)
 def test_a_difference_is_real_if_and_only_if_its_interval_leaves_out_zero(
     n: int, first: float, second: float, comparisons: int
 ) -> None:
