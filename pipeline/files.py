@@ -227,11 +227,13 @@ def _held(path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter) -
     """Hold a lock of one kind of ``fcntl``."""
     is_held = False
     while not is_held:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a")
-        except FileNotFoundError:  # whoever held it before deleted the folder
-            continue
+        except (FileExistsError, FileNotFoundError):
+            if path.parent.exists() and not path.parent.is_dir():
+                raise
+            continue  # whoever held it before deleted the folder meanwhile
         with file:
             _lock(file.fileno(), path, kind, busy, wait=wait, reporter=reporter)
             # Whoever held it before may have deleted the file: the next one makes another.
