@@ -180,10 +180,15 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def foreign(folder: Path, own: Collection[str]) -> list[str]:
-    """Return the names in a folder of ours that are neither ``own`` nor temporary, sorted."""
-    return sorted(
-        item.name for item in folder.iterdir() if item.name not in own and not _is_temporary(item)
-    )
+    """Return the names in a folder of ours that are neither ``own`` nor temporary, sorted.
+
+    Nothing is in a folder that is gone, which another process may have deleted a moment ago.
+    """
+    try:
+        found = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    return sorted(item.name for item in found if item.name not in own and not _is_temporary(item))
 
 
 @contextmanager
