@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline import engines, machine, run_backbone, views
 from pipeline.encoder import Encoder
-from pipeline.errors import DecodeError, PipelineError
+from pipeline.errors import DecodeError
 from pipeline.extract import DRIFT_TOLERANCE, in_threads, read_bytes
 from pipeline.images import Pixels
 from pipeline.manifest import OK
@@ -162,7 +162,7 @@ def _pixels(key: bytes, files: Mapping[bytes, Path], view: str, size: int) -> Pi
         if hashlib.sha256(data).hexdigest().encode() != key:
             return None
         return views.pixels(data, key.decode(), [view], size)[view]
-    except (DecodeError, PipelineError):
+    except DecodeError:
         return None
 
 
