@@ -14,7 +14,6 @@ from pipeline.folder_tree import Tree, may_be_image, parent
 from pipeline.manifest import Manifest, listing_of
 from pipeline.split_names import splits_of
 
-
 _HINT: Final = "Give a folder with one sub-folder of images a class."
 
 
