@@ -97,7 +97,7 @@ def test_an_opened_photo_stands_upright(way: int) -> None:
         np.zeros((4, 4, 3)), [np.zeros((4, 4, 3), np.float32)], np.zeros(5), [[1, 2], [3, 4]],
         io.BytesIO(b"x"), np.zeros((2, 4, 4, 3), np.float32),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_anything_else_is_a_type_error(classifier: Classifier, value: Any) -> None:
     with pytest.raises(TypeError, match="Expected paths") as caught:
