@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from pipeline import machine
-from pipeline.provenance import provenance
+from pipeline.system import machine
+from pipeline.system.provenance import provenance
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

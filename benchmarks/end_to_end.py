@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from common import ROOT, command, note, photo_folder, ratio, report
 
-from pipeline import engines, machine
+from pipeline import engines
+from pipeline.system import machine
 
 HERE = ROOT / "benchmarks"
 

@@ -24,8 +24,8 @@ from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_data import Photos
 from pipeline.manifest import Manifest
-from pipeline.reporting import Silence
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
+from pipeline.system.progress import Silence
 
 CLASSES = 4
 

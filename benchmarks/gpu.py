@@ -13,8 +13,8 @@ from pathlib import Path
 
 from common import ROOT, command, note, photo_folder, report
 
-from pipeline import machine, runtime
 from pipeline.images import decode
+from pipeline.system import keras_setup, machine
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    if not machine.has_gpu() or runtime.gpu_name() is None:
+    if not machine.has_gpu() or keras_setup.gpu_name() is None:
         sys.exit("No GPU that Keras can use: nothing to measure.")
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)

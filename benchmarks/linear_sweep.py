@@ -15,7 +15,7 @@ from common import note, ratio, report
 
 from pipeline.heads.linear import LinearHead
 from pipeline.heads.scaler import FeatureScaler
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 
 def main() -> None:

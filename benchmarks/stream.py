@@ -19,10 +19,10 @@ import numpy as np
 from common import note, report
 
 from pipeline.heads.linear import LinearHead
-from pipeline.runtime import import_keras
 from pipeline.shard_set import SHARD_ROWS
 from pipeline.store import Store
 from pipeline.stored_features import StoredFeatures
+from pipeline.system.keras_setup import import_keras
 
 
 def main() -> None:

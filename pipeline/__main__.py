@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from pipeline import interrupts, streams
+from pipeline.system import interrupts, streams
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import HeadNotTrainableError
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -24,7 +24,7 @@ from pipeline import weights as weight_files
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.images import DECODER
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 from pipeline.weights import Variable
 
 # Seconds that a download may stand still. Without a limit, a firewall that drops packets would

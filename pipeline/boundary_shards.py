@@ -31,7 +31,7 @@ from pipeline.files import (
 from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset, set_text, text_of
 from pipeline.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
-from pipeline.reporting import Reporter
+from pipeline.system.progress import Reporter
 
 # What activations are made from, of a store: its identity, under this name.
 FEATURES: Final = "features"

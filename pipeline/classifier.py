@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, machine, trained_head, views
+from pipeline import engines, trained_head, views
 from pipeline.calibration import probabilities
 from pipeline.config import PredictOptions, default_of
 from pipeline.doctor import Clock
@@ -24,7 +24,8 @@ from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads
 from pipeline.image_inputs import ImageInput, listed
 from pipeline.option import expanded
-from pipeline.reporting import Bar, Silence
+from pipeline.system import machine
+from pipeline.system.progress import Bar, Silence
 from pipeline.views import PLAIN
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import

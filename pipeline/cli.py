@@ -12,14 +12,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
-from pipeline import config, streams
+from pipeline import config
 from pipeline._version import __version__
 from pipeline.commands import COMMANDS
 from pipeline.config import CommonOptions
 from pipeline.errors import ConfigError, PipelineError, hint_for
-from pipeline.interrupts import status_of
 from pipeline.option import Option, flag_of
-from pipeline.reporting import Bar
+from pipeline.system import streams
+from pipeline.system.interrupts import status_of
+from pipeline.system.progress import Bar
 
 DONE: Final = 0
 SKIPPED: Final = 1

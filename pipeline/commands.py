@@ -24,7 +24,7 @@ from pipeline.config import (
     VerifyOptions,
 )
 from pipeline.errors import ConfigError, StoreError
-from pipeline.reporting import Reporter
+from pipeline.system.progress import Reporter
 
 STARTED: Final = time.monotonic()
 

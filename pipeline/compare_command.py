@@ -18,11 +18,11 @@ from pipeline.dataset import prepare
 from pipeline.errors import ConfigError, RunError
 from pipeline.learning_curve import fit_on, is_right, nested
 from pipeline.manifest import OK, Manifest
-from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import features_of, rule_of
 from pipeline.store import Store
+from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train_head import fit_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import

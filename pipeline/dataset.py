@@ -19,7 +19,7 @@ from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.option import expanded
 from pipeline.splits import SPLITS, Moved
 from pipeline.store import Store
-from pipeline.wording import counted
+from pipeline.system.wording import counted
 
 
 @dataclass(frozen=True, slots=True)

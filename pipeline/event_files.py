@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.files import remove_leftovers, write_atomically
-from pipeline.runtime import tensorflow_writing
+from pipeline.system.keras_setup import tensorflow_writing
 
 _PREFIX: Final = "events.out.tfevents."
 _VERSION: Final = "brain.Event:2"

@@ -25,8 +25,8 @@ from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
 from pipeline.files import recover, rename_durably, set_aside, temporary_folder, write_json
-from pipeline.runtime import import_keras, tensorflow_writing
 from pipeline.stitch import Predict, cached_probabilities, runner
+from pipeline.system.keras_setup import import_keras, tensorflow_writing
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

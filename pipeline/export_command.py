@@ -12,17 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import (
-    assembly,
-    engines,
-    heads,
-    outputs,
-    run_backbone,
-    runtime,
-    stitch,
-    trained_head,
-    weights,
-)
+from pipeline import assembly, engines, heads, outputs, run_backbone, stitch, trained_head, weights
 from pipeline._version import __version__
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, ExportOptions
@@ -30,11 +20,12 @@ from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged
 from pipeline.files import recover, sha256_file
 from pipeline.model_folder import SCHEMA_VERSION
-from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.stitch import Agreement, Sample
 from pipeline.store import Store
-from pipeline.wording import counted
+from pipeline.system import keras_setup
+from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -194,8 +185,8 @@ def _checked(
         outputs.require_folder("OUT", out)
     if options.weights is not None:
         weights.require_source(options.weights)
-    runtime.require_backend()
-    backend = runtime.backend_name()
+    keras_setup.require_backend()
+    backend = keras_setup.backend_name()
     if form.needs_tensorflow and backend != "tensorflow":
         raise EngineUnavailableError(
             f"--format {options.format}: expected Keras on TensorFlow. "

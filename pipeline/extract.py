@@ -27,14 +27,14 @@ from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeat
 from pipeline.files import UnfitFileError, read_regular
 from pipeline.images import Pixels
 from pipeline.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
-from pipeline.reporting import Bar
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shard_writer import ShardWriter
 from pipeline.shards import Shard
 from pipeline.store import Store
+from pipeline.system.progress import Bar
+from pipeline.system.wording import counted
 from pipeline.views import PLAIN, pixels
-from pipeline.wording import counted
 
 # Stored features that are encoded again must agree this well, relative to the largest value:
 # engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import engines, machine, outputs
+from pipeline import engines, outputs
 from pipeline.config import CommonOptions, ExtractOptions
 from pipeline.dataset import notes_of
 from pipeline.doctor import Setting, diagnose
@@ -17,12 +17,13 @@ from pipeline.errors import ConfigError
 from pipeline.extract import Extraction
 from pipeline.labels import merged as merge_labels
 from pipeline.manifest import CONFLICT, Manifest
-from pipeline.reporting import Reporter
 from pipeline.scan_cache import ScanCache
 from pipeline.sources import scan
 from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.store import MANIFEST, Store
-from pipeline.wording import counted
+from pipeline.system import machine
+from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 # Batches timed for the estimate of --dry-run, after one that warms up.
 _TIMED_BATCHES: Final = 2

@@ -21,8 +21,8 @@ from pipeline.backbone import find
 from pipeline.config import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
 from pipeline.manifest import OK, Manifest, listing_of
-from pipeline.reporting import Silence
 from pipeline.stage_one import Network, fill, store_of
+from pipeline.system.progress import Silence
 
 _ROOT: Final = Path("/")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import StoreError
-from pipeline.reporting import Reporter, Silence
+from pipeline.system.progress import Reporter, Silence
 
 TEMPORARY_PREFIX: Final = ".tmp-"
 _REPLACED: Final = ".replaced"

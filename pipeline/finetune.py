@@ -30,7 +30,7 @@ from pipeline.finetune_steps import (
     compile_step,
     seed_random_layers,
 )
-from pipeline.reporting import Reporter
+from pipeline.system.progress import Reporter
 
 # The rate rises for one epoch, or for this share of all steps where that is less.
 WARM_UP_SHARE: Final = 0.1

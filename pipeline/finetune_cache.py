@@ -15,16 +15,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import boundary_shards, machine
+from pipeline import boundary_shards
 from pipeline.encoder import Encoder
 from pipeline.errors import MissingFeaturesError, PipelineError, RunError
 from pipeline.files import remove_leftovers
 from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows
 from pipeline.finetune_views import Turns
 from pipeline.key_index import KeyIndex
-from pipeline.reporting import Reporter
 from pipeline.scan_cache import ScanCache
 from pipeline.shards import Keys, Shard
+from pipeline.system import machine
+from pipeline.system.progress import Reporter
 from pipeline.views import PLAIN
 
 # A killed run loses no more than this much work, in bytes of activations.

@@ -20,7 +20,6 @@ from pipeline import (
     heads,
     outputs,
     places,
-    runtime,
     views,
     weights,
 )
@@ -45,11 +44,12 @@ from pipeline.finetune_source import open_source
 from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
 from pipeline.option import flag_of
-from pipeline.reporting import Reporter
 from pipeline.run import FINETUNED, Run
 from pipeline.run_lock import reserved
 from pipeline.run_places import apart_from_places
 from pipeline.stage_two import result_of
+from pipeline.system import keras_setup
+from pipeline.system.progress import Reporter
 
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
 SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
@@ -146,7 +146,7 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
         raise ConfigError(
             "finetune: expected RUN.", hint="For example: pipeline finetune runs/sample"
         )
-    runtime.require_backend()
+    keras_setup.require_backend()
     views.check(options.views)
     outputs.require_folder("--run", _path_of(options))
     if options.weights is not None:
@@ -157,7 +157,7 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
             f"that nothing can be cached. Received: {', '.join(options.views)}.",
             hint="Leave out one of the two.",
         )
-    if options.precision != "float32" and runtime.gpu_name() is None:
+    if options.precision != "float32" and keras_setup.gpu_name() is None:
         raise ConfigError(
             f"--precision: expected float32, in which fine-tuning computes on a processor. "
             f"Received: {options.precision!r}.",

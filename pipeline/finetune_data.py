@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, images, machine, run_backbone, views
+from pipeline import assembly, images, run_backbone, views
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import FinetuneOptions
 from pipeline.dataset import Examples
@@ -30,9 +30,10 @@ from pipeline.files import read_regular
 from pipeline.finetune_views import Turns
 from pipeline.images import Pixels
 from pipeline.manifest import Manifest
-from pipeline.reporting import Reporter
 from pipeline.run import Run, best
 from pipeline.store import Store
+from pipeline.system import machine
+from pipeline.system.progress import Reporter
 from pipeline.trained_head import fitted_head, head_name
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import ConfigError
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 from pipeline.weights import stable_names
 
 ALL: Final = "all"

@@ -15,8 +15,8 @@ from pipeline.finetune_cache import BoundaryCache, CachedViews
 from pipeline.finetune_data import Origin, Photos, Source
 from pipeline.finetune_model import Surgery
 from pipeline.finetune_views import Turns
-from pipeline.reporting import Reporter
 from pipeline.store import Store
+from pipeline.system.progress import Reporter
 from pipeline.views import PLAIN
 
 

@@ -19,9 +19,9 @@ from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
 from pipeline.finetune_steps import compile_forward
 from pipeline.learning_curve import head_room
-from pipeline.reporting import Reporter
 from pipeline.stage_two import features_of
-from pipeline.wording import counted
+from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 # Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
 # largest feature. Where numbers are kept or computed in 16 bits, by what these lose.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.finetune_model import assign
-from pipeline.runtime import gpu_name, import_keras
+from pipeline.system.keras_setup import gpu_name, import_keras
 
 # What each optimizer takes of a kernel, times the rate, at every step. Biases, and the scale and
 # shift of normalizations, are left alone.

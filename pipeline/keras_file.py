@@ -24,7 +24,7 @@ from pipeline import hdf5, network_shapes
 from pipeline.config import PREPROCESSINGS, canonical_json
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import open_regular
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 SUFFIX: Final = ".keras"
 # What the name of a network from a file begins with, in an identity.

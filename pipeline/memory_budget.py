@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline import machine
+from pipeline.system import machine
 
 # A quarter: the network, its batches and the other programs of the machine need the rest.
 _PART: Final = 4

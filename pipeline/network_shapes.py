@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pipeline.config import ExtractOptions, options_of
 from pipeline.errors import ConfigError
-from pipeline.wording import counted
+from pipeline.system.wording import counted
 
 Shape = tuple[int | None, ...]
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.errors import ConfigError
 from pipeline.files import recover, temporary_sibling
-from pipeline.reporting import Reporter
+from pipeline.system.progress import Reporter
 
 _ANOTHER: Final = "Choose another place."
 

@@ -15,9 +15,9 @@ from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.files import write_atomically
-from pipeline.reporting import Reporter
 from pipeline.sources import walk
-from pipeline.wording import counted
+from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 # Columns of each class that is listed.
 _PLACE: Final = ("label", "probability")

@@ -13,17 +13,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, machine, run_backbone, views
+from pipeline import engines, run_backbone, views
 from pipeline.encoder import Encoder
 from pipeline.errors import DecodeError
 from pipeline.extract import DRIFT_TOLERANCE, in_threads, read_bytes
 from pipeline.images import Pixels
 from pipeline.manifest import OK
 from pipeline.problems import Problem, without
-from pipeline.reporting import Reporter
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Shard
 from pipeline.store import Store
+from pipeline.system import machine
+from pipeline.system.progress import Reporter
 
 _BATCH: Final = 32
 _SEED: Final = 0

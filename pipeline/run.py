@@ -29,10 +29,10 @@ from pipeline.files import (
     temporary_sibling,
 )
 from pipeline.manifest import Manifest
-from pipeline.provenance import provenance
-from pipeline.reporting import Reporter
 from pipeline.run_record import DIGESTS, RECORD, damaged, require_as_written
 from pipeline.run_record import FINETUNED as FINETUNED
+from pipeline.system.progress import Reporter
+from pipeline.system.provenance import provenance
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import exclusive
-from pipeline.reporting import Reporter
 from pipeline.run import FINETUNED, Run
+from pipeline.system.progress import Reporter
 
 
 @contextmanager

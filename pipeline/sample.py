@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.wording import counted
+from pipeline.system.wording import counted
 
 CLASSES: Final = 10
 

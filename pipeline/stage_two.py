@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heads, machine, outputs, places, runtime
+from pipeline import heads, outputs, places
 from pipeline.compare import compare
 from pipeline.config import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
 from pipeline.errors import ConfigError, ManifestError, mention
-from pipeline.reporting import Reporter
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.store import Store
 from pipeline.stored_features import StoredFeatures
-from pipeline.wording import counted
+from pipeline.system import keras_setup, machine
+from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -194,7 +195,7 @@ def create_heads(
         EngineUnavailableError: A head needs Keras, which is set to a backend of no use.
     """
     if heads.ON_KERAS.intersection(names):
-        runtime.require_backend(runtime.HEAD_BACKENDS)
+        keras_setup.require_backend(keras_setup.HEAD_BACKENDS)
     fixed = heads.PRESETS[preset] if preset else {}
     for name in parameters:
         if not heads.is_known(name):

@@ -22,9 +22,9 @@ from pipeline.errors import DecodeError, PipelineError, RunError, StaleFeaturesE
 from pipeline.files import read_regular
 from pipeline.manifest import Manifest
 from pipeline.run import Run
-from pipeline.runtime import import_keras
 from pipeline.split_features import SplitFeatures
 from pipeline.store import Store
+from pipeline.system.keras_setup import import_keras
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

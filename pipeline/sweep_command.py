@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import CommonOptions, SweepOptions, unknown_name
 from pipeline.heads import HEADS, is_known
 from pipeline.heads.grids import grid_of, settings_of
-from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run import FittedHead, Run
 from pipeline.run_lock import reserved
 from pipeline.scoring import parameters, plain, score_head
@@ -25,7 +24,8 @@ from pipeline.stage_two import (
     run_path,
 )
 from pipeline.sweep import Swept, Trial, lead, sweep_head
-from pipeline.wording import counted
+from pipeline.system.progress import Reporter, saying_warnings
+from pipeline.system.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.wording import counted
+from pipeline.system.wording import counted
 
 _ERRORS_SHOWN: Final = 10
 _CLASS: Final = ("class", "classes")

@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.config import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
-from pipeline.reporting import Reporter, saying_warnings
 from pipeline.run_lock import reserved
 from pipeline.stage_two import (
     HeadParameters,
@@ -19,6 +18,7 @@ from pipeline.stage_two import (
     result_of,
     run_path,
 )
+from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train_head import train_heads
 
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.reporting import Reporter
 from pipeline.run import FittedHead, Run
 from pipeline.scoring import Chosen, parameters, score_head
 from pipeline.split_features import SplitFeatures
+from pipeline.system.progress import Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

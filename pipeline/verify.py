@@ -20,7 +20,7 @@ from pipeline.problems import Problem, repaired, without
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Shard
 from pipeline.store import Store, lock
-from pipeline.wording import counted
+from pipeline.system.wording import counted
 
 _EXTRACT: Final = "Run extract again; only those are encoded."
 _DAMAGED: Final = ".damaged"

@@ -21,8 +21,8 @@ from pipeline.encoder import Encoder
 from pipeline.files import sha256_file
 from pipeline.manifest import Manifest
 from pipeline.records import write_record
-from pipeline.reporting import Silence
 from pipeline.store import Store
+from pipeline.system.progress import Silence
 
 DIM = 16
 PLANTED_DIM = 12

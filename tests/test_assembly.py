@@ -139,7 +139,7 @@ def test_other_heads_are_refused(name: str) -> None:
 @pytest.fixture(scope="module")
 def backbone() -> FrozenBackbone:
     """A small network with preprocessing, whose features depend on every pixel."""
-    from pipeline.runtime import import_keras
+    from pipeline.system.keras_setup import import_keras
 
     keras = import_keras()
     images = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="images")

@@ -16,8 +16,8 @@ from fakes import FakeEncoder, Notes, planted_store, write_classes
 
 from pipeline import boundary_shards, text
 from pipeline.errors import CorruptShardError
-from pipeline.reporting import Silence
 from pipeline.store import Store
+from pipeline.system.progress import Silence
 from pipeline.verify import verify
 
 KEY_DTYPE = "S64"

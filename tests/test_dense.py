@@ -313,7 +313,7 @@ import json, sys
 sys.path.insert(0, "tests")
 from test_dense import PLAIN, blobs
 from pipeline.heads.dense import DenseHead
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 X, y = blobs()
 head = DenseHead(**{**PLAIN, "dropout": float(sys.argv[1])}).fit(X, y)
 print(json.dumps([import_keras().backend.backend(), [w.tolist() for w in head.weights_]]))

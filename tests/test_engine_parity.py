@@ -15,12 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from pipeline import backbone, engines, machine
+from pipeline import backbone, engines
 from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Encoder
 from pipeline.engines import openvino as openvino_engine
 from pipeline.engines.graph import converted
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.system import machine
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -35,9 +35,9 @@ def test_auto_says_what_would_be_faster(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_auto_takes_keras_on_a_gpu_that_keras_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     at_hand(monkeypatch, gpu=True)
-    monkeypatch.setattr("pipeline.runtime.gpu_name", lambda: "GPU of a test")
+    monkeypatch.setattr("pipeline.system.keras_setup.gpu_name", lambda: "GPU of a test")
     assert engines.resolve("auto") == ("keras", "there is a GPU")
-    monkeypatch.setattr("pipeline.runtime.gpu_name", lambda: None)
+    monkeypatch.setattr("pipeline.system.keras_setup.gpu_name", lambda: None)
     engine, reason = engines.resolve("auto")
     assert engine == "openvino"
     assert "does not see the GPU" in reason
@@ -45,7 +45,7 @@ def test_auto_takes_keras_on_a_gpu_that_keras_sees(monkeypatch: pytest.MonkeyPat
 
 def test_auto_keeps_to_a_keras_backend_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     at_hand(monkeypatch, gpu=False)
-    monkeypatch.setattr("pipeline.runtime.backend_name", lambda: "jax")
+    monkeypatch.setattr("pipeline.system.keras_setup.backend_name", lambda: "jax")
     assert engines.resolve("auto") == ("keras", "Keras runs on jax")
 
 
@@ -98,7 +98,7 @@ def test_choosing_an_engine_imports_no_network_library() -> None:
 
 
 def at_hand(monkeypatch: pytest.MonkeyPatch, *, gpu: bool) -> None:
-    monkeypatch.setattr("pipeline.machine.has_gpu", lambda: gpu)
+    monkeypatch.setattr("pipeline.system.machine.has_gpu", lambda: gpu)
 
 
 def add_row(monkeypatch: pytest.MonkeyPatch, name: str, row: Engine) -> None:

@@ -19,7 +19,7 @@ from fakes import FakeEncoder, Notes, edit_head, edit_record, list_heads, write_
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import heads, images, machine, manifest, stitch
+from pipeline import heads, images, manifest, stitch
 from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config import CommonOptions, ExportOptions
@@ -35,9 +35,10 @@ from pipeline.errors import (
 from pipeline.export import FORMATS, require_free, size_of, staged
 from pipeline.export_command import export
 from pipeline.heads.head import Head
-from pipeline.reporting import Silence
 from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.system import machine
+from pipeline.system.progress import Silence
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -54,7 +55,7 @@ Model = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 
 def save_network(path: Path) -> None:
     """A small network, so that converting it takes a moment: a backbone from a file."""
-    from pipeline.runtime import import_keras
+    from pipeline.system.keras_setup import import_keras
 
     keras = import_keras()
     keras.utils.set_random_seed(4)
@@ -423,7 +424,7 @@ def test_on_jax_keras_files_are_written_and_other_formats_refused(
         "from pipeline.config import CommonOptions, ExportOptions\n"
         "from pipeline.errors import EngineUnavailableError\n"
         "from pipeline.export_command import export\n"
-        "from pipeline.reporting import Silence\n"
+        "from pipeline.system.progress import Silence\n"
         "run, weights = sys.argv[1:]\n"
         "def write(form, out):\n"
         "    options = ExportOptions(run=run, out=out, format=form, weights=weights, "
@@ -756,7 +757,7 @@ def test_runs_that_cannot_be_exported(projected: Path) -> None:
 def test_on_another_backend_formats_of_tensorflow_are_refused(
     projected: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.runtime.backend_name", lambda: "jax")
+    monkeypatch.setattr("pipeline.system.keras_setup.backend_name", lambda: "jax")
     with pytest.raises(EngineUnavailableError, match="KERAS_BACKEND=jax"):
         exported(ExportOptions(run="run", out=OUTS[form], format=form))
 

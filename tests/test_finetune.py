@@ -33,7 +33,6 @@ from pipeline import (
     finetune_command,
     finetune_steps,
     heads,
-    machine,
     text,
     weights,
 )
@@ -71,11 +70,12 @@ from pipeline.finetune_data import (
 )
 from pipeline.finetune_start import check_start
 from pipeline.manifest import Manifest
-from pipeline.reporting import Silence
 from pipeline.run import Run
-from pipeline.runtime import import_keras
 from pipeline.scan_cache import ScanCache
 from pipeline.store import Store
+from pipeline.system import machine
+from pipeline.system.keras_setup import import_keras
+from pipeline.system.progress import Silence
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -1264,7 +1264,7 @@ def finetune_process(folder: Path, run: str) -> subprocess.Popen[str]:
     code = (
         "from pipeline.finetune_command import finetune\n"
         "from pipeline.config import CommonOptions, FinetuneOptions\n"
-        "from pipeline.reporting import Silence\n"
+        "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run={run!r}, **{QUICK!r})\n"
         "finetune(options, CommonOptions(), Silence())\n"
     )

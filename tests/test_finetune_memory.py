@@ -18,7 +18,7 @@ from fakes import write_classes
 from pipeline.cli import main
 from pipeline.config import CommonOptions, FinetuneOptions
 from pipeline.finetune_command import finetune
-from pipeline.reporting import Silence
+from pipeline.system.progress import Silence
 
 ROOT = Path(__file__).parent.parent
 SIZE = 32

@@ -26,7 +26,7 @@ from pipeline.finetune_steps import adamw, compile_step, seed_random_layers
 from pipeline.heads.dense import DenseHead
 from pipeline.option import flag_of
 from pipeline.run import Run
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -543,7 +543,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
     code = (
         "from pipeline.finetune_command import finetune\n"
         "from pipeline.config import CommonOptions, FinetuneOptions\n"
-        "from pipeline.reporting import Silence\n"
+        "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run='killed', **{QUICK!r})\n"
         "finetune(options, CommonOptions(), Silence())\n"
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
-from pipeline import boundary_shards, event_files, finetune_source, machine, views, weights
+from pipeline import boundary_shards, event_files, finetune_source, views, weights
 from pipeline.cli import main
 from pipeline.errors import ConfigError, RunError
 from pipeline.finetune_cache import BoundaryCache, CachedViews
@@ -22,6 +22,7 @@ from pipeline.images import decode
 from pipeline.manifest import Manifest
 from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.system import machine
 from pipeline.verify import verify
 from pipeline.views import PLAIN
 

@@ -9,11 +9,12 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from pipeline import heads, machine
+from pipeline import heads
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.heads import linear, linear_bank
 from pipeline.heads.linear import LinearHead
 from pipeline.heads.scaler import FeatureScaler
+from pipeline.system import machine
 
 SWEEP = [
     {"learning_rate": rate, "weight_decay": decay}
@@ -245,7 +246,7 @@ def test_saved_head_predicts_the_same_bit_for_bit(
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_steps_equal_those_of_keras(optimizer: str, smoothing: float) -> None:
-    from pipeline.runtime import import_keras
+    from pipeline.system.keras_setup import import_keras
 
     keras = import_keras()
     X, y = blobs(n=256)

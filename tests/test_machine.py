@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import machine
+from pipeline.system import machine
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

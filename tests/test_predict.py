@@ -42,9 +42,9 @@ from pipeline.errors import (
 )
 from pipeline.files import sha256_file
 from pipeline.predict_command import list_files, predict
-from pipeline.reporting import Silence
 from pipeline.run import Run
 from pipeline.store import Store
+from pipeline.system.progress import Silence
 
 CLASSES = ("ant", "bee", "cow")
 FAST_HEADS = tuple(name for name in sorted(heads.HEADS) if name != "dense")
@@ -905,7 +905,7 @@ def test_weights_given_are_checked_by_digest(real: Path, tmp_path: Path) -> None
 
 def save_network(path: Path, kernel: int) -> None:
     """A small network of one's own."""
-    from pipeline.runtime import import_keras
+    from pipeline.system.keras_setup import import_keras
 
     keras = import_keras()
     keras.utils.set_random_seed(4)

@@ -18,10 +18,10 @@ from pipeline import sweep_command, train_command
 from pipeline.config import CommonOptions, SweepOptions, TrainHeadOptions
 from pipeline.errors import RunError, StoreError
 from pipeline.files import exclusive
-from pipeline.reporting import Silence
 from pipeline.run import Run
 from pipeline.run_lock import reserved
 from pipeline.store import Store
+from pipeline.system.progress import Silence
 
 
 @pytest.fixture

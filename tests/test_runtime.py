@@ -8,8 +8,8 @@ import pytest
 from conftest import Command
 from fakes import planted_store, write_classes
 
-from pipeline import runtime
 from pipeline.errors import EngineUnavailableError
+from pipeline.system import keras_setup
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,9 @@ def before_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_backends_of_no_use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", name)
     # The dense head is plain operations, which NumPy has as well.
-    for refused in (runtime.require_backend, runtime.import_keras)[: 1 if name == "numpy" else 2]:
+    for refused in (keras_setup.require_backend, keras_setup.import_keras)[
+        : 1 if name == "numpy" else 2
+    ]:
         with pytest.raises(EngineUnavailableError, match="tensorflow or jax") as caught:
             refused()
         assert f"{name!r}, by KERAS_BACKEND" in caught.value.message
@@ -46,19 +48,19 @@ def test_the_file_that_sets_it_is_named(
         folder.mkdir()
     (folder / "keras.json").write_text(json.dumps({"backend": "torch"}))
     with pytest.raises(EngineUnavailableError, match=str(folder / "keras.json")):
-        runtime.require_backend()
+        keras_setup.require_backend()
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    runtime.require_backend()
+    keras_setup.require_backend()
 
 
 def test_backends_that_are_installed_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime.require_backend()
+    keras_setup.require_backend()
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    monkeypatch.setattr(runtime, "find_spec", lambda name: object())
-    runtime.require_backend()
-    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    monkeypatch.setattr(keras_setup, "find_spec", lambda name: object())
+    keras_setup.require_backend()
+    monkeypatch.setattr(keras_setup, "find_spec", lambda name: None)
     with pytest.raises(EngineUnavailableError, match="not installed") as caught:
-        runtime.require_backend()
+        keras_setup.require_backend()
     assert "pip install jax" in caught.value.hint
 
 

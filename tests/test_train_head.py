@@ -418,7 +418,7 @@ def test_features_that_do_not_fit_stay_on_disk(
     command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = train(command, "--head", "linear", "--head", "ridge")
-    monkeypatch.setattr("pipeline.machine.free_memory", lambda: 1000)
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 1000)
     arguments = ("train-head", "--store", "store", "--run", "streamed")
     status, result = command(*arguments, "--head", "linear", "--head", "ridge")
     assert status == 0, result
@@ -435,7 +435,7 @@ def test_features_that_do_not_fit_stay_on_disk(
 def test_views_that_do_not_fit_are_refused(
     command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.machine.free_memory", lambda: 1000)
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 1000)
     status, result = command("train-head", "--store", "store", "--run", "run", "--head", "ridge",
                              "--average", "flip")  # fmt: skip
     assert status == 2

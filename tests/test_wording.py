@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline import text
-from pipeline.wording import counted
+from pipeline.system.wording import counted
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
-from pipeline import machine, runtime
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import unknown_name
 from pipeline.encoder import Encoder
 from pipeline.errors import EngineUnavailableError, PipelineError
+from pipeline.system import keras_setup, machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,10 @@ def resolve(name: str) -> tuple[str, str]:
     if name != "auto":
         return _installed(name), "asked for"
     has_gpu = machine.has_gpu()
-    if has_gpu and _is_installed("keras") and runtime.gpu_name():
+    if has_gpu and _is_installed("keras") and keras_setup.gpu_name():
         return "keras", "there is a GPU"
     unused = "; Keras does not see the GPU that is there" if has_gpu else ""
-    backend = runtime.backend_name()
+    backend = keras_setup.backend_name()
     if backend != "tensorflow":
         return _installed("keras"), f"Keras runs on {backend}{unused}"
     found = [engine for engine in FASTEST_FIRST if _is_installed(engine)]
@@ -132,7 +132,7 @@ def _installed(name: str) -> str:
     if missing:
         raise _unavailable(name, f"no module {missing[0]!r}")
     if name == "keras":
-        runtime.require_backend()
+        keras_setup.require_backend()
     return name
 
 

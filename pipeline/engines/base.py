@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from pipeline import machine
 from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Encoder, Features, Images
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.system import machine
 
 
 class EngineEncoder(Encoder):

@@ -11,7 +11,7 @@ from pipeline import weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import EngineUnavailableError
 from pipeline.files import sha256_file, write_atomically
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 OUTPUT: Final = "features"
 

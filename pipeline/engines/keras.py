@@ -17,7 +17,7 @@ from pipeline.engines.base import (
     readable_errors,
     require_precision,
 )
-from pipeline.runtime import gpu_name, import_keras
+from pipeline.system.keras_setup import gpu_name, import_keras
 
 # From this size on, the weights become constants of the graph, so that BatchNorm is folded into
 # the convolutions: 42 instead of 34 images a second at 224 pixels on two cores, for four seconds

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import machine
 from pipeline.backbone import FrozenBackbone
 from pipeline.encoder import Images, Pending
 from pipeline.engines.base import (
@@ -20,6 +19,7 @@ from pipeline.engines.base import (
 )
 from pipeline.engines.graph import converted, frozen_graph
 from pipeline.errors import PipelineError
+from pipeline.system import machine
 
 # Operators of ONNX as of 2022: every runtime that is still in use has them.
 OPSET: Final = 17

@@ -23,7 +23,7 @@ from pipeline.heads.head import (
     is_number,
 )
 from pipeline.heads.scaler import FeatureScaler, scale_into
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 # Weights, of all heads, up to which heads share a pass: with Adam's two moments 15 MB. Beyond the
 # processor's cache each step waits for memory, and heads are faster one at a time.

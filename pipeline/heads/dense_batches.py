@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.heads.dense_steps import BETA_1, BETA_2, Steps
 from pipeline.heads.rows import WINDOW_ROWS, Block, is_stream, shuffled
 from pipeline.heads.scaler import scale_into
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 Array = NDArray[np.float32]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 # Adam's constants, as in Keras.
 BETA_1: Final = 0.9

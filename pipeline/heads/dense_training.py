@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import PipelineError
 from pipeline.heads.dense_batches import Planner, Recipe, Rows
 from pipeline.heads.dense_steps import State, compiled
-from pipeline.runtime import import_keras
+from pipeline.system.keras_setup import import_keras
 
 Array = NDArray[np.float32]
 

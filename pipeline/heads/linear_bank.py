@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from pipeline import machine
 from pipeline.heads import rows
 from pipeline.heads.scaler import FeatureScaler, scale_into
+from pipeline.system import machine
 
 Array = NDArray[np.float32]
 

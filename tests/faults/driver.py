@@ -256,7 +256,7 @@ class Trial:
             act()
             status = 0
         except KeyboardInterrupt as interrupt:  # before the command line saw it
-            from pipeline.interrupts import status_of
+            from pipeline.system.interrupts import status_of
 
             status = status_of(interrupt)
         except BaseException:
@@ -340,7 +340,7 @@ def load_everything(*, is_real: bool) -> None:
     _warm_up()
     if is_real:
         import pipeline.finetune_command  # noqa: F401
-        from pipeline.runtime import import_keras
+        from pipeline.system.keras_setup import import_keras
 
         import_keras()
     else:
@@ -355,7 +355,7 @@ def _warm_up() -> None:
     import tqdm  # noqa: F401
     from PIL import Image
 
-    from pipeline.provenance import provenance
+    from pipeline.system.provenance import provenance
 
     Image.init()
     importlib.metadata.version = functools.cache(importlib.metadata.version)

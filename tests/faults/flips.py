@@ -28,10 +28,10 @@ from pipeline.dataset import load
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_file
 from pipeline.finetune_checkpoint import Arrays, Progress
-from pipeline.reporting import Silence
 from pipeline.run import FINETUNED, Run
 from pipeline.stage_two import create_heads, open_run, prepare_data
 from pipeline.store import Store
+from pipeline.system.progress import Silence
 from pipeline.train_command import train_head
 from pipeline.verify import verify
 from pipeline.verify_run import verify_folder, verify_run

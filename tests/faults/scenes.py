@@ -276,7 +276,7 @@ def replace_network() -> None:
 
 def save_small_network() -> None:
     """Write a small network of Keras."""
-    from pipeline.runtime import import_keras
+    from pipeline.system.keras_setup import import_keras
 
     keras = import_keras()
     keras.utils.set_random_seed(4)

@@ -18,7 +18,7 @@ from types import MappingProxyType, ModuleType
 from typing import Final
 
 from pipeline.errors import EngineUnavailableError
-from pipeline.machine import processors
+from pipeline.system.machine import processors
 
 # Backends of Keras that networks are built and trained on, the default first.
 BACKENDS: Final = ("tensorflow", "jax")
