@@ -19,7 +19,7 @@ from common import note, photo_folder, ratio, report
 
 from pipeline import backbone, engines
 from pipeline import finetune_model as surgery_of
-from pipeline.files import sha256_file
+from pipeline.files.atomic import sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_data import Photos

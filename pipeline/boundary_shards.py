@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import row_sums
 from pipeline.config import canonical_json
 from pipeline.errors import CorruptShardError, StoreError
-from pipeline.files import (
+from pipeline.files.arrays import row_sums
+from pipeline.files.atomic import (
     UnfitFileError,
     exclusive,
     remove_leftovers,
@@ -28,8 +28,8 @@ from pipeline.files import (
     shared,
     temporary_sibling,
 )
-from pipeline.hdf5 import HDF5_ERRORS, opened, plain_dataset, set_text, text_of
-from pipeline.hdf5_writer import writing
+from pipeline.files.hdf5 import HDF5_ERRORS, opened, plain_dataset, set_text, text_of
+from pipeline.files.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
 from pipeline.system.progress import Reporter
 

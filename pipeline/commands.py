@@ -36,7 +36,7 @@ def sample(
     options: SampleOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Write the sample data set."""
-    from pipeline import outputs
+    from pipeline.files import outputs
     from pipeline.sample import write_sample
 
     _require("OUT", options.out)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.files import remove_leftovers, write_atomically
+from pipeline.files.atomic import remove_leftovers, write_atomically
 from pipeline.system.keras_setup import tensorflow_writing
 
 _PREFIX: Final = "events.out.tfevents."

@@ -24,7 +24,7 @@ from pipeline.backbone import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
-from pipeline.files import recover, rename_durably, set_aside, temporary_folder, write_json
+from pipeline.files.atomic import recover, rename_durably, set_aside, temporary_folder, write_json
 from pipeline.stitch import Predict, cached_probabilities, runner
 from pipeline.system.keras_setup import import_keras, tensorflow_writing
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, engines, heads, outputs, run_backbone, stitch, trained_head, weights
+from pipeline import assembly, engines, heads, run_backbone, stitch, trained_head, weights
 from pipeline._version import __version__
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged
-from pipeline.files import recover, sha256_file
+from pipeline.files import outputs
+from pipeline.files.atomic import recover, sha256_file
 from pipeline.model_folder import SCHEMA_VERSION
 from pipeline.run import Run
 from pipeline.stitch import Agreement, Sample

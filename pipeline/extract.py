@@ -24,7 +24,7 @@ from pipeline.doctor import Clock
 from pipeline.encoder import Encoder, Features
 from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
-from pipeline.files import UnfitFileError, read_regular
+from pipeline.files.atomic import UnfitFileError, read_regular
 from pipeline.images import Pixels
 from pipeline.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
 from pipeline.scan_cache import ScanCache

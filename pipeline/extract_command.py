@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import engines, outputs
+from pipeline import engines
 from pipeline.config import CommonOptions, ExtractOptions
 from pipeline.dataset import notes_of
 from pipeline.doctor import Setting, diagnose
 from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.extract import Extraction
+from pipeline.files import outputs
 from pipeline.labels import merged as merge_labels
 from pipeline.manifest import CONFLICT, Manifest
 from pipeline.scan_cache import ScanCache

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline import boundary_shards
 from pipeline.encoder import Encoder
 from pipeline.errors import MissingFeaturesError, PipelineError, RunError
-from pipeline.files import remove_leftovers
+from pipeline.files.atomic import remove_leftovers
 from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows
 from pipeline.finetune_views import Turns
 from pipeline.key_index import KeyIndex

@@ -13,20 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import (
-    assembly,
-    event_files,
-    finetune_checkpoint,
-    heads,
-    outputs,
-    places,
-    views,
-    weights,
-)
+from pipeline import assembly, event_files, finetune_checkpoint, heads, views, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.config import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
-from pipeline.files import sha256_file
+from pipeline.files import outputs, places
+from pipeline.files.atomic import sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
 from pipeline.finetune_model import (

@@ -26,7 +26,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     mention,
 )
-from pipeline.files import read_regular
+from pipeline.files.atomic import read_regular
 from pipeline.finetune_views import Turns
 from pipeline.images import Pixels
 from pipeline.manifest import Manifest

@@ -20,10 +20,11 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from pipeline import hdf5, network_shapes
+from pipeline import network_shapes
 from pipeline.config import PREPROCESSINGS, canonical_json
 from pipeline.errors import ConfigError, WeightsUnavailableError
-from pipeline.files import open_regular
+from pipeline.files import hdf5
+from pipeline.files.atomic import open_regular
 from pipeline.system.keras_setup import import_keras
 
 SUFFIX: Final = ".keras"

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError
-from pipeline.files import write_atomically
+from pipeline.files.atomic import write_atomically
+from pipeline.files.table import Row, read_table
 from pipeline.split_names import splits_of
-from pipeline.table import Row, read_table
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
 OK: Final = "ok"

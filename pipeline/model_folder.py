@@ -11,10 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import backbone, files, heads, weights
+from pipeline import backbone, heads, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
-from pipeline.records import Kind, misfit, read_record, write_record
+from pipeline.files import atomic
+from pipeline.files.records import Kind, misfit, read_record, write_record
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -108,7 +109,7 @@ def write(
             f"Expected a head that can be saved. Received: {not_saved}",
             hint="Choose another --head.",
         )
-    digests = {name: files.sha256_file(path / name) for name in _LISTED if (path / name).exists()}
+    digests = {name: atomic.sha256_file(path / name) for name in _LISTED if (path / name).exists()}
     write_record(path / RECORD, {**metadata, _DIGESTS: digests}, version=SCHEMA_VERSION)
 
 
@@ -175,7 +176,7 @@ def _require_as_written(path: Path, name: str, metadata: Mapping[str, Any]) -> N
         return
     known = metadata[_DIGESTS].get(name)
     try:
-        received = files.sha256_file(path / name)
+        received = atomic.sha256_file(path / name)
     except FileNotFoundError:
         received = None
     except OSError as error:

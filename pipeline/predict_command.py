@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import manifest, outputs, weights
+from pipeline import manifest, weights
 from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.files import write_atomically
+from pipeline.files import outputs
+from pipeline.files.atomic import write_atomically
 from pipeline.sources import walk
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import arrays, heads, run_places, run_record
+from pipeline import heads, run_places, run_record
 from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
-from pipeline.files import (
+from pipeline.files import arrays
+from pipeline.files.atomic import (
     foreign,
     remove_leftovers,
     rename_durably,

@@ -16,8 +16,8 @@ from pipeline import weights as weight_files
 from pipeline.backbone import Backbone, FrozenBackbone
 from pipeline.config import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
+from pipeline.files.records import Kind, misfit
 from pipeline.keras_file import PREFIX, SUFFIX
-from pipeline.records import Kind, misfit
 from pipeline.run import FINETUNED, Run
 from pipeline.store import Store
 

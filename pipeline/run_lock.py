@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.files import exclusive
+from pipeline.files.atomic import exclusive
 from pipeline.run import FINETUNED, Run
 from pipeline.system.progress import Reporter
 

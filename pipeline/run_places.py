@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import places
 from pipeline.errors import RunError
+from pipeline.files import places
 from pipeline.store import Store
 
 # Inputs that say where something lies. What it is, other inputs say: the identity of the features,

@@ -9,8 +9,8 @@ from types import MappingProxyType, NoneType
 from typing import Any, Final
 
 from pipeline.errors import RunError
-from pipeline.files import sha256_file
-from pipeline.records import Kind, misfit, read_record, write_record
+from pipeline.files.atomic import sha256_file
+from pipeline.files.records import Kind, misfit, read_record, write_record
 
 SCHEMA_VERSION: Final = 3
 RECORD: Final = "run.json"

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipeline.files import has_locks, require_regular
+from pipeline.files.atomic import has_locks, require_regular
 
 # A file changed within the clock's grain after it was read would look unchanged; git's index
 # has the same race and the same rule: what is this young is read again next time.

@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.arrays import Sums, row_sums
 from pipeline.errors import CorruptShardError, StoreError
-from pipeline.files import UnfitFileError, rename_durably, sha256_file, temporary_sibling
-from pipeline.hdf5 import (
+from pipeline.files.arrays import Sums, row_sums
+from pipeline.files.atomic import UnfitFileError, rename_durably, sha256_file, temporary_sibling
+from pipeline.files.hdf5 import (
     HDF5_ERRORS,
     UnfitDatasetError,
     opened,
@@ -27,7 +27,7 @@ from pipeline.hdf5 import (
     set_text,
     text_of,
 )
-from pipeline.hdf5_writer import writing
+from pipeline.files.hdf5_writer import writing
 from pipeline.manifest import KEY_DTYPE
 
 Features = NDArray[np.float32]

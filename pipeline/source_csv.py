@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import ManifestError, mention
+from pipeline.files.table import Row, read_table
 from pipeline.manifest import SUFFIX, Manifest, exists_at, listing_of, split_column, unique_rows
-from pipeline.table import Row, read_table
 
 
 def scan_csv(data: Path) -> Manifest:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heads, outputs, places
+from pipeline import heads
 from pipeline.compare import compare
 from pipeline.config import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
 from pipeline.errors import ConfigError, ManifestError, mention
+from pipeline.files import outputs, places
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.store import Store

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline import images
 from pipeline.calibration import probabilities
 from pipeline.errors import DecodeError, PipelineError, RunError, StaleFeaturesError
-from pipeline.files import read_regular
+from pipeline.files.atomic import read_regular
 from pipeline.manifest import Manifest
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures

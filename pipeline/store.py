@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import places, store_record
+from pipeline import store_record
 from pipeline.config import canonical_json
 from pipeline.errors import (
     ManifestError,
@@ -23,7 +23,8 @@ from pipeline.errors import (
     StoreError,
     mention,
 )
-from pipeline.files import (
+from pipeline.files import places
+from pipeline.files.atomic import (
     UnfitFileError,
     exclusive,
     foreign,

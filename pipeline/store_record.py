@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pipeline.errors import StoreError
-from pipeline.records import VERSION, Kind, misfit, read_record, write_record
+from pipeline.files.records import VERSION, Kind, misfit, read_record, write_record
 
 SCHEMA_VERSION: Final = 2
 RECORD: Final = "store.json"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pipeline import finetune_checkpoint, model_folder, weights
 from pipeline.errors import EngineUnavailableError, PipelineError
-from pipeline.files import exclusive
+from pipeline.files.atomic import exclusive
 from pipeline.problems import Problem, repaired, without
 from pipeline.run import FINETUNED, MANIFEST, PREDICTIONS, Run
 

@@ -13,8 +13,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.hdf5 import opened
-from pipeline.hdf5_writer import writing
+from pipeline.files.hdf5 import opened
+from pipeline.files.hdf5_writer import writing
 from pipeline.key_index import KeyIndex
 
 _KEYS_A_CHUNK: Final = 16_384

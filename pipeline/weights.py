@@ -25,10 +25,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import files
 from pipeline.errors import PipelineError, WeightsUnavailableError
-from pipeline.hdf5 import HDF5_ERRORS, UnfitDatasetError, datasets, opened, plain_member
-from pipeline.hdf5_writer import writing
+from pipeline.files import atomic
+from pipeline.files.hdf5 import HDF5_ERRORS, UnfitDatasetError, datasets, opened, plain_member
+from pipeline.files.hdf5_writer import writing
 
 RANDOM_SCHEME: Final = "glorot-uniform-pcg64-1"
 KEYWORDS: Final = ("imagenet", "random")
@@ -93,7 +93,7 @@ def source_token(weights: str, *, seed: int, backbone: str) -> str:
         return f"random:{RANDOM_SCHEME}:seed={seed}:{backbone}"
     path = regular_file(weights)
     try:
-        return f"file:{files.sha256_file(path)}:{backbone}"
+        return f"file:{atomic.sha256_file(path)}:{backbone}"
     except OSError as error:
         raise _unreadable(weights, error) from error
 
@@ -226,7 +226,7 @@ def save(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
             for name in sorted(arrays):
                 file.create_dataset(name, data=np.asarray(arrays[name], dtype="<f4"))
 
-    files.write_atomically(path, write)
+    atomic.write_atomically(path, write)
 
 
 def load(path: Path) -> dict[str, NDArray[np.float32]]:

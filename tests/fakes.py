@@ -18,9 +18,9 @@ from PIL import Image
 
 from pipeline import backbone, weights
 from pipeline.encoder import Encoder
-from pipeline.files import sha256_file
+from pipeline.files.atomic import sha256_file
+from pipeline.files.records import write_record
 from pipeline.manifest import Manifest
-from pipeline.records import write_record
 from pipeline.store import Store
 from pipeline.system.progress import Silence
 

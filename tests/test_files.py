@@ -10,7 +10,7 @@ import pytest
 from fakes import Notes
 
 from pipeline.errors import StoreError
-from pipeline.files import (
+from pipeline.files.atomic import (
     exclusive,
     foreign,
     recover,

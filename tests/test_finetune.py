@@ -53,7 +53,7 @@ from pipeline.errors import (
     StoreError,
     WeightsUnavailableError,
 )
-from pipeline.files import exclusive, sha256_file
+from pipeline.files.atomic import exclusive, sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_command import finetune

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.hdf5 import opened
-from pipeline.hdf5_writer import writing
+from pipeline.files.hdf5 import opened
+from pipeline.files.hdf5_writer import writing
 
 VALUES = np.arange(30_000, dtype="f4").reshape(300, 100)
 

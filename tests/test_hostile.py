@@ -29,7 +29,7 @@ from pipeline.errors import (
     WeightsUnavailableError,
 )
 from pipeline.extract import read_bytes
-from pipeline.files import sha256_file
+from pipeline.files.atomic import sha256_file
 from pipeline.manifest import Manifest
 from pipeline.run import Run
 from pipeline.scan_cache import ScanCache

@@ -11,10 +11,11 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, as_before, edit_record, planted_store, write_photos
 
-from pipeline import finetune_checkpoint, finetune_command, places, run_backbone, stitch
+from pipeline import finetune_checkpoint, finetune_command, run_backbone, stitch
 from pipeline.classifier import Classifier
 from pipeline.config import FinetuneOptions
 from pipeline.errors import RunError
+from pipeline.files import places
 from pipeline.finetune_data import Photos, open_origin
 from pipeline.run import Run
 from pipeline.store import Store

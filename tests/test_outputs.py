@@ -6,8 +6,8 @@ import pytest
 from conftest import Command
 from fakes import Notes, planted_store, write_image
 
-from pipeline import outputs
 from pipeline.errors import ConfigError
+from pipeline.files import outputs
 
 LONG = "x" * 300
 

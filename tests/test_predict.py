@@ -40,7 +40,7 @@ from pipeline.errors import (
     StoreError,
     WeightsUnavailableError,
 )
-from pipeline.files import sha256_file
+from pipeline.files.atomic import sha256_file
 from pipeline.predict_command import list_files, predict
 from pipeline.run import Run
 from pipeline.store import Store

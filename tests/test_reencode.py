@@ -12,7 +12,7 @@ from conftest import Command
 from fakes import FakeEncoder, write_classes, write_image
 
 from pipeline import store_record
-from pipeline.hdf5 import text_of
+from pipeline.files.hdf5 import text_of
 from pipeline.shards import write
 from pipeline.store import Store
 

@@ -17,7 +17,7 @@ from fakes import Notes, planted_store
 from pipeline import sweep_command, train_command
 from pipeline.config import CommonOptions, SweepOptions, TrainHeadOptions
 from pipeline.errors import RunError, StoreError
-from pipeline.files import exclusive
+from pipeline.files.atomic import exclusive
 from pipeline.run import Run
 from pipeline.run_lock import reserved
 from pipeline.store import Store

@@ -17,7 +17,7 @@ from conftest import Command
 from fakes import edit_record, planted_store
 
 from pipeline import heads, manifest
-from pipeline.files import temporary_sibling
+from pipeline.files.atomic import temporary_sibling
 from pipeline.run import Run
 from pipeline.store import Store
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pipeline import weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import EngineUnavailableError
-from pipeline.files import sha256_file, write_atomically
+from pipeline.files.atomic import sha256_file, write_atomically
 from pipeline.system.keras_setup import import_keras
 
 OUTPUT: Final = "features"

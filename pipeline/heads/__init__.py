@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import arrays as array_files
 from pipeline.config import unknown_name
 from pipeline.errors import (
     ConfigError,
@@ -24,9 +23,10 @@ from pipeline.errors import (
     RunError,
     StoreError,
 )
-from pipeline.files import sha256_file
+from pipeline.files import arrays as array_files
+from pipeline.files.atomic import sha256_file
+from pipeline.files.records import read_record, write_record
 from pipeline.option import spelled
-from pipeline.records import read_record, write_record
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -23,10 +23,10 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from pipeline.config import unknown_name
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
-from pipeline.files import read_regular, write_atomically
+from pipeline.files.atomic import read_regular, write_atomically
+from pipeline.files.records import read_record, write_record
 from pipeline.heads.head import Head
 from pipeline.heads.scaler import FeatureScaler
-from pipeline.records import read_record, write_record
 
 EXAMPLE: Final = "sklearn.ensemble.RandomForestClassifier"
 PIP_LINE: Final = "pip install 'embedding-pipeline[skops]'"

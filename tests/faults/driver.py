@@ -411,7 +411,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="a scene at most")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--blind", help="a function of pipeline.files that does nothing")
+    parser.add_argument("--blind", help="a function of pipeline.files.atomic that does nothing")
     options = parser.parse_args()
     if options.list:
         print("\n".join(scenes.SCENES))

@@ -26,7 +26,7 @@ from pipeline.compare import compare
 from pipeline.config import CommonOptions, TrainHeadOptions
 from pipeline.dataset import load
 from pipeline.errors import PipelineError
-from pipeline.files import sha256_file
+from pipeline.files.atomic import sha256_file
 from pipeline.finetune_checkpoint import Arrays, Progress
 from pipeline.run import FINETUNED, Run
 from pipeline.stage_two import create_heads, open_run, prepare_data

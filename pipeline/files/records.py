@@ -12,7 +12,7 @@ from types import GenericAlias
 from typing import Any, Final
 
 from pipeline.errors import StoreError
-from pipeline.files import read_regular, write_json
+from pipeline.files.atomic import read_regular, write_json
 
 # The field that holds the digest of all others.
 DIGEST: Final = "record_sha256"

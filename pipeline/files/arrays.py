@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.files import read_regular, write_atomically
+from pipeline.files.atomic import read_regular, write_atomically
 
 Sums = NDArray[np.uint32]
 

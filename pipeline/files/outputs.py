@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ConfigError
-from pipeline.files import recover, temporary_sibling
+from pipeline.files.atomic import recover, temporary_sibling
 from pipeline.system.progress import Reporter
 
 _ANOTHER: Final = "Choose another place."
