@@ -3,9 +3,9 @@
 Usage: python docs/generate_options.py > docs/options.md
 """
 
-from pipeline import config
 from pipeline.commands import COMMANDS
-from pipeline.option import flag_of
+from pipeline.config import options
+from pipeline.config.fields import flag_of
 
 
 def document() -> str:
@@ -19,19 +19,19 @@ def document() -> str:
         "A path may begin with `~` or `~user`, in flags, files and Python alike; a folder that is",
         "really called `~` is `./~`.",
     ]
-    lines += _table("Every command", config.CommonOptions)
+    lines += _table("Every command", options.CommonOptions)
     for name in COMMANDS:
-        lines += _table(f"pipeline {name}", config.RECORDS[name])
+        lines += _table(f"pipeline {name}", options.RECORDS[name])
     return "\n".join(lines) + "\n"
 
 
 def _table(title: str, record: type) -> list[str]:
     lines = ["", f"## {title}", "", (record.__doc__ or "").strip(), ""]
     lines += ["| option | values | default | what |", "|--|--|--|--|"]
-    for name, option in config.options_of(record).items():
+    for name, option in options.options_of(record).items():
         shown = option.metavar if option.positional else f"`{flag_of(name)}`"
         values = " ".join(option.choices) or ("" if option.positional else option.metavar)
-        default = config.default_of(record, name)
+        default = options.default_of(record, name)
         default = " ".join(default) if isinstance(default, tuple) else default
         default = "" if default is None or default is False or default == "" else f"`{default}`"
         cells = (shown, values.replace("|", " "), default, option.help)

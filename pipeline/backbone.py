@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline import keras_file
 from pipeline import weights as weight_files
-from pipeline.config import unknown_name
+from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.images import DECODER
 from pipeline.system.keras_setup import import_keras

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import canonical_json
+from pipeline.config.options import canonical_json
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files.arrays import row_sums
 from pipeline.files.atomic import (

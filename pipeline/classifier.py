@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from pipeline import engines, trained_head, views
 from pipeline.calibration import probabilities
-from pipeline.config import PredictOptions, default_of
+from pipeline.config.fields import expanded
+from pipeline.config.options import PredictOptions, default_of
 from pipeline.doctor import Clock
 from pipeline.encoder import Encoder, Features
 from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads
 from pipeline.image_inputs import ImageInput, listed
-from pipeline.option import expanded
 from pipeline.system import machine
 from pipeline.system.progress import Bar, Silence
 from pipeline.views import PLAIN

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
-from pipeline import config
 from pipeline._version import __version__
 from pipeline.commands import COMMANDS
-from pipeline.config import CommonOptions
+from pipeline.config import options as config
+from pipeline.config.fields import Option, flag_of
+from pipeline.config.options import CommonOptions
 from pipeline.errors import ConfigError, PipelineError, hint_for
-from pipeline.option import Option, flag_of
 from pipeline.system import streams
 from pipeline.system.interrupts import status_of
 from pipeline.system.progress import Bar

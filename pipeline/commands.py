@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.config import (
+from pipeline.config.options import (
     CommonOptions,
     CompareOptions,
     ExportOptions,

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline import heads, metrics
 from pipeline.compare import compare as leaderboard
-from pipeline.config import CompareOptions, TrainHeadOptions
+from pipeline.config.options import CompareOptions, TrainHeadOptions
 from pipeline.dataset import prepare
 from pipeline.errors import ConfigError, RunError
 from pipeline.learning_curve import fit_on, is_right, nested

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import splits
-from pipeline.config import DEFAULT_SPLIT, TrainHeadOptions, default_of
+from pipeline.config.fields import expanded
+from pipeline.config.options import DEFAULT_SPLIT, TrainHeadOptions, default_of
 from pipeline.errors import ManifestError, mention
 from pipeline.labels import notes_of as notes_of_labels
 from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts
-from pipeline.option import expanded
 from pipeline.splits import SPLITS, Moved
 from pipeline.store import Store
 from pipeline.system.wording import counted

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline import assembly, engines, heads, run_backbone, stitch, trained_head, weights
 from pipeline._version import __version__
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import CommonOptions, ExportOptions
+from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged
 from pipeline.files import outputs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import engines
-from pipeline.config import CommonOptions, ExtractOptions
+from pipeline.config.options import CommonOptions, ExtractOptions
 from pipeline.dataset import notes_of
 from pipeline.doctor import Setting, diagnose
 from pipeline.encoder import Encoder

@@ -18,7 +18,7 @@ from sklearn.base import (
 )
 
 from pipeline.backbone import find
-from pipeline.config import ExtractOptions, build, default_of
+from pipeline.config.options import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
 from pipeline.manifest import OK, Manifest, listing_of
 from pipeline.stage_one import Network, fill, store_of

@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline import assembly, event_files, finetune_checkpoint, heads, views, weights
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import CommonOptions, FinetuneOptions, default_of
+from pipeline.config.fields import flag_of
+from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
@@ -35,7 +36,6 @@ from pipeline.finetune_result import Outcome, record_outcome
 from pipeline.finetune_source import open_source
 from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
-from pipeline.option import flag_of
 from pipeline.run import FINETUNED, Run
 from pipeline.run_lock import reserved
 from pipeline.run_places import apart_from_places

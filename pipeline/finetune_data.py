@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import assembly, images, run_backbone, views
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import FinetuneOptions
+from pipeline.config.options import FinetuneOptions
 from pipeline.dataset import Examples
 from pipeline.errors import (
     ConfigError,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline import boundary_shards, engines, views
-from pipeline.config import FinetuneOptions
+from pipeline.config.options import FinetuneOptions
 from pipeline.encoder import Encoder
 from pipeline.errors import EngineUnavailableError
 from pipeline.finetune_cache import BoundaryCache, CachedViews

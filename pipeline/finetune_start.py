@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import stitch
 from pipeline.calibration import probabilities
-from pipeline.config import FinetuneOptions, TrainHeadOptions
+from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.errors import StaleFeaturesError
 from pipeline.finetune import FineTuning
 from pipeline.finetune_data import Origin

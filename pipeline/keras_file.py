@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from pipeline import network_shapes
-from pipeline.config import PREPROCESSINGS, canonical_json
+from pipeline.config.options import PREPROCESSINGS, canonical_json
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
 from pipeline.files.atomic import open_regular

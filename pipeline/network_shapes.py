@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Final
 
-from pipeline.config import ExtractOptions, options_of
+from pipeline.config.options import ExtractOptions, options_of
 from pipeline.errors import ConfigError
 from pipeline.system.wording import counted
 

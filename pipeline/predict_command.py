@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline import manifest, weights
 from pipeline.classifier import Classifier, Prediction, Predictions
-from pipeline.config import CommonOptions, PredictOptions
+from pipeline.config.options import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically

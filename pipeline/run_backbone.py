@@ -14,7 +14,7 @@ from typing import Any, Final
 from pipeline import backbone, views
 from pipeline import weights as weight_files
 from pipeline.backbone import Backbone, FrozenBackbone
-from pipeline.config import ExtractOptions, default_of
+from pipeline.config.options import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.files.records import Kind, misfit
 from pipeline.keras_file import PREFIX, SUFFIX

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline import backbone, engines, views, weights
 from pipeline.backbone import Backbone, FrozenBackbone
-from pipeline.config import ExtractOptions, canonical_json
+from pipeline.config.options import ExtractOptions, canonical_json
 from pipeline.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract import Extraction

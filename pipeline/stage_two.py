@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import heads
 from pipeline.compare import compare
-from pipeline.config import StageTwoOptions, canonical_json, unknown_name
+from pipeline.config.options import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset import Examples, SplitRule, prepare
 from pipeline.errors import ConfigError, ManifestError, mention
 from pipeline.files import outputs, places

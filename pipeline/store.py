@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline import store_record
-from pipeline.config import canonical_json
+from pipeline.config.options import canonical_json
 from pipeline.errors import (
     ManifestError,
     StaleFeaturesError,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import CommonOptions, SweepOptions, unknown_name
+from pipeline.config.options import CommonOptions, SweepOptions, unknown_name
 from pipeline.heads import HEADS, is_known
 from pipeline.heads.grids import grid_of, settings_of
 from pipeline.run import FittedHead, Run

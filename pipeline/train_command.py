@@ -5,7 +5,7 @@ Called by ``commands``.
 
 from typing import Any
 
-from pipeline.config import CommonOptions, TrainHeadOptions
+from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
 from pipeline.run_lock import reserved
 from pipeline.stage_two import (

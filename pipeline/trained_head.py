@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline import engines, model_folder, run_backbone, views
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import unknown_name
+from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError, RunError
 from pipeline.run import Run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import model_folder
-from pipeline.config import VerifyOptions
+from pipeline.config.options import VerifyOptions
 from pipeline.errors import ConfigError
 from pipeline.problems import repaired
 from pipeline.reencode import reencode

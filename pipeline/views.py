@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from pipeline import images
-from pipeline.config import unknown_name
+from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError
 from pipeline.images import Pixels
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, write_classes, write_image
 
-from pipeline import config
 from pipeline.cli import main, parser
 from pipeline.commands import COMMANDS
+from pipeline.config import options
 
 
 def python(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -138,9 +138,9 @@ def test_flag_beats_file_beats_default(
 
 
 def test_every_flag_has_help_and_every_command_a_record() -> None:
-    assert set(COMMANDS) == set(config.RECORDS)
-    for record in config.RECORDS.values():
-        assert all(option.help for option in config.options_of(record).values())
+    assert set(COMMANDS) == set(options.RECORDS)
+    for record in options.RECORDS.values():
+        assert all(option.help for option in options.options_of(record).values())
     parser().format_help()
 
 

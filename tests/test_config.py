@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config
-from pipeline.config import (
+from pipeline.config import options
+from pipeline.config.fields import flag_of
+from pipeline.config.options import (
     RECORDS,
     ExtractOptions,
     SampleOptions,
@@ -20,7 +21,6 @@ from pipeline.config import (
     options_of,
 )
 from pipeline.errors import ConfigError
-from pipeline.option import flag_of
 
 INTEGERS = [
     (record, name, option.minimum)
@@ -158,6 +158,6 @@ def test_empty_file_sets_nothing(tmp_path: Path) -> None:
 
 
 def test_canonical_json_is_one_text_a_value() -> None:
-    assert config.canonical_json({"b": [1, 2], "a": "é"}) == r'{"a":"\u00e9","b":[1,2]}'
+    assert options.canonical_json({"b": [1, 2], "a": "é"}) == r'{"a":"\u00e9","b":[1,2]}'
     with pytest.raises(ValueError, match="JSON"):
-        config.canonical_json(float("nan"))
+        options.canonical_json(float("nan"))

@@ -22,7 +22,7 @@ from PIL import Image
 from pipeline import heads, images, manifest, stitch
 from pipeline.classifier import Classifier
 from pipeline.cli import main
-from pipeline.config import CommonOptions, ExportOptions
+from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import (
     ConfigError,
     EngineUnavailableError,
@@ -421,7 +421,7 @@ def test_on_jax_keras_files_are_written_and_other_formats_refused(
 ) -> None:
     code = (
         "import sys\n"
-        "from pipeline.config import CommonOptions, ExportOptions\n"
+        "from pipeline.config.options import CommonOptions, ExportOptions\n"
         "from pipeline.errors import EngineUnavailableError\n"
         "from pipeline.export_command import export\n"
         "from pipeline.system.progress import Silence\n"

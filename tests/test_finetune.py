@@ -40,7 +40,7 @@ from pipeline import finetune_checkpoint as checkpoint
 from pipeline import finetune_model as surgery_of
 from pipeline.calibration import probabilities
 from pipeline.cli import main
-from pipeline.config import CommonOptions, FinetuneOptions
+from pipeline.config.options import CommonOptions, FinetuneOptions
 from pipeline.errors import (
     ConfigError,
     CorruptShardError,
@@ -1263,7 +1263,7 @@ def test_the_same_command_keeps_what_is_there_and_others_are_refused(
 def finetune_process(folder: Path, run: str) -> subprocess.Popen[str]:
     code = (
         "from pipeline.finetune_command import finetune\n"
-        "from pipeline.config import CommonOptions, FinetuneOptions\n"
+        "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
         "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run={run!r}, **{QUICK!r})\n"
         "finetune(options, CommonOptions(), Silence())\n"

@@ -16,7 +16,7 @@ import pytest
 from fakes import write_classes
 
 from pipeline.cli import main
-from pipeline.config import CommonOptions, FinetuneOptions
+from pipeline.config.options import CommonOptions, FinetuneOptions
 from pipeline.finetune_command import finetune
 from pipeline.system.progress import Silence
 

@@ -16,15 +16,16 @@ from fakes import on_jax
 from numpy.typing import NDArray
 from test_finetune import FLAGS, Arrays, Notes, bars, run_finetune, small_backbone, small_batch
 
-from pipeline import assembly, backbone, config, heads
+from pipeline import assembly, backbone, heads
 from pipeline import finetune_model as surgery_of
 from pipeline.cli import main
-from pipeline.config import FinetuneOptions
+from pipeline.config import options as config
+from pipeline.config.fields import flag_of
+from pipeline.config.options import FinetuneOptions
 from pipeline.errors import ConfigError, RunError
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_steps import adamw, compile_step, seed_random_layers
 from pipeline.heads.dense import DenseHead
-from pipeline.option import flag_of
 from pipeline.run import Run
 from pipeline.system.keras_setup import import_keras
 
@@ -542,7 +543,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
 ) -> None:
     code = (
         "from pipeline.finetune_command import finetune\n"
-        "from pipeline.config import CommonOptions, FinetuneOptions\n"
+        "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
         "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run='killed', **{QUICK!r})\n"
         "finetune(options, CommonOptions(), Silence())\n"

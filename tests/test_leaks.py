@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import heads
-from pipeline.config import TrainHeadOptions
+from pipeline.config.options import TrainHeadOptions
 from pipeline.heads.head import Head
 from pipeline.heads.logreg import LogregHead
 from pipeline.heads.scaler import FeatureScaler

@@ -9,7 +9,7 @@ from fakes import planted_store
 from numpy.typing import NDArray
 
 from pipeline import heads, metrics
-from pipeline.config import TrainHeadOptions
+from pipeline.config.options import TrainHeadOptions
 from pipeline.dataset import prepare
 from pipeline.learning_curve import HEAD_ROOM_SHARES, SMALL_GAIN, head_room, nested
 from pipeline.split_features import SplitFeatures

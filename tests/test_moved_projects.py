@@ -13,7 +13,7 @@ from fakes import FakeEncoder, as_before, edit_record, planted_store, write_phot
 
 from pipeline import finetune_checkpoint, finetune_command, run_backbone, stitch
 from pipeline.classifier import Classifier
-from pipeline.config import FinetuneOptions
+from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
 from pipeline.finetune_data import Photos, open_origin
@@ -275,7 +275,7 @@ def test_checkpoints_depend_on_no_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["predict", "export", "finetune", "compare"])
 def test_the_option_is_there(name: str) -> None:
-    from pipeline.config import RECORDS, options_of
+    from pipeline.config.options import RECORDS, options_of
 
     assert "store" in options_of(RECORDS[name])
     assert ("data" in options_of(RECORDS[name])) == (name in ("export", "finetune"))

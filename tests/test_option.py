@@ -8,7 +8,8 @@ import pytest
 
 from pipeline import dataset
 from pipeline.classifier import Classifier
-from pipeline.config import (
+from pipeline.config.fields import expanded, spelled
+from pipeline.config.options import (
     RECORDS,
     CommonOptions,
     ExportOptions,
@@ -19,7 +20,6 @@ from pipeline.config import (
     options_of,
 )
 from pipeline.errors import ConfigError, RunError, StoreError
-from pipeline.option import expanded, spelled
 
 PLACES = {"DATA", "DIR", "FILE", "OUT", "PATH", "RUN", "STORE"}
 NOBODY = "~no-such-user-here"

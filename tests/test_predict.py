@@ -30,7 +30,7 @@ from fakes import (
 from pipeline import backbone, engines, heads, manifest
 from pipeline.classifier import Classifier
 from pipeline.cli import main
-from pipeline.config import CommonOptions, PredictOptions, build
+from pipeline.config.options import CommonOptions, PredictOptions, build
 from pipeline.errors import (
     ConfigError,
     ManifestError,

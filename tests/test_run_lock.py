@@ -15,7 +15,7 @@ from conftest import Command
 from fakes import Notes, planted_store
 
 from pipeline import sweep_command, train_command
-from pipeline.config import CommonOptions, SweepOptions, TrainHeadOptions
+from pipeline.config.options import CommonOptions, SweepOptions, TrainHeadOptions
 from pipeline.errors import RunError, StoreError
 from pipeline.files.atomic import exclusive
 from pipeline.run import Run

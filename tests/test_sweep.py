@@ -14,7 +14,7 @@ from fakes import planted_store
 
 from pipeline import heads
 from pipeline.cli import main
-from pipeline.config import SweepOptions
+from pipeline.config.options import SweepOptions
 from pipeline.heads.grids import GRIDS, settings_of
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline.backbone import FrozenBackbone
-from pipeline.config import unknown_name
+from pipeline.config.options import unknown_name
 from pipeline.encoder import Encoder
 from pipeline.errors import EngineUnavailableError, PipelineError
 from pipeline.system import keras_setup, machine

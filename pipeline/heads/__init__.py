@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import unknown_name
+from pipeline.config.fields import spelled
+from pipeline.config.options import unknown_name
 from pipeline.errors import (
     ConfigError,
     EngineUnavailableError,
@@ -26,7 +27,6 @@ from pipeline.errors import (
 from pipeline.files import arrays as array_files
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import read_record, write_record
-from pipeline.option import spelled
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

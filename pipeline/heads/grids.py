@@ -8,10 +8,10 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.config import unknown_name
+from pipeline.config.fields import spelled
+from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError
 from pipeline.heads import check_type
-from pipeline.option import spelled
 
 Grid = Mapping[str, Sequence[Any]]
 

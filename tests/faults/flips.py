@@ -23,7 +23,7 @@ from pipeline import (
     weights,
 )
 from pipeline.compare import compare
-from pipeline.config import CommonOptions, TrainHeadOptions
+from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.dataset import load
 from pipeline.errors import PipelineError
 from pipeline.files.atomic import sha256_file

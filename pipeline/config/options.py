@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+from pipeline.config.fields import Option, checked, spelled
 from pipeline.errors import ConfigError
-from pipeline.option import Option, checked, spelled
 
 Record = TypeVar("Record")
 
