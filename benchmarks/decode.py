@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import photos
 
-from pipeline.images import DECODER, decode
+from pipeline.images.decoder import DECODER, decode
 
 Pixels = NDArray[np.uint8]
 

@@ -23,7 +23,7 @@ from pipeline.files.atomic import sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
 from pipeline.finetune_data import Photos
-from pipeline.manifest import Manifest
+from pipeline.images.manifest import Manifest
 from pipeline.system.keras_setup import import_keras
 from pipeline.system.progress import Silence
 

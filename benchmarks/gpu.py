@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import ROOT, command, note, photo_folder, report
 
-from pipeline.images import decode
+from pipeline.images.decoder import decode
 from pipeline.system import keras_setup, machine
 
 

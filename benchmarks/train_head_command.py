@@ -17,7 +17,7 @@ import numpy as np
 from common import command, pooled_features, ratio, report, timed
 
 from pipeline.heads.logreg import LogregHead
-from pipeline.manifest import Manifest
+from pipeline.images.manifest import Manifest
 from pipeline.shard_set import SHARD_ROWS
 from pipeline.store import Store
 

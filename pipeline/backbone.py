@@ -23,7 +23,7 @@ from pipeline import keras_file
 from pipeline import weights as weight_files
 from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError, WeightsUnavailableError
-from pipeline.images import DECODER
+from pipeline.images.decoder import DECODER
 from pipeline.system.keras_setup import import_keras
 from pipeline.weights import Variable
 

@@ -30,7 +30,7 @@ from pipeline.files.atomic import (
 )
 from pipeline.files.hdf5 import HDF5_ERRORS, opened, plain_dataset, set_text, text_of
 from pipeline.files.hdf5_writer import writing
-from pipeline.manifest import KEY_DTYPE
+from pipeline.images.manifest import KEY_DTYPE
 from pipeline.system.progress import Reporter
 
 # What activations are made from, of a store: its identity, under this name.

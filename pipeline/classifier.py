@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, trained_head, views
+from pipeline import engines, trained_head
 from pipeline.calibration import probabilities
 from pipeline.config.fields import expanded
 from pipeline.config.options import PredictOptions, default_of
@@ -24,9 +24,10 @@ from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads
 from pipeline.image_inputs import ImageInput, listed
+from pipeline.images import views
+from pipeline.images.views import PLAIN
 from pipeline.system import machine
 from pipeline.system.progress import Bar, Silence
-from pipeline.views import PLAIN
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -37,7 +37,7 @@ def sample(
 ) -> Result:
     """Write the sample data set."""
     from pipeline.files import outputs
-    from pipeline.sample import write_sample
+    from pipeline.images.sample import write_sample
 
     _require("OUT", options.out)
     outputs.require_folder("OUT", Path(options.out))

@@ -16,8 +16,8 @@ from pipeline.compare import compare as leaderboard
 from pipeline.config.options import CompareOptions, TrainHeadOptions
 from pipeline.dataset import prepare
 from pipeline.errors import ConfigError, RunError
+from pipeline.images.manifest import OK, Manifest
 from pipeline.learning_curve import fit_on, is_right, nested
-from pipeline.manifest import OK, Manifest
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import features_of, rule_of

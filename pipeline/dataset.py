@@ -15,8 +15,8 @@ from pipeline import splits
 from pipeline.config.fields import expanded
 from pipeline.config.options import DEFAULT_SPLIT, TrainHeadOptions, default_of
 from pipeline.errors import ManifestError, mention
+from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.labels import notes_of as notes_of_labels
-from pipeline.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.splits import SPLITS, Moved
 from pipeline.store import Store
 from pipeline.system.wording import counted

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.doctor import Clock
 from pipeline.encoder import Encoder, Features, Pending
 from pipeline.errors import PipelineError
-from pipeline.images import Pixels
+from pipeline.images.decoder import Pixels
 
 # One batch is being encoded while the next waits for it, stacked and handed over.
 _UNDER_WAY: Final = 2

@@ -19,14 +19,15 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from pipeline import images
 from pipeline.doctor import Clock
 from pipeline.encoder import Encoder, Features
 from pipeline.encoding_queue import EncodingQueue, Row
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
 from pipeline.files.atomic import UnfitFileError, read_regular
-from pipeline.images import Pixels
-from pipeline.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
+from pipeline.images import decoder
+from pipeline.images.decoder import Pixels
+from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
+from pipeline.images.views import PLAIN, pixels
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shard_writer import ShardWriter
@@ -34,7 +35,6 @@ from pipeline.shards import Shard
 from pipeline.store import Store
 from pipeline.system.progress import Bar
 from pipeline.system.wording import counted
-from pipeline.views import PLAIN, pixels
 
 # Stored features that are encoded again must agree this well, relative to the largest value:
 # engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.
@@ -121,7 +121,7 @@ class Extraction:
         self._image_size = image_size
         self._on_error = on_error
         self._max_errors = max_errors
-        self._decoder = images.environment()
+        self._decoder = decoder.environment()
         self._keys = np.zeros(len(listing), dtype=KEY_DTYPE)
         self._statuses = [""] * len(listing)
         self._new_keys: dict[str, set[bytes]] = {view: set() for view in self._targets}
@@ -387,7 +387,7 @@ class Extraction:
 def read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
     """Return a file's bytes and its state, None where it changed while it was read."""
     try:
-        data, before = read_regular(path, limit=images.MAX_BYTES)
+        data, before = read_regular(path, limit=decoder.MAX_BYTES)
         after = path.stat()
     except UnfitFileError as error:
         raise DecodeError(str(error.strerror)) from error

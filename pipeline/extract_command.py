@@ -16,10 +16,10 @@ from pipeline.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.extract import Extraction
 from pipeline.files import outputs
+from pipeline.images.manifest import CONFLICT, Manifest
+from pipeline.images.sources import scan
 from pipeline.labels import merged as merge_labels
-from pipeline.manifest import CONFLICT, Manifest
 from pipeline.scan_cache import ScanCache
-from pipeline.sources import scan
 from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.store import MANIFEST, Store
 from pipeline.system import machine

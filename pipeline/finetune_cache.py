@@ -21,12 +21,12 @@ from pipeline.errors import MissingFeaturesError, PipelineError, RunError
 from pipeline.files.atomic import remove_leftovers
 from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows
 from pipeline.finetune_views import Turns
+from pipeline.images.views import PLAIN
 from pipeline.key_index import KeyIndex
 from pipeline.scan_cache import ScanCache
 from pipeline.shards import Keys, Shard
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
-from pipeline.views import PLAIN
 
 # A killed run loses no more than this much work, in bytes of activations.
 SHARD_BYTES: Final = 64 << 20

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, finetune_checkpoint, heads, views, weights
+from pipeline import assembly, event_files, finetune_checkpoint, heads, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.config.fields import flag_of
 from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
@@ -36,6 +36,7 @@ from pipeline.finetune_result import Outcome, record_outcome
 from pipeline.finetune_source import open_source
 from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
+from pipeline.images import views
 from pipeline.run import FINETUNED, Run
 from pipeline.run_lock import reserved
 from pipeline.run_places import apart_from_places

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, images, run_backbone, views
+from pipeline import assembly, run_backbone
 from pipeline.backbone import FrozenBackbone
 from pipeline.config.options import FinetuneOptions
 from pipeline.dataset import Examples
@@ -28,8 +28,9 @@ from pipeline.errors import (
 )
 from pipeline.files.atomic import read_regular
 from pipeline.finetune_views import Turns
-from pipeline.images import Pixels
-from pipeline.manifest import Manifest
+from pipeline.images import decoder, views
+from pipeline.images.decoder import Pixels
+from pipeline.images.manifest import Manifest
 from pipeline.run import Run, best
 from pipeline.store import Store
 from pipeline.system import machine
@@ -173,7 +174,7 @@ class Photos:
 
     def _augmented(self, row: int, seed: int, epoch: int) -> Pixels:
         def wide() -> Pixels:
-            return images.decode(self._read(row), self._wide)
+            return decoder.decode(self._read(row), self._wide)
 
         generator = np.random.default_rng([seed, _AUGMENTATION, epoch, row])
         pixels = self._keep(row, _WIDE, self._decoded(row, _WIDE, wide))
@@ -204,7 +205,7 @@ class Photos:
 
     def _read(self, row: int) -> bytes:
         try:
-            data, _ = read_regular(self._rows.file(row), limit=images.MAX_BYTES)
+            data, _ = read_regular(self._rows.file(row), limit=decoder.MAX_BYTES)
         except OSError as error:
             raise self._changed(row, str(error.strerror)) from error
         received = hashlib.sha256(data).hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import boundary_shards, engines, views
+from pipeline import boundary_shards, engines
 from pipeline.config.options import FinetuneOptions
 from pipeline.encoder import Encoder
 from pipeline.errors import EngineUnavailableError
@@ -15,9 +15,10 @@ from pipeline.finetune_cache import BoundaryCache, CachedViews
 from pipeline.finetune_data import Origin, Photos, Source
 from pipeline.finetune_model import Surgery
 from pipeline.finetune_views import Turns
+from pipeline.images import views
+from pipeline.images.views import PLAIN
 from pipeline.store import Store
 from pipeline.system.progress import Reporter
-from pipeline.views import PLAIN
 
 
 @contextmanager

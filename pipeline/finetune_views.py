@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.views import PLAIN
+from pipeline.images.views import PLAIN
 
 # The stream of random numbers, of a seed, that is for views; others are in ``finetune_data``.
 _STREAM: Final = 4

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.manifest import KEY_DTYPE
+from pipeline.images.manifest import KEY_DTYPE
 from pipeline.shards import Keys, Shard
 
 

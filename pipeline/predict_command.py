@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import manifest, weights
+from pipeline import weights
 from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config.options import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
-from pipeline.sources import walk
+from pipeline.images import manifest
+from pipeline.images.sources import walk
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 

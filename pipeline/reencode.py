@@ -13,12 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, run_backbone, views
+from pipeline import engines, run_backbone
 from pipeline.encoder import Encoder
 from pipeline.errors import DecodeError
 from pipeline.extract import DRIFT_TOLERANCE, in_threads, read_bytes
-from pipeline.images import Pixels
-from pipeline.manifest import OK
+from pipeline.images import views
+from pipeline.images.decoder import Pixels
+from pipeline.images.manifest import OK
 from pipeline.problems import Problem, without
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Shard

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import heads, run_places, run_record
-from pipeline import manifest as manifests
 from pipeline.dataset import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
@@ -29,7 +28,8 @@ from pipeline.files.atomic import (
     sha256_file,
     temporary_sibling,
 )
-from pipeline.manifest import Manifest
+from pipeline.images import manifest as manifests
+from pipeline.images.manifest import Manifest
 from pipeline.run_record import DIGESTS, RECORD, damaged, require_as_written
 from pipeline.run_record import FINETUNED as FINETUNED
 from pipeline.system.progress import Reporter

@@ -11,12 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import backbone, views
+from pipeline import backbone
 from pipeline import weights as weight_files
 from pipeline.backbone import Backbone, FrozenBackbone
 from pipeline.config.options import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.files.records import Kind, misfit
+from pipeline.images import views
 from pipeline.keras_file import PREFIX, SUFFIX
 from pipeline.run import FINETUNED, Run
 from pipeline.store import Store

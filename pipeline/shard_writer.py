@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from pipeline.manifest import KEY_DTYPE
+from pipeline.images.manifest import KEY_DTYPE
 from pipeline.shard_set import SHARD_ROWS, ShardSet
 from pipeline.shards import Features, Keys, Shard
 

@@ -28,7 +28,7 @@ from pipeline.files.hdf5 import (
     text_of,
 )
 from pipeline.files.hdf5_writer import writing
-from pipeline.manifest import KEY_DTYPE
+from pipeline.images.manifest import KEY_DTYPE
 
 Features = NDArray[np.float32]
 Keys = NDArray[np.bytes_]

@@ -13,20 +13,21 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import backbone, engines, views, weights
+from pipeline import backbone, engines, weights
 from pipeline.backbone import Backbone, FrozenBackbone
 from pipeline.config.options import ExtractOptions, canonical_json
 from pipeline.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract import Extraction
-from pipeline.manifest import Manifest
+from pipeline.images import views
+from pipeline.images.manifest import Manifest
+from pipeline.images.views import PLAIN
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import SHARD_ROWS
 from pipeline.store import Store, lock
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 from pipeline.system.provenance import provenance
-from pipeline.views import PLAIN
 
 # Of a digest, in the name of a store within a folder of stores.
 _DIGITS: Final = 8

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import images
 from pipeline.calibration import probabilities
 from pipeline.errors import DecodeError, PipelineError, RunError, StaleFeaturesError
 from pipeline.files.atomic import read_regular
-from pipeline.manifest import Manifest
+from pipeline.images import decoder
+from pipeline.images.manifest import Manifest
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.store import Store
@@ -99,7 +99,7 @@ def sample(
     for index in _in_turn(rows, splits):
         path = rows.file(index)
         try:
-            data, _ = read_regular(path, limit=images.MAX_BYTES)
+            data, _ = read_regular(path, limit=decoder.MAX_BYTES)
         except OSError:
             unreadable.append(path)
             continue
@@ -291,7 +291,7 @@ def _in_turn(rows: Manifest, splits: Sequence[str]) -> Iterator[int]:
                 yield index
 
 
-def _decoded(path: Path, data: bytes, key: str, store: Store) -> images.Pixels:
+def _decoded(path: Path, data: bytes, key: str, store: Store) -> decoder.Pixels:
     """Decode an image, which must be the one that the features were made of."""
     received = hashlib.sha256(data).hexdigest()
     if received != key:
@@ -301,7 +301,7 @@ def _decoded(path: Path, data: bytes, key: str, store: Store) -> images.Pixels:
             hint="Put the image back, or extract again and train again.",
         )
     try:
-        return images.decode(data, store.identity["image_size"])
+        return decoder.decode(data, store.identity["image_size"])
     except DecodeError as error:
         raise StaleFeaturesError(
             f"The image {str(path)!r} has stored features and cannot be decoded any more: {error}. "

@@ -34,10 +34,10 @@ from pipeline.files.atomic import (
     sha256_file,
     temporary_sibling,
 )
+from pipeline.images.manifest import Manifest
+from pipeline.images.manifest import fill as fill_manifest
+from pipeline.images.manifest import read as read_manifest
 from pipeline.key_index import KeyIndex
-from pipeline.manifest import Manifest
-from pipeline.manifest import fill as fill_manifest
-from pipeline.manifest import read as read_manifest
 from pipeline.scan_cache import ScanCache
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Features, Keys

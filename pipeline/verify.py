@@ -15,7 +15,7 @@ from pipeline import boundary_shards, view, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
-from pipeline.manifest import OK
+from pipeline.images.manifest import OK
 from pipeline.problems import Problem, repaired, without
 from pipeline.shard_set import ShardSet
 from pipeline.shards import Shard

@@ -20,7 +20,7 @@ from pipeline import backbone, weights
 from pipeline.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
-from pipeline.manifest import Manifest
+from pipeline.images.manifest import Manifest
 from pipeline.store import Store
 from pipeline.system.progress import Silence
 

@@ -20,7 +20,7 @@ import pytest
 from pipeline import backbone, weights
 from pipeline.backbone import FrozenBackbone
 from pipeline.errors import ConfigError, WeightsUnavailableError
-from pipeline.images import DECODER
+from pipeline.images.decoder import DECODER
 from tests import weight_files
 
 # Keras reads its variables in a way that NumPy 2 deprecates.

@@ -8,10 +8,10 @@ import pytest
 from fakes import planted_store
 
 import pipeline
-from pipeline import manifest
 from pipeline.dataset import SplitRule, prepare, usable_rows
 from pipeline.errors import ManifestError
-from pipeline.manifest import Manifest
+from pipeline.images import manifest
+from pipeline.images.manifest import Manifest
 
 
 def rows(labels: list[str], splits: list[str] | None = None) -> Manifest:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, write_classes
 
-from pipeline import images, shards
+from pipeline import shards
 from pipeline.doctor import Clock, Part, Setting, diagnose
 from pipeline.encoder import Pending
 from pipeline.encoding_queue import EncodingQueue, Row
+from pipeline.images import decoder
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -90,7 +91,7 @@ def test_the_slow_part_is_named(
         return call
 
     if slow == "decode":
-        monkeypatch.setattr(images, "decode", slowed(images.decode, 0.03))
+        monkeypatch.setattr(decoder, "decode", slowed(decoder.decode, 0.03))
     elif slow == "encode":
         monkeypatch.setattr(FakeEncoder, "__call__", slowed(FakeEncoder.__call__, 0.1))
     else:
@@ -127,7 +128,7 @@ class Background(FakeEncoder):
     """An encoder whose results are fetched late, and only in order."""
 
     def submit(self, images: np.ndarray) -> Pending:
-        kept = images.copy()
+        kept = decoder.copy()
         self.under_way = getattr(self, "under_way", 0) + 1
         assert self.under_way <= 2
 

@@ -14,7 +14,7 @@ import pytest
 from fakes import write_classes, write_image
 
 import pipeline
-from pipeline.sample import write_sample
+from pipeline.images.sample import write_sample
 from pipeline.store import Store
 
 pytestmark = pytest.mark.slow

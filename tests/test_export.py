@@ -19,7 +19,7 @@ from fakes import FakeEncoder, Notes, edit_head, edit_record, list_heads, write_
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import heads, images, manifest, stitch
+from pipeline import heads, stitch
 from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, ExportOptions
@@ -35,6 +35,7 @@ from pipeline.errors import (
 from pipeline.export import FORMATS, require_free, size_of, staged
 from pipeline.export_command import export
 from pipeline.heads.head import Head
+from pipeline.images import decoder, manifest
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.system import machine
@@ -148,7 +149,7 @@ def photos_of_test(folder: Path, run: str) -> tuple[NDArray[np.uint8], NDArray[n
     """Return the decoded test images of a run, and where they are among val and test."""
     rows = Run.open(folder / run).manifest()
     splits = np.array(rows.splits)
-    pixels = [images.decode(rows.file(index).read_bytes(), SIZE)
+    pixels = [decoder.decode(rows.file(index).read_bytes(), SIZE)
               for index in np.flatnonzero(splits == "test")]  # fmt: skip
     return np.stack(pixels), splits[splits != "train"] == "test"
 
@@ -940,5 +941,5 @@ def test_the_documents_pixels_are_the_decoders(form: str, tmp_path: Path) -> Non
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(noise).save(path, format=form, exif=exif)
-    expected = images.decode(path.read_bytes(), SIZE)
+    expected = decoder.decode(path.read_bytes(), SIZE)
     np.testing.assert_array_equal(names["pixels"](path, SIZE), expected)

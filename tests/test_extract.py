@@ -15,8 +15,9 @@ from conftest import Command
 from fakes import DIM, FakeEncoder, write_classes, write_image
 
 import pipeline
-from pipeline import images, scan_cache
+from pipeline import scan_cache
 from pipeline.cli import main
+from pipeline.images import decoder
 from pipeline.shard_set import ShardSet
 from pipeline.shard_writer import ShardWriter
 from pipeline.store import Store
@@ -52,7 +53,7 @@ def counts(result: dict[str, object]) -> tuple[object, object, object]:
 
 
 def expected_features(encoder: FakeEncoder, path: Path) -> np.ndarray:
-    return encoder(images.decode(path.read_bytes(), 32)[np.newaxis])[0]
+    return encoder(decoder.decode(path.read_bytes(), 32)[np.newaxis])[0]
 
 
 def test_result_has_the_keys_that_programs_rely_on(

@@ -69,7 +69,7 @@ from pipeline.finetune_data import (
     unique_rows,
 )
 from pipeline.finetune_start import check_start
-from pipeline.manifest import Manifest
+from pipeline.images.manifest import Manifest
 from pipeline.run import Run
 from pipeline.scan_cache import ScanCache
 from pipeline.store import Store

@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
-from pipeline import boundary_shards, event_files, finetune_source, views, weights
+from pipeline import boundary_shards, event_files, finetune_source, weights
 from pipeline.cli import main
 from pipeline.errors import ConfigError, RunError
 from pipeline.finetune_cache import BoundaryCache, CachedViews
 from pipeline.finetune_data import Photos
 from pipeline.finetune_views import Turns
-from pipeline.images import decode
-from pipeline.manifest import Manifest
+from pipeline.images import views
+from pipeline.images.decoder import decode
+from pipeline.images.manifest import Manifest
+from pipeline.images.views import PLAIN
 from pipeline.run import Run
 from pipeline.store import Store
 from pipeline.system import machine
 from pipeline.verify import verify
-from pipeline.views import PLAIN
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -30,7 +30,7 @@ from pipeline.errors import (
 )
 from pipeline.extract import read_bytes
 from pipeline.files.atomic import sha256_file
-from pipeline.manifest import Manifest
+from pipeline.images.manifest import Manifest
 from pipeline.run import Run
 from pipeline.scan_cache import ScanCache
 from pipeline.store import Store

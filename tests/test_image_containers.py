@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
 
-from pipeline import image_containers
 from pipeline.errors import DecodeError
-from pipeline.images import decode
+from pipeline.images import containers
+from pipeline.images.decoder import decode
 
 SIZE = 24
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -231,7 +231,7 @@ def test_a_broken_entry_of_a_tiff_costs_nothing(compression: str, orientation: i
 
 
 def test_a_sound_image_is_decoded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_containers, "without_metadata", lambda data: pytest.fail("called"))
+    monkeypatch.setattr(containers, "without_metadata", lambda data: pytest.fail("called"))
     for make in photos.GOOD.values():
         decode(make(6), SIZE)
 
@@ -242,7 +242,7 @@ MENDED = [name for name in photos.GOOD if re.search(r"\.(avif|jp2|jpg|png|tif|we
 @pytest.mark.parametrize("kind", MENDED)
 def test_dropping_metadata_changes_no_pixel(kind: str) -> None:
     data = photos.GOOD[kind](7)
-    kept = image_containers.without_metadata(data) or data
+    kept = containers.without_metadata(data) or data
     np.testing.assert_array_equal(decode(kept, SIZE), decode(data, SIZE))
 
 
@@ -251,15 +251,15 @@ def test_any_bytes_can_be_asked_for(kind: str) -> None:
     data = photos.GOOD[kind](8)
     rng = np.random.default_rng(0)
     for cut in (*range(40), *rng.integers(0, len(data), 100)):
-        image_containers.without_metadata(data[:cut])
-        image_containers.is_littered(data[:cut])
-        image_containers.jpeg_scans(data[:cut])
+        containers.without_metadata(data[:cut])
+        containers.is_littered(data[:cut])
+        containers.jpeg_scans(data[:cut])
 
 
 def scans_of(pixels: NDArray[np.uint8], **options: object) -> int:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", **options)
-    return image_containers.jpeg_scans(buffer.getvalue())
+    return containers.jpeg_scans(buffer.getvalue())
 
 
 def test_scans_are_counted() -> None:

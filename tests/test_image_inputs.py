@@ -10,11 +10,11 @@ import pytest
 from fakes import FakeEncoder
 from PIL import Image
 
-from pipeline import images
 from pipeline.classifier import Classifier
 from pipeline.errors import ConfigError, DecodeError, ImageTypeError
 from pipeline.heads import create
 from pipeline.image_inputs import listed
+from pipeline.images import decoder
 
 SIZE = 32
 
@@ -23,7 +23,7 @@ SIZE = 32
 def classifier() -> Classifier:
     """Two classes, told by the pixels' projection."""
     encoder = FakeEncoder(image_size=SIZE, batch_size=4)
-    pixels = np.stack([images.decode(photos.GOOD["rgb.png"](seed), SIZE) for seed in range(8)])
+    pixels = np.stack([decoder.decode(photos.GOOD["rgb.png"](seed), SIZE) for seed in range(8)])
     X = np.concatenate([encoder(pixels[:4]), encoder(pixels[4:])])
     head = create("ridge", {}, seed=0).fit(X, np.arange(8) % 2, validation=(X, np.arange(8) % 2))
     return Classifier(
@@ -33,14 +33,14 @@ def classifier() -> Classifier:
 
 def pixels_of(value: Any) -> np.ndarray:
     (image,) = listed(value)
-    return images.decode(image.read(), SIZE)
+    return decoder.decode(image.read(), SIZE)
 
 
 def test_every_way_to_give_an_image_is_the_same_image(tmp_path: Path) -> None:
     data = photos.GOOD["rgb.png"](0)
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    expected = images.decode(data, SIZE)
+    expected = decoder.decode(data, SIZE)
     opened = Image.open(io.BytesIO(data))
     for value in (str(path), path, data, bytearray(data), opened, np.asarray(opened)):
         np.testing.assert_array_equal(pixels_of(value), expected)
@@ -75,7 +75,7 @@ def test_pil_images_of_every_mode_are_read_as_the_decoder_reads_them(mode: str) 
 def test_sixteen_bits_are_scaled_and_floats_refused() -> None:
     grey = photos.grey16()
     deep = Image.open(io.BytesIO(photos.GOOD["bits-16.png"](0)))
-    expected = images.decode(photos.GOOD["bits-16.png"](0), SIZE)
+    expected = decoder.decode(photos.GOOD["bits-16.png"](0), SIZE)
     np.testing.assert_array_equal(pixels_of(deep), expected)
     for mode in ("F", "I"):
         with pytest.raises(DecodeError, match=mode):
@@ -86,7 +86,7 @@ def test_sixteen_bits_are_scaled_and_floats_refused() -> None:
 def test_an_opened_photo_stands_upright(way: int) -> None:
     data = photos.turned(way, "PNG")
     np.testing.assert_array_equal(
-        pixels_of(Image.open(io.BytesIO(data))), images.decode(data, SIZE)
+        pixels_of(Image.open(io.BytesIO(data))), decoder.decode(data, SIZE)
     )
 
 

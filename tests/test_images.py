@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from pipeline import images
 from pipeline.errors import DecodeError
-from pipeline.images import decode
-from pipeline.memory_budget import MemoryBudget
+from pipeline.images import decoder
+from pipeline.images.decoder import decode
+from pipeline.images.memory_budget import MemoryBudget
 
 SIZE = 16
 
@@ -438,7 +438,7 @@ def with_scans(data: bytes, more: int) -> bytes:
 def test_a_jpeg_of_too_many_scans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = photos.encoded(photos.picture(1), "JPEG", progressive=True)
     assert decode(with_scans(data, 2000), SIZE).shape == (SIZE, SIZE, 3)
-    monkeypatch.setattr(images, "_MAX_SCAN_PIXELS", 100 * photos.WIDTH * photos.HEIGHT)
+    monkeypatch.setattr(decoder, "_MAX_SCAN_PIXELS", 100 * photos.WIDTH * photos.HEIGHT)
     assert decode(with_scans(data, 90), SIZE).shape == (SIZE, SIZE, 3)
     assert reason(with_scans(data, 91)) == "too slow: JPEG of 101 scans of 48 x 32 pixels"
 
@@ -457,7 +457,9 @@ def test_scans_of_a_plain_jpeg_are_not_searched_for(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched = []
-    monkeypatch.setattr(images.image_containers, "jpeg_scans", lambda data: searched.append(0) or 1)
+    monkeypatch.setattr(
+        decoder.image_containers, "jpeg_scans", lambda data: searched.append(0) or 1
+    )
     decode(photos.encoded(photos.picture(1).convert(mode), "JPEG"), SIZE)
     assert searched == []
     decode(photos.encoded(photos.picture(1).convert(mode), "JPEG", progressive=True), SIZE)
@@ -469,16 +471,16 @@ def test_a_plain_jpeg_of_many_scans_is_refused_too(monkeypatch: pytest.MonkeyPat
     colour = photos.encoded(photos.picture(1), "JPEG", subsampling=0)
     at = colour.rindex(b"\xff\xda")
     one = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + colour[at + 14 : -2]
-    monkeypatch.setattr(images, "_MAX_SCAN_PIXELS", 100 * photos.WIDTH * photos.HEIGHT)
+    monkeypatch.setattr(decoder, "_MAX_SCAN_PIXELS", 100 * photos.WIDTH * photos.HEIGHT)
     assert reason(colour[:at] + one * 101 + b"\xff\xd9").startswith("too slow: JPEG of 101 scans")
 
 
 def test_the_largest_jpegs_of_any_encoder_are_decoded() -> None:
-    assert 24 * images.MAX_PIXELS <= images._MAX_SCAN_PIXELS
+    assert 24 * decoder.MAX_PIXELS <= decoder._MAX_SCAN_PIXELS
 
 
 def test_formats_that_python_decodes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_MAX_SLOW_PIXELS", photos.WIDTH * photos.HEIGHT - 1)
+    monkeypatch.setattr(decoder, "_MAX_SLOW_PIXELS", photos.WIDTH * photos.HEIGHT - 1)
     assert reason(photos.GOOD["rgb.qoi"](1)) == (
         "too slow: QOI of 48 x 32 is more than 1,535 pixels: save it as PNG"
     )
@@ -575,13 +577,13 @@ def test_avif_in_the_shared_container_does_not_ask_for_heic(
 
 def test_environment_names_what_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
-        raise images.metadata.PackageNotFoundError(name)
+        raise decoder.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(images.metadata, "version", lambda name: "1.2.3")
-    pillow = images.PIL.__version__
-    assert images.environment() == f"reader 2, pillow {pillow}, heif 1.2.3"
-    monkeypatch.setattr(images.metadata, "version", absent)
-    assert images.environment() == f"reader 2, pillow {pillow}"
+    monkeypatch.setattr(decoder.metadata, "version", lambda name: "1.2.3")
+    pillow = decoder.PIL.__version__
+    assert decoder.environment() == f"reader 2, pillow {pillow}, heif 1.2.3"
+    monkeypatch.setattr(decoder.metadata, "version", absent)
+    assert decoder.environment() == f"reader 2, pillow {pillow}"
 
 
 def test_threads_do_not_disturb_each_other() -> None:
@@ -597,7 +599,7 @@ def peak(data: bytes, folder: Path) -> int:
     (folder / "small").write_bytes(photos.GOOD["rgb.png"](1))
     program = (
         "import pathlib, re, sys\n"
-        "from pipeline import images\n"
+        "from pipeline.images import decoder as images\n"
         "def peak():\n"
         "    status = pathlib.Path('/proc/self/status').read_text()\n"
         "    return 1024 * int(re.search(r'VmHWM:\\s*(\\d+)', status)[1])\n"
@@ -640,7 +642,7 @@ def test_no_image_takes_more_than_is_drawn_for_it(
         drawn.append(amount)
         yield
 
-    monkeypatch.setattr(images._BUDGET, "draw", draw)
+    monkeypatch.setattr(decoder._BUDGET, "draw", draw)
     decode(data, 64)
     assert len(drawn) == 1
     # Pages of code and the allocator's own share come on top of the estimate.
@@ -650,7 +652,7 @@ def test_no_image_takes_more_than_is_drawn_for_it(
 
 def test_two_large_images_are_never_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now, most, lock = [0], [0], threading.Lock()
-    upright = images._upright_rgb
+    upright = decoder._upright_rgb
 
     def slow(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
         with lock:
@@ -663,10 +665,10 @@ def test_two_large_images_are_never_decoded_at_once(monkeypatch: pytest.MonkeyPa
             with lock:
                 now[0] -= 1
 
-    monkeypatch.setattr(images, "_upright_rgb", slow)
+    monkeypatch.setattr(decoder, "_upright_rgb", slow)
     files = [make(12) for make in photos.GOOD.values()]
     for limit, least, at_most in ((1, 1, 1), (2**40, 2, 8)):
-        monkeypatch.setattr(images, "_BUDGET", MemoryBudget(limit))
+        monkeypatch.setattr(decoder, "_BUDGET", MemoryBudget(limit))
         most[0] = 0
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(outcome, files))
@@ -679,11 +681,11 @@ def test_eight_threads_decode_as_one_does_under_any_budget(
 ) -> None:
     files = [make(14) for make in (*photos.GOOD.values(), *photos.BAD.values())]
     expected = [outcome(data) for data in files]
-    monkeypatch.setattr(images, "_BUDGET", MemoryBudget(limit))
+    monkeypatch.setattr(decoder, "_BUDGET", MemoryBudget(limit))
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(outcome, files)) == expected
-    assert images._BUDGET._line == [] or not any(
-        share() and share().held.locked() for share in images._BUDGET._line
+    assert decoder._BUDGET._line == [] or not any(
+        share() and share().held.locked() for share in decoder._BUDGET._line
     )
 
 
@@ -691,7 +693,7 @@ def test_eight_threads_decode_as_one_does_under_any_budget(
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_decodes_whatever_was_being_decoded() -> None:
     data, everything = photos.GOOD["rgb.png"](1), 2**60
-    with images._BUDGET.draw(everything):
+    with decoder._BUDGET.draw(everything):
         child = os.fork()
         if child == 0:
             signal.alarm(20)
@@ -701,7 +703,7 @@ def test_a_forked_process_decodes_whatever_was_being_decoded() -> None:
 
 
 def test_an_image_that_fails_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_BUDGET", MemoryBudget(1))
+    monkeypatch.setattr(decoder, "_BUDGET", MemoryBudget(1))
     for _ in range(3):
         reason(photos.BAD["truncated.jpg"](0))
         assert decode(photos.GOOD["rgb.jpg"](0), SIZE).shape == (SIZE, SIZE, 3)
@@ -738,7 +740,7 @@ import resource, signal, sys
 sys.path.insert(0, sys.argv[1])
 import test_images
 from pipeline import errors, images
-from pipeline.memory_budget import MemoryBudget
+from pipeline.images.memory_budget import MemoryBudget
 used = int(open('/proc/self/statm').read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), used + (3 << 30)))
 images.MAX_PIXELS, images._BUDGET = 10**7, MemoryBudget(2 << 30)
@@ -787,7 +789,7 @@ def test_damaged_files_give_an_image_or_a_decode_error(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A changed header may promise 178 megapixels; allowed, but slow to run by the hundred.
-    monkeypatch.setattr(images, "MAX_PIXELS", 10**6)
+    monkeypatch.setattr(decoder, "MAX_PIXELS", 10**6)
     try:
         pixels = decode(data, SIZE)
     except DecodeError as error:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import manifest, sources
 from pipeline.errors import ManifestError
-from pipeline.manifest import CONFLICT, KEY_DTYPE, Manifest
+from pipeline.images import manifest, sources
+from pipeline.images.manifest import CONFLICT, KEY_DTYPE, Manifest
 
 
 def touch(root: Path, *paths: str) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import memory_budget
-from pipeline.memory_budget import MemoryBudget
+from pipeline.images import memory_budget
+from pipeline.images.memory_budget import MemoryBudget
 
 
 class Load:

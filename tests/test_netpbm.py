@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.errors import DecodeError
-from pipeline.images import decode
+from pipeline.images.decoder import decode
 
 SIZE = 12
 LARGEST = [1, 2, 7, 100, 254, 255, 256, 1000, 4095, 65534, 65535]

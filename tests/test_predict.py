@@ -27,7 +27,7 @@ from fakes import (
     write_photos,
 )
 
-from pipeline import backbone, engines, heads, manifest
+from pipeline import backbone, engines, heads
 from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, PredictOptions, build
@@ -41,6 +41,7 @@ from pipeline.errors import (
     WeightsUnavailableError,
 )
 from pipeline.files.atomic import sha256_file
+from pipeline.images import manifest
 from pipeline.predict_command import list_files, predict
 from pipeline.run import Run
 from pipeline.store import Store

@@ -11,8 +11,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from pipeline.errors import ConfigError
-from pipeline.images import decode
-from pipeline.sample import write_sample
+from pipeline.images.decoder import decode
+from pipeline.images.sample import write_sample
 
 # SHA-256 over every path and its bytes. If it changes, so do the splits of the sample and every
 # score that the documentation prints for it.
@@ -117,5 +117,5 @@ def test_a_place_that_cannot_hold_a_folder_is_a_clear_error(tmp_path: Path) -> N
 
 
 def test_importing_the_module_loads_no_scikit_learn() -> None:
-    program = "import sys, pipeline.sample; sys.exit('sklearn' in sys.modules)"
+    program = "import sys, pipeline.images.sample; sys.exit('sklearn' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import manifest, sources
 from pipeline.errors import ManifestError
-from pipeline.manifest import Manifest
+from pipeline.images import manifest, sources
+from pipeline.images.manifest import Manifest
 
 PLAIN = "path,label,split\nimg/1.jpg,cat,train\nimg/2.jpg,dog,test\n"
 ROWS = [("img/1.jpg", "cat", "train"), ("img/2.jpg", "dog", "test")]

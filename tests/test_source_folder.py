@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import sources
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.folder_tree import IGNORED_FILES, IGNORED_FOLDERS
+from pipeline.images import sources
+from pipeline.images.sources.folder_tree import IGNORED_FILES, IGNORED_FOLDERS
 
 CLASSES = ("cat/1.jpg", "dog/2.jpg")
 SPLITS = ("train/cat/1.jpg", "train/dog/2.jpg", "val/cat/3.jpg", "test/dog/4.jpg")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.split_names import splits_of
+from pipeline.images.split_names import splits_of
 
 TRAIN = ("train", "training", "trn", "train_set", "Training Set", "train-images", "trainval",
          "train2017", "images_train", "TrainSet", "TRAIN", "train_val")  # fmt: skip

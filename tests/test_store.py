@@ -20,7 +20,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     StoreError,
 )
-from pipeline.manifest import Manifest
+from pipeline.images.manifest import Manifest
 from pipeline.shard_set import MAX_SMALL_SHARDS
 from pipeline.shard_writer import ShardWriter
 from pipeline.store import Store, lock

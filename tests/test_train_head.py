@@ -16,8 +16,9 @@ import pytest
 from conftest import Command
 from fakes import edit_record, planted_store
 
-from pipeline import heads, manifest
+from pipeline import heads
 from pipeline.files.atomic import temporary_sibling
+from pipeline.images import manifest
 from pipeline.run import Run
 from pipeline.store import Store
 

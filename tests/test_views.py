@@ -11,9 +11,9 @@ import pytest
 from fakes import FakeEncoder, write_classes, write_image
 
 import pipeline
-from pipeline import views
 from pipeline.errors import ConfigError, DecodeError, MissingFeaturesError, StoreError
-from pipeline.images import decode
+from pipeline.images import views
+from pipeline.images.decoder import decode
 from pipeline.store import Store
 from pipeline.verify import verify
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ManifestError, mention
-from pipeline.folder_tree import Tree, may_be_image, parent
-from pipeline.manifest import Manifest, listing_of
-from pipeline.split_names import splits_of
+from pipeline.images.manifest import Manifest, listing_of
+from pipeline.images.sources.folder_tree import Tree, may_be_image, parent
+from pipeline.images.split_names import splits_of
 
 _HINT: Final = "Give a folder with one sub-folder of images a class."
 

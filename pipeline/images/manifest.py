@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ManifestError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import Row, read_table
-from pipeline.split_names import splits_of
+from pipeline.images.split_names import splits_of
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
 OK: Final = "ok"

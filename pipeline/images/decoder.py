@@ -23,9 +23,10 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, _imaging
 
-from pipeline import image_containers, image_formats, netpbm
 from pipeline.errors import DecodeError
-from pipeline.memory_budget import MemoryBudget
+from pipeline.images import containers, netpbm
+from pipeline.images import formats as image_formats
+from pipeline.images.memory_budget import MemoryBudget
 
 Pixels = NDArray[np.uint8]
 
@@ -103,12 +104,12 @@ def decode(data: bytes, size: int) -> Pixels:
     if not data:
         raise DecodeError("empty file")
     _silence_pillow()
-    if image_containers.is_littered(data):
-        data = image_containers.without_metadata(data) or data
+    if containers.is_littered(data):
+        data = containers.without_metadata(data) or data
     try:
         return _decoded(data, size)
     except _BrokenImageError as error:
-        mended = image_containers.without_metadata(data)
+        mended = containers.without_metadata(data)
         if mended is None:
             raise
         try:
@@ -258,7 +259,7 @@ def _coefficients(image: ImageFile.ImageFile, data: bytes) -> int:
     """
     if image.format not in _JPEG or _is_one_scan(image, data):
         return 0
-    pixels, scans = image.width * image.height, image_containers.jpeg_scans(data)
+    pixels, scans = image.width * image.height, containers.jpeg_scans(data)
     if scans * pixels > _MAX_SCAN_PIXELS:
         raise DecodeError(f"too slow: JPEG of {scans:,} scans of {_dimensions(image)} pixels")
     return 2 * pixels * len(image.getbands()) if scans > 1 else 0

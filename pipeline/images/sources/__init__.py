@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.folder_tree import Tree
-from pipeline.manifest import Manifest
-from pipeline.source_csv import scan_csv
-from pipeline.source_folder import scan_folder
+from pipeline.images.manifest import Manifest
+from pipeline.images.sources.csv_file import scan_csv
+from pipeline.images.sources.folder import scan_folder
+from pipeline.images.sources.folder_tree import Tree
 
 _TABLES: Final = (".csv", ".tsv", ".txt")
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from pipeline.errors import ManifestError, mention
 from pipeline.files.table import Row, read_table
-from pipeline.manifest import SUFFIX, Manifest, exists_at, listing_of, split_column, unique_rows
+from pipeline.images.manifest import (
+    SUFFIX,
+    Manifest,
+    exists_at,
+    listing_of,
+    split_column,
+    unique_rows,
+)
 
 
 def scan_csv(data: Path) -> Manifest:

@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import images
 from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError
-from pipeline.images import Pixels
+from pipeline.images import decoder
+from pipeline.images.decoder import Pixels
 
 PLAIN: Final = ""
 CROPS: Final = 8
@@ -74,7 +74,7 @@ def pixels(data: bytes, key: str, names: Iterable[str], size: int) -> dict[str, 
         view = _PLAIN if name == PLAIN else VIEWS[name]
         side = round(size * view.scale)
         if side not in decoded:
-            decoded[side] = images.decode(data, side)
+            decoded[side] = decoder.decode(data, side)
         seed = hashlib.sha256(f"{name}:{key}".encode()).digest()
         made[name] = view.transform(decoded[side], size, seed)
     return made
