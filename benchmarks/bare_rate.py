@@ -11,7 +11,8 @@ from collections import deque
 
 import numpy as np
 
-from pipeline import backbone, engines
+from pipeline import engines
+from pipeline.backbones import frozen
 from pipeline.encoder import Encoder, Images
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     engine, _ = engines.resolve(options.engine)
     side, batch = options.image_size, options.batch_size
-    loaded = backbone.load("resnet50", weights="random", seed=0, image_size=side, pooling="avg")
+    loaded = frozen.load("resnet50", weights="random", seed=0, image_size=side, pooling="avg")
     if options.save_graph:
         from pipeline.engines.graph import frozen_graph
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import backbone, engines, weights
+from pipeline import engines
+from pipeline.backbones import frozen, weights
 from pipeline.cli import main as command_line
 from pipeline.encoder import Encoder, Features, Images
 
@@ -64,7 +65,7 @@ def main() -> int:
         del arguments[:2]
         _trace(os.path.realpath(traced) + os.sep, opened)
     digest = hashlib.sha256(b"fake").hexdigest()
-    backbone.load = lambda *_, **__: FakeBackbone(digest)
+    frozen.load = lambda *_, **__: FakeBackbone(digest)
     engines.create = lambda *_, batch_size, **__: FakeEncoder(batch_size)
     weights.save = save_nothing
     out = io.StringIO()

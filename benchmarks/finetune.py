@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from common import note, photo_folder, ratio, report
 
-from pipeline import backbone, engines
+from pipeline import engines
 from pipeline import finetune_model as surgery_of
+from pipeline.backbones import frozen
 from pipeline.files.atomic import sha256_file
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_cache import BoundaryCache
@@ -147,9 +148,9 @@ def keras_fit(
     return epoch
 
 
-def network(options: Any) -> backbone.FrozenBackbone:
+def network(options: Any) -> frozen.FrozenBackbone:
     """Return ResNet50 with random weights; how fast it is does not depend on them."""
-    return backbone.load(
+    return frozen.load(
         "resnet50", weights="random", seed=0, image_size=options.image_size, pooling="avg"
     )
 

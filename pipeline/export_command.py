@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, engines, heads, run_backbone, stitch, trained_head, weights
+from pipeline import assembly, engines, heads, run_backbone, stitch, trained_head
 from pipeline._version import __version__
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones import weights
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged

@@ -17,7 +17,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 
-from pipeline.backbone import find
+from pipeline.backbones.frozen import find
 from pipeline.config.options import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
 from pipeline.images.manifest import OK, Manifest, listing_of

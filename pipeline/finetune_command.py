@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, finetune_checkpoint, heads, weights
-from pipeline.backbone import FrozenBackbone
+from pipeline import assembly, event_files, finetune_checkpoint, heads
+from pipeline.backbones import weights
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.fields import flag_of
 from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import assembly, run_backbone
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import FinetuneOptions
 from pipeline.dataset import Examples
 from pipeline.errors import (

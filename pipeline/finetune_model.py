@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones.weights import stable_names
 from pipeline.errors import ConfigError
 from pipeline.system.keras_setup import import_keras
-from pipeline.weights import stable_names
 
 ALL: Final = "all"
 # The tutorial counts layers from the input: it freezes 15 and trains the others.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metrics, weights
+from pipeline import metrics
+from pipeline.backbones import weights
 from pipeline.dataset import Examples
 from pipeline.finetune_checkpoint import Progress
 from pipeline.finetune_data import Origin

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import backbone, heads, weights
-from pipeline.backbone import FrozenBackbone
+from pipeline import heads
+from pipeline.backbones import frozen, weights
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
 from pipeline.files import atomic
 from pipeline.files.records import Kind, misfit, read_record, write_record
@@ -197,12 +198,12 @@ def _loaded(path: Path, name: str, identity: Mapping[str, Any]) -> FrozenBackbon
     """
     saved = path / _ENCODER / f"{identity['weights_sha256']}.h5"
     is_file = name.endswith(_NETWORK)
-    if is_file and backbone.find(name, identity["preprocessing"]).name != identity["backbone"]:
+    if is_file and frozen.find(name, identity["preprocessing"]).name != identity["backbone"]:
         raise WeightsUnavailableError(
             f"Expected the network {identity['backbone']} in {name!r}. Received: another.",
             hint="Export it again.",
         )
-    loaded = backbone.load(
+    loaded = frozen.load(
         name,
         weights="random",  # looked at in neither case: the values are those of the file
         seed=0,
@@ -212,5 +213,5 @@ def _loaded(path: Path, name: str, identity: Mapping[str, Any]) -> FrozenBackbon
         preprocessing=identity["preprocessing"] if is_file else None,
     )
     if is_file:
-        backbone.assign(loaded.network, weights.load(saved))
+        frozen.assign(loaded.network, weights.load(saved))
     return loaded

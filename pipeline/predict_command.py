@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import weights
+from pipeline.backbones import weights
 from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config.options import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError

@@ -11,14 +11,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import backbone
-from pipeline import weights as weight_files
-from pipeline.backbone import Backbone, FrozenBackbone
+from pipeline.backbones import frozen
+from pipeline.backbones import weights as weight_files
+from pipeline.backbones.frozen import Backbone, FrozenBackbone
+from pipeline.backbones.keras_file import PREFIX, SUFFIX
 from pipeline.config.options import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.files.records import Kind, misfit
 from pipeline.images import views
-from pipeline.keras_file import PREFIX, SUFFIX
 from pipeline.run import FINETUNED, Run
 from pipeline.store import Store
 
@@ -176,7 +176,7 @@ def load(
             f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: no such file.",
             hint="Give them with --weights PATH.",
         )
-    loaded = backbone.load(
+    loaded = frozen.load(
         name,
         weights=str(asked),
         seed=source.get("weights_seed") or default_of(ExtractOptions, "seed"),
@@ -229,7 +229,7 @@ def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
         }
         received = {"backbone_sha256": weight_files.digest(arrays)}
         require_equal({"backbone_sha256": expected}, received, f"in {str(folder)!r}")
-        backbone.assign(original.network, arrays)
+        frozen.assign(original.network, arrays)
         return original.model
 
     return FrozenBackbone(
@@ -262,8 +262,8 @@ def _identity_here(identity: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the identity of features made now with what an identity asks for."""
     name = identity["backbone"]
     is_file = is_from_file(identity)
-    spec = Backbone(identity["preprocessing"], name=name) if is_file else backbone.find(name)
-    return backbone.identity(
+    spec = Backbone(identity["preprocessing"], name=name) if is_file else frozen.find(name)
+    return frozen.identity(
         spec,
         weights_sha256=identity["weights_sha256"],
         image_size=identity["image_size"],
@@ -336,6 +336,6 @@ def _network_file(identity: Mapping[str, Any], given: str | None) -> str:
             f"Received: {f'--weights {given}' if given else 'no --weights'}.",
             hint=f"Give it with --weights PATH{SUFFIX}.",
         )
-    spec = backbone.find(given, identity["preprocessing"])
+    spec = frozen.find(given, identity["preprocessing"])
     require_equal(identity, {**identity, "backbone": spec.name}, f"from --weights {given}")
     return given

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import backbone, engines, weights
-from pipeline.backbone import Backbone, FrozenBackbone
+from pipeline import engines
+from pipeline.backbones import frozen, weights
+from pipeline.backbones.frozen import Backbone, FrozenBackbone
 from pipeline.config.options import ExtractOptions, canonical_json
 from pipeline.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError
@@ -65,8 +66,8 @@ class Network:
         """
         engines.require(options.engine)
         views.check(options.views)
-        spec = backbone.find(options.backbone, options.preprocessing)
-        token = backbone.source_token(spec, weights=options.weights, seed=options.seed)
+        spec = frozen.find(options.backbone, options.preprocessing)
+        token = frozen.source_token(spec, weights=options.weights, seed=options.seed)
         return cls(options, reporter, spec, token)
 
     @property
@@ -119,7 +120,7 @@ class Network:
         options = self.options
         self.reporter.say(f"Loading {options.backbone} (weights: {_weights_text(options)})")
         self.is_loaded = True
-        return backbone.load(
+        return frozen.load(
             options.backbone,
             weights=options.weights,
             seed=options.seed,
@@ -305,7 +306,7 @@ def identity_of(network: Network, store: Store) -> dict[str, Any]:
 
 def _identity_of(network: Network, digest: str) -> dict[str, Any]:
     options = network.options
-    return backbone.identity(
+    return frozen.identity(
         network.spec,
         weights_sha256=digest,
         image_size=options.image_size,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import engines, model_folder, run_backbone
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError, RunError
 from pipeline.images import views

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import boundary_shards, view, weights
+from pipeline import boundary_shards, view
+from pipeline.backbones import weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS

@@ -9,7 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import finetune_checkpoint, model_folder, weights
+from pipeline import finetune_checkpoint, model_folder
+from pipeline.backbones import weights
 from pipeline.errors import EngineUnavailableError, PipelineError
 from pipeline.files.atomic import exclusive
 from pipeline.problems import Problem, repaired, without

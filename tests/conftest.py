@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from fakes import FakeBackbone, FakeEncoder
 
-from pipeline import backbone, engines
+from pipeline import engines
+from pipeline.backbones import frozen
 from pipeline.cli import main
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
@@ -39,7 +40,7 @@ def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
         encoder.batch_size = batch_size
         return encoder
 
-    monkeypatch.setattr(backbone, "load", load)
+    monkeypatch.setattr(frozen, "load", load)
     monkeypatch.setattr(engines, "create", create)
     return encoder
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import backbone, weights
+from pipeline.backbones import frozen, weights
 from pipeline.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
@@ -61,7 +61,7 @@ class FakeBackbone:
         """Weights of their own for each text."""
         scale = float(np.float32(int(hashlib.sha256(source.encode()).hexdigest()[:6], 16)))
         backbone = cls("", scale=scale)
-        return cls(weights.digest(backbone.arrays()), scale=scale)
+        return cls(weights.digest(frozen.arrays()), scale=scale)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         return {"conv/kernel": np.full((2, 2), self.scale, np.float32)}
@@ -105,8 +105,8 @@ def planted_store(
     centres = {name: rng.normal(size=PLANTED_DIM) * separation for name in counts}
     features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
     keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
-    identity = backbone.identity(
-        backbone.find("resnet50"),
+    identity = frozen.identity(
+        frozen.find("resnet50"),
         weights_sha256="0" * 64,
         image_size=32,
         pooling="avg",

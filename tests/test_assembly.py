@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline import heads
 from pipeline.assembly import assemble, head_network, is_network, layers_of
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.calibration import probabilities
 from pipeline.errors import HeadNotTrainableError
 from pipeline.heads.dense import DenseHead

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import backbone, weights
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones import frozen, weights
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.images.decoder import DECODER
 from tests import weight_files
@@ -37,7 +37,7 @@ def load(**changes: Any) -> FrozenBackbone:
         "image_size": SIZE,
         "pooling": "avg",
     }
-    return backbone.load("resnet50", **{**options, **changes})
+    return frozen.load("resnet50", **{**options, **changes})
 
 
 def identity(**changes: Any) -> dict[str, object]:
@@ -48,7 +48,7 @@ def identity(**changes: Any) -> dict[str, object]:
         "precision": "float32",
         "engine": "keras",
     }
-    return backbone.identity(backbone.find("resnet50"), **{**options, **changes})
+    return frozen.identity(frozen.find("resnet50"), **{**options, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def test_the_engine_counts_below_float32_only() -> None:
 
 
 def load_named(name: str) -> FrozenBackbone:
-    return backbone.load(name, weights="random", seed=0, image_size=SIZE, pooling="avg")
+    return frozen.load(name, weights="random", seed=0, image_size=SIZE, pooling="avg")
 
 
-@pytest.mark.parametrize("call", [backbone.find, load_named])
+@pytest.mark.parametrize("call", [frozen.find, load_named])
 def test_an_unknown_backbone_is_refused_with_the_nearest(call: Callable[[str], Any]) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
         call("resnet5O")
@@ -90,7 +90,7 @@ def test_an_unknown_backbone_is_refused_with_the_nearest(call: Callable[[str], A
 
 def test_a_typo_in_weights_does_not_wait_for_keras() -> None:
     script = (
-        "import sys; from pipeline import backbone\n"
+        "import sys; from pipeline.backbones import frozen as backbone\n"
         "try: backbone.load('resnet50', weights='imagnet', seed=0, image_size=64, pooling='avg')\n"
         "except OSError as error: print(type(error).__name__, 'keras' in sys.modules)\n"
     )
@@ -101,9 +101,9 @@ def test_a_typo_in_weights_does_not_wait_for_keras() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", backbone.BACKBONES)
+@pytest.mark.parametrize("name", frozen.BACKBONES)
 def test_every_row_of_the_table_is_true(name: str) -> None:
-    row = backbone.BACKBONES[name]
+    row = frozen.BACKBONES[name]
     network = load_named(name)
     assert network.name == name
     assert network.dim == row.dim
@@ -113,14 +113,14 @@ def test_every_row_of_the_table_is_true(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_backbone_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = backbone.Backbone(
+    row = frozen.Backbone(
         builder="keras.applications.densenet:DenseNet121",
         preprocess="keras.applications.densenet:preprocess_input",
         preprocessing="torch",
         dim=1024,
     )
-    rows = MappingProxyType({**backbone.BACKBONES, "densenet121": row})
-    monkeypatch.setattr(backbone, "BACKBONES", rows)
+    rows = MappingProxyType({**frozen.BACKBONES, "densenet121": row})
+    monkeypatch.setattr(frozen, "BACKBONES", rows)
     added = load_named("densenet121")
     assert added.dim == row.dim
     assert "conv2_block1_1_conv/kernel" in added.arrays()
@@ -128,7 +128,7 @@ def test_a_backbone_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_random_weights_are_those_that_weights_draws(loaded: FrozenBackbone) -> None:
-    drawn = weights.draw(backbone.variables_of(loaded.network), seed=0)
+    drawn = weights.draw(frozen.variables_of(loaded.network), seed=0)
     assert set(loaded.arrays()) == set(drawn)
     assert loaded.weights_sha256 == weights.digest(drawn) == weights.digest(loaded.arrays())
     assert load(seed=1).weights_sha256 != loaded.weights_sha256
@@ -178,7 +178,7 @@ def test_saved_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_global_settings_of_keras_do_not_reach_the_network(loaded: FrozenBackbone) -> None:
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     keras.config.set_dtype_policy("mixed_float16")
     keras.config.set_image_data_format("channels_first")
     try:
@@ -200,7 +200,7 @@ def test_global_settings_of_keras_do_not_reach_the_network(loaded: FrozenBackbon
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on a local server that Keras takes for its own, and an empty Keras cache."""
-    backbone.import_keras()
+    frozen.import_keras()
     from keras.src.applications import resnet
     from keras.src.backend import config
 
@@ -247,7 +247,7 @@ def test_imagenet_weights_come_from_keras_download(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    variables = backbone.variables_of(loaded.network)
+    variables = frozen.variables_of(loaded.network)
     arrays = weight_files.values_of(variables)
     weight_files.write_legacy(served / NOTOP, variables, arrays)
     trust(monkeypatch, served / NOTOP)
@@ -294,7 +294,7 @@ def test_a_silent_server_does_not_hold_the_program(
 ) -> None:
     from keras.src.applications import resnet
 
-    monkeypatch.setattr(backbone, "DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr(frozen, "DOWNLOAD_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         monkeypatch.setattr(resnet, "BASE_WEIGHTS_PATH", f"http://127.0.0.1:{port}/")
@@ -310,7 +310,7 @@ def test_a_silent_server_does_not_hold_the_program(
 @pytest.mark.slow
 def test_float32_means_float32() -> None:
     script = (
-        "import os; from pipeline.backbone import import_keras; import_keras()\n"
+        "import os; from pipeline.backbones.frozen import import_keras; import_keras()\n"
         "import tensorflow as tf\n"
         "print(tf.config.experimental.tensor_float_32_execution_enabled(),\n"
         "      os.environ['ONEDNN_DEFAULT_FPMATH_MODE'], os.environ['TF_ENABLE_ONEDNN_OPTS'])\n"
@@ -321,7 +321,7 @@ def test_float32_means_float32() -> None:
 
 @pytest.mark.slow
 def test_importing_keras_is_silent_unless_asked() -> None:
-    script = "import os; from pipeline.backbone import import_keras; import_keras()\n"
+    script = "import os; from pipeline.backbones.frozen import import_keras; import_keras()\n"
     assert python(script).stderr == ""
     assert python(script, TF_CPP_MIN_LOG_LEVEL="0").stderr != ""
     # what a parent process that imported Keras, too, hands down
@@ -333,7 +333,7 @@ def test_what_else_is_written_while_importing_is_shown(tmp_path: Path) -> None:
     (tmp_path / "keras.py").write_text(
         "import os; os.write(2, b'W0000 noise\\nplease read\\n'); 1/0"
     )
-    script = "from pipeline.backbone import import_keras; import_keras()\n"
+    script = "from pipeline.backbones.frozen import import_keras; import_keras()\n"
     stderr = python(script, PYTHONPATH=f"{tmp_path}{os.pathsep}{Path.cwd()}").stderr
     assert stderr.startswith("please read\n")
     assert "ZeroDivisionError" in stderr

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import backbone, engines, finetune_model, keras_file, weights
-from pipeline.backbone import FrozenBackbone
+from pipeline import engines, finetune_model
+from pipeline.backbones import frozen, keras_file, weights
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import ConfigError, WeightsUnavailableError
 
 pytestmark = [
@@ -39,7 +40,7 @@ KERAS = {
 
 def load(name: str, **changes: Any) -> FrozenBackbone:
     options = {"weights": "random", "seed": 0, "image_size": SIZE, "pooling": "avg"}
-    return backbone.load(name, **{**options, **changes})
+    return frozen.load(name, **{**options, **changes})
 
 
 @pytest.fixture(scope="module", params=list(KERAS))
@@ -49,7 +50,7 @@ def loaded(request: pytest.FixtureRequest) -> FrozenBackbone:
 
 def keras_own(loaded: FrozenBackbone) -> tuple[Any, np.ndarray]:
     """Build Keras' own network with the same weights; return it and its features."""
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     builder, module = KERAS[loaded.name]
     network = getattr(keras.applications, builder)(
         include_top=False, weights=None, pooling="avg", input_shape=(SIZE, SIZE, 3)
@@ -65,15 +66,15 @@ def error_of(made: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_the_table_is_complete() -> None:
-    assert set(KERAS) == set(backbone.BACKBONES)
-    assert list(backbone.BACKBONES) == sorted(backbone.BACKBONES)
+    assert set(KERAS) == set(frozen.BACKBONES)
+    assert list(frozen.BACKBONES) == sorted(frozen.BACKBONES)
 
 
 def test_features_are_those_of_keras(loaded: FrozenBackbone) -> None:
     _, expected = keras_own(loaded)
     made = np.asarray(loaded.model(IMAGES, training=False))
-    assert made.shape == (4, backbone.BACKBONES[loaded.name].dim)
-    assert loaded.dim == backbone.BACKBONES[loaded.name].dim
+    assert made.shape == (4, frozen.BACKBONES[loaded.name].dim)
+    assert loaded.dim == frozen.BACKBONES[loaded.name].dim
     assert error_of(made, expected) <= 1e-5
     assert np.isfinite(made).all()
     assert np.abs(made).max() < 6e4, "beyond float16"
@@ -98,7 +99,7 @@ def test_weights_come_back_from_every_file(loaded: FrozenBackbone, tmp_path: Pat
     arrays = loaded.arrays()
     kept = tmp_path / f"{loaded.weights_sha256}.h5"
     weights.save(kept, arrays)
-    variables = backbone.variables_of(loaded.network)
+    variables = frozen.variables_of(loaded.network)
     for path in (tmp_path / "whole.keras", tmp_path / "only.weights.h5"):
         read = weights.read(path, variables)
         assert weights.digest(read) == loaded.weights_sha256, path.suffix
@@ -116,7 +117,7 @@ def test_a_file_of_another_network_is_refused(name: str, tmp_path: Path) -> None
 
 
 def save_own(path: Path, *, layers: Callable[[Any], list[Any]], size: int | None = SIZE) -> Path:
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     keras.utils.set_random_seed(3)
     keras.Sequential([keras.Input((size, size, 3)), *layers(keras.layers)]).save(path)
     return path
@@ -141,7 +142,7 @@ def test_a_file_gets_the_declared_preprocessing(
 ) -> None:
     path = save_own(tmp_path / "own.keras", layers=convolutions)
     loaded = load(str(path), weights="imagenet", preprocessing=preprocessing)
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     model = keras.saving.load_model(path)
     features = np.asarray(model(expected.astype(np.float32), training=False)).mean(axis=(1, 2))
     assert loaded.dim == 6
@@ -186,7 +187,7 @@ def test_networks_that_cannot_be_used_are_refused(
 
 
 def test_a_class_of_others_is_refused_though_it_is_registered(tmp_path: Path) -> None:
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
 
     class Foreign(keras.layers.Layer):
         def call(self, inputs: Any) -> Any:
@@ -231,7 +232,7 @@ def test_an_architecture_names_classes_of_keras_alone(
 
 
 def test_a_loss_of_ones_own_is_no_part_of_the_network(tmp_path: Path) -> None:
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     network = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Conv2D(2, 3)])
 
     def own_loss(expected: Any, made: Any) -> Any:
@@ -244,18 +245,18 @@ def test_a_loss_of_ones_own_is_no_part_of_the_network(tmp_path: Path) -> None:
 
 
 def test_the_networks_of_keras_are_built_in(loaded: FrozenBackbone) -> None:
-    config = backbone.import_keras().saving.serialize_keras_object(loaded.network)
+    config = frozen.import_keras().saving.serialize_keras_object(loaded.network)
     keras_file._require_built_in(Path("any.keras"), json.loads(json.dumps(config)))
 
 
 def test_a_sequential_network_that_pools_has_a_graph_and_its_own_digest(tmp_path: Path) -> None:
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     path = save_own(
         tmp_path / "own.keras",
         layers=lambda layers: [*convolutions(layers), layers.GlobalAveragePooling2D()],
     )
     own = load(str(path), weights="imagenet", preprocessing="unit")
-    saved = backbone._arrays(keras.saving.load_model(path))
+    saved = frozen._arrays(keras.saving.load_model(path))
     assert own.weights_sha256 == weights.digest(saved)
     assert finetune_model.find_cut(own.network, own.network.layers[-2].name).boundary is not None
 
@@ -296,17 +297,17 @@ def test_a_file_from_the_command_line(
 
 def test_a_preprocessing_is_not_for_named_backbones_and_a_file_must_be_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has its own"):
-        backbone.find("resnet50", "tf")
+        frozen.find("resnet50", "tf")
     (tmp_path / "text.keras").write_text("no archive")
     for path in (tmp_path / "absent.keras", tmp_path / "text.keras"):
         with pytest.raises(WeightsUnavailableError, match="expected a network"):
-            backbone.find(str(path), "tf")
+            frozen.find(str(path), "tf")
 
 
 def test_the_name_of_a_file_is_that_of_its_architecture(tmp_path: Path) -> None:
     first = save_own(tmp_path / "first.keras", layers=convolutions)
     other = save_own(tmp_path / "other.keras", layers=lambda layers: [layers.Conv2D(8, 3)])
-    names = {backbone.find(str(path), "tf").name for path in (first, other)}
+    names = {frozen.find(str(path), "tf").name for path in (first, other)}
     assert len(names) == 2
     assert all(name.startswith("keras-file:") for name in names)
     assert len(hashlib.sha256().hexdigest()) == len(names.pop().partition(":")[2])

@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from pipeline import backbone, engines
-from pipeline.backbone import FrozenBackbone
+from pipeline import engines
+from pipeline.backbones import frozen
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.encoder import Encoder
 from pipeline.engines import openvino as openvino_engine
 from pipeline.engines.graph import converted
@@ -36,12 +37,12 @@ def images_of(count: int, size: int) -> Images:
 
 
 def load(size: int) -> FrozenBackbone:
-    return backbone.load("resnet50", weights="random", seed=0, image_size=size, pooling="avg")
+    return frozen.load("resnet50", weights="random", seed=0, image_size=size, pooling="avg")
 
 
 def keras_own(loaded: FrozenBackbone, images: Images) -> Features:
     """Features by Keras alone: its network, its preprocessing, the same weights."""
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     shape = (loaded.image_size, loaded.image_size, 3)
     network = keras.applications.resnet50.ResNet50(
         include_top=False, weights=None, pooling="avg", input_shape=shape

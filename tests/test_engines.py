@@ -87,7 +87,7 @@ def test_an_engine_is_one_file_and_one_row(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_choosing_an_engine_imports_no_network_library() -> None:
     script = (
-        "import sys, pipeline.backbone, pipeline.engines, pipeline.weights\n"
+        "import sys, pipeline.backbones.frozen, pipeline.engines, pipeline.backbones.weights\n"
         "pipeline.engines.resolve('auto')\n"
         "print(sorted({'jax', 'keras', 'tensorflow', 'torch'} & set(sys.modules)))\n"
     )

@@ -27,17 +27,17 @@ from PIL import Image
 
 from pipeline import (
     assembly,
-    backbone,
     boundary_shards,
     finetune_cache,
     finetune_command,
     finetune_steps,
     heads,
     text,
-    weights,
 )
 from pipeline import finetune_checkpoint as checkpoint
 from pipeline import finetune_model as surgery_of
+from pipeline.backbones import frozen as backbone
+from pipeline.backbones import weights
 from pipeline.calibration import probabilities
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, FinetuneOptions

@@ -16,8 +16,9 @@ from fakes import on_jax
 from numpy.typing import NDArray
 from test_finetune import FLAGS, Arrays, Notes, bars, run_finetune, small_backbone, small_batch
 
-from pipeline import assembly, backbone, heads
+from pipeline import assembly, heads
 from pipeline import finetune_model as surgery_of
+from pipeline.backbones import frozen
 from pipeline.cli import main
 from pipeline.config import options as config
 from pipeline.config.fields import flag_of
@@ -48,7 +49,7 @@ ROW_WEIGHTS = np.linspace(0.5, 2, 12).astype(np.float32)
 
 def network_of(name: str) -> Any:
     import_keras()
-    return backbone._build(backbone.find(name), None, 64, "avg")
+    return frozen._build(frozen.find(name), None, 64, "avg")
 
 
 def all_layers(model: Any) -> Iterator[Any]:
@@ -61,7 +62,7 @@ def all_layers(model: Any) -> Iterator[Any]:
 
 
 def test_every_backbone_has_its_count_of_blocks() -> None:
-    assert sorted(BLOCKS) == sorted(backbone.BACKBONES)
+    assert sorted(BLOCKS) == sorted(frozen.BACKBONES)
 
 
 @pytest.mark.slow
@@ -114,7 +115,7 @@ def test_a_boundary_is_called_the_same_however_many_networks_were_built() -> Non
 def test_the_last_block_of_other_networks_trains_on_its_boundary(
     name: str, block: str, last: str
 ) -> None:
-    loaded = backbone.load(name, weights="random", seed=0, image_size=32, pooling="avg")
+    loaded = frozen.load(name, weights="random", seed=0, image_size=32, pooling="avg")
     head = surgery_of.seed_head(3, loaded.dim, seed=1)
     surgery = surgery_of.operate(loaded, head, surgery_of.find_cut(loaded.network, block))
     assert surgery.bottom is not None
@@ -231,7 +232,7 @@ def test_what_is_above_the_last_block_has_its_rate_and_the_stem_the_lowest() -> 
     )
     assert by_layer["top_conv"] == by_layer["avg_pool"] == "block6h"
     surgery = surgery_of.Surgery(
-        backbone.FrozenBackbone(
+        frozen.FrozenBackbone(
             lambda: import_keras().Sequential([network]), name="efficientnetv2b0", image_size=64,
             pooling="avg", dim=1280, weights_sha256="",
         ),

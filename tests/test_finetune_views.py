@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
-from pipeline import boundary_shards, event_files, finetune_source, weights
+from pipeline import boundary_shards, event_files, finetune_source
+from pipeline.backbones import weights
 from pipeline.cli import main
 from pipeline.errors import ConfigError, RunError
 from pipeline.finetune_cache import BoundaryCache, CachedViews

@@ -18,8 +18,9 @@ import pytest
 from conftest import Command
 from fakes import DIM, FakeBackbone, edit_record, planted_store, write_classes, write_image
 
-from pipeline import engines, finetune_data, heads, keras_file, model_folder, stitch, weights
-from pipeline.backbone import FrozenBackbone
+from pipeline import engines, finetune_data, heads, model_folder, stitch
+from pipeline.backbones import keras_file, weights
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import (
     CorruptShardError,
     DecodeError,

@@ -22,7 +22,8 @@ import pytest
 from conftest import Command
 from fakes import DIM, FakeEncoder, write_classes
 
-from pipeline import backbone, encoding_queue, engines, extract, shard_writer, shards
+from pipeline import encoding_queue, engines, extract, shard_writer, shards
+from pipeline.backbones import frozen
 from pipeline.cli import main
 from pipeline.encoder import Encoder
 from pipeline.engines import base, openvino
@@ -189,9 +190,9 @@ def test_whatever_is_raised_between_two_lines_no_row_gets_anothers_features(
 def test_the_same_with_the_network_on_every_engine(
     data: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    loaded = backbone.load("resnet50", weights="random", seed=0, image_size=32, pooling="avg")
+    loaded = frozen.load("resnet50", weights="random", seed=0, image_size=32, pooling="avg")
     encoder = engines.create(engine, loaded, batch_size=6, precision="float32")
-    monkeypatch.setattr(backbone, "load", lambda *_, **__: loaded)
+    monkeypatch.setattr(frozen, "load", lambda *_, **__: loaded)
     modules = [encoding_queue, extract, base, sys.modules[type(encoder).__module__]]
 
     reached, _ = raise_everywhere(monkeypatch, encoder, modules, keep=partial(some, count=25))

@@ -9,7 +9,7 @@ import pytest
 from conftest import Command
 from fakes import write_classes
 
-from pipeline import backbone, keras_file, network_shapes
+from pipeline.backbones import frozen, keras_file, network_shapes
 from pipeline.errors import ConfigError, WeightsUnavailableError
 
 
@@ -105,9 +105,9 @@ def test_it_is_refused_before_keras_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_network(tmp_path / "n.keras", [layer([None, 32, 32, 1])])
-    monkeypatch.setattr(backbone, "import_keras", lambda: pytest.fail("it takes seconds"))
+    monkeypatch.setattr(frozen, "import_keras", lambda: pytest.fail("it takes seconds"))
     with pytest.raises(ConfigError, match="1 channel"):
-        backbone.load(str(path), weights="imagenet", seed=0, image_size=32, pooling="avg",
+        frozen.load(str(path), weights="imagenet", seed=0, image_size=32, pooling="avg",
                       preprocessing="unit")  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def test_a_name_is_still_a_name(name: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     Path("vgg").mkdir()  # such as one of photos
     with pytest.raises(ConfigError, match="Unknown backbone"):
-        backbone.find(name)
+        frozen.find(name)
 
 
 def test_files_that_are_no_network(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from fakes import (
     write_photos,
 )
 
-from pipeline import backbone, engines, heads
+from pipeline import engines, heads
+from pipeline.backbones import frozen
 from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, PredictOptions, build
@@ -72,14 +73,14 @@ def train(folder: Path, run: str, *more: object, names: tuple[str, ...] = ("logr
 def replace_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random projection in the place of backbone and engine; see ``fake_network``."""
     monkeypatch.setattr(
-        backbone,
+        frozen,
         "load",
         lambda name, *, weights, seed, **_: FakeBackbone(f"digest-of-{name}-{weights}-{seed}"),
     )
     monkeypatch.setattr(
         engines, "create", lambda *_, batch_size, **__: FakeEncoder(batch_size=batch_size)
     )
-    monkeypatch.setattr("pipeline.weights.save", save_nothing)
+    monkeypatch.setattr("pipeline.backbones.weights.save", save_nothing)
 
 
 @pytest.fixture(scope="module")
@@ -709,7 +710,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         assert loaded.model is None
         return FakeEncoder()
 
-    monkeypatch.setattr(backbone, "load", load)
+    monkeypatch.setattr(frozen, "load", load)
     monkeypatch.setattr(engines, "create", create)
     return calls
 
@@ -756,7 +757,7 @@ def test_engines_find_the_network_in_their_own_form_in_the_store(
         return FakeEncoder()
 
     monkeypatch.setattr(engines, "create", create)
-    monkeypatch.setattr(backbone, "load", lambda *_, **__: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(frozen, "load", lambda *_, **__: pytest.fail("the network was loaded"))
     Classifier.load(copy / "run")
     assert given[0].converted == copy / "store/encoder"
     assert (given[0].dim, given[0].image_size) == (16, 32)

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import weights
+from pipeline.backbones import weights
+from pipeline.backbones.weights import Variable
 from pipeline.errors import WeightsUnavailableError
-from pipeline.weights import Variable
 from tests import weight_files
 from tests.weight_files import TOP, WRITERS
 
@@ -431,13 +431,13 @@ def test_saved_weights_cannot_claim_more_than_the_file(tmp_path: Path) -> None:
 @from_keras
 @pytest.mark.slow
 def test_what_keras_saves_is_read_in_every_form(tmp_path: Path) -> None:
-    from pipeline import backbone
+    from pipeline.backbones import frozen
 
-    builder = backbone.import_keras().applications.resnet50.ResNet50
+    builder = frozen.import_keras().applications.resnet50.ResNet50
     network = builder(include_top=True, weights=None)
     notop = builder(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
-    variables = backbone.variables_of(notop)
-    arrays = weight_files.values_of(backbone.variables_of(network))
+    variables = frozen.variables_of(notop)
+    arrays = weight_files.values_of(frozen.variables_of(network))
     for model in (network, notop):
         for layer in model.layers:
             for variable in layer.weights:
@@ -465,13 +465,13 @@ def test_what_keras_saves_is_read_in_every_form(tmp_path: Path) -> None:
     [("ResNet101", "conv4_block"), ("VGG16", "conv1_conv/kernel of shape (7, 7, 3, 64)")],
 )
 def test_other_networks_of_keras_are_refused(tmp_path: Path, other: str, expected: str) -> None:
-    from pipeline import backbone
+    from pipeline.backbones import frozen
 
-    keras = backbone.import_keras()
+    keras = frozen.import_keras()
     shape = (64, 64, 3)
     resnet50 = keras.applications.ResNet50(include_top=False, weights=None, input_shape=shape)
     network = getattr(keras.applications, other)(include_top=False, weights=None, input_shape=shape)
-    variables = backbone.variables_of(resnet50)
+    variables = frozen.variables_of(resnet50)
     for name in ("other.weights.h5", "other.h5"):
         path = tmp_path / name
         (network.save_weights if ".weights." in name else network.save)(path)

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import weights
-from pipeline.weights import Variable
+from pipeline.backbones import weights
+from pipeline.backbones.weights import Variable
 
 Arrays = Mapping[str, NDArray[np.float32]]
 

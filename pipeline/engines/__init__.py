@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import unknown_name
 from pipeline.encoder import Encoder
 from pipeline.errors import EngineUnavailableError, PipelineError

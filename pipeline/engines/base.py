@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.encoder import Encoder, Features, Images
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.system import machine

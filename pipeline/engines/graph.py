@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline import weights
-from pipeline.backbone import FrozenBackbone
+from pipeline.backbones import weights
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import EngineUnavailableError
 from pipeline.files.atomic import sha256_file, write_atomically
 from pipeline.system.keras_setup import import_keras

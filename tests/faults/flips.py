@@ -14,14 +14,8 @@ import h5py
 import numpy as np
 from fakes import planted_store
 
-from pipeline import (
-    boundary_shards,
-    finetune_checkpoint,
-    heads,
-    model_folder,
-    scan_cache,
-    weights,
-)
+from pipeline import boundary_shards, finetune_checkpoint, heads, model_folder, scan_cache
+from pipeline.backbones import weights
 from pipeline.compare import compare
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.dataset import load

@@ -249,8 +249,9 @@ def replace_network() -> None:
     """Put a random projection in the place of backbone and engine."""
     from fakes import DIM, FakeEncoder
 
-    from pipeline import backbone, engines, export, stitch, weights
-    from pipeline.backbone import FrozenBackbone
+    from pipeline import engines, export, stitch
+    from pipeline.backbones import frozen, weights
+    from pipeline.backbones.frozen import FrozenBackbone
 
     class Model:
         layers = (None,)
@@ -267,7 +268,7 @@ def replace_network() -> None:
                                pooling=pooling, dim=DIM,
                                weights_sha256=weights.digest(arrays))  # fmt: skip
 
-    backbone.load = load
+    frozen.load = load
     FrozenBackbone.arrays = lambda self: self.model.arrays  # type: ignore[method-assign]
     engines.create = lambda *_, batch_size, **__: FakeEncoder(batch_size=batch_size)
     stitch.runner = lambda model: FakeEncoder()

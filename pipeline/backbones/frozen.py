@@ -19,13 +19,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import keras_file
-from pipeline import weights as weight_files
+from pipeline.backbones import keras_file
+from pipeline.backbones import weights as weight_files
+from pipeline.backbones.weights import Variable
 from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.images.decoder import DECODER
 from pipeline.system.keras_setup import import_keras
-from pipeline.weights import Variable
 
 # Seconds that a download may stand still. Without a limit, a firewall that drops packets would
 # hold the program for minutes and a stalled server for ever.

@@ -20,7 +20,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from pipeline import network_shapes
+from pipeline.backbones import network_shapes
 from pipeline.config.options import PREPROCESSINGS, canonical_json
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
