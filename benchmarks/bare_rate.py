@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline import engines
 from pipeline.backbones import frozen
-from pipeline.encoder import Encoder, Images
+from pipeline.engines.encoder import Encoder, Images
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from pipeline import engines
 from pipeline.backbones import frozen, weights
 from pipeline.cli import main as command_line
-from pipeline.encoder import Encoder, Features, Images
+from pipeline.engines.encoder import Encoder, Features, Images
 
 DIM = 2048
 

@@ -19,8 +19,8 @@ from pipeline.calibration import probabilities
 from pipeline.config.fields import expanded
 from pipeline.config.options import PredictOptions, default_of
 from pipeline.doctor import Clock
-from pipeline.encoder import Encoder, Features
-from pipeline.encoding_queue import EncodingQueue, Row
+from pipeline.engines.encoder import Encoder, Features
+from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads
 from pipeline.image_inputs import ImageInput, listed

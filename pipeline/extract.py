@@ -20,8 +20,8 @@ from typing import Final, TypeVar
 import numpy as np
 
 from pipeline.doctor import Clock
-from pipeline.encoder import Encoder, Features
-from pipeline.encoding_queue import EncodingQueue, Row
+from pipeline.engines.encoder import Encoder, Features
+from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
 from pipeline.files.atomic import UnfitFileError, read_regular
 from pipeline.images import decoder

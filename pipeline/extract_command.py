@@ -12,7 +12,7 @@ from pipeline import engines
 from pipeline.config.options import CommonOptions, ExtractOptions
 from pipeline.dataset import notes_of
 from pipeline.doctor import Setting, diagnose
-from pipeline.encoder import Encoder
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.extract import Extraction
 from pipeline.files import outputs

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import boundary_shards
-from pipeline.encoder import Encoder
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import MissingFeaturesError, PipelineError, RunError
 from pipeline.files.atomic import remove_leftovers
 from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows

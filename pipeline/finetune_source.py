@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import boundary_shards, engines
 from pipeline.config.options import FinetuneOptions
-from pipeline.encoder import Encoder
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import EngineUnavailableError
 from pipeline.finetune_cache import BoundaryCache, CachedViews
 from pipeline.finetune_data import Origin, Photos, Source

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import engines, run_backbone
-from pipeline.encoder import Encoder
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import DecodeError
 from pipeline.extract import DRIFT_TOLERANCE, in_threads, read_bytes
 from pipeline.images import views

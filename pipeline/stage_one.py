@@ -17,7 +17,7 @@ from pipeline import engines
 from pipeline.backbones import frozen, weights
 from pipeline.backbones.frozen import Backbone, FrozenBackbone
 from pipeline.config.options import ExtractOptions, canonical_json
-from pipeline.encoder import Encoder
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract import Extraction
 from pipeline.images import views

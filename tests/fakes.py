@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.backbones import frozen, weights
-from pipeline.encoder import Encoder
+from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
 from pipeline.images.manifest import Manifest

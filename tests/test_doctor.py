@@ -11,8 +11,8 @@ from fakes import FakeEncoder, write_classes
 
 from pipeline import shards
 from pipeline.doctor import Clock, Part, Setting, diagnose
-from pipeline.encoder import Pending
-from pipeline.encoding_queue import EncodingQueue, Row
+from pipeline.engines.encoder import Pending
+from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.images import decoder
 
 Command = Callable[..., tuple[int, dict[str, Any]]]

@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from pipeline import engines
 from pipeline.backbones import frozen
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.encoder import Encoder
 from pipeline.engines import openvino as openvino_engine
+from pipeline.engines.encoder import Encoder
 from pipeline.engines.graph import converted
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.system import machine

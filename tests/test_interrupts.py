@@ -22,11 +22,12 @@ import pytest
 from conftest import Command
 from fakes import DIM, FakeEncoder, write_classes
 
-from pipeline import encoding_queue, engines, extract, shard_writer, shards
+from pipeline import engines, extract, shard_writer, shards
 from pipeline.backbones import frozen
 from pipeline.cli import main
-from pipeline.encoder import Encoder
 from pipeline.engines import base, openvino
+from pipeline.engines import queue as encoding_queue
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
 from pipeline.store import Store
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import unknown_name
-from pipeline.encoder import Encoder
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import EngineUnavailableError, PipelineError
 from pipeline.system import keras_setup, machine
 

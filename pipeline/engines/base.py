@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.encoder import Encoder, Features, Images
+from pipeline.engines.encoder import Encoder, Features, Images
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.system import machine
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.encoder import Features, Images, Pending
 from pipeline.engines.base import (
     EngineEncoder,
     cpu_device,
@@ -17,6 +16,7 @@ from pipeline.engines.base import (
     readable_errors,
     require_precision,
 )
+from pipeline.engines.encoder import Features, Images, Pending
 from pipeline.system.keras_setup import gpu_name, import_keras
 
 # From this size on, the weights become constants of the graph, so that BatchNorm is folded into

@@ -9,7 +9,6 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.encoder import Images, Pending
 from pipeline.engines.base import (
     EngineEncoder,
     cpu_device,
@@ -17,6 +16,7 @@ from pipeline.engines.base import (
     require_precision,
     usable_network,
 )
+from pipeline.engines.encoder import Images, Pending
 from pipeline.engines.graph import converted, frozen_graph
 from pipeline.errors import PipelineError
 from pipeline.system import machine

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.encoder import Features, Images, Pending
 from pipeline.engines.base import (
     EngineEncoder,
     cpu_device,
@@ -22,6 +21,7 @@ from pipeline.engines.base import (
     require_precision,
     usable_network,
 )
+from pipeline.engines.encoder import Features, Images, Pending
 from pipeline.engines.graph import converted, graph_bytes
 from pipeline.errors import PipelineError
 from pipeline.system import machine

@@ -11,7 +11,7 @@ from typing import Final, Self
 import numpy as np
 
 from pipeline.doctor import Clock
-from pipeline.encoder import Encoder, Features, Pending
+from pipeline.engines.encoder import Encoder, Features, Pending
 from pipeline.errors import PipelineError
 from pipeline.images.decoder import Pixels
 
