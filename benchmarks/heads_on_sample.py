@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline import heads
 from pipeline.dataset import SplitRule, prepare
 from pipeline.split_features import SplitFeatures
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.train_head import fit_head
 
 SPLIT_SEEDS = range(5)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from common import note, ratio, report
 
-from pipeline.shard_set import SHARD_ROWS
-from pipeline.store import Store
+from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.store import Store
 
 
 def main() -> None:

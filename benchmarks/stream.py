@@ -19,9 +19,9 @@ import numpy as np
 from common import note, report
 
 from pipeline.heads.linear import LinearHead
-from pipeline.shard_set import SHARD_ROWS
-from pipeline.store import Store
-from pipeline.stored_features import StoredFeatures
+from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.store import Store
+from pipeline.store.stream import StoredFeatures
 from pipeline.system.keras_setup import import_keras
 
 

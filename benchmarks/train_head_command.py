@@ -18,8 +18,8 @@ from common import command, pooled_features, ratio, report, timed
 
 from pipeline.heads.logreg import LogregHead
 from pipeline.images.manifest import Manifest
-from pipeline.shard_set import SHARD_ROWS
-from pipeline.store import Store
+from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.store import Store
 
 PEER = """
 import json, sys

@@ -109,7 +109,7 @@ def export(
 
 def info(options: InfoOptions, common: CommonOptions, reporter: Reporter, tables: Tables) -> Result:
     """Say what a store or run is."""
-    from pipeline.store import Store
+    from pipeline.store.store import Store
 
     _require("STORE or RUN", options.path)
     path = Path(options.path)
@@ -140,8 +140,8 @@ def prune(
     options: PruneOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Drop the features and frozen activations that no manifest needs."""
-    from pipeline import boundary_shards
-    from pipeline.store import Store, lock
+    from pipeline.store import activations
+    from pipeline.store.store import Store, lock
 
     _require("STORE", options.store)
     path = Path(options.store)
@@ -161,26 +161,26 @@ def prune(
         "rows": len(store),
         "shards": len(store.shard_paths()),
         "boundary_dropped": boundary_dropped,
-        "boundary_shards": len(boundary_shards.all_paths(store.boundary_folder)),
+        "boundary_shards": len(activations.all_paths(store.boundary_folder)),
         "freed_bytes": before - _bytes(store) - _boundary_bytes(store),
     }
 
 
 def _prune_boundary(store: Any, needed: Any) -> int:
     """Delete frozen activations that no image needs; return how many shards these were."""
-    from pipeline import boundary_shards
+    from pipeline.store import activations
 
     folder = store.boundary_folder
     if not folder.exists():
         return 0
-    with boundary_shards.pruning(folder):
-        return boundary_shards.remove_unneeded(folder, store.identity, needed)
+    with activations.pruning(folder):
+        return activations.remove_unneeded(folder, store.identity, needed)
 
 
 def _store_info(store: Any) -> Result:
     from collections import Counter
 
-    from pipeline import boundary_shards
+    from pipeline.store import activations
 
     has_manifest = store.manifest_path.exists()
     manifest = store.read_manifest() if has_manifest else None
@@ -192,7 +192,7 @@ def _store_info(store: Any) -> Result:
         "shards": len(store.shard_paths()),
         "views": {name: len(view) for name, view in store.views.items()},
         "bytes": _bytes(store),
-        "boundary_shards": len(boundary_shards.all_paths(store.boundary_folder)),
+        "boundary_shards": len(activations.all_paths(store.boundary_folder)),
         "boundary_bytes": _boundary_bytes(store),
         "images": len(manifest) if manifest else 0,
         "classes": dict(sorted(Counter(manifest.labels).items())) if manifest else {},
@@ -208,9 +208,9 @@ def _bytes(store: Any) -> int:
 
 
 def _boundary_bytes(store: Any) -> int:
-    from pipeline import boundary_shards
+    from pipeline.store import activations
 
-    paths = boundary_shards.all_paths(store.boundary_folder)
+    paths = activations.all_paths(store.boundary_folder)
     return sum(path.stat().st_size for path in paths)
 
 

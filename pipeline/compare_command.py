@@ -21,7 +21,7 @@ from pipeline.learning_curve import fit_on, is_right, nested
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import features_of, rule_of
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train_head import fit_head
 

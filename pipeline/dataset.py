@@ -18,7 +18,7 @@ from pipeline.errors import ManifestError, mention
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.labels import notes_of as notes_of_labels
 from pipeline.splits import SPLITS, Moved
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system.wording import counted
 
 

@@ -24,7 +24,7 @@ from pipeline.files.atomic import recover, sha256_file
 from pipeline.model_folder import SCHEMA_VERSION
 from pipeline.run import Run
 from pipeline.stitch import Agreement, Sample
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted

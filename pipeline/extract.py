@@ -28,11 +28,11 @@ from pipeline.images import decoder
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
 from pipeline.images.views import PLAIN, pixels
-from pipeline.scan_cache import ScanCache
-from pipeline.shard_set import ShardSet
-from pipeline.shard_writer import ShardWriter
-from pipeline.shards import Shard
-from pipeline.store import Store
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.shard import Shard
+from pipeline.store.shard_set import ShardSet
+from pipeline.store.store import Store
+from pipeline.store.writer import ShardWriter
 from pipeline.system.progress import Bar
 from pipeline.system.wording import counted
 

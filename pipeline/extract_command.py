@@ -19,9 +19,9 @@ from pipeline.files import outputs
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
 from pipeline.labels import merged as merge_labels
-from pipeline.scan_cache import ScanCache
 from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
-from pipeline.store import MANIFEST, Store
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.store import MANIFEST, Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted

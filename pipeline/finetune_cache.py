@@ -15,16 +15,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import boundary_shards
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import MissingFeaturesError, PipelineError, RunError
 from pipeline.files.atomic import remove_leftovers
 from pipeline.finetune_data import Photos, parts_of, read_ahead, unique_rows
 from pipeline.finetune_views import Turns
 from pipeline.images.views import PLAIN
-from pipeline.key_index import KeyIndex
-from pipeline.scan_cache import ScanCache
-from pipeline.shards import Keys, Shard
+from pipeline.store import activations
+from pipeline.store.key_index import KeyIndex
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.shard import Keys, Shard
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 
@@ -73,7 +73,7 @@ class BoundaryCache:
             scan_cache: Opens what remembers the good checks of shards from run to run.
         """
         self._identity = {**identity, "shape": list(shape), "precision": precision}
-        self.folder = boundary_shards.folder_of(parent, self._identity)
+        self.folder = activations.folder_of(parent, self._identity)
         self.row_bytes = math.prod(shape) * np.dtype(precision).itemsize
         self._keys = keys
         self._wanted = np.arange(len(keys)) if rows is None else rows
@@ -164,7 +164,7 @@ class BoundaryCache:
         used = np.unique(self._index.shard_of[self._known(self._wanted)])
         paths = {number: self._index.shards[number].path for number in used.tolist()}
         if sum(path.stat().st_size for path in paths.values()) <= machine.free_memory() // 2:
-            self._loaded = {number: boundary_shards.read(path) for number, path in paths.items()}
+            self._loaded = {number: activations.read(path) for number, path in paths.items()}
 
     def close(self) -> None:
         """Let go of memory; no file is open between two calls."""
@@ -192,7 +192,7 @@ class BoundaryCache:
         """Return some lines of a shard, from memory where it is there."""
         if number in self._loaded:
             return self._loaded[number][lines]
-        return boundary_shards.read(self._index.shards[number].path, lines)
+        return activations.read(self._index.shards[number].path, lines)
 
     def _known(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return where in the index each row is; refuse rows that are not there."""
@@ -209,13 +209,13 @@ class BoundaryCache:
 
     def _write(self, keys: Keys, values: NDArray[Any]) -> None:
         """Write a shard; the digest that names it counts as its first good check."""
-        path = boundary_shards.write(self.folder, self._identity, keys, values)
+        path = activations.write(self.folder, self._identity, keys, values)
         with self._scan_cache() as cache:
             cache.remember_check(path.stem, path.stat())
 
     def _indexed(self) -> KeyIndex:
         """Return where the key of every row at hand is."""
-        paths = boundary_shards.paths(self.folder)
+        paths = activations.paths(self.folder)
         with self._scan_cache() as cache:
             return KeyIndex.over(Shard(path, self._keys_of(path, cache)) for path in paths)
 
@@ -225,7 +225,7 @@ class BoundaryCache:
             # Taken before the bytes are read: what changes them later counts as a change.
             status = path.stat()
             is_checked = cache.is_checked(path.stem, status)
-            keys = boundary_shards.checked_keys(path, is_checked=lambda path: is_checked)
+            keys = activations.checked_keys(path, is_checked=lambda path: is_checked)
             if not is_checked:
                 cache.remember_check(path.stem, status)
                 # Others write to it too, and hashing what follows may take minutes.

@@ -32,7 +32,7 @@ from pipeline.images import decoder, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.run import Run, best
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 from pipeline.trained_head import fitted_head, head_name

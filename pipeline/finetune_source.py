@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline import boundary_shards, engines
+from pipeline import engines
 from pipeline.config.options import FinetuneOptions
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import EngineUnavailableError
@@ -17,7 +17,8 @@ from pipeline.finetune_model import Surgery
 from pipeline.finetune_views import Turns
 from pipeline.images import views
 from pipeline.images.views import PLAIN
-from pipeline.store import Store
+from pipeline.store import activations
+from pipeline.store.store import Store
 from pipeline.system.progress import Reporter
 
 
@@ -57,9 +58,9 @@ def open_source(
         return engines.create(engine, bottom, batch_size=options.batch_size, precision="float32")
 
     folder = origin.store.boundary_folder
-    with boundary_shards.in_use(folder, reporter):
+    with activations.in_use(folder, reporter):
         try:
-            with boundary_shards.filling(folder, reporter):
+            with activations.filling(folder, reporter):
                 cached.fill(photos, make_encoder, reporter)
             cached.open()
             yield cached, surgery.top
@@ -96,7 +97,7 @@ def _cached_views(
     options: FinetuneOptions, origin: Origin, surgery: Surgery, turns: Turns
 ) -> CachedViews:
     """Return a cache a view: of all images as they are, and of what train shows of its own."""
-    how = {boundary_shards.FEATURES: origin.store.identity, "boundary": surgery.cut.below}
+    how = {activations.FEATURES: origin.store.identity, "boundary": surgery.cut.below}
     caches = {}
     for name in turns.names:
         rule = {} if name == PLAIN else {"view": f"{name}:{views.VIEWS[name].scheme}"}

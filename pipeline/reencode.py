@@ -21,9 +21,9 @@ from pipeline.images import views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import OK
 from pipeline.problems import Problem, without
-from pipeline.shard_set import ShardSet
-from pipeline.shards import Features, Shard
-from pipeline.store import Store
+from pipeline.store.shard import Features, Shard
+from pipeline.store.shard_set import ShardSet
+from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 

@@ -20,7 +20,7 @@ from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableErro
 from pipeline.files.records import Kind, misfit
 from pipeline.images import views
 from pipeline.run import FINETUNED, Run
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 _BACKBONE: Final = "backbone/"
 # What names a file, in no other folder.

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pipeline.errors import RunError
 from pipeline.files import places
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 # Inputs that say where something lies. What it is, other inputs say: the identity of the features,
 # the digest of the rows, that of the head to start from.

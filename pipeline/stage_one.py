@@ -23,9 +23,9 @@ from pipeline.extract import Extraction
 from pipeline.images import views
 from pipeline.images.manifest import Manifest
 from pipeline.images.views import PLAIN
-from pipeline.scan_cache import ScanCache
-from pipeline.shard_set import SHARD_ROWS
-from pipeline.store import Store, lock
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.store import Store, lock
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 from pipeline.system.provenance import provenance

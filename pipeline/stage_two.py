@@ -17,8 +17,8 @@ from pipeline.errors import ConfigError, ManifestError, mention
 from pipeline.files import outputs, places
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
-from pipeline.store import Store
-from pipeline.stored_features import StoredFeatures
+from pipeline.store.store import Store
+from pipeline.store.stream import StoredFeatures
 from pipeline.system import keras_setup, machine
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted

@@ -23,7 +23,7 @@ from pipeline.images import decoder
 from pipeline.images.manifest import Manifest
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system.keras_setup import import_keras
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import

@@ -11,16 +11,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import boundary_shards, view
 from pipeline.backbones import weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
 from pipeline.images.manifest import OK
 from pipeline.problems import Problem, repaired, without
-from pipeline.shard_set import ShardSet
-from pipeline.shards import Shard
-from pipeline.store import Store, lock
+from pipeline.store import activations, features_file
+from pipeline.store.shard import Shard
+from pipeline.store.shard_set import ShardSet
+from pipeline.store.store import Store, lock
 from pipeline.system.wording import counted
 
 _EXTRACT: Final = "Run extract again; only those are encoded."
@@ -57,7 +57,7 @@ def _verify(store: Store, *, repair: bool) -> dict[str, Any]:
                 good[name].append(_verified(shard_set, shard_path))
             except (StoreError, OSError) as error:
                 problems.append(_of_shard(shard_path, error))
-    boundary = boundary_shards.all_paths(store.boundary_folder)
+    boundary = activations.all_paths(store.boundary_folder)
     bad = [problem for path in boundary for problem in _of_activations(path)]
     # What is left in the view then reads from shards that are there.
     remade = [Problem("", "", "", _remaking(store))] if problems else []
@@ -92,7 +92,7 @@ def _of_shard(path: Path, error: StoreError | OSError) -> Problem:
 def _of_activations(path: Path) -> Iterator[Problem]:
     """Yield what is wrong with a shard of frozen activations, if anything."""
     try:
-        boundary_shards.checked_keys(path, is_checked=lambda path: False)
+        activations.checked_keys(path, is_checked=lambda path: False)
     except (StoreError, OSError) as error:
         yield _of_shard(path, error)
 
@@ -149,7 +149,7 @@ def _of_view(store: Store) -> Iterator[Problem]:
         if not store.has_view_as_written():
             yield Problem("", "features.h5 is not as it was written.", fix, _remaking(store))
             return
-        sources = view.sources(store.view_path)
+        sources = features_file.sources(store.view_path)
     except HDF5_ERRORS as error:
         yield Problem("", f"features.h5 cannot be read: {error}", fix, _remaking(store))
         return

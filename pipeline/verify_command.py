@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.problems import repaired
 from pipeline.reencode import reencode
 from pipeline.run import Run
-from pipeline.store import Store, lock
+from pipeline.store.store import Store, lock
 from pipeline.system.progress import Reporter
 from pipeline.verify import verify as verify_store
 from pipeline.verify_run import verify_folder, verify_run

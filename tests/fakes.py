@@ -21,7 +21,7 @@ from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
 from pipeline.images.manifest import Manifest
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 
 DIM = 16

@@ -14,9 +14,10 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, Notes, planted_store, write_classes
 
-from pipeline import boundary_shards, text
+from pipeline import text
 from pipeline.errors import CorruptShardError
-from pipeline.store import Store
+from pipeline.store import activations
+from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 from pipeline.verify import verify
 
@@ -24,16 +25,16 @@ KEY_DTYPE = "S64"
 
 
 def how(store: Store, cut: str = "conv4", **changes: Any) -> dict[str, Any]:
-    return {boundary_shards.FEATURES: {**store.identity, **changes}, "boundary": cut}
+    return {activations.FEATURES: {**store.identity, **changes}, "boundary": cut}
 
 
 def add(store: Store, identity: dict[str, Any], keys: list[bytes]) -> Path:
     """Write a shard of activations of some images; return where it is."""
-    folder = boundary_shards.folder_of(store.boundary_folder, identity)
-    before = set(boundary_shards.paths(folder))
+    folder = activations.folder_of(store.boundary_folder, identity)
+    before = set(activations.paths(folder))
     values = np.full((len(keys), 2, 2, 3), len(before), "<f4")
-    boundary_shards.write(folder, identity, np.array(keys, KEY_DTYPE), values)
-    (path,) = set(boundary_shards.paths(folder)) - before
+    activations.write(folder, identity, np.array(keys, KEY_DTYPE), values)
+    (path,) = set(activations.paths(folder)) - before
     return path
 
 
@@ -49,7 +50,7 @@ def key(number: int) -> bytes:
 
 
 def checked_keys(path: Path) -> Any:
-    return boundary_shards.checked_keys(path, is_checked=lambda path: False)
+    return activations.checked_keys(path, is_checked=lambda path: False)
 
 
 def break_(path: Path) -> None:
@@ -164,12 +165,12 @@ def test_prune_names_a_shard_that_cannot_be_read(store: Store, command: Command)
 
 def test_prune_does_not_disturb_a_finetune(store: Store, command: Command) -> None:
     path, folder, silence = add(store, how(store), [key(99)]), store.boundary_folder, Silence()
-    with boundary_shards.in_use(folder, silence), boundary_shards.in_use(folder, silence):
-        with boundary_shards.filling(folder, silence):
+    with activations.in_use(folder, silence), activations.in_use(folder, silence):
+        with activations.filling(folder, silence):
             assert command("prune", store.path)[0] == 2
         status, result = command("prune", store.path)
     assert status == 2 and "finetune" in result["error"]["message"] and path.exists()
-    with boundary_shards.pruning(folder):
+    with activations.pruning(folder):
         assert command("prune", store.path)[0] == 2
     assert command("prune", store.path)[0] == 0 and not path.exists()
 
@@ -177,12 +178,12 @@ def test_prune_does_not_disturb_a_finetune(store: Store, command: Command) -> No
 @pytest.mark.parametrize("held", ["filling", "pruning"])
 def test_who_waits_for_another_says_so_and_then_goes_on(store: Store, held: str) -> None:
     folder, notes = store.boundary_folder, Notes()
-    lock = boundary_shards.filling if held == "filling" else boundary_shards.in_use
+    lock = activations.filling if held == "filling" else activations.in_use
     with lock(folder, notes):
         assert not notes.lines, "nothing to wait for"
     other = {
-        "filling": lambda: boundary_shards.filling(folder, Silence()),
-        "pruning": lambda: boundary_shards.pruning(folder),
+        "filling": lambda: activations.filling(folder, Silence()),
+        "pruning": lambda: activations.pruning(folder),
     }[held]()
 
     def enter() -> None:

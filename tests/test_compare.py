@@ -14,7 +14,7 @@ from pipeline.cli import main
 from pipeline.compare_command import CURVE_SHARES, Retraining
 from pipeline.learning_curve import nested
 from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, write_classes
 
-from pipeline import shards
 from pipeline.doctor import Clock, Part, Setting, diagnose
 from pipeline.engines.encoder import Pending
 from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.images import decoder
+from pipeline.store import shard
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -95,10 +95,10 @@ def test_the_slow_part_is_named(
     elif slow == "encode":
         monkeypatch.setattr(FakeEncoder, "__call__", slowed(FakeEncoder.__call__, 0.1))
     else:
-        monkeypatch.setattr(shards, "write", slowed(shards.write, 0.2))
-        monkeypatch.setattr("pipeline.shard_writer.FLUSH_SECONDS", 0.0)
+        monkeypatch.setattr(shard, "write", slowed(shard.write, 0.2))
+        monkeypatch.setattr("pipeline.store.writer.FLUSH_SECONDS", 0.0)
         monkeypatch.setattr(
-            "pipeline.shard_writer.ShardWriter._is_due", lambda writer: bool(writer._blocks)
+            "pipeline.store.writer.ShardWriter._is_due", lambda writer: bool(writer._blocks)
         )
     _, result = command("extract", "data", "--weights", "random", "--image-size", 32, "--store",
                         "store", "--batch-size", 4, "--workers", 1)  # fmt: skip

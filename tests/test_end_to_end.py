@@ -15,7 +15,7 @@ from fakes import write_classes, write_image
 
 import pipeline
 from pipeline.images.sample import write_sample
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 pytestmark = pytest.mark.slow
 

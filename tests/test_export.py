@@ -37,7 +37,7 @@ from pipeline.export_command import export
 from pipeline.heads.head import Head
 from pipeline.images import decoder, manifest
 from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Silence
 

@@ -15,12 +15,12 @@ from conftest import Command
 from fakes import DIM, FakeEncoder, write_classes, write_image
 
 import pipeline
-from pipeline import scan_cache
 from pipeline.cli import main
 from pipeline.images import decoder
-from pipeline.shard_set import ShardSet
-from pipeline.shard_writer import ShardWriter
-from pipeline.store import Store
+from pipeline.store import scan_cache
+from pipeline.store.shard_set import ShardSet
+from pipeline.store.store import Store
+from pipeline.store.writer import ShardWriter
 
 KEYS = {
     *("images", "encoded", "reused", "skipped", "errors", "seconds", "startup_seconds"),

@@ -119,7 +119,7 @@ def test_a_store_of_extract_is_used_if_its_features_are_those_asked_for(
 def test_nothing_is_written_where_every_feature_is_there(
     paths: list[str], fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.scan_cache.RACY_NS", 0)
+    monkeypatch.setattr("pipeline.store.scan_cache.RACY_NS", 0)
     expected = extractor().transform(paths)
     extractor().transform(paths)
     states = {path: path.stat().st_mtime_ns for path in Path("store").rglob("*")}

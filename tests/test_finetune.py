@@ -25,15 +25,7 @@ from fakes import FakeEncoder, Notes, edit_record, on_jax, planted_store, write_
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import (
-    assembly,
-    boundary_shards,
-    finetune_cache,
-    finetune_command,
-    finetune_steps,
-    heads,
-    text,
-)
+from pipeline import assembly, finetune_cache, finetune_command, finetune_steps, heads, text
 from pipeline import finetune_checkpoint as checkpoint
 from pipeline import finetune_model as surgery_of
 from pipeline.backbones import frozen as backbone
@@ -71,8 +63,9 @@ from pipeline.finetune_data import (
 from pipeline.finetune_start import check_start
 from pipeline.images.manifest import Manifest
 from pipeline.run import Run
-from pipeline.scan_cache import ScanCache
-from pipeline.store import Store
+from pipeline.store import activations
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.keras_setup import import_keras
 from pipeline.system.progress import Silence
@@ -342,7 +335,7 @@ def test_only_shards_that_changed_since_their_last_good_check_are_hashed(
         hashed.append(path)
         return sha256_file(path)
 
-    monkeypatch.setattr(boundary_shards, "sha256_file", counted)
+    monkeypatch.setattr(activations, "sha256_file", counted)
 
     def opened() -> int:
         hashed.clear()
@@ -379,7 +372,7 @@ def test_what_was_just_written_is_not_hashed_again(
     def refuse(path: Path) -> str:
         raise AssertionError(path)
 
-    monkeypatch.setattr(boundary_shards, "sha256_file", refuse)
+    monkeypatch.setattr(activations, "sha256_file", refuse)
     for each in (cache, cache_of(tmp_path / "boundary", rows, scan_cache=scan)):
         each.open()
         assert each.batch(np.arange(6), None).any()
@@ -399,8 +392,8 @@ def test_shards_of_other_images_stay_on_disk(
         read.append(path)
         return original(path, lines)
 
-    original = boundary_shards.read
-    monkeypatch.setattr(boundary_shards, "read", counted)
+    original = activations.read
+    monkeypatch.setattr(activations, "read", counted)
     part.open()
     assert len(read) == 1
     whole.open()

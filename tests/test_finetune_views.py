@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
-from pipeline import boundary_shards, event_files, finetune_source
+from pipeline import event_files, finetune_source
 from pipeline.backbones import weights
 from pipeline.cli import main
 from pipeline.errors import ConfigError, RunError
@@ -24,7 +24,8 @@ from pipeline.images.decoder import decode
 from pipeline.images.manifest import Manifest
 from pipeline.images.views import PLAIN
 from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.store import activations
+from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.verify import verify
 
@@ -276,7 +277,7 @@ def test_the_cache_of_views_is_part_of_a_sound_store(
     found = verify(trained / "store")
     assert found["ok"] and found["boundary_shards"] >= 3
     with store.scan_cache() as cache:
-        paths = boundary_shards.all_paths(store.boundary_folder)
+        paths = activations.all_paths(store.boundary_folder)
         assert all(cache.is_checked(path.stem, path.stat()) for path in paths), "a resume hashes"
     inputs = Run.open(trained / "whole").record["inputs"]
     assert inputs["views"] == list(NAMES)

@@ -33,8 +33,8 @@ from pipeline.extract import read_bytes
 from pipeline.files.atomic import sha256_file
 from pipeline.images.manifest import Manifest
 from pipeline.run import Run
-from pipeline.scan_cache import ScanCache
-from pipeline.store import Store
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.store import Store
 from pipeline.verify import verify
 
 COUNTS = {"ant": 14, "bee": 14, "cow": 14}

@@ -22,14 +22,15 @@ import pytest
 from conftest import Command
 from fakes import DIM, FakeEncoder, write_classes
 
-from pipeline import engines, extract, shard_writer, shards
+from pipeline import engines, extract
 from pipeline.backbones import frozen
 from pipeline.cli import main
 from pipeline.engines import base, openvino
 from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
-from pipeline.store import Store
+from pipeline.store import shard, writer
+from pipeline.store.store import Store
 
 ARGUMENTS = ("--weights", "random", "--image-size", "32", "--batch-size", "6", "--quiet")
 VISITS = 2
@@ -179,7 +180,7 @@ def test_whatever_is_raised_between_two_lines_no_row_gets_anothers_features(
     monkeypatch: pytest.MonkeyPatch, kind: str,
 ) -> None:  # fmt: skip
     encoder = {"fake": fake_network, "openvino": small_openvino}[kind]
-    modules = [encoding_queue, shard_writer, shards] if kind == "fake" else [openvino]
+    modules = [encoding_queue, writer, shard] if kind == "fake" else [openvino]
     reached, rows = raise_everywhere(monkeypatch, encoder, modules, keep=partial(some, count=50))
     assert reached > 30
     assert rows > reached  # an interrupt does not throw everything away

@@ -18,7 +18,7 @@ from pipeline.errors import RunError
 from pipeline.files import places
 from pipeline.finetune_data import Photos, open_origin
 from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 
 @pytest.fixture

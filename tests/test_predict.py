@@ -45,7 +45,7 @@ from pipeline.files.atomic import sha256_file
 from pipeline.images import manifest
 from pipeline.predict_command import list_files, predict
 from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 
 CLASSES = ("ant", "bee", "cow")

@@ -11,10 +11,10 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, write_classes, write_image
 
-from pipeline import store_record
 from pipeline.files.hdf5 import text_of
-from pipeline.shards import write
-from pipeline.store import Store
+from pipeline.store import record as store_record
+from pipeline.store.shard import write
+from pipeline.store.store import Store
 
 FLAGS = ("--weights", "random", "--image-size", 32, "--store", "store")
 

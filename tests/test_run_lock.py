@@ -20,7 +20,7 @@ from pipeline.errors import RunError, StoreError
 from pipeline.files.atomic import exclusive
 from pipeline.run import Run
 from pipeline.run_lock import reserved
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.scan_cache import RACY_NS, ScanCache
+from pipeline.store.scan_cache import RACY_NS, ScanCache
 
 KEY = "a" * 64
 

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import shards
 from pipeline.errors import (
     CorruptShardError,
     ManifestError,
@@ -21,9 +20,10 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.images.manifest import Manifest
-from pipeline.shard_set import MAX_SMALL_SHARDS
-from pipeline.shard_writer import ShardWriter
-from pipeline.store import Store, lock
+from pipeline.store import shard as shards
+from pipeline.store.shard_set import MAX_SMALL_SHARDS
+from pipeline.store.store import Store, lock
+from pipeline.store.writer import ShardWriter
 from pipeline.verify import verify
 
 DIM = 4
@@ -100,7 +100,7 @@ def test_low_limit_of_open_files_gives_nan_or_an_error(tmp_path: Path) -> None:
     code = """
 import resource, sys, h5py, numpy as np
 from pathlib import Path
-from pipeline.store import Store
+from pipeline.store.store import Store
 path = Path(sys.argv[1])
 keys = Store.open(path).index.keys
 truth = Store.open(path).read(keys)
@@ -230,7 +230,7 @@ def test_a_manifest_stays_known_however_often_writing_it_is_killed(
 
     store.save_manifest(path, manifest(0))
     with monkeypatch.context() as killed:
-        killed.setattr("pipeline.store.rename_durably", lambda *_: sys.exit())
+        killed.setattr("pipeline.store.store.rename_durably", lambda *_: sys.exit())
         for number in (1, 2, 3):
             with pytest.raises(SystemExit):
                 store.save_manifest(path, manifest(number))
@@ -316,7 +316,7 @@ def test_file_size_limit_leaves_no_half_shard(tmp_path: Path) -> None:
 import resource, signal, sys
 import numpy as np
 from pathlib import Path
-from pipeline.store import Store
+from pipeline.store.store import Store
 store = Store.open(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -14,8 +14,8 @@ from pipeline.heads.linear import LinearHead
 from pipeline.heads.logreg import LogregHead
 from pipeline.heads.majority import MajorityHead
 from pipeline.heads.scaler import FeatureScaler
-from pipeline.store import Store
-from pipeline.stored_features import StoredFeatures
+from pipeline.store.store import Store
+from pipeline.store.stream import StoredFeatures
 
 DIM = 6
 

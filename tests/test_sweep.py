@@ -19,7 +19,7 @@ from pipeline.heads.grids import GRIDS, settings_of
 from pipeline.run import Run
 from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import prepare_data
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.sweep import _by_folds, sweep_head
 
 FAST = ("centroid", "knn", "linear", "logreg", "majority", "ridge")

@@ -9,10 +9,10 @@ from conftest import Command
 from fakes import FakeEncoder, planted_store, write_classes, write_image
 
 import pipeline
-from pipeline import scan_cache
 from pipeline.cli import main
 from pipeline.run import Run
-from pipeline.store import Store
+from pipeline.store import scan_cache
+from pipeline.store.store import Store
 
 EXTRACT = ("--weights", "random", "--image-size", 32, "--store", "store")
 TRAIN = ("train-head", "--store", "store", "--run", "run", "--head", "majority")

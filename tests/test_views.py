@@ -14,7 +14,7 @@ import pipeline
 from pipeline.errors import ConfigError, DecodeError, MissingFeaturesError, StoreError
 from pipeline.images import views
 from pipeline.images.decoder import decode
-from pipeline.store import Store
+from pipeline.store.store import Store
 from pipeline.verify import verify
 
 Command = Callable[..., tuple[int, dict[str, Any]]]

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from fakes import planted_store
 
-from pipeline import boundary_shards, finetune_checkpoint, heads, model_folder, scan_cache
+from pipeline import finetune_checkpoint, heads, model_folder
 from pipeline.backbones import weights
 from pipeline.compare import compare
 from pipeline.config.options import CommonOptions, TrainHeadOptions
@@ -24,7 +24,8 @@ from pipeline.files.atomic import sha256_file
 from pipeline.finetune_checkpoint import Arrays, Progress
 from pipeline.run import FINETUNED, Run
 from pipeline.stage_two import create_heads, open_run, prepare_data
-from pipeline.store import Store
+from pipeline.store import activations, scan_cache
+from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 from pipeline.train_command import train_head
 from pipeline.verify import verify
@@ -82,8 +83,8 @@ def build(folder: Path) -> Path:
     (store.encoder_folder / f"{name}.graph-1.pb").write_bytes(content)
     identity = {"features": store.identity, "cut": "conv5"}
     values = np.random.default_rng(0).normal(size=(42, 3, 3)).astype("<f2")
-    where = boundary_shards.folder_of(store.boundary_folder, identity)
-    boundary_shards.write(where, identity, store.index.keys, values)
+    where = activations.folder_of(store.boundary_folder, identity)
+    activations.write(where, identity, store.index.keys, values)
     train(folder, **_OPTIONS)
     path = folder / "run" / FINETUNED / finetune_checkpoint.FILE
     path.parent.mkdir()
@@ -258,8 +259,8 @@ def use_converted(folder: Path) -> Any:
 def use_boundary(folder: Path) -> Any:
     """Read frozen activations, as if the shard had been checked."""
     (path,) = (folder / "store/boundary").glob("*/*.h5")
-    keys = boundary_shards.checked_keys(path, is_checked=lambda path: True)
-    return [keys.tobytes(), boundary_shards.read(path).tobytes()]
+    keys = activations.checked_keys(path, is_checked=lambda path: True)
+    return [keys.tobytes(), activations.read(path).tobytes()]
 
 
 def use_run(folder: Path) -> Any:

@@ -200,7 +200,7 @@ def leftovers() -> list[str]:
 
 def rows() -> dict[str, str]:
     """Return a digest of the features of every key, by set; bad shards raise."""
-    from pipeline.store import Store
+    from pipeline.store.store import Store
 
     if not Store.exists(Path("store")):
         return {}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.files.hdf5 import opened
 from pipeline.files.hdf5_writer import writing
-from pipeline.key_index import KeyIndex
+from pipeline.store.key_index import KeyIndex
 
 _KEYS_A_CHUNK: Final = 16_384
 

@@ -10,11 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import shards
 from pipeline.errors import MissingFeaturesError
-from pipeline.key_index import KeyIndex
-from pipeline.scan_cache import ScanCache
-from pipeline.shards import Features, Keys, Shard
+from pipeline.store import shard as shards
+from pipeline.store.key_index import KeyIndex
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.shard import Features, Keys, Shard
 
 SHARD_ROWS: Final = 8192
 # Small shards are cheap to read until there are many of them.

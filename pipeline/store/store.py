@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import store_record
 from pipeline.config.options import canonical_json
 from pipeline.errors import (
     ManifestError,
@@ -37,12 +36,13 @@ from pipeline.files.atomic import (
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import fill as fill_manifest
 from pipeline.images.manifest import read as read_manifest
-from pipeline.key_index import KeyIndex
-from pipeline.scan_cache import ScanCache
-from pipeline.shard_set import ShardSet
-from pipeline.shards import Features, Keys
-from pipeline.store_record import RECORD
-from pipeline.view import write_view
+from pipeline.store import record as store_record
+from pipeline.store.features_file import write_view
+from pipeline.store.key_index import KeyIndex
+from pipeline.store.record import RECORD
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.shard import Features, Keys
+from pipeline.store.shard_set import ShardSet
 
 MANIFEST: Final = "manifest.csv"
 _VIEW = "features.h5"

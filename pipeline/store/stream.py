@@ -6,9 +6,9 @@ Stage 2 hands them to heads instead of an array where the features do not fit in
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import shards
-from pipeline.shard_set import ShardSet
-from pipeline.shards import Features, Keys, Shard
+from pipeline.store import shard
+from pipeline.store.shard import Features, Keys, Shard
+from pipeline.store.shard_set import ShardSet
 
 
 class StoredFeatures:
@@ -67,7 +67,7 @@ class StoredFeatures:
         shard_of, row_of = self._shard_of[rows], self._row_of[rows]
         for number in np.unique(shard_of):
             wanted = np.flatnonzero(shard_of == number)
-            shards.read_into(self._shards[number], row_of[wanted], out, wanted)
+            shard.read_into(self._shards[number], row_of[wanted], out, wanted)
         return out
 
     def disk_order(self) -> NDArray[np.intp]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images.manifest import KEY_DTYPE
-from pipeline.shards import Keys, Shard
+from pipeline.store.shard import Keys, Shard
 
 
 @dataclass(frozen=True)
