@@ -17,7 +17,7 @@ from common import note, report
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.heads.logistic_path import LogisticFit, fit_path
+from pipeline.heads.logreg.path import LogisticFit, fit_path
 from pipeline.heads.scaler import FeatureScaler
 
 TEN: Final = tuple(float(C) for C in np.logspace(-4, 2, 10))

@@ -16,7 +16,7 @@ from common import note, ratio, report
 
 from pipeline import heads
 from pipeline.heads.dense import DenseHead
-from pipeline.heads.dense_steps import compiled
+from pipeline.heads.dense.steps import compiled
 from pipeline.system.keras_setup import import_keras
 
 WIDTHS = ((), (64,), (256,))

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import engines, trained_head
-from pipeline.calibration import probabilities
 from pipeline.config.fields import expanded
 from pipeline.config.options import PredictOptions, default_of
 from pipeline.doctor import Clock
@@ -23,6 +22,7 @@ from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract import ReadFile, in_threads
+from pipeline.heads.calibration import probabilities
 from pipeline.image_inputs import ImageInput, listed
 from pipeline.images import views
 from pipeline.images.views import PLAIN

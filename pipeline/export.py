@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, model_folder
+from pipeline import model_folder
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
 from pipeline.files.atomic import recover, rename_durably, set_aside, temporary_folder, write_json
+from pipeline.heads import layers
 from pipeline.stitch import Predict, cached_probabilities, runner
 from pipeline.system.keras_setup import import_keras, tensorflow_writing
 
@@ -63,7 +64,7 @@ class Package:
 
     def assembled(self) -> Any:
         """Return the whole as one Keras model; see ``assembly.assemble``."""
-        return assembly.assemble(self.backbone, self.head, self.num_classes)
+        return layers.assemble(self.backbone, self.head, self.num_classes)
 
     def predict(self) -> Predict:
         """Return backbone and head as a function, for a head that is no network."""

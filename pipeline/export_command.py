@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, engines, heads, run_backbone, stitch, trained_head
+from pipeline import engines, heads, run_backbone, stitch, trained_head
 from pipeline._version import __version__
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
+from pipeline.heads import layers
 from pipeline.model_folder import SCHEMA_VERSION
 from pipeline.run import Run
 from pipeline.stitch import Agreement, Sample
@@ -148,7 +149,7 @@ def open_source(options: ExportOptions) -> Source:
     store = run_backbone.open_store(run)
     head = trained_head.fitted_head(run, name, store.dim)
     if _form(options).is_network:
-        assembly.require_network(head.name)
+        layers.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
     file = Path(str(options.weights)) if run_backbone.is_from_file(identity) else None
     return Source(run, store, name, head, network, file)

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import finetune_checkpoint
-from pipeline.calibration import calibrated_loss
 from pipeline.engines.base import readable_errors
 from pipeline.finetune_checkpoint import Arrays, Progress
 from pipeline.finetune_data import Source, order_of, parts_of, read_ahead
@@ -30,6 +29,7 @@ from pipeline.finetune_steps import (
     compile_step,
     seed_random_layers,
 )
+from pipeline.heads.calibration import calibrated_loss
 from pipeline.system.progress import Reporter
 
 # The rate rises for one epoch, or for this share of all steps where that is less.

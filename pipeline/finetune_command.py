@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import assembly, event_files, finetune_checkpoint, heads
+from pipeline import event_files, finetune_checkpoint, heads
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.fields import flag_of
@@ -37,6 +37,7 @@ from pipeline.finetune_result import Outcome, record_outcome
 from pipeline.finetune_source import open_source
 from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune_views import Turns
+from pipeline.heads import layers as head_layers
 from pipeline.images import views
 from pipeline.run import FINETUNED, Run
 from pipeline.run_lock import reserved
@@ -240,7 +241,7 @@ def _surgery(options: FinetuneOptions, origin: Origin, loaded: FrozenBackbone) -
         head = seed_head(len(present), loaded.dim, options.seed)
         return operate(loaded, head, cut_at(loaded.network, SEED_FROZEN))
     cut = find_cut(loaded.network, options.unfreeze_from)
-    surgery = operate(loaded, assembly.head_network(origin.head), cut)
+    surgery = operate(loaded, head_layers.head_network(origin.head), cut)
     set_precision(surgery, options.precision)
     return surgery
 
@@ -320,7 +321,7 @@ def _train(
         for split in splits:
             rows = origin.rows(split)
             features[rows] = training.features(rows)
-    layers = None if options.preset else assembly.layers_of(origin.head)
+    layers = None if options.preset else head_layers.layers_of(origin.head)
     return Outcome(
         features=features,
         classes=training.classes,

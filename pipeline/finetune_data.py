@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import assembly, run_backbone
+from pipeline import run_backbone
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import FinetuneOptions
 from pipeline.dataset import Examples
@@ -28,6 +28,7 @@ from pipeline.errors import (
 )
 from pipeline.files.atomic import read_regular
 from pipeline.finetune_views import Turns
+from pipeline.heads import layers
 from pipeline.images import decoder, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
@@ -255,7 +256,7 @@ def _head_name(run: Run, asked: str | None) -> str:
     records = run.record["heads"]
     if asked is not None:
         name = head_name(run, asked)
-        assembly.require_network(name)
+        layers.require_network(name)
         return name
     able = {name: records[name] for name in STARTING_HEADS if name in records}
     if not able:

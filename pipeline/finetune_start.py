@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import stitch
-from pipeline.calibration import probabilities
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.errors import StaleFeaturesError
 from pipeline.finetune import FineTuning
 from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
 from pipeline.finetune_steps import compile_forward
+from pipeline.heads.calibration import probabilities
 from pipeline.learning_curve import head_room
 from pipeline.stage_two import features_of
 from pipeline.system.progress import Reporter

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
-from pipeline.calibration import probabilities
+from pipeline.heads.calibration import probabilities
 from pipeline.split_features import SplitFeatures
 from pipeline.splits import position
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
-from pipeline.calibration import coverage_curve, fit_temperature, probabilities
+from pipeline.heads.calibration import coverage_curve, fit_temperature, probabilities
 from pipeline.run import FittedHead
 from pipeline.split_features import Scores, SplitFeatures
 from pipeline.splits import SPLITS

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.calibration import probabilities
 from pipeline.errors import DecodeError, PipelineError, RunError, StaleFeaturesError
 from pipeline.files.atomic import read_regular
+from pipeline.heads.calibration import probabilities
 from pipeline.images import decoder
 from pipeline.images.manifest import Manifest
 from pipeline.run import Run

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
-from pipeline.calibration import fit_temperature, probabilities
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.heads.calibration import fit_temperature, probabilities
 from pipeline.scoring import Chosen, plain
 from pipeline.split_features import Scores, SplitFeatures
 

@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import heads
-from pipeline.assembly import assemble, head_network, is_network, layers_of
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.calibration import probabilities
 from pipeline.errors import HeadNotTrainableError
+from pipeline.heads.calibration import probabilities
 from pipeline.heads.dense import DenseHead
 from pipeline.heads.head import Head
+from pipeline.heads.layers import assemble, head_network, is_network, layers_of
 from pipeline.heads.scaler import FeatureScaler
 
 # Keras reads its variables in a way that NumPy 2 deprecates.

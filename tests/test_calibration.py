@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.calibration import calibrated_loss, coverage_curve, fit_temperature, probabilities
+from pipeline.heads.calibration import (
+    calibrated_loss,
+    coverage_curve,
+    fit_temperature,
+    probabilities,
+)
 
 
 def scored(n: int = 2000, temperature: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pipeline import heads
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.heads import dense_batches
-from pipeline.heads.dense import SHARED_WEIGHTS, DenseHead, _passes
+from pipeline.heads.dense import SHARED_WEIGHTS, DenseHead, _passes, batches
 
 CLASSES = 4
 PLAIN = {
@@ -134,7 +133,7 @@ def test_whole_batches_are_the_same_rows(size: int) -> None:
     X, _ = blobs(200)
     ends = [0, 3, 90, 91, 200]
     given = [(np.arange(a, b), X[a:b]) for a, b in pairwise(ends)]
-    found = list(dense_batches._whole_batches(iter(given), size))
+    found = list(batches._whole_batches(iter(given), size))
     np.testing.assert_array_equal(np.concatenate([rows for rows, _ in found]), np.arange(200))
     np.testing.assert_array_equal(np.concatenate([features for _, features in found]), X)
     assert all(len(rows) % size == 0 for rows, _ in found[:-1])
@@ -206,7 +205,7 @@ def test_the_last_smaller_batch_is_trained_on(n: int) -> None:
 def test_windows_in_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs()
     whole = DenseHead(**PLAIN, weight_decay=0.1).fit(X, y)
-    monkeypatch.setattr(dense_batches, "WINDOW_ROWS", 17)
+    monkeypatch.setattr(batches, "WINDOW_ROWS", 17)
     cut = DenseHead(**PLAIN, weight_decay=0.1).fit(X, y)
     np.testing.assert_allclose(cut.losses_, whole.losses_, rtol=1e-6)
 
@@ -231,8 +230,8 @@ def test_same_seed_same_numbers() -> None:
 def test_dropout_keeps_its_share() -> None:
     recipe = DenseHead(**{**PLAIN, "hidden": (512,), "dropout": 0.3})._recipe()
     X, y = blobs()
-    rows = dense_batches.Rows(X, y, None, np.zeros(20), np.ones(20), CLASSES)
-    steps = next(dense_batches.Planner([recipe], rows).epoch(0))
+    rows = batches.Rows(X, y, None, np.zeros(20), np.ones(20), CLASSES)
+    steps = next(batches.Planner([recipe], rows).epoch(0))
     assert np.asarray(steps.kept[0]).mean() == pytest.approx(0.7, abs=0.01)
     assert float(np.asarray(steps.kept_scale)[0, 0]) == pytest.approx(1 / 0.7)
 
@@ -279,7 +278,7 @@ def test_a_head_that_fails_is_named_by_its_rate() -> None:
 def test_streams_train_as_well(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
     X, y = blobs(300)
     whole = DenseHead(**{**PLAIN, "epochs": 20, "dropout": 0.2}).fit(X, y)
-    monkeypatch.setattr(dense_batches, "WINDOW_ROWS", window)
+    monkeypatch.setattr(batches, "WINDOW_ROWS", window)
     stream = ArrayRows(X)
     head = DenseHead(**{**PLAIN, "epochs": 20, "dropout": 0.2}).fit(stream, y)
     assert (head.predict(X) == y).mean() > (whole.predict(X) == y).mean() - 0.05
@@ -289,12 +288,12 @@ def test_streams_train_as_well(monkeypatch: pytest.MonkeyPatch, window: int) -> 
 
 @pytest.mark.slow
 def test_every_row_of_a_stream_is_trained_on_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense_batches, "WINDOW_ROWS", 48)
+    monkeypatch.setattr(batches, "WINDOW_ROWS", 48)
     X, y = blobs(203)
     X[:, 0] = np.arange(203)
     recipe = DenseHead(**{**PLAIN, "batch_size": 20})._recipe()
-    rows = dense_batches.Rows(ArrayRows(X), y, None, np.zeros(20), np.ones(20), CLASSES)
-    planner = dense_batches.Planner([recipe], rows)
+    rows = batches.Rows(ArrayRows(X), y, None, np.zeros(20), np.ones(20), CLASSES)
+    planner = batches.Planner([recipe], rows)
     seen: list[float] = []
     sizes: list[float] = []
     for steps in planner.epoch(0):

@@ -25,12 +25,11 @@ from fakes import FakeEncoder, Notes, edit_record, on_jax, planted_store, write_
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import assembly, finetune_cache, finetune_command, finetune_steps, heads, text
+from pipeline import finetune_cache, finetune_command, finetune_steps, heads, text
 from pipeline import finetune_checkpoint as checkpoint
 from pipeline import finetune_model as surgery_of
 from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
-from pipeline.calibration import probabilities
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, FinetuneOptions
 from pipeline.errors import (
@@ -61,6 +60,8 @@ from pipeline.finetune_data import (
     unique_rows,
 )
 from pipeline.finetune_start import check_start
+from pipeline.heads import layers as head_layers
+from pipeline.heads.calibration import probabilities
 from pipeline.images.manifest import Manifest
 from pipeline.run import Run
 from pipeline.store import activations
@@ -1379,14 +1380,14 @@ def test_prune_refuses_from_the_first_image_to_the_last_epoch(
 def test_a_network_that_disagrees_with_stage_two_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = assembly.head_network
+    make = head_layers.head_network
 
     def swapped(head: Any) -> Any:
         head = heads.load(trained / "run/heads/logreg")
         head.coef_, head.intercept_ = head.coef_[::-1].copy(), head.intercept_[::-1].copy()
         return make(head)
 
-    monkeypatch.setattr(assembly, "head_network", swapped)
+    monkeypatch.setattr(head_layers, "head_network", swapped)
     options = {**QUICK, "head": "logreg", "run": str(tmp_path / "run")}
     with pytest.raises(PipelineError, match="network to fine-tune differs from the cached path"):
         run_finetune(trained / "run", **options)

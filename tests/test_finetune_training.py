@@ -16,8 +16,8 @@ from fakes import on_jax
 from numpy.typing import NDArray
 from test_finetune import FLAGS, Arrays, Notes, bars, run_finetune, small_backbone, small_batch
 
-from pipeline import assembly, heads
 from pipeline import finetune_model as surgery_of
+from pipeline import heads
 from pipeline.backbones import frozen
 from pipeline.cli import main
 from pipeline.config import options as config
@@ -26,6 +26,7 @@ from pipeline.config.options import FinetuneOptions
 from pipeline.errors import ConfigError, RunError
 from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_steps import adamw, compile_step, seed_random_layers
+from pipeline.heads import layers as head_layers
 from pipeline.heads.dense import DenseHead
 from pipeline.run import Run
 from pipeline.system.keras_setup import import_keras
@@ -208,7 +209,7 @@ def dense_head(dropout: float = 0.5, hidden: int = 32) -> DenseHead:
 def operated(head: Any, unfreeze_from: str = "conv3") -> surgery_of.Surgery:
     loaded = small_backbone()
     cut = surgery_of.find_cut(loaded.network, unfreeze_from)
-    return surgery_of.operate(loaded, assembly.head_network(head), cut)
+    return surgery_of.operate(loaded, head_layers.head_network(head), cut)
 
 
 @pytest.mark.slow
@@ -351,14 +352,14 @@ def test_a_scaled_loss_makes_the_same_steps() -> None:
 
 @pytest.mark.slow
 def test_dropout_is_behind_the_hidden_layers_alone() -> None:
-    network = assembly.head_network(dense_head(0.3))
+    network = head_layers.head_network(dense_head(0.3))
     rates = {layer.name: layer.rate for layer in network.layers if "dropout" in layer.name}
     assert rates == {"dropout_1": 0.3}
     for head in (dense_head(0.0), heads.create("logreg", {}, seed=0)):
         if head.name == "logreg":
             rng = np.random.default_rng(0)
             head.fit(rng.normal(size=(30, 6)).astype(np.float32), np.arange(30) % 3)
-        names = [layer.name for layer in assembly.head_network(head).layers]
+        names = [layer.name for layer in head_layers.head_network(head).layers]
         assert not [name for name in names if "dropout" in name]
 
 
@@ -367,7 +368,7 @@ def test_dropout_drops_a_share_and_keeps_the_mean() -> None:
     head = dense_head(0.25, hidden=2000)
     # Every hidden unit is one, and every logit their mean.
     head.weights_ = [np.zeros((6, 2000)), np.ones(2000), np.full((2000, 3), 1 / 2000), np.zeros(3)]
-    network = assembly.head_network(head)
+    network = head_layers.head_network(head)
     seed_random_layers(network, 0, 0)
     features = np.zeros((400, 6), np.float32)
     np.testing.assert_allclose(network(features, training=False), 1.0, rtol=1e-5)
@@ -395,7 +396,7 @@ def test_layers_above_a_cut_draw_the_same_without_those_below() -> None:
 def test_what_is_exported_has_no_dropout() -> None:
     loaded = small_backbone()
     for fold in (True, False):
-        model = assembly.assemble(loaded, dense_head(), 3, fold=fold)
+        model = head_layers.assemble(loaded, dense_head(), 3, fold=fold)
         kinds = {type(layer).__name__ for layer in all_layers(model)}
         assert "Dense" in kinds and "Dropout" not in kinds
 

@@ -11,8 +11,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pipeline import heads
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.heads import linear, linear_bank
-from pipeline.heads.linear import LinearHead
+from pipeline.heads import linear
+from pipeline.heads.linear import LinearHead, bank
 from pipeline.heads.scaler import FeatureScaler
 from pipeline.system import machine
 
@@ -104,7 +104,7 @@ def test_settings_that_differ_in_rates_alone_share_every_batch(
 ) -> None:
     passes: list[int] = []
     monkeypatch.setattr(
-        linear_bank.LinearBank,
+        bank.LinearBank,
         "_batches",
         lambda self, X, scaler, epoch: passes.append(epoch) or iter(()),
     )
@@ -123,8 +123,8 @@ def test_threads_and_size_of_banks_change_nothing(
     expected = list(head.fit_many(X, y, SWEEP))
     monkeypatch.setattr(machine, "processors", lambda: threads)
     monkeypatch.setattr(linear, "MAX_ENTRIES", 21 * 3 * 4)
-    monkeypatch.setattr(linear_bank, "SMALL", 0)
-    monkeypatch.setattr(linear_bank, "BLOCK_ENTRIES", 30)
+    monkeypatch.setattr(bank, "SMALL", 0)
+    monkeypatch.setattr(bank, "BLOCK_ENTRIES", 30)
     for one, other in zip(expected, head.fit_many(X, y, SWEEP), strict=True):
         assert_same(one, other)
 

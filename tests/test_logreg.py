@@ -10,9 +10,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from pipeline.heads import logistic_path
-from pipeline.heads.logistic_path import LogisticFit, fit_path
 from pipeline.heads.logreg import LogregHead
+from pipeline.heads.logreg import path as logistic_path
+from pipeline.heads.logreg.path import LogisticFit, fit_path
 from pipeline.heads.scaler import FeatureScaler
 
 VALUES = (1e-4, 1e-2, 1.0, 100.0)

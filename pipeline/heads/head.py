@@ -15,8 +15,8 @@ from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from pipeline.calibration import probabilities
 from pipeline.errors import ConfigError
+from pipeline.heads.calibration import probabilities
 from pipeline.heads.rows import FeatureRows, blocks, is_stream
 
 Rule = tuple[str, bool, str]

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.calibration import calibrated_loss
-from pipeline.heads.grid import GridHead, State
+from pipeline.heads.calibration import calibrated_loss
+from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, is_count, is_number
 from pipeline.heads.neighbours import Neighbours, nearest, normalized
 

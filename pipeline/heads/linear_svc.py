@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
-from pipeline.heads.grid import GridHead, State
+from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule, is_count, is_number
 from pipeline.heads.scaler import FeatureScaler
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from pipeline.heads.grid import GridHead, State
+from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule
 from pipeline.heads.rows import Block, blocks
 from pipeline.heads.scaler import FeatureScaler

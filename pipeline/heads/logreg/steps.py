@@ -17,7 +17,7 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.heads.logistic_loss import Problem
+from pipeline.heads.logreg.loss import Problem
 
 Stack = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import PipelineError
-from pipeline.heads.dense_batches import Planner, Recipe, Rows
-from pipeline.heads.dense_steps import State, compiled
+from pipeline.heads.dense.batches import Planner, Recipe, Rows
+from pipeline.heads.dense.steps import State, compiled
 from pipeline.system.keras_setup import import_keras
 
 Array = NDArray[np.float32]

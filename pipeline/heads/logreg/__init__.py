@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.heads.grid import GridHead, State
+from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule, is_number
-from pipeline.heads.logistic_path import fit_path
+from pipeline.heads.logreg.path import fit_path
 from pipeline.heads.scaler import FeatureScaler
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from pipeline.heads.dense_batches import Recipe, Rows
-from pipeline.heads.dense_training import initial_weights, train
+from pipeline.heads.dense.batches import Recipe, Rows
+from pipeline.heads.dense.training import initial_weights, train
 from pipeline.heads.head import (
     Head,
     Rule,

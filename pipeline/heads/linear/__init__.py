@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from pipeline.errors import PipelineError
 from pipeline.heads.head import Head, Rule, check_rules, class_weight_rule, is_count, is_number
-from pipeline.heads.linear_bank import LinearBank, Plan
+from pipeline.heads.linear.bank import LinearBank, Plan
 from pipeline.heads.scaler import FeatureScaler, scale_into
 
 # Entries of all kernels of a bank: 128 MB an array. More heads than that train in several banks.

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, qr
 
-from pipeline.heads.logistic_loss import Problem
-from pipeline.heads.logistic_steps import Axes, Point, minimize
+from pipeline.heads.logreg.loss import Problem
+from pipeline.heads.logreg.steps import Axes, Point, minimize
 from pipeline.heads.threads import SMALL, blas_threads
 
 # Rows of coefficients in one stack: products with 450 rows are hardly faster than with 100.

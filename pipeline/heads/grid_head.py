@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from pipeline.calibration import calibrated_loss
+from pipeline.heads.calibration import calibrated_loss
 from pipeline.heads.head import Head, Rule, is_grid
 from pipeline.heads.rows import is_stream
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.heads.dense_steps import BETA_1, BETA_2, Steps
+from pipeline.heads.dense.steps import BETA_1, BETA_2, Steps
 from pipeline.heads.rows import WINDOW_ROWS, Block, is_stream, shuffled
 from pipeline.heads.scaler import scale_into
 from pipeline.system.keras_setup import import_keras
