@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from pipeline import heads
-from pipeline.dataset import SplitRule, prepare
-from pipeline.split_features import SplitFeatures
+from pipeline.dataset.examples import SplitRule, prepare
+from pipeline.dataset.features import SplitFeatures
 from pipeline.store.store import Store
 from pipeline.train_head import fit_head
 

@@ -14,7 +14,7 @@ from pipeline._version import __version__
 
 if TYPE_CHECKING:
     from pipeline.classifier import Classifier as Classifier
-    from pipeline.dataset import load as load
+    from pipeline.dataset.examples import load as load
     from pipeline.feature_extractor import FeatureExtractor as FeatureExtractor
 
 __all__ = ["Classifier", "FeatureExtractor", "__version__", "load"]
@@ -23,7 +23,7 @@ __all__ = ["Classifier", "FeatureExtractor", "__version__", "load"]
 def __getattr__(name: str) -> Any:
     # NumPy and h5py are loaded by the first use, so that `pipeline --help` answers at once.
     if name == "load":
-        from pipeline.dataset import load
+        from pipeline.dataset.examples import load
 
         return load
     if name == "Classifier":

@@ -14,12 +14,12 @@ import numpy as np
 from pipeline import heads, metrics
 from pipeline.compare import compare as leaderboard
 from pipeline.config.options import CompareOptions, TrainHeadOptions
-from pipeline.dataset import prepare
+from pipeline.dataset.examples import prepare
+from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import ConfigError, RunError
 from pipeline.images.manifest import OK, Manifest
 from pipeline.learning_curve import fit_on, is_right, nested
 from pipeline.run import Run
-from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import features_of, rule_of
 from pipeline.store.store import Store
 from pipeline.system.progress import Reporter, saying_warnings

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from pipeline import engines
 from pipeline.config.options import CommonOptions, ExtractOptions
-from pipeline.dataset import notes_of
+from pipeline.dataset.examples import notes_of
+from pipeline.dataset.labels import merged as merge_labels
 from pipeline.doctor import Setting, diagnose
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ConfigError
@@ -18,7 +19,6 @@ from pipeline.extract import Extraction
 from pipeline.files import outputs
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
-from pipeline.labels import merged as merge_labels
 from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline import run_backbone
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import FinetuneOptions
-from pipeline.dataset import Examples
+from pipeline.dataset.examples import Examples
 from pipeline.errors import (
     ConfigError,
     DecodeError,

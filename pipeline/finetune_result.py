@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from pipeline import metrics
 from pipeline.backbones import weights
-from pipeline.dataset import Examples
+from pipeline.dataset.examples import Examples
+from pipeline.dataset.features import SplitFeatures
 from pipeline.finetune_checkpoint import Progress
 from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
 from pipeline.run import FINETUNED, FittedHead, Run
 from pipeline.scoring import Chosen, score_head
-from pipeline.split_features import SplitFeatures
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.dense import DenseHead

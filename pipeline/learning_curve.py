@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
+from pipeline.dataset.features import SplitFeatures
+from pipeline.dataset.splits import position
 from pipeline.heads.calibration import probabilities
-from pipeline.split_features import SplitFeatures
-from pipeline.splits import position
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import heads, run_places, run_record
-from pipeline.dataset import Examples
+from pipeline.dataset.examples import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
 from pipeline.files.atomic import (

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
+from pipeline.dataset.features import Scores, SplitFeatures
+from pipeline.dataset.splits import SPLITS
 from pipeline.heads.calibration import coverage_curve, fit_temperature, probabilities
 from pipeline.run import FittedHead
-from pipeline.split_features import Scores, SplitFeatures
-from pipeline.splits import SPLITS
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import DecodeError, PipelineError, RunError, StaleFeaturesError
 from pipeline.files.atomic import read_regular
 from pipeline.heads.calibration import probabilities
 from pipeline.images import decoder
 from pipeline.images.manifest import Manifest
 from pipeline.run import Run
-from pipeline.split_features import SplitFeatures
 from pipeline.store.store import Store
 from pipeline.system.keras_setup import import_keras
 

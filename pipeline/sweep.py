@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import metrics
+from pipeline.dataset.features import Scores, SplitFeatures
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.heads.calibration import fit_temperature, probabilities
 from pipeline.scoring import Chosen, plain
-from pipeline.split_features import Scores, SplitFeatures
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.options import CommonOptions, SweepOptions, unknown_name
+from pipeline.dataset.features import SplitFeatures
 from pipeline.heads import HEADS, is_known
 from pipeline.heads.grids import grid_of, settings_of
 from pipeline.run import FittedHead, Run
 from pipeline.run_lock import reserved
 from pipeline.scoring import parameters, plain, score_head
-from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import (
     check_first,
     create_heads,

@@ -8,7 +8,7 @@ import pytest
 from fakes import planted_store
 
 import pipeline
-from pipeline.dataset import SplitRule, prepare, usable_rows
+from pipeline.dataset.examples import SplitRule, prepare, usable_rows
 from pipeline.errors import ManifestError
 from pipeline.images import manifest
 from pipeline.images.manifest import Manifest

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.labels import look_alikes, merged, notes_of, tidy
+from pipeline.dataset.labels import look_alikes, merged, notes_of, tidy
 
 ALIKE = [
     ("cat", "cat ", "in blanks"),

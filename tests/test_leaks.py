@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from pipeline import heads
 from pipeline.config.options import TrainHeadOptions
+from pipeline.dataset.features import SplitFeatures
 from pipeline.heads.head import Head
 from pipeline.heads.logreg import LogregHead
 from pipeline.heads.scaler import FeatureScaler
-from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import prepare_data
 from pipeline.train_head import fit_head
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline import heads, metrics
 from pipeline.config.options import TrainHeadOptions
-from pipeline.dataset import prepare
+from pipeline.dataset.examples import prepare
+from pipeline.dataset.features import SplitFeatures
 from pipeline.learning_curve import HEAD_ROOM_SHARES, SMALL_GAIN, head_room, nested
-from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import features_of, rule_of
 from pipeline.train_head import fit_head
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from pipeline import dataset
 from pipeline.classifier import Classifier
 from pipeline.config.fields import expanded, spelled
 from pipeline.config.options import (
@@ -19,6 +18,7 @@ from pipeline.config.options import (
     build,
     options_of,
 )
+from pipeline.dataset import examples
 from pipeline.errors import ConfigError, RunError, StoreError
 
 PLACES = {"DATA", "DIR", "FILE", "OUT", "PATH", "RUN", "STORE"}
@@ -94,7 +94,7 @@ def test_a_file_and_a_flag_are_taken_once(home: Path, capsys: pytest.CaptureFixt
 def test_python_knows_home(home: Path) -> None:
     for store in ("~/s", Path("~/s")):
         with pytest.raises(StoreError, match=f"{home}/s"):
-            dataset.load(store)
+            examples.load(store)
         with pytest.raises(RunError, match=f"{home}/s"):
             Classifier.load(store)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline import splits
+from pipeline.dataset import splits
 from pipeline.errors import ConfigError, ManifestError
 
 RATIOS = (0.7, 0.15, 0.15)

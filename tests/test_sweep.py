@@ -15,9 +15,9 @@ from fakes import planted_store
 from pipeline import heads
 from pipeline.cli import main
 from pipeline.config.options import SweepOptions
+from pipeline.dataset.features import SplitFeatures
 from pipeline.heads.grids import GRIDS, settings_of
 from pipeline.run import Run
-from pipeline.split_features import SplitFeatures
 from pipeline.stage_two import prepare_data
 from pipeline.store.store import Store
 from pipeline.sweep import _by_folds, sweep_head

@@ -18,7 +18,7 @@ from pipeline import finetune_checkpoint, heads, model_folder
 from pipeline.backbones import weights
 from pipeline.compare import compare
 from pipeline.config.options import CommonOptions, TrainHeadOptions
-from pipeline.dataset import load
+from pipeline.dataset.examples import load
 from pipeline.errors import PipelineError
 from pipeline.files.atomic import sha256_file
 from pipeline.finetune_checkpoint import Arrays, Progress

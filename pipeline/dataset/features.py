@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset import Examples
-from pipeline.splits import SPLITS
+from pipeline.dataset.examples import Examples
+from pipeline.dataset.splits import SPLITS
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import splits
 from pipeline.config.fields import expanded
 from pipeline.config.options import DEFAULT_SPLIT, TrainHeadOptions, default_of
+from pipeline.dataset import splits
+from pipeline.dataset.labels import notes_of as notes_of_labels
+from pipeline.dataset.splits import SPLITS, Moved
 from pipeline.errors import ManifestError, mention
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
-from pipeline.labels import notes_of as notes_of_labels
-from pipeline.splits import SPLITS, Moved
 from pipeline.store.store import Store
 from pipeline.system.wording import counted
 
