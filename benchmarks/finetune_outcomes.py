@@ -24,8 +24,8 @@ from common import command, note, photos, report
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import metrics
-from pipeline.run import Run
+from pipeline.runs import metrics
+from pipeline.runs.run import Run
 
 HEADS = ("dense", "linear", "logreg")
 # Parts of a picture's width, which are shares of its crops too.

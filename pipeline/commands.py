@@ -114,7 +114,7 @@ def info(options: InfoOptions, common: CommonOptions, reporter: Reporter, tables
     _require("STORE or RUN", options.path)
     path = Path(options.path)
     if (path / "run.json").is_file():
-        from pipeline.run import Run
+        from pipeline.runs.run import Run
 
         run = Run.open(path)
         return {"kind": "run", "path": str(path), **run.record, "store": str(run.store_path)}

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pipeline import heads, metrics
-from pipeline.compare import compare as leaderboard
+from pipeline import heads
 from pipeline.config.options import CompareOptions, TrainHeadOptions
 from pipeline.dataset.examples import prepare
 from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import ConfigError, RunError
 from pipeline.images.manifest import OK, Manifest
-from pipeline.learning_curve import fit_on, is_right, nested
-from pipeline.run import Run
+from pipeline.runs import metrics
+from pipeline.runs.leaderboard import compare as leaderboard
+from pipeline.runs.learning_curve import fit_on, is_right, nested
+from pipeline.runs.run import Run
 from pipeline.stage_two import features_of, rule_of
 from pipeline.store.store import Store
 from pipeline.system.progress import Reporter, saying_warnings

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import model_folder
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
 from pipeline.files.atomic import recover, rename_durably, set_aside, temporary_folder, write_json
 from pipeline.heads import layers
-from pipeline.stitch import Predict, cached_probabilities, runner
+from pipeline.runs import model_folder
+from pipeline.runs.stitch import Predict, cached_probabilities, runner
 from pipeline.system.keras_setup import import_keras, tensorflow_writing
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import

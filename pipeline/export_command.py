@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, heads, run_backbone, stitch, trained_head
+from pipeline import engines, heads, trained_head
 from pipeline._version import __version__
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
@@ -22,9 +22,11 @@ from pipeline.export import FORMATS, Format, Package, described, require_free, s
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
 from pipeline.heads import layers
-from pipeline.model_folder import SCHEMA_VERSION
-from pipeline.run import Run
-from pipeline.stitch import Agreement, Sample
+from pipeline.runs import backbone as run_backbone
+from pipeline.runs import stitch
+from pipeline.runs.model_folder import SCHEMA_VERSION
+from pipeline.runs.run import Run
+from pipeline.runs.stitch import Agreement, Sample
 from pipeline.store.store import Store
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter

@@ -16,9 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import finetune_checkpoint
 from pipeline.engines.base import readable_errors
-from pipeline.finetune_checkpoint import Arrays, Progress
 from pipeline.finetune_data import Source, order_of, parts_of, read_ahead
 from pipeline.finetune_model import Surgery, assign, rate_factors, values_of
 from pipeline.finetune_steps import (
@@ -30,6 +28,8 @@ from pipeline.finetune_steps import (
     seed_random_layers,
 )
 from pipeline.heads.calibration import calibrated_loss
+from pipeline.runs import checkpoint as finetune_checkpoint
+from pipeline.runs.checkpoint import Arrays, Progress
 from pipeline.system.progress import Reporter
 
 # The rate rises for one epoch, or for this share of all steps where that is less.

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import event_files, finetune_checkpoint, heads
+from pipeline import heads
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.fields import flag_of
@@ -39,9 +39,10 @@ from pipeline.finetune_start import check_network, check_start, measure_head_roo
 from pipeline.finetune_views import Turns
 from pipeline.heads import layers as head_layers
 from pipeline.images import views
-from pipeline.run import FINETUNED, Run
-from pipeline.run_lock import reserved
-from pipeline.run_places import apart_from_places
+from pipeline.runs import checkpoint, tensorboard
+from pipeline.runs.lock import reserved
+from pipeline.runs.places import apart_from_places
+from pipeline.runs.run import FINETUNED, Run
 from pipeline.stage_two import result_of
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter
@@ -132,7 +133,7 @@ def _finetune(
 
 
 def _remove_checkpoint(run: Run) -> None:
-    (run.path / FINETUNED / finetune_checkpoint.FILE).unlink(missing_ok=True)
+    (run.path / FINETUNED / checkpoint.FILE).unlink(missing_ok=True)
 
 
 def _checked(options: FinetuneOptions) -> FinetuneOptions:
@@ -274,7 +275,7 @@ def _training(
         surgery,
         recipe,
         Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
-        checkpoint=path / FINETUNED / finetune_checkpoint.FILE,
+        checkpoint=path / FINETUNED / checkpoint.FILE,
         identity=apart_from_places(inputs),
     )
 
@@ -306,7 +307,7 @@ def _train(
     seconds = training.estimate()
     if seconds is not None:
         say_estimate(origin, seconds, training.epochs_left, reporter)
-    log = partial(event_files.keep, _path_of(options) / FINETUNED / _TENSORBOARD)
+    log = partial(tensorboard.keep, _path_of(options) / FINETUNED / _TENSORBOARD)
     training.run(reporter, after_epoch=log)
     if digest_of(fixed) != before:
         raise RunError(

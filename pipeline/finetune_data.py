@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import run_backbone
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import FinetuneOptions
 from pipeline.dataset.examples import Examples
@@ -32,7 +31,8 @@ from pipeline.heads import layers
 from pipeline.images import decoder, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
-from pipeline.run import Run, best
+from pipeline.runs import backbone as run_backbone
+from pipeline.runs.run import Run, best
 from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metrics
 from pipeline.backbones import weights
 from pipeline.dataset.examples import Examples
 from pipeline.dataset.features import SplitFeatures
-from pipeline.finetune_checkpoint import Progress
 from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
-from pipeline.run import FINETUNED, FittedHead, Run
-from pipeline.scoring import Chosen, score_head
+from pipeline.runs import metrics
+from pipeline.runs.checkpoint import Progress
+from pipeline.runs.run import FINETUNED, FittedHead, Run
+from pipeline.runs.scoring import Chosen, score_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.dense import DenseHead

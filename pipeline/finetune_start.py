@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import stitch
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.errors import StaleFeaturesError
 from pipeline.finetune import FineTuning
@@ -18,7 +17,8 @@ from pipeline.finetune_data import Origin
 from pipeline.finetune_model import Surgery
 from pipeline.finetune_steps import compile_forward
 from pipeline.heads.calibration import probabilities
-from pipeline.learning_curve import head_room
+from pipeline.runs import stitch
+from pipeline.runs.learning_curve import head_room
 from pipeline.stage_two import features_of
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted

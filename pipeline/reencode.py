@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, run_backbone
+from pipeline import engines
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import DecodeError
 from pipeline.extract import DRIFT_TOLERANCE, in_threads, read_bytes
@@ -21,6 +21,7 @@ from pipeline.images import views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import OK
 from pipeline.problems import Problem, without
+from pipeline.runs import backbone as run_backbone
 from pipeline.store.shard import Features, Shard
 from pipeline.store.shard_set import ShardSet
 from pipeline.store.store import Store

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import heads
-from pipeline.compare import compare
 from pipeline.config.options import StageTwoOptions, canonical_json, unknown_name
 from pipeline.dataset.examples import Examples, SplitRule, prepare
 from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import ConfigError, ManifestError, mention
 from pipeline.files import outputs, places
-from pipeline.run import Run
+from pipeline.runs.leaderboard import compare
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
 from pipeline.system import keras_setup, machine

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metrics
 from pipeline.dataset.features import Scores, SplitFeatures
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.heads.calibration import fit_temperature, probabilities
-from pipeline.scoring import Chosen, plain
+from pipeline.runs import metrics
+from pipeline.runs.scoring import Chosen, plain
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -11,9 +11,9 @@ from pipeline.config.options import CommonOptions, SweepOptions, unknown_name
 from pipeline.dataset.features import SplitFeatures
 from pipeline.heads import HEADS, is_known
 from pipeline.heads.grids import grid_of, settings_of
-from pipeline.run import FittedHead, Run
-from pipeline.run_lock import reserved
-from pipeline.scoring import parameters, plain, score_head
+from pipeline.runs.lock import reserved
+from pipeline.runs.run import FittedHead, Run
+from pipeline.runs.scoring import parameters, plain, score_head
 from pipeline.stage_two import (
     check_first,
     create_heads,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
-from pipeline.run_lock import reserved
+from pipeline.runs.lock import reserved
 from pipeline.stage_two import (
     HeadParameters,
     check_first,

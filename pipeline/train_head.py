@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.dataset.features import SplitFeatures
-from pipeline.run import FittedHead, Run
-from pipeline.scoring import Chosen, parameters, score_head
+from pipeline.runs.run import FittedHead, Run
+from pipeline.runs.scoring import Chosen, parameters, score_head
 from pipeline.system.progress import Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import engines, model_folder, run_backbone
+from pipeline import engines
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import unknown_name
 from pipeline.errors import ConfigError, RunError
 from pipeline.images import views
-from pipeline.run import Run
+from pipeline.runs import backbone as run_backbone
+from pipeline.runs import model_folder
+from pipeline.runs.run import Run
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -6,12 +6,12 @@ Called by ``commands``.
 from pathlib import Path
 from typing import Any
 
-from pipeline import model_folder
 from pipeline.config.options import VerifyOptions
 from pipeline.errors import ConfigError
 from pipeline.problems import repaired
 from pipeline.reencode import reencode
-from pipeline.run import Run
+from pipeline.runs import model_folder
+from pipeline.runs.run import Run
 from pipeline.store.store import Store, lock
 from pipeline.system.progress import Reporter
 from pipeline.verify import verify as verify_store

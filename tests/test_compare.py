@@ -12,8 +12,8 @@ from fakes import planted_store
 from pipeline import text
 from pipeline.cli import main
 from pipeline.compare_command import CURVE_SHARES, Retraining
-from pipeline.learning_curve import nested
-from pipeline.run import Run
+from pipeline.runs.learning_curve import nested
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import event_files
+from pipeline.runs import tensorboard
 
 # TensorFlow takes seconds to import.
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorflow_reads_what_was_written(tmp_path: Path) -> None:
     written = rows(3)
-    event_files.keep(tmp_path, written)
+    tensorboard.keep(tmp_path, written)
     found = scalars(tmp_path)
     assert set(found) == set(TAGS)
     for tag in TAGS:
@@ -52,20 +52,20 @@ def test_tensorflow_reads_what_was_written(tmp_path: Path) -> None:
 
 
 def test_an_epoch_that_was_not_written_follows_and_none_is_there_twice(tmp_path: Path) -> None:
-    event_files.keep(tmp_path, rows(1))
+    tensorboard.keep(tmp_path, rows(1))
     first = {path: path.stat() for path in tmp_path.iterdir()}
-    event_files.keep(tmp_path, rows(4))
+    tensorboard.keep(tmp_path, rows(4))
     assert len(list(tmp_path.iterdir())) == 4
     for path, before in first.items():
         assert path.stat() == before, "TensorBoard may be reading it"
     # Names are in order of epochs, also beyond nine.
-    event_files.keep(tmp_path, rows(12))
+    tensorboard.keep(tmp_path, rows(12))
     steps = [int(path.name.rpartition(".")[2]) for path in sorted(tmp_path.iterdir())]
     assert steps == list(range(1, 13))
 
 
 def test_epochs_of_a_training_that_began_anew_are_gone(tmp_path: Path) -> None:
-    event_files.keep(tmp_path, rows(4))
+    tensorboard.keep(tmp_path, rows(4))
     (tmp_path / ".tmp-killed.000005").touch()
-    event_files.keep(tmp_path, [])
+    tensorboard.keep(tmp_path, [])
     assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from fakes import FakeEncoder, Notes, edit_head, edit_record, list_heads, write_
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import heads, stitch
+from pipeline import heads
 from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, ExportOptions
@@ -36,7 +36,8 @@ from pipeline.export import FORMATS, require_free, size_of, staged
 from pipeline.export_command import export
 from pipeline.heads.head import Head
 from pipeline.images import decoder, manifest
-from pipeline.run import Run
+from pipeline.runs import stitch
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Silence

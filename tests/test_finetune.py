@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import finetune_cache, finetune_command, finetune_steps, heads, text
-from pipeline import finetune_checkpoint as checkpoint
 from pipeline import finetune_model as surgery_of
 from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
@@ -63,7 +62,8 @@ from pipeline.finetune_start import check_start
 from pipeline.heads import layers as head_layers
 from pipeline.heads.calibration import probabilities
 from pipeline.images.manifest import Manifest
-from pipeline.run import Run
+from pipeline.runs import checkpoint
+from pipeline.runs.run import Run
 from pipeline.store import activations
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import Store

@@ -28,7 +28,7 @@ from pipeline.finetune import FineTuning, Recipe, Rows
 from pipeline.finetune_steps import adamw, compile_step, seed_random_layers
 from pipeline.heads import layers as head_layers
 from pipeline.heads.dense import DenseHead
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.

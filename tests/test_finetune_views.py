@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
-from pipeline import event_files, finetune_source
+from pipeline import finetune_source
 from pipeline.backbones import weights
 from pipeline.cli import main
 from pipeline.errors import ConfigError, RunError
@@ -23,7 +23,8 @@ from pipeline.images import views
 from pipeline.images.decoder import decode
 from pipeline.images.manifest import Manifest
 from pipeline.images.views import PLAIN
-from pipeline.run import Run
+from pipeline.runs import tensorboard
+from pipeline.runs.run import Run
 from pipeline.store import activations
 from pipeline.store.store import Store
 from pipeline.system import machine
@@ -320,7 +321,7 @@ def test_a_training_killed_before_its_log_goes_on_and_logs_every_epoch_once(
     trained: Path, uninterrupted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     """After 0, 1 and 2 epochs: the checkpoint is there, its numbers are in no log yet."""
-    keep = event_files.keep
+    keep = tensorboard.keep
 
     def killed(folder: Path, epochs: list[dict[str, Any]]) -> None:
         if len(epochs) == moment:
@@ -330,7 +331,7 @@ def test_a_training_killed_before_its_log_goes_on_and_logs_every_epoch_once(
     name = f"killed{moment}"
     logs = trained / name / "finetune/tensorboard"
     with monkeypatch.context() as patch:
-        patch.setattr(event_files, "keep", killed)
+        patch.setattr(tensorboard, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
             start(trained, name)
     assert len(list(logs.glob("*"))) == max(moment - 1, 0)

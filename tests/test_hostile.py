@@ -18,7 +18,7 @@ import pytest
 from conftest import Command
 from fakes import DIM, FakeBackbone, edit_record, planted_store, write_classes, write_image
 
-from pipeline import engines, finetune_data, heads, model_folder, stitch
+from pipeline import engines, finetune_data, heads
 from pipeline.backbones import keras_file, weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import (
@@ -32,7 +32,8 @@ from pipeline.errors import (
 from pipeline.extract import read_bytes
 from pipeline.files.atomic import sha256_file
 from pipeline.images.manifest import Manifest
-from pipeline.run import Run
+from pipeline.runs import model_folder, stitch
+from pipeline.runs.run import Run
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import Store
 from pipeline.verify import verify

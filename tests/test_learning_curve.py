@@ -8,11 +8,12 @@ import pytest
 from fakes import planted_store
 from numpy.typing import NDArray
 
-from pipeline import heads, metrics
+from pipeline import heads
 from pipeline.config.options import TrainHeadOptions
 from pipeline.dataset.examples import prepare
 from pipeline.dataset.features import SplitFeatures
-from pipeline.learning_curve import HEAD_ROOM_SHARES, SMALL_GAIN, head_room, nested
+from pipeline.runs import metrics
+from pipeline.runs.learning_curve import HEAD_ROOM_SHARES, SMALL_GAIN, head_room, nested
 from pipeline.stage_two import features_of, rule_of
 from pipeline.train_head import fit_head
 

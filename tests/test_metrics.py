@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as reference
 
-from pipeline import metrics
+from pipeline.runs import metrics
 
 
 def random_case(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

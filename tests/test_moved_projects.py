@@ -11,13 +11,15 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, as_before, edit_record, planted_store, write_photos
 
-from pipeline import finetune_checkpoint, finetune_command, run_backbone, stitch
+from pipeline import finetune_command
 from pipeline.classifier import Classifier
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
 from pipeline.finetune_data import Photos, open_origin
-from pipeline.run import Run
+from pipeline.runs import backbone as run_backbone
+from pipeline.runs import checkpoint, stitch
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 
 
@@ -263,14 +265,14 @@ def test_fine_tuning_depends_on_no_place(project: Path, monkeypatch: pytest.Monk
 def test_checkpoints_depend_on_no_place(tmp_path: Path) -> None:
     """Nor do those of older releases, which took down where things were."""
     path, wanted = tmp_path / "checkpoint.h5", {"epochs": 3}
-    arrays = finetune_checkpoint.Arrays([np.ones(2)], [], [])
+    arrays = checkpoint.Arrays([np.ones(2)], [], [])
     for places_then in ({}, {"store": "/one/store", "finetuned_run": "/one/run"}):
-        progress = finetune_checkpoint.Progress(epoch=2)
-        finetune_checkpoint.write(path, {**wanted, **places_then}, progress, arrays)
-        found, _ = finetune_checkpoint.read(path, wanted, state=[(2,)], optimizer=[])
+        progress = checkpoint.Progress(epoch=2)
+        checkpoint.write(path, {**wanted, **places_then}, progress, arrays)
+        found, _ = checkpoint.read(path, wanted, state=[(2,)], optimizer=[])
         assert found.epoch == 2
     with pytest.raises(RunError, match="another training"):
-        finetune_checkpoint.read(path, {"epochs": 4}, state=[(2,)], optimizer=[])
+        checkpoint.read(path, {"epochs": 4}, state=[(2,)], optimizer=[])
 
 
 @pytest.mark.parametrize("name", ["predict", "export", "finetune", "compare"])

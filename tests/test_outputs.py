@@ -63,7 +63,7 @@ def test_commands_look_at_places_first(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from pipeline import heads, trained_head
-    from pipeline.run import Run
+    from pipeline.runs.run import Run
 
     planted_store(tmp_path / "s", {"a": 9, "b": 9})
     write_image(tmp_path / "d/a/0.png", 1)

@@ -44,7 +44,7 @@ from pipeline.errors import (
 from pipeline.files.atomic import sha256_file
 from pipeline.images import manifest
 from pipeline.predict_command import list_files, predict
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 
@@ -500,7 +500,7 @@ def test_a_record_that_lacks_something_is_refused(copy: Path, name: str) -> None
 @pytest.fixture
 def shipped(copy: Path) -> Path:
     """A folder as ``export --format folder`` writes it, but for the weights."""
-    from pipeline import model_folder
+    from pipeline.runs import model_folder
 
     run = Run.open(copy / "run")
     metadata = {

@@ -18,8 +18,8 @@ from pipeline import sweep_command, train_command
 from pipeline.config.options import CommonOptions, SweepOptions, TrainHeadOptions
 from pipeline.errors import RunError, StoreError
 from pipeline.files.atomic import exclusive
-from pipeline.run import Run
-from pipeline.run_lock import reserved
+from pipeline.runs.lock import reserved
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 

@@ -17,7 +17,7 @@ from pipeline.cli import main
 from pipeline.config.options import SweepOptions
 from pipeline.dataset.features import SplitFeatures
 from pipeline.heads.grids import GRIDS, settings_of
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.stage_two import prepare_data
 from pipeline.store.store import Store
 from pipeline.sweep import _by_folds, sweep_head

@@ -19,7 +19,7 @@ from fakes import edit_record, planted_store
 from pipeline import heads
 from pipeline.files.atomic import temporary_sibling
 from pipeline.images import manifest
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 
 SCORES = {"n", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "log_loss", "ece"}

@@ -10,7 +10,7 @@ from fakes import FakeEncoder, planted_store, write_classes, write_image
 
 import pipeline
 from pipeline.cli import main
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.store import scan_cache
 from pipeline.store.store import Store
 

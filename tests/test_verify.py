@@ -13,7 +13,7 @@ from fakes import FakeEncoder, as_before, planted_store, write_classes
 
 from pipeline import text
 from pipeline.errors import ManifestError, RunError, StoreError
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.store.store import Store, lock
 from pipeline.verify import verify
 from pipeline.verify_run import verify_run

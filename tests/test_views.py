@@ -204,7 +204,7 @@ def test_averaged_probabilities_are_the_mean(
     command: Command, data: Path, fake_network: FakeEncoder
 ) -> None:
     from pipeline import heads
-    from pipeline.run import Run
+    from pipeline.runs.run import Run
 
     extract(command, data, "--views", "flip")
     command("train-head", "--store", "store", "--head", "logreg", "--run", "r",

@@ -14,15 +14,16 @@ import h5py
 import numpy as np
 from fakes import planted_store
 
-from pipeline import finetune_checkpoint, heads, model_folder
+from pipeline import heads
 from pipeline.backbones import weights
-from pipeline.compare import compare
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.dataset.examples import load
 from pipeline.errors import PipelineError
 from pipeline.files.atomic import sha256_file
-from pipeline.finetune_checkpoint import Arrays, Progress
-from pipeline.run import FINETUNED, Run
+from pipeline.runs import checkpoint, model_folder
+from pipeline.runs.checkpoint import Arrays, Progress
+from pipeline.runs.leaderboard import compare
+from pipeline.runs.run import FINETUNED, Run
 from pipeline.stage_two import create_heads, open_run, prepare_data
 from pipeline.store import activations, scan_cache
 from pipeline.store.store import Store
@@ -86,10 +87,10 @@ def build(folder: Path) -> Path:
     where = activations.folder_of(store.boundary_folder, identity)
     activations.write(where, identity, store.index.keys, values)
     train(folder, **_OPTIONS)
-    path = folder / "run" / FINETUNED / finetune_checkpoint.FILE
+    path = folder / "run" / FINETUNED / checkpoint.FILE
     path.parent.mkdir()
     state = [np.arange(30.0), np.zeros((2, 3), np.float32)]
-    finetune_checkpoint.write(path, {"seed": 1}, Progress(epoch=2), Arrays(state, state[:1], []))
+    checkpoint.write(path, {"seed": 1}, Progress(epoch=2), Arrays(state, state[:1], []))
     _export(folder, digest, arrays)
     return folder
 
@@ -282,9 +283,9 @@ def use_run(folder: Path) -> Any:
 
 def use_checkpoint(folder: Path) -> Any:
     """Take up a training."""
-    path = folder / "run" / FINETUNED / finetune_checkpoint.FILE
+    path = folder / "run" / FINETUNED / checkpoint.FILE
     shapes = {"state": [(30,), (2, 3)], "optimizer": [(30,)]}
-    progress, arrays = finetune_checkpoint.read(path, {"seed": 1}, **shapes)
+    progress, arrays = checkpoint.read(path, {"seed": 1}, **shapes)
     kept = [*arrays.state, *arrays.optimizer, *arrays.best]
     return [progress, [array.tobytes() for array in kept]]
 

@@ -249,9 +249,10 @@ def replace_network() -> None:
     """Put a random projection in the place of backbone and engine."""
     from fakes import DIM, FakeEncoder
 
-    from pipeline import engines, export, stitch
+    from pipeline import engines, export
     from pipeline.backbones import frozen, weights
     from pipeline.backbones.frozen import FrozenBackbone
+    from pipeline.runs import stitch
 
     class Model:
         layers = (None,)

@@ -19,7 +19,7 @@ from pipeline.config.options import ExtractOptions, default_of
 from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.files.records import Kind, misfit
 from pipeline.images import views
-from pipeline.run import FINETUNED, Run
+from pipeline.runs.run import FINETUNED, Run
 from pipeline.store.store import Store
 
 _BACKBONE: Final = "backbone/"

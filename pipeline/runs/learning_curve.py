@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metrics
 from pipeline.dataset.features import SplitFeatures
 from pipeline.dataset.splits import position
 from pipeline.heads.calibration import probabilities
+from pipeline.runs import metrics
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metrics
 from pipeline.errors import RunError
-from pipeline.run import Run
+from pipeline.runs import metrics
+from pipeline.runs.run import Run
 
 BASELINE: Final = "logreg"
 

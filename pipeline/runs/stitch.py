@@ -22,7 +22,7 @@ from pipeline.files.atomic import read_regular
 from pipeline.heads.calibration import probabilities
 from pipeline.images import decoder
 from pipeline.images.manifest import Manifest
-from pipeline.run import Run
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.keras_setup import import_keras
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files.atomic import exclusive
-from pipeline.run import FINETUNED, Run
+from pipeline.runs.run import FINETUNED, Run
 from pipeline.system.progress import Reporter
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import metrics
 from pipeline.dataset.features import Scores, SplitFeatures
 from pipeline.dataset.splits import SPLITS
 from pipeline.heads.calibration import coverage_curve, fit_temperature, probabilities
-from pipeline.run import FittedHead
+from pipeline.runs import metrics
+from pipeline.runs.run import FittedHead
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

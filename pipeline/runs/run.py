@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import heads, run_places, run_record
+from pipeline import heads
 from pipeline.dataset.examples import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
@@ -30,8 +30,10 @@ from pipeline.files.atomic import (
 )
 from pipeline.images import manifest as manifests
 from pipeline.images.manifest import Manifest
-from pipeline.run_record import DIGESTS, RECORD, damaged, require_as_written
-from pipeline.run_record import FINETUNED as FINETUNED
+from pipeline.runs import places as run_places
+from pipeline.runs import record as run_record
+from pipeline.runs.record import DIGESTS, RECORD, damaged, require_as_written
+from pipeline.runs.record import FINETUNED as FINETUNED
 from pipeline.system.progress import Reporter
 from pipeline.system.provenance import provenance
 

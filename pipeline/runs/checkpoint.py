@@ -21,7 +21,7 @@ from pipeline.errors import RunError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.hdf5 import HDF5_ERRORS, opened, plain_dataset, plain_member
 from pipeline.files.hdf5_writer import writing
-from pipeline.run_places import apart_from_places
+from pipeline.runs.places import apart_from_places
 
 # Its name, in a run's folder of fine-tuning.
 FILE: Final = "checkpoint.h5"
