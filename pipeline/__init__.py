@@ -15,7 +15,7 @@ from pipeline._version import __version__
 if TYPE_CHECKING:
     from pipeline.classifier import Classifier as Classifier
     from pipeline.dataset.examples import load as load
-    from pipeline.feature_extractor import FeatureExtractor as FeatureExtractor
+    from pipeline.extract.transformer import FeatureExtractor as FeatureExtractor
 
 __all__ = ["Classifier", "FeatureExtractor", "__version__", "load"]
 
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
         return Classifier
     if name == "FeatureExtractor":
-        from pipeline.feature_extractor import FeatureExtractor
+        from pipeline.extract.transformer import FeatureExtractor
 
         return FeatureExtractor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

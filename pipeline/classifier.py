@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pipeline import engines, trained_head
 from pipeline.config.fields import expanded
 from pipeline.config.options import PredictOptions, default_of
-from pipeline.doctor import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
-from pipeline.extract import ReadFile, in_threads
+from pipeline.extract.doctor import Clock
+from pipeline.extract.extraction import ReadFile, in_threads
 from pipeline.heads.calibration import probabilities
 from pipeline.image_inputs import ImageInput, listed
 from pipeline.images import views

@@ -12,14 +12,14 @@ from pipeline import engines
 from pipeline.config.options import CommonOptions, ExtractOptions
 from pipeline.dataset.examples import notes_of
 from pipeline.dataset.labels import merged as merge_labels
-from pipeline.doctor import Setting, diagnose
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ConfigError
-from pipeline.extract import Extraction
+from pipeline.extract.doctor import Setting, diagnose
+from pipeline.extract.extraction import Extraction
+from pipeline.extract.fill import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.files import outputs
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
-from pipeline.stage_one import Filled, Network, fill, identity_of, rate_of, start
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
 from pipeline.system import machine

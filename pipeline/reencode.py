@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipeline import engines
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import DecodeError
-from pipeline.extract import DRIFT_TOLERANCE, in_threads, read_bytes
+from pipeline.extract.extraction import DRIFT_TOLERANCE, in_threads, read_bytes
 from pipeline.images import views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import OK

@@ -435,7 +435,7 @@ def test_a_store_that_is_only_read_answers_where_nothing_is_to_be_written(
     run(command, data)
     names = sorted(path.name for path in Path("store").rglob("*"))
     monkeypatch.setattr("os.access", lambda *_: False)  # root is told that it may write anywhere
-    monkeypatch.setattr("pipeline.stage_one.lock", forbidden)
+    monkeypatch.setattr("pipeline.extract.fill.lock", forbidden)
     assert counts(run(command, data)) == (0, 11, 0)
     assert sorted(path.name for path in Path("store").rglob("*")) == names
     (data / "cat" / "000.png").rename(data / "dog" / "moved.png")

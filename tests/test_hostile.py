@@ -29,7 +29,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     WeightsUnavailableError,
 )
-from pipeline.extract import read_bytes
+from pipeline.extract.extraction import read_bytes
 from pipeline.files.atomic import sha256_file
 from pipeline.images.manifest import Manifest
 from pipeline.runs import model_folder, stitch

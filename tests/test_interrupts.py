@@ -22,13 +22,14 @@ import pytest
 from conftest import Command
 from fakes import DIM, FakeEncoder, write_classes
 
-from pipeline import engines, extract
+from pipeline import engines
 from pipeline.backbones import frozen
 from pipeline.cli import main
 from pipeline.engines import base, openvino
 from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
+from pipeline.extract import extraction
 from pipeline.store import shard, writer
 from pipeline.store.store import Store
 
@@ -195,7 +196,7 @@ def test_the_same_with_the_network_on_every_engine(
     loaded = frozen.load("resnet50", weights="random", seed=0, image_size=32, pooling="avg")
     encoder = engines.create(engine, loaded, batch_size=6, precision="float32")
     monkeypatch.setattr(frozen, "load", lambda *_, **__: loaded)
-    modules = [encoding_queue, extract, base, sys.modules[type(encoder).__module__]]
+    modules = [encoding_queue, extraction, base, sys.modules[type(encoder).__module__]]
 
     reached, _ = raise_everywhere(monkeypatch, encoder, modules, keep=partial(some, count=25))
     assert reached > 15
@@ -250,7 +251,7 @@ def test_a_late_batch_is_let_go_and_a_finished_one_kept(fake_network: FakeEncode
     queue = encoding_queue.EncodingQueue(
         Slow(batch_size=1),
         deliver=lambda rows, _: delivered.extend(row.index for row in rows),
-        clock=extract.Clock(),
+        clock=extraction.Clock(),
     )
     with pytest.raises(KeyboardInterrupt), queue:
         for index, value in enumerate((0, 1)):

@@ -102,7 +102,7 @@ def test_python_knows_home(home: Path) -> None:
 def test_the_transformer_knows_home(home: Path, fake_network: Any) -> None:
     from fakes import write_image
 
-    from pipeline.feature_extractor import FeatureExtractor
+    from pipeline.extract.transformer import FeatureExtractor
 
     write_image(home.parent / "a.png", 1)
     made = FeatureExtractor("~/s", weights="random", image_size=32)

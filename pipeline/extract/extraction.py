@@ -19,10 +19,10 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from pipeline.doctor import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
+from pipeline.extract.doctor import Clock
 from pipeline.files.atomic import UnfitFileError, read_regular
 from pipeline.images import decoder
 from pipeline.images.decoder import Pixels

@@ -20,8 +20,8 @@ from sklearn.base import (
 from pipeline.backbones.frozen import find
 from pipeline.config.options import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
+from pipeline.extract.fill import Network, fill, store_of
 from pipeline.images.manifest import OK, Manifest, listing_of
-from pipeline.stage_one import Network, fill, store_of
 from pipeline.system.progress import Silence
 
 _ROOT: Final = Path("/")

@@ -19,7 +19,7 @@ from pipeline.backbones.frozen import Backbone, FrozenBackbone
 from pipeline.config.options import ExtractOptions, canonical_json
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError
-from pipeline.extract import Extraction
+from pipeline.extract.extraction import Extraction
 from pipeline.images import views
 from pipeline.images.manifest import Manifest
 from pipeline.images.views import PLAIN
