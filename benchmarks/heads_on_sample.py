@@ -13,7 +13,7 @@ from pipeline import heads
 from pipeline.dataset.examples import SplitRule, prepare
 from pipeline.dataset.features import SplitFeatures
 from pipeline.store.store import Store
-from pipeline.train_head import fit_head
+from pipeline.train.fit import fit_head
 
 SPLIT_SEEDS = range(5)
 SEED_PRESET = dict(heads.PRESETS["seed"]["dense"])

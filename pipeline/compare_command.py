@@ -21,10 +21,10 @@ from pipeline.runs import metrics
 from pipeline.runs.leaderboard import compare as leaderboard
 from pipeline.runs.learning_curve import fit_on, is_right, nested
 from pipeline.runs.run import Run
-from pipeline.stage_two import features_of, rule_of
 from pipeline.store.store import Store
 from pipeline.system.progress import Reporter, saying_warnings
-from pipeline.train_head import fit_head
+from pipeline.train.fit import fit_head
+from pipeline.train.prepare import features_of, rule_of
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -43,9 +43,9 @@ from pipeline.runs import checkpoint, tensorboard
 from pipeline.runs.lock import reserved
 from pipeline.runs.places import apart_from_places
 from pipeline.runs.run import FINETUNED, Run
-from pipeline.stage_two import result_of
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter
+from pipeline.train.prepare import result_of
 
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
 SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(

@@ -19,9 +19,9 @@ from pipeline.finetune_steps import compile_forward
 from pipeline.heads.calibration import probabilities
 from pipeline.runs import stitch
 from pipeline.runs.learning_curve import head_room
-from pipeline.stage_two import features_of
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
+from pipeline.train.prepare import features_of
 
 # Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
 # largest feature. Where numbers are kept or computed in 16 bits, by what these lose.

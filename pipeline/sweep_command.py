@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.options import CommonOptions, SweepOptions, unknown_name
 from pipeline.dataset.features import SplitFeatures
 from pipeline.heads import HEADS, is_known
-from pipeline.heads.grids import grid_of, settings_of
 from pipeline.runs.lock import reserved
 from pipeline.runs.run import FittedHead, Run
 from pipeline.runs.scoring import parameters, plain, score_head
-from pipeline.stage_two import (
+from pipeline.system.progress import Reporter, saying_warnings
+from pipeline.system.wording import counted
+from pipeline.train.grids import grid_of, settings_of
+from pipeline.train.prepare import (
     check_first,
     create_heads,
     note_rows,
@@ -23,9 +25,7 @@ from pipeline.stage_two import (
     result_of,
     run_path,
 )
-from pipeline.sweep import Swept, Trial, lead, sweep_head
-from pipeline.system.progress import Reporter, saying_warnings
-from pipeline.system.wording import counted
+from pipeline.train.sweep import Swept, Trial, lead, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

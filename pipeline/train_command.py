@@ -8,7 +8,9 @@ from typing import Any
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
 from pipeline.runs.lock import reserved
-from pipeline.stage_two import (
+from pipeline.system.progress import Reporter, saying_warnings
+from pipeline.train.fit import train_heads
+from pipeline.train.prepare import (
     HeadParameters,
     check_first,
     create_heads,
@@ -18,8 +20,6 @@ from pipeline.stage_two import (
     result_of,
     run_path,
 )
-from pipeline.system.progress import Reporter, saying_warnings
-from pipeline.train_head import train_heads
 
 
 def train_head(

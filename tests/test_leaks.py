@@ -16,8 +16,8 @@ from pipeline.dataset.features import SplitFeatures
 from pipeline.heads.head import Head
 from pipeline.heads.logreg import LogregHead
 from pipeline.heads.scaler import FeatureScaler
-from pipeline.stage_two import prepare_data
-from pipeline.train_head import fit_head
+from pipeline.train.fit import fit_head
+from pipeline.train.prepare import prepare_data
 
 NAMES = sorted(set(heads.HEADS) - {"dense"})
 Make = Callable[[], Head]

@@ -14,8 +14,8 @@ from pipeline.dataset.examples import prepare
 from pipeline.dataset.features import SplitFeatures
 from pipeline.runs import metrics
 from pipeline.runs.learning_curve import HEAD_ROOM_SHARES, SMALL_GAIN, head_room, nested
-from pipeline.stage_two import features_of, rule_of
-from pipeline.train_head import fit_head
+from pipeline.train.fit import fit_head
+from pipeline.train.prepare import features_of, rule_of
 
 
 def split_data(path: Path, count: int, separation: float = 0.6) -> SplitFeatures:

@@ -16,11 +16,11 @@ from pipeline import heads
 from pipeline.cli import main
 from pipeline.config.options import SweepOptions
 from pipeline.dataset.features import SplitFeatures
-from pipeline.heads.grids import GRIDS, settings_of
 from pipeline.runs.run import Run
-from pipeline.stage_two import prepare_data
 from pipeline.store.store import Store
-from pipeline.sweep import _by_folds, sweep_head
+from pipeline.train.grids import GRIDS, settings_of
+from pipeline.train.prepare import prepare_data
+from pipeline.train.sweep import _by_folds, sweep_head
 
 FAST = ("centroid", "knn", "linear", "logreg", "majority", "ridge")
 

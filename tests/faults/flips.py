@@ -24,10 +24,10 @@ from pipeline.runs import checkpoint, model_folder
 from pipeline.runs.checkpoint import Arrays, Progress
 from pipeline.runs.leaderboard import compare
 from pipeline.runs.run import FINETUNED, Run
-from pipeline.stage_two import create_heads, open_run, prepare_data
 from pipeline.store import activations, scan_cache
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
+from pipeline.train.prepare import create_heads, open_run, prepare_data
 from pipeline.train_command import train_head
 from pipeline.verify import verify
 from pipeline.verify_run import verify_folder, verify_run
