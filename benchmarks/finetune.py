@@ -18,12 +18,12 @@ import numpy as np
 from common import note, photo_folder, ratio, report
 
 from pipeline import engines
-from pipeline import finetune_model as surgery_of
 from pipeline.backbones import frozen
 from pipeline.files.atomic import sha256_file
-from pipeline.finetune import FineTuning, Recipe, Rows
-from pipeline.finetune_cache import BoundaryCache
-from pipeline.finetune_data import Photos
+from pipeline.finetune import surgery as surgery_of
+from pipeline.finetune.cache import BoundaryCache
+from pipeline.finetune.photos import Photos
+from pipeline.finetune.training import FineTuning, Recipe, Rows
 from pipeline.images.manifest import Manifest
 from pipeline.system.keras_setup import import_keras
 from pipeline.system.progress import Silence

@@ -21,9 +21,18 @@ from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
-from pipeline.finetune import FineTuning, Recipe, Rows
-from pipeline.finetune_data import Origin, Photos, Source, class_weights, load_backbone, open_origin
-from pipeline.finetune_model import (
+from pipeline.finetune.checks import check_network, check_start, measure_head_room, say_estimate
+from pipeline.finetune.outcome import Outcome, record_outcome
+from pipeline.finetune.photos import (
+    Origin,
+    Photos,
+    Source,
+    class_weights,
+    load_backbone,
+    open_origin,
+)
+from pipeline.finetune.source import open_source
+from pipeline.finetune.surgery import (
     SEED_FROZEN,
     Surgery,
     cut_at,
@@ -33,10 +42,8 @@ from pipeline.finetune_model import (
     seed_head,
     set_precision,
 )
-from pipeline.finetune_result import Outcome, record_outcome
-from pipeline.finetune_source import open_source
-from pipeline.finetune_start import check_network, check_start, measure_head_room, say_estimate
-from pipeline.finetune_views import Turns
+from pipeline.finetune.training import FineTuning, Recipe, Rows
+from pipeline.finetune.turns import Turns
 from pipeline.heads import layers as head_layers
 from pipeline.images import views
 from pipeline.runs import checkpoint, tensorboard

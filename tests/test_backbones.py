@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import engines, finetune_model
+from pipeline import engines
 from pipeline.backbones import frozen, keras_file, weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import ConfigError, WeightsUnavailableError
+from pipeline.finetune import surgery
 
 pytestmark = [
     pytest.mark.slow,
@@ -258,7 +259,7 @@ def test_a_sequential_network_that_pools_has_a_graph_and_its_own_digest(tmp_path
     own = load(str(path), weights="imagenet", preprocessing="unit")
     saved = frozen._arrays(keras.saving.load_model(path))
     assert own.weights_sha256 == weights.digest(saved)
-    assert finetune_model.find_cut(own.network, own.network.layers[-2].name).boundary is not None
+    assert surgery.find_cut(own.network, own.network.layers[-2].name).boundary is not None
 
 
 def test_a_file_from_the_command_line(

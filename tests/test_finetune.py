@@ -25,8 +25,7 @@ from fakes import FakeEncoder, Notes, edit_record, on_jax, planted_store, write_
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import finetune_cache, finetune_command, finetune_steps, heads, text
-from pipeline import finetune_model as surgery_of
+from pipeline import finetune_command, heads, text
 from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
 from pipeline.cli import main
@@ -44,10 +43,12 @@ from pipeline.errors import (
     WeightsUnavailableError,
 )
 from pipeline.files.atomic import exclusive, sha256_file
-from pipeline.finetune import FineTuning, Recipe, Rows
-from pipeline.finetune_cache import BoundaryCache
-from pipeline.finetune_command import finetune
-from pipeline.finetune_data import (
+from pipeline.finetune import cache as finetune_cache
+from pipeline.finetune import steps
+from pipeline.finetune import surgery as surgery_of
+from pipeline.finetune.cache import BoundaryCache
+from pipeline.finetune.checks import check_start
+from pipeline.finetune.photos import (
     Origin,
     Photos,
     augmented,
@@ -58,7 +59,8 @@ from pipeline.finetune_data import (
     read_ahead,
     unique_rows,
 )
-from pipeline.finetune_start import check_start
+from pipeline.finetune.training import FineTuning, Recipe, Rows
+from pipeline.finetune_command import finetune
 from pipeline.heads import layers as head_layers
 from pipeline.heads.calibration import probabilities
 from pipeline.images.manifest import Manifest
@@ -289,7 +291,7 @@ import errno, os, resource, sys
 from pathlib import Path
 import numpy as np
 from pipeline import boundary_shards, machine
-from pipeline.finetune_cache import BoundaryCache
+from pipeline.finetune.cache import BoundaryCache
 keys = np.array([f"{n:064x}".encode() for n in range(80)], "S64")
 cache = BoundaryCache(Path(sys.argv[1]), {}, keys, shape=(2,), precision="float32")
 for n in range(80):
@@ -718,8 +720,8 @@ def test_exactly_what_is_above_the_cut_is_trained(name: str) -> None:
     before, changed = surgery_of.digest_of(fixed), surgery_of.values_of(surgery.state)
     images, classes = small_batch()
     variables = surgery.whole.trainable_variables
-    optimizer = finetune_steps.adamw(variables, [1.0] * len(variables))
-    step = finetune_steps.compile_step(surgery.whole, surgery.head, optimizer, training=False)
+    optimizer = steps.adamw(variables, [1.0] * len(variables))
+    step = steps.compile_step(surgery.whole, surgery.head, optimizer, training=False)
     optimizer.learning_rate.assign(1e-2)
     for _ in range(3):
         step(images, classes, np.ones(12, np.float32))
@@ -748,7 +750,7 @@ def test_updates_on_the_boundary_equal_those_on_images() -> None:
         # Steepest descent at a rate of one changes weights by their gradients.
         optimizer = import_keras().optimizers.SGD(1.0)
         optimizer.build(model.trainable_variables)
-        step = finetune_steps.compile_step(model, surgery.head, optimizer, training=False)
+        step = steps.compile_step(model, surgery.head, optimizer, training=False)
         step(inputs, classes, row_weights)
         made = surgery_of.values_of(surgery.state)
         gradients.append([old - new for old, new in zip(start, made, strict=True)])
@@ -765,9 +767,9 @@ def test_a_step_equals_that_of_keras() -> None:
     images, classes = small_batch()
     row_weights = np.linspace(0.5, 2, 12).astype(np.float32)
     start = surgery_of.values_of(surgery.state)
-    optimizer = finetune_steps.adam(surgery.whole.trainable_variables)
+    optimizer = steps.adam(surgery.whole.trainable_variables)
     optimizer.learning_rate.assign(1e-3)
-    step = finetune_steps.compile_step(surgery.whole, surgery.head, optimizer, training=True)
+    step = steps.compile_step(surgery.whole, surgery.head, optimizer, training=True)
     ours = [float(step(images, classes, row_weights)) for _ in range(3)]
     made = surgery_of.values_of(surgery.state)
     surgery_of.assign(surgery.state, start)
@@ -793,8 +795,8 @@ def test_the_tutorial_moves_statistics_above_the_cut_only() -> None:
     moving = [item for item in surgery.state if "moving" in item.path]
     statistics = surgery_of.digest_of(moving)
     images, classes = small_batch()
-    optimizer = finetune_steps.adam(surgery.whole.trainable_variables)
-    step = finetune_steps.compile_step(surgery.whole, surgery.head, optimizer, training=True)
+    optimizer = steps.adam(surgery.whole.trainable_variables)
+    step = steps.compile_step(surgery.whole, surgery.head, optimizer, training=True)
     step(images, classes, np.ones(12, np.float32))
     assert surgery_of.digest_of(fixed) == before
     assert surgery_of.digest_of(moving) != statistics
@@ -806,7 +808,7 @@ def test_a_precision_holds_for_what_is_compiled_after_it() -> None:
     found = []
     for precision in ("float32", "bfloat16", "float32"):
         surgery_of.set_precision(surgery, precision)
-        found.append(finetune_steps.compile_forward(surgery.whole)(images)[0])
+        found.append(steps.compile_forward(surgery.whole)(images)[0])
     largest = np.abs(found[0]).max()
     assert 1e-4 * largest < np.abs(found[1] - found[0]).max() < 5e-2 * largest
     np.testing.assert_array_equal(found[2], found[0])
@@ -832,12 +834,12 @@ def test_float32_is_multiplied_as_float32_on_jax() -> None:
     head = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
     features = Probe()(inputs)
     model = keras.Model(inputs, [features, head(features)])
-    optimizer = finetune_steps.adam(model.trainable_variables)
+    optimizer = steps.adam(model.trainable_variables)
     rows, classes = np.ones((4, 6), np.float32), np.zeros(4, np.int32)
     found.clear()
     with jax.default_matmul_precision("tensorfloat32"):
-        finetune_steps.compile_forward(model)(rows)
-        step = finetune_steps.compile_step(model, head, optimizer, training=False)
+        steps.compile_forward(model)(rows)
+        step = steps.compile_step(model, head, optimizer, training=False)
         step(rows, classes, np.ones(4, np.float32))
     assert len(found) == 2 and set(found) == {"highest"}
 

@@ -16,7 +16,6 @@ from fakes import on_jax
 from numpy.typing import NDArray
 from test_finetune import FLAGS, Arrays, Notes, bars, run_finetune, small_backbone, small_batch
 
-from pipeline import finetune_model as surgery_of
 from pipeline import heads
 from pipeline.backbones import frozen
 from pipeline.cli import main
@@ -24,8 +23,9 @@ from pipeline.config import options as config
 from pipeline.config.fields import flag_of
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import ConfigError, RunError
-from pipeline.finetune import FineTuning, Recipe, Rows
-from pipeline.finetune_steps import adamw, compile_step, seed_random_layers
+from pipeline.finetune import surgery as surgery_of
+from pipeline.finetune.steps import adamw, compile_step, seed_random_layers
+from pipeline.finetune.training import FineTuning, Recipe, Rows
 from pipeline.heads import layers as head_layers
 from pipeline.heads.dense import DenseHead
 from pipeline.runs.run import Run

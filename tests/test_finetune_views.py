@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
-from pipeline import finetune_source
 from pipeline.backbones import weights
 from pipeline.cli import main
 from pipeline.errors import ConfigError, RunError
-from pipeline.finetune_cache import BoundaryCache, CachedViews
-from pipeline.finetune_data import Photos
-from pipeline.finetune_views import Turns
+from pipeline.finetune import source as finetune_source
+from pipeline.finetune.cache import BoundaryCache, CachedViews
+from pipeline.finetune.photos import Photos
+from pipeline.finetune.turns import Turns
 from pipeline.images import views
 from pipeline.images.decoder import decode
 from pipeline.images.manifest import Manifest

@@ -18,7 +18,7 @@ import pytest
 from conftest import Command
 from fakes import DIM, FakeBackbone, edit_record, planted_store, write_classes, write_image
 
-from pipeline import engines, finetune_data, heads
+from pipeline import engines, heads
 from pipeline.backbones import keras_file, weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import (
@@ -31,6 +31,7 @@ from pipeline.errors import (
 )
 from pipeline.extract.extraction import read_bytes
 from pipeline.files.atomic import sha256_file
+from pipeline.finetune import photos as finetune_data
 from pipeline.images.manifest import Manifest
 from pipeline.runs import model_folder, stitch
 from pipeline.runs.run import Run

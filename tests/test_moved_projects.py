@@ -16,7 +16,7 @@ from pipeline.classifier import Classifier
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
-from pipeline.finetune_data import Photos, open_origin
+from pipeline.finetune.photos import Photos, open_origin
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs import checkpoint, stitch
 from pipeline.runs.run import Run

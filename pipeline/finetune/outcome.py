@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pipeline.backbones import weights
 from pipeline.dataset.examples import Examples
 from pipeline.dataset.features import SplitFeatures
-from pipeline.finetune_data import Origin
-from pipeline.finetune_model import Surgery
+from pipeline.finetune.photos import Origin
+from pipeline.finetune.surgery import Surgery
 from pipeline.runs import metrics
 from pipeline.runs.checkpoint import Progress
 from pipeline.runs.run import FINETUNED, FittedHead, Run

@@ -26,7 +26,7 @@ from pipeline.errors import (
     mention,
 )
 from pipeline.files.atomic import read_regular
-from pipeline.finetune_views import Turns
+from pipeline.finetune.turns import Turns
 from pipeline.heads import layers
 from pipeline.images import decoder, views
 from pipeline.images.decoder import Pixels

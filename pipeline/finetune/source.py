@@ -11,10 +11,10 @@ from pipeline import engines
 from pipeline.config.options import FinetuneOptions
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import EngineUnavailableError
-from pipeline.finetune_cache import BoundaryCache, CachedViews
-from pipeline.finetune_data import Origin, Photos, Source
-from pipeline.finetune_model import Surgery
-from pipeline.finetune_views import Turns
+from pipeline.finetune.cache import BoundaryCache, CachedViews
+from pipeline.finetune.photos import Origin, Photos, Source
+from pipeline.finetune.surgery import Surgery
+from pipeline.finetune.turns import Turns
 from pipeline.images import views
 from pipeline.images.views import PLAIN
 from pipeline.store import activations

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.errors import StaleFeaturesError
-from pipeline.finetune import FineTuning
-from pipeline.finetune_data import Origin
-from pipeline.finetune_model import Surgery
-from pipeline.finetune_steps import compile_forward
+from pipeline.finetune.photos import Origin
+from pipeline.finetune.steps import compile_forward
+from pipeline.finetune.surgery import Surgery
+from pipeline.finetune.training import FineTuning
 from pipeline.heads.calibration import probabilities
 from pipeline.runs import stitch
 from pipeline.runs.learning_curve import head_room

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import readable_errors
-from pipeline.finetune_data import Source, order_of, parts_of, read_ahead
-from pipeline.finetune_model import Surgery, assign, rate_factors, values_of
-from pipeline.finetune_steps import (
+from pipeline.finetune.photos import Source, order_of, parts_of, read_ahead
+from pipeline.finetune.steps import (
     WEIGHT_DECAYS,
     adam,
     adamw,
@@ -27,6 +26,7 @@ from pipeline.finetune_steps import (
     compile_step,
     seed_random_layers,
 )
+from pipeline.finetune.surgery import Surgery, assign, rate_factors, values_of
 from pipeline.heads.calibration import calibrated_loss
 from pipeline.runs import checkpoint as finetune_checkpoint
 from pipeline.runs.checkpoint import Arrays, Progress

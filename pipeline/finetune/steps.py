@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
-from pipeline.finetune_model import assign
+from pipeline.finetune.surgery import assign
 from pipeline.system.keras_setup import gpu_name, import_keras
 
 # What each optimizer takes of a kernel, times the rate, at every step. Biases, and the scale and
