@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline._version import __version__
 
 if TYPE_CHECKING:
-    from pipeline.classifier import Classifier as Classifier
     from pipeline.dataset.examples import load as load
     from pipeline.extract.transformer import FeatureExtractor as FeatureExtractor
+    from pipeline.serving.classifier import Classifier as Classifier
 
 __all__ = ["Classifier", "FeatureExtractor", "__version__", "load"]
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return load
     if name == "Classifier":
-        from pipeline.classifier import Classifier
+        from pipeline.serving.classifier import Classifier
 
         return Classifier
     if name == "FeatureExtractor":

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, heads, trained_head
+from pipeline import engines, heads
 from pipeline._version import __version__
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
-from pipeline.export import FORMATS, Format, Package, described, require_free, size_of, staged
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
 from pipeline.heads import layers
@@ -27,6 +26,16 @@ from pipeline.runs import stitch
 from pipeline.runs.model_folder import SCHEMA_VERSION
 from pipeline.runs.run import Run
 from pipeline.runs.stitch import Agreement, Sample
+from pipeline.serving import trained_head
+from pipeline.serving.formats import (
+    FORMATS,
+    Format,
+    Package,
+    described,
+    require_free,
+    size_of,
+    staged,
+)
 from pipeline.store.store import Store
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter

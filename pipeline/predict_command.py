@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.backbones import weights
-from pipeline.classifier import Classifier, Prediction, Predictions
 from pipeline.config.options import CommonOptions, PredictOptions
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
 from pipeline.images import manifest
 from pipeline.images.sources import walk
+from pipeline.serving.classifier import Classifier, Prediction, Predictions
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 

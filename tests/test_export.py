@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import heads
-from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import (
@@ -32,12 +31,13 @@ from pipeline.errors import (
     StaleFeaturesError,
     WeightsUnavailableError,
 )
-from pipeline.export import FORMATS, require_free, size_of, staged
 from pipeline.export_command import export
 from pipeline.heads.head import Head
 from pipeline.images import decoder, manifest
 from pipeline.runs import stitch
 from pipeline.runs.run import Run
+from pipeline.serving.classifier import Classifier
+from pipeline.serving.formats import FORMATS, require_free, size_of, staged
 from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Silence
@@ -876,7 +876,7 @@ def test_an_export_that_was_killed_while_it_replaced_another_is_undone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr("pipeline.export.rename_durably", die)
+        killed.setattr("pipeline.serving.formats.rename_durably", die)
         with pytest.raises(KeyboardInterrupt), staged(out, form, force=True) as temporary:
             write(temporary, "new")
     assert (out / form.record).read_text() == "old", "an interruption is undone at once"

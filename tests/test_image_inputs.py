@@ -10,11 +10,11 @@ import pytest
 from fakes import FakeEncoder
 from PIL import Image
 
-from pipeline.classifier import Classifier
 from pipeline.errors import ConfigError, DecodeError, ImageTypeError
 from pipeline.heads import create
-from pipeline.image_inputs import listed
 from pipeline.images import decoder
+from pipeline.serving.classifier import Classifier
+from pipeline.serving.inputs import listed
 
 SIZE = 32
 

@@ -12,7 +12,6 @@ from conftest import Command
 from fakes import FakeEncoder, as_before, edit_record, planted_store, write_photos
 
 from pipeline import finetune_command
-from pipeline.classifier import Classifier
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
@@ -20,6 +19,7 @@ from pipeline.finetune.photos import Photos, open_origin
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs import checkpoint, stitch
 from pipeline.runs.run import Run
+from pipeline.serving.classifier import Classifier
 from pipeline.store.store import Store
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.classifier import Classifier
 from pipeline.config.fields import expanded, spelled
 from pipeline.config.options import (
     RECORDS,
@@ -20,6 +19,7 @@ from pipeline.config.options import (
 )
 from pipeline.dataset import examples
 from pipeline.errors import ConfigError, RunError, StoreError
+from pipeline.serving.classifier import Classifier
 
 PLACES = {"DATA", "DIR", "FILE", "OUT", "PATH", "RUN", "STORE"}
 NOBODY = "~no-such-user-here"

@@ -62,8 +62,9 @@ def test_places_that_will_do() -> None:
 def test_commands_look_at_places_first(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from pipeline import heads, trained_head
+    from pipeline import heads
     from pipeline.runs.run import Run
+    from pipeline.serving import trained_head
 
     planted_store(tmp_path / "s", {"a": 9, "b": 9})
     write_image(tmp_path / "d/a/0.png", 1)

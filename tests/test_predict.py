@@ -29,7 +29,6 @@ from fakes import (
 
 from pipeline import engines, heads
 from pipeline.backbones import frozen
-from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.config.options import CommonOptions, PredictOptions, build
 from pipeline.errors import (
@@ -45,6 +44,7 @@ from pipeline.files.atomic import sha256_file
 from pipeline.images import manifest
 from pipeline.predict_command import list_files, predict
 from pipeline.runs.run import Run
+from pipeline.serving.classifier import Classifier
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 
@@ -768,7 +768,7 @@ def test_engines_find_the_network_in_their_own_form_in_the_store(
 
 NEW_PROCESS = """
 import json, sys
-from pipeline.classifier import Classifier
+from pipeline.serving.classifier import Classifier
 run, engine, head, *paths = sys.argv[1:]
 found = Classifier.load(run, head or None, engine=engine).predict(paths, top=2)
 loaded = sorted({"keras", "tensorflow"} & set(sys.modules))

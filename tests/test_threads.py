@@ -15,10 +15,10 @@ from fakes import write_photos
 
 import pipeline
 from pipeline import heads
-from pipeline.classifier import Classifier
 from pipeline.cli import main
 from pipeline.engines import ENGINES
 from pipeline.errors import PipelineError
+from pipeline.serving.classifier import Classifier
 
 THREADS = 8
 

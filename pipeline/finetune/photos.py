@@ -33,10 +33,10 @@ from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs.run import Run, best
+from pipeline.serving.trained_head import fitted_head, head_name
 from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
-from pipeline.trained_head import fitted_head, head_name
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

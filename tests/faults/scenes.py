@@ -249,10 +249,11 @@ def replace_network() -> None:
     """Put a random projection in the place of backbone and engine."""
     from fakes import DIM, FakeEncoder
 
-    from pipeline import engines, export
+    from pipeline import engines
     from pipeline.backbones import frozen, weights
     from pipeline.backbones.frozen import FrozenBackbone
     from pipeline.runs import stitch
+    from pipeline.serving import formats
 
     class Model:
         layers = (None,)
@@ -273,7 +274,7 @@ def replace_network() -> None:
     FrozenBackbone.arrays = lambda self: self.model.arrays  # type: ignore[method-assign]
     engines.create = lambda *_, batch_size, **__: FakeEncoder(batch_size=batch_size)
     stitch.runner = lambda model: FakeEncoder()
-    export.runner = lambda model: FakeEncoder()
+    formats.runner = lambda model: FakeEncoder()
 
 
 def save_small_network() -> None:

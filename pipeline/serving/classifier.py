@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import engines, trained_head
+from pipeline import engines
 from pipeline.config.fields import expanded
 from pipeline.config.options import PredictOptions, default_of
 from pipeline.engines.encoder import Encoder, Features
@@ -23,9 +23,10 @@ from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.extract.doctor import Clock
 from pipeline.extract.extraction import ReadFile, in_threads
 from pipeline.heads.calibration import probabilities
-from pipeline.image_inputs import ImageInput, listed
 from pipeline.images import views
 from pipeline.images.views import PLAIN
+from pipeline.serving import trained_head
+from pipeline.serving.inputs import ImageInput, listed
 from pipeline.system import machine
 from pipeline.system.progress import Bar, Silence
 
