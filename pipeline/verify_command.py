@@ -8,14 +8,14 @@ from typing import Any
 
 from pipeline.config.options import VerifyOptions
 from pipeline.errors import ConfigError
-from pipeline.problems import repaired
-from pipeline.reencode import reencode
 from pipeline.runs import model_folder
 from pipeline.runs.run import Run
 from pipeline.store.store import Store, lock
 from pipeline.system.progress import Reporter
-from pipeline.verify import verify as verify_store
-from pipeline.verify_run import verify_folder, verify_run
+from pipeline.verify.problems import repaired
+from pipeline.verify.reencode import reencode
+from pipeline.verify.run import verify_folder, verify_run
+from pipeline.verify.store import verify as verify_store
 
 
 def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pipeline.errors import CorruptShardError
 from pipeline.store import activations
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
-from pipeline.verify import verify
+from pipeline.verify.store import verify
 
 KEY_DTYPE = "S64"
 

@@ -28,7 +28,7 @@ from pipeline.runs.run import Run
 from pipeline.store import activations
 from pipeline.store.store import Store
 from pipeline.system import machine
-from pipeline.verify import verify
+from pipeline.verify.store import verify
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -37,7 +37,7 @@ from pipeline.runs import model_folder, stitch
 from pipeline.runs.run import Run
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import Store
-from pipeline.verify import verify
+from pipeline.verify.store import verify
 
 COUNTS = {"ant": 14, "bee": 14, "cow": 14}
 # Of a file that the scan cache trusts, since it is not young.

@@ -24,7 +24,7 @@ from pipeline.store import shard as shards
 from pipeline.store.shard_set import MAX_SMALL_SHARDS
 from pipeline.store.store import Store, lock
 from pipeline.store.writer import ShardWriter
-from pipeline.verify import verify
+from pipeline.verify.store import verify
 
 DIM = 4
 IDENTITY = {"backbone": "fake", "image_size": 32}

@@ -15,8 +15,8 @@ from pipeline import text
 from pipeline.errors import ManifestError, RunError, StoreError
 from pipeline.runs.run import Run
 from pipeline.store.store import Store, lock
-from pipeline.verify import verify
-from pipeline.verify_run import verify_run
+from pipeline.verify.run import verify_run
+from pipeline.verify.store import verify
 
 COUNTS = {"ant": 14, "bee": 14, "cow": 14}
 HEADS = ("--head", "logreg", "--head", "centroid")

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, DecodeError, MissingFeaturesError, Stor
 from pipeline.images import views
 from pipeline.images.decoder import decode
 from pipeline.store.store import Store
-from pipeline.verify import verify
+from pipeline.verify.store import verify
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
 

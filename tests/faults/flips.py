@@ -29,8 +29,8 @@ from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 from pipeline.train.prepare import create_heads, open_run, prepare_data
 from pipeline.train_command import train_head
-from pipeline.verify import verify
-from pipeline.verify_run import verify_folder, verify_run
+from pipeline.verify.run import verify_folder, verify_run
+from pipeline.verify.store import verify
 
 # How often a file is damaged: a few places in the suite, many where all faults are asked for.
 _ASKED: Final = os.environ.get("PIPELINE_FAULTS", "6")

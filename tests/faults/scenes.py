@@ -168,8 +168,8 @@ def observe(*, features: bool = True) -> dict[str, Any]:
 
 def problems(path: Path) -> list[Any]:
     """Return what verify finds wrong with a store or a run."""
-    from pipeline.verify import verify
-    from pipeline.verify_run import verify_run
+    from pipeline.verify.run import verify_run
+    from pipeline.verify.store import verify
 
     if (path / "run.json").exists():
         return list(verify_run(path)["problems"])

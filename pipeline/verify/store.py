@@ -16,12 +16,12 @@ from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
 from pipeline.images.manifest import OK
-from pipeline.problems import Problem, repaired, without
 from pipeline.store import activations, features_file
 from pipeline.store.shard import Shard
 from pipeline.store.shard_set import ShardSet
 from pipeline.store.store import Store, lock
 from pipeline.system.wording import counted
+from pipeline.verify.problems import Problem, repaired, without
 
 _EXTRACT: Final = "Run extract again; only those are encoded."
 _DAMAGED: Final = ".damaged"

@@ -12,10 +12,10 @@ from typing import Any, Final
 from pipeline.backbones import weights
 from pipeline.errors import EngineUnavailableError, PipelineError
 from pipeline.files.atomic import exclusive
-from pipeline.problems import Problem, repaired, without
 from pipeline.runs import checkpoint as finetune_checkpoint
 from pipeline.runs import model_folder
 from pipeline.runs.run import FINETUNED, MANIFEST, PREDICTIONS, Run
+from pipeline.verify.problems import Problem, repaired, without
 
 _AGAIN: Final = "Train again into the run after verify --repair, or with --force."
 

@@ -20,13 +20,13 @@ from pipeline.extract.extraction import DRIFT_TOLERANCE, in_threads, read_bytes
 from pipeline.images import views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import OK
-from pipeline.problems import Problem, without
 from pipeline.runs import backbone as run_backbone
 from pipeline.store.shard import Features, Shard
 from pipeline.store.shard_set import ShardSet
 from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
+from pipeline.verify.problems import Problem, without
 
 _BATCH: Final = 32
 _SEED: Final = 0
