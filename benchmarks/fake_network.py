@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline import engines
 from pipeline.backbones import frozen, weights
-from pipeline.cli import main as command_line
+from pipeline.cli.main import main as command_line
 from pipeline.engines.encoder import Encoder, Features, Images
 
 DIM = 2048

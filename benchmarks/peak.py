@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 
 if __name__ == "__main__":
     out = io.StringIO()

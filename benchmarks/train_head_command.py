@@ -39,7 +39,7 @@ for C in json.loads(sys.argv[2]):
 print(json.dumps({"C": best.C, "test": best.score(*parts[2])}))
 """
 TRACED = (
-    "import sys; from pipeline.cli import main; status = main(sys.argv[1:]);"
+    "import sys; from pipeline.cli.main import main; status = main(sys.argv[1:]);"
     "print('tensorflow' in sys.modules); sys.exit(status)"
 )
 

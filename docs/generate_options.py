@@ -3,7 +3,7 @@
 Usage: python docs/generate_options.py > docs/options.md
 """
 
-from pipeline.commands import COMMANDS
+from pipeline.cli.commands import COMMANDS
 from pipeline.config import options
 from pipeline.config.fields import flag_of
 

@@ -11,8 +11,8 @@ def main() -> int:
     streams.open_all()
     try:
         with interrupts.bounded():
-            from pipeline.cli import INTERRUPTED, TERMINATED
-            from pipeline.cli import main as command_line
+            from pipeline.cli.main import INTERRUPTED, TERMINATED
+            from pipeline.cli.main import main as command_line
 
             status = command_line()
     except KeyboardInterrupt as interrupt:

@@ -11,7 +11,7 @@ from fakes import FakeBackbone, FakeEncoder
 
 from pipeline import engines
 from pipeline.backbones import frozen
-from pipeline.cli import main
+from pipeline.cli.main import main
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
 

@@ -282,7 +282,7 @@ def test_a_file_from_the_command_line(
     assert (status, result["encoded"], result["dim"]) == (0, 4, 6)
     (tmp_path / "own.keras").rename(tmp_path / "renamed.keras")
     script = (
-        "import sys; from pipeline.cli import main\n"
+        "import sys; from pipeline.cli.main import main\n"
         "status = main(sys.argv[1:])\n"
         "print(status, 'keras' in sys.modules)"
     )

@@ -14,7 +14,7 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, Notes, planted_store, write_classes
 
-from pipeline import text
+from pipeline.cli import text
 from pipeline.errors import CorruptShardError
 from pipeline.store import activations
 from pipeline.store.store import Store

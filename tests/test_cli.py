@@ -11,8 +11,8 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, write_classes, write_image
 
-from pipeline.cli import main, parser
-from pipeline.commands import COMMANDS
+from pipeline.cli.commands import COMMANDS
+from pipeline.cli.main import main, parser
 from pipeline.config import options
 
 
@@ -25,7 +25,7 @@ def python(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.Co
 def test_help_and_version_are_quick_and_light(arguments: list[str]) -> None:
     code = (
         "import sys, contextlib\n"
-        "from pipeline.cli import main\n"
+        "from pipeline.cli.main import main\n"
         "with contextlib.suppress(SystemExit): main(sys.argv[1:])\n"
         "heavy = {'tensorflow', 'keras', 'sklearn', 'numpy', 'h5py'} & set(sys.modules)\n"
         "sys.exit(str(sorted(heavy)) if heavy else 0)"

@@ -9,9 +9,9 @@ import pytest
 from conftest import Command
 from fakes import planted_store
 
-from pipeline import text
-from pipeline.cli import main
-from pipeline.compare_command import CURVE_SHARES, Retraining
+from pipeline.cli import text
+from pipeline.cli.commands.compare import CURVE_SHARES, Retraining
+from pipeline.cli.main import main
 from pipeline.runs.learning_curve import nested
 from pipeline.runs.run import Run
 from pipeline.store.store import Store

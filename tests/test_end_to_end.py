@@ -106,7 +106,7 @@ def test_interrupt_by_the_user_keeps_what_was_done(tmp_path: Path) -> None:
 
 def test_rerun_loads_no_network(photos: Path, uninterrupted: tuple[np.ndarray, float]) -> None:
     code = (
-        "import sys\nfrom pipeline.cli import main\n"
+        "import sys\nfrom pipeline.cli.main import main\n"
         "assert main(sys.argv[1:]) == 0\n"
         "sys.exit(bool({'tensorflow', 'keras', 'PIL.JpegImagePlugin'} & set(sys.modules)))"
     )
@@ -148,7 +148,7 @@ def test_sample_is_learned(tmp_path: Path) -> None:
 
 NEW_PROCESS = """
 import sys
-from pipeline.cli import main
+from pipeline.cli.main import main
 status = main(sys.argv[1:])
 print(status, sorted({"keras", "tensorflow"} & set(sys.modules)), file=sys.stderr)
 """

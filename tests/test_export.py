@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import heads
-from pipeline.cli import main
+from pipeline.cli.commands.export import export
+from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import (
     ConfigError,
@@ -31,7 +32,6 @@ from pipeline.errors import (
     StaleFeaturesError,
     WeightsUnavailableError,
 )
-from pipeline.export_command import export
 from pipeline.heads.head import Head
 from pipeline.images import decoder, manifest
 from pipeline.runs import stitch
@@ -425,7 +425,7 @@ def test_on_jax_keras_files_are_written_and_other_formats_refused(
         "import sys\n"
         "from pipeline.config.options import CommonOptions, ExportOptions\n"
         "from pipeline.errors import EngineUnavailableError\n"
-        "from pipeline.export_command import export\n"
+        "from pipeline.cli.commands.export import export\n"
         "from pipeline.system.progress import Silence\n"
         "run, weights = sys.argv[1:]\n"
         "def write(form, out):\n"
@@ -534,7 +534,7 @@ def test_a_model_that_is_written_wrong_is_not_kept(
         package.head.temperature_ /= 3
 
     monkeypatch.setattr(
-        "pipeline.export_command.FORMATS", {"keras": replace(form, write=write)}
+        "pipeline.cli.commands.export.FORMATS", {"keras": replace(form, write=write)}
     )  # fmt: skip
     with pytest.raises(PipelineError, match="The keras model differs") as caught:
         exported(options_of(made, tmp_path / "model.keras", "keras"))
@@ -714,7 +714,7 @@ def test_the_name_tells_the_format(
         seen.append(options.format)
         raise RunError("far enough")
 
-    monkeypatch.setattr("pipeline.export_command.open_source", stop)
+    monkeypatch.setattr("pipeline.cli.commands.export.open_source", stop)
     with pytest.raises(RunError, match="far enough"):
         export(ExportOptions(run="run", out=out), CommonOptions(), notes)
     assert seen == [form]

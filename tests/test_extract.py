@@ -15,7 +15,7 @@ from conftest import Command
 from fakes import DIM, FakeEncoder, write_classes, write_image
 
 import pipeline
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.images import decoder
 from pipeline.store import scan_cache
 from pipeline.store.shard_set import ShardSet

@@ -25,10 +25,13 @@ from fakes import FakeEncoder, Notes, edit_record, on_jax, planted_store, write_
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import finetune_command, heads, text
+from pipeline import heads
 from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
-from pipeline.cli import main
+from pipeline.cli import text
+from pipeline.cli.commands import finetune as finetune_command
+from pipeline.cli.commands.finetune import finetune
+from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, FinetuneOptions
 from pipeline.errors import (
     ConfigError,
@@ -60,7 +63,6 @@ from pipeline.finetune.photos import (
     unique_rows,
 )
 from pipeline.finetune.training import FineTuning, Recipe, Rows
-from pipeline.finetune_command import finetune
 from pipeline.heads import layers as head_layers
 from pipeline.heads.calibration import probabilities
 from pipeline.images.manifest import Manifest
@@ -1258,7 +1260,7 @@ def test_the_same_command_keeps_what_is_there_and_others_are_refused(
 
 def finetune_process(folder: Path, run: str) -> subprocess.Popen[str]:
     code = (
-        "from pipeline.finetune_command import finetune\n"
+        "from pipeline.cli.commands.finetune import finetune\n"
         "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
         "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run={run!r}, **{QUICK!r})\n"

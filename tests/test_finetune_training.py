@@ -18,7 +18,7 @@ from test_finetune import FLAGS, Arrays, Notes, bars, run_finetune, small_backbo
 
 from pipeline import heads
 from pipeline.backbones import frozen
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.config import options as config
 from pipeline.config.fields import flag_of
 from pipeline.config.options import FinetuneOptions
@@ -544,7 +544,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
     trained: Path, uninterrupted: dict[str, Any]
 ) -> None:
     code = (
-        "from pipeline.finetune_command import finetune\n"
+        "from pipeline.cli.commands.finetune import finetune\n"
         "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
         "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run='killed', **{QUICK!r})\n"

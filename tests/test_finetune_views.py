@@ -13,7 +13,7 @@ from test_event_files import scalars
 from test_finetune import FLAGS, QUICK, SIZE, Notes, bars, photo_rows, run_finetune
 
 from pipeline.backbones import weights
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.errors import ConfigError, RunError
 from pipeline.finetune import source as finetune_source
 from pipeline.finetune.cache import BoundaryCache, CachedViews

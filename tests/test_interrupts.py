@@ -24,7 +24,7 @@ from fakes import DIM, FakeEncoder, write_classes
 
 from pipeline import engines
 from pipeline.backbones import frozen
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.engines import base, openvino
 from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder

@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, as_before, edit_record, planted_store, write_photos
 
-from pipeline import finetune_command
+from pipeline.cli.commands import finetune
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
@@ -228,7 +228,7 @@ def test_manifests_elsewhere_move_with_the_store(
 def test_another_store_of_equal_features_is_said(
     command: Command, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     shutil.copytree(project / "stores/photos", tmp_path / "again")
     arguments = ["train-head", "--store", str(tmp_path / "again"), "--run", "runs/photos"]
@@ -247,15 +247,15 @@ def test_a_store_of_other_features_is_still_refused(command: Command, project: P
 def test_fine_tuning_depends_on_no_place(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its run may be gone on with after the project was moved; and its own record is whole."""
     options = FinetuneOptions(source="runs/photos")
-    inputs = finetune_command._inputs(options, open_origin(options))
-    run = finetune_command._create_run(Path("runs/fine"), inputs, open_origin(options))
+    inputs = finetune._inputs(options, open_origin(options))
+    run = finetune._create_run(Path("runs/fine"), inputs, open_origin(options))
     run.record["heads"]["logreg"] = {}
     run.save_record()
     two = moved(project, project.parent / "two", monkeypatch)
-    again = finetune_command._inputs(options, open_origin(options))
+    again = finetune._inputs(options, open_origin(options))
     assert again["store"] != inputs["store"]
     assert again["finetuned_run"] != inputs["finetuned_run"]
-    begun = finetune_command._begun_run(Path("runs/fine"), again, force=False)
+    begun = finetune._begun_run(Path("runs/fine"), again, force=False)
     assert begun is not None
     assert (begun.store_path, begun.manifest().root) == (two / "stores/photos", two / "photos")
     with pytest.raises(RunError, match="starting_head_sha256"):

@@ -75,7 +75,7 @@ def test_every_option_that_is_a_place_knows_home(home: Path) -> None:
 
 
 def test_a_file_and_a_flag_are_taken_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     Path("c.toml").write_text('[info]\npath = "~/a"\n[verify]\nstore = "./~"\n')
     for arguments, place in (

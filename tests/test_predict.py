@@ -29,7 +29,8 @@ from fakes import (
 
 from pipeline import engines, heads
 from pipeline.backbones import frozen
-from pipeline.cli import main
+from pipeline.cli.commands.predict import list_files, predict
+from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, PredictOptions, build
 from pipeline.errors import (
     ConfigError,
@@ -42,7 +43,6 @@ from pipeline.errors import (
 )
 from pipeline.files.atomic import sha256_file
 from pipeline.images import manifest
-from pipeline.predict_command import list_files, predict
 from pipeline.runs.run import Run
 from pipeline.serving.classifier import Classifier
 from pipeline.store.store import Store

@@ -97,7 +97,7 @@ def test_damage_is_mended_first(command: Command, store: Path) -> None:
 def test_a_store_of_an_earlier_release_says_how_to_check_it(
     command: Command, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     record = json.loads((store / "store.json").read_text())
     del record["record_sha256"]

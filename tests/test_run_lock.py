@@ -14,7 +14,7 @@ import pytest
 from conftest import Command
 from fakes import Notes, planted_store
 
-from pipeline import sweep_command, train_command
+from pipeline.cli.commands import sweep, train_head
 from pipeline.config.options import CommonOptions, SweepOptions, TrainHeadOptions
 from pipeline.errors import RunError, StoreError
 from pipeline.files.atomic import exclusive
@@ -41,7 +41,7 @@ def train(command: Command, *more: object, name: str = "train-head") -> tuple[in
 @contextmanager
 def at_the_first_fit(name: str, do: Callable[[], object]) -> Iterator[None]:
     """Do something, in this process, when a command is about to fit its first head."""
-    module: Any = {"train-head": train_command, "sweep": sweep_command}[name]
+    module: Any = {"train-head": train_head, "sweep": sweep}[name]
     original = module.note_rows
 
     def noting(*arguments: Any) -> None:
@@ -83,9 +83,9 @@ def other(name: str, *, force: bool) -> None:
     chosen: Any = {"store": "store", "run": "run", "head": ("centroid",)}
     common = CommonOptions(force=force)
     if name == "sweep":
-        sweep_command.sweep(SweepOptions(**chosen), common, Silence(), {})
+        sweep.sweep(SweepOptions(**chosen), common, Silence(), {})
     else:
-        train_command.train_head(TrainHeadOptions(**chosen), common, Silence(), {})
+        train_head.train_head(TrainHeadOptions(**chosen), common, Silence(), {})
 
 
 def test_with_wait_the_second_adds_its_head_after_the_first(command: Command, store: Store) -> None:
@@ -188,7 +188,7 @@ def test_force_keeps_the_old_run_until_the_first_head_is_fitted(
 
 
 def command_or_interrupt(command: Command, *more: object) -> bool:
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     arguments = ["train-head", "--store", "store", "--run", "run", *map(str, more), "--quiet"]
     return main(arguments) == 130

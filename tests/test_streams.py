@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import pytest
 
-from pipeline import cli
+from pipeline.cli import main
 
 PROGRAM = [sys.executable, "-m", "pipeline"]
 
@@ -88,9 +88,9 @@ def test_notes_that_nobody_reads_end_the_command_quietly(
         reporter.say("a note")
         pytest.fail("it must not come so far")
 
-    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "info": say})
+    monkeypatch.setattr(main, "COMMANDS", {**main.COMMANDS, "info": say})
     monkeypatch.setattr(sys, "stderr", Broken())
-    assert cli.main(["info", "x"]) == 141
+    assert main.main(["info", "x"]) == 141
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_an_interrupt_says_what_is_true_of_the_command(
     def interrupted(*_: object) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, command: interrupted})
-    assert cli.main([command]) == 130
+    monkeypatch.setattr(main, "COMMANDS", {**main.COMMANDS, command: interrupted})
+    assert main.main([command]) == 130
     said = capsys.readouterr().err
     assert ("is kept" in said, "nothing was written" in said) == (kept, not kept)
 
@@ -122,8 +122,8 @@ def test_errors_of_the_system_have_a_fitting_hint(
     def fail(*_: object) -> dict[str, Any]:
         raise OSError(number, os.strerror(number), "a/b")
 
-    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "info": fail})
-    assert cli.main(["info"]) == 2
+    monkeypatch.setattr(main, "COMMANDS", {**main.COMMANDS, "info": fail})
+    assert main.main(["info"]) == 2
     said = capsys.readouterr().err
     assert words in said and os.strerror(number) in said and "a/b" in said
     assert (number == 28) == ("disk space" in said)

@@ -13,7 +13,7 @@ from conftest import Command
 from fakes import planted_store
 
 from pipeline import heads
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.config.options import SweepOptions
 from pipeline.dataset.features import SplitFeatures
 from pipeline.runs.run import Run

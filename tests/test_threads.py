@@ -15,7 +15,7 @@ from fakes import write_photos
 
 import pipeline
 from pipeline import heads
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.engines import ENGINES
 from pipeline.errors import PipelineError
 from pipeline.serving.classifier import Classifier

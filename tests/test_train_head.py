@@ -336,7 +336,7 @@ def test_preset_and_parameters_exclude_each_other(command: Command, store: Store
 
 def test_sklearn_heads_import_no_tensorflow(command: Command, store: Store) -> None:
     code = (
-        "import sys\nfrom pipeline.cli import main\n"
+        "import sys\nfrom pipeline.cli.main import main\n"
         "assert main(['train-head', '--store', 'store', '--head', 'logreg', '--quiet']) == 0\n"
         "sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))"
     )
@@ -374,7 +374,7 @@ def test_compare_tests_heads_against_logistic_regression(command: Command, store
 def test_leaderboard_in_words(
     store: Store, capsys: pytest.CaptureFixture[str], command: Command
 ) -> None:
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     train(command)
     assert main(["compare", "run", "--quiet"]) == 0
@@ -447,7 +447,7 @@ def test_views_that_do_not_fit_are_refused(
 def test_info_of_a_run_has_its_scores(
     command: Command, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     result = train(command)
     assert main(["info", "run"]) == 0

@@ -9,7 +9,7 @@ from conftest import Command
 from fakes import FakeEncoder, planted_store, write_classes, write_image
 
 import pipeline
-from pipeline.cli import main
+from pipeline.cli.main import main
 from pipeline.runs.run import Run
 from pipeline.store import scan_cache
 from pipeline.store.store import Store

@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, as_before, planted_store, write_classes
 
-from pipeline import text
+from pipeline.cli import text
 from pipeline.errors import ManifestError, RunError, StoreError
 from pipeline.runs.run import Run
 from pipeline.store.store import Store, lock

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import text
+from pipeline.cli import text
 from pipeline.system.wording import counted
 
 

@@ -327,19 +327,19 @@ def load_everything(*, is_real: bool) -> None:
     """Import what the commands need; with the real network, Keras but nothing of it computed."""
     import sklearn.metrics  # noqa: F401
 
-    import pipeline.commands
-    import pipeline.export_command
-    import pipeline.extract_command
-    import pipeline.predict_command
-    import pipeline.sweep_command
-    import pipeline.train_command
+    import pipeline.cli.commands
+    import pipeline.cli.commands.export
+    import pipeline.cli.commands.extract
+    import pipeline.cli.commands.predict
+    import pipeline.cli.commands.sweep
+    import pipeline.cli.commands.train_head
     from pipeline import heads
 
     for name in ("centroid", "ridge", "majority", "linear"):
         heads.create(name, {}, seed=0)
     _warm_up()
     if is_real:
-        import pipeline.finetune_command  # noqa: F401
+        import pipeline.cli.commands.finetune  # noqa: F401
         from pipeline.system.keras_setup import import_keras
 
         import_keras()

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from pipeline._version import __version__
-from pipeline.commands import COMMANDS
+from pipeline.cli.commands import COMMANDS
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
@@ -220,7 +220,7 @@ def _show(command: str, result: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    from pipeline.text import RENDERERS
+    from pipeline.cli.text import RENDERERS
 
     for line in RENDERERS[command](result):
         print(line)

@@ -48,7 +48,7 @@ def extract(
     options: ExtractOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Run stage 1."""
-    from pipeline.extract_command import extract as run
+    from pipeline.cli.commands.extract import extract as run
 
     return run(options, common, reporter, started=STARTED)
 
@@ -57,7 +57,7 @@ def train_head(
     options: TrainHeadOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Run stage 2."""
-    from pipeline.train_command import train_head as run
+    from pipeline.cli.commands.train_head import train_head as run
 
     return run(options, common, reporter, tables.get("heads", {}))
 
@@ -66,7 +66,7 @@ def sweep(
     options: SweepOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Try many heads and settings."""
-    from pipeline.sweep_command import sweep as run
+    from pipeline.cli.commands.sweep import sweep as run
 
     return run(options, common, reporter, tables)
 
@@ -75,7 +75,7 @@ def compare(
     options: CompareOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Return the leaderboard of runs."""
-    from pipeline.compare_command import compare as run
+    from pipeline.cli.commands.compare import compare as run
 
     return run(options, reporter)
 
@@ -84,7 +84,7 @@ def finetune(
     options: FinetuneOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Run stage 3."""
-    from pipeline.finetune_command import finetune as run
+    from pipeline.cli.commands.finetune import finetune as run
 
     return run(options, common, reporter)
 
@@ -93,7 +93,7 @@ def predict(
     options: PredictOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Classify images."""
-    from pipeline.predict_command import predict as run
+    from pipeline.cli.commands.predict import predict as run
 
     return run(options, common, reporter, started=STARTED)
 
@@ -102,7 +102,7 @@ def export(
     options: ExportOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Write a head with its backbone as one model."""
-    from pipeline.export_command import export as run
+    from pipeline.cli.commands.export import export as run
 
     return run(options, common, reporter)
 
@@ -130,7 +130,7 @@ def verify(
     options: VerifyOptions, common: CommonOptions, reporter: Reporter, tables: Tables
 ) -> Result:
     """Check every byte of a store, a run or an exported folder."""
-    from pipeline.verify_command import verify as run
+    from pipeline.cli.commands.verify import verify as run
 
     _require("STORE or RUN", options.store)
     return run(options, reporter)
