@@ -60,8 +60,8 @@ class FakeBackbone:
     def drawn(cls, source: str) -> FakeBackbone:
         """Weights of their own for each text."""
         scale = float(np.float32(int(hashlib.sha256(source.encode()).hexdigest()[:6], 16)))
-        backbone = cls("", scale=scale)
-        return cls(weights.digest(frozen.arrays()), scale=scale)
+        drawn = cls("", scale=scale)
+        return cls(weights.digest(drawn.arrays()), scale=scale)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         return {"conv/kernel": np.full((2, 2), self.scale, np.float32)}

@@ -128,7 +128,7 @@ class Background(FakeEncoder):
     """An encoder whose results are fetched late, and only in order."""
 
     def submit(self, images: np.ndarray) -> Pending:
-        kept = decoder.copy()
+        kept = images.copy()
         self.under_way = getattr(self, "under_way", 0) + 1
         assert self.under_way <= 2
 
