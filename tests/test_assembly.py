@@ -13,8 +13,9 @@ from pipeline.errors import HeadNotTrainableError
 from pipeline.heads.calibration import probabilities
 from pipeline.heads.dense import DenseHead
 from pipeline.heads.head import Head
-from pipeline.heads.layers import assemble, head_network, is_network, layers_of
+from pipeline.heads.layers import head_network, is_network, layers_of
 from pipeline.heads.scaler import FeatureScaler
+from pipeline.serving.assembly import assemble
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

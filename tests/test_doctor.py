@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from fakes import FakeEncoder, write_classes
 
+from pipeline.engines.clock import Clock, Part
 from pipeline.engines.encoder import Pending
 from pipeline.engines.queue import EncodingQueue, Row
-from pipeline.extract.doctor import Clock, Part, Setting, diagnose
+from pipeline.extract.doctor import Setting, diagnose
 from pipeline.images import decoder
 from pipeline.store import shard
 

@@ -29,6 +29,7 @@ from pipeline.finetune.training import FineTuning, Recipe, Rows
 from pipeline.heads import layers as head_layers
 from pipeline.heads.dense import DenseHead
 from pipeline.runs.run import Run
+from pipeline.serving import assembly
 from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
@@ -396,7 +397,7 @@ def test_layers_above_a_cut_draw_the_same_without_those_below() -> None:
 def test_what_is_exported_has_no_dropout() -> None:
     loaded = small_backbone()
     for fold in (True, False):
-        model = head_layers.assemble(loaded, dense_head(), 3, fold=fold)
+        model = assembly.assemble(loaded, dense_head(), 3, fold=fold)
         kinds = {type(layer).__name__ for layer in all_layers(model)}
         assert "Dense" in kinds and "Dropout" not in kinds
 

@@ -29,10 +29,10 @@ from pipeline.errors import (
     StaleFeaturesError,
     WeightsUnavailableError,
 )
-from pipeline.extract.extraction import read_bytes
 from pipeline.files.atomic import sha256_file
 from pipeline.finetune import photos as finetune_data
 from pipeline.images.manifest import Manifest
+from pipeline.images.reading import read_bytes
 from pipeline.runs import model_folder, stitch
 from pipeline.runs.run import Run
 from pipeline.store.scan_cache import ScanCache

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from pipeline import heads
 from pipeline.config.options import TrainHeadOptions
 from pipeline.dataset.examples import prepare
-from pipeline.dataset.features import SplitFeatures
+from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.runs import metrics
 from pipeline.runs.learning_curve import HEAD_ROOM_SHARES, SMALL_GAIN, head_room, nested
 from pipeline.train.fit import fit_head
-from pipeline.train.prepare import features_of, rule_of
 
 
 def split_data(path: Path, count: int, separation: float = 0.6) -> SplitFeatures:

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset.examples import Examples
+from pipeline.config.options import StageTwoOptions
+from pipeline.dataset.examples import Examples, SplitRule
 from pipeline.dataset.splits import SPLITS
+from pipeline.errors import ConfigError
+from pipeline.store.store import Store
+from pipeline.store.stream import StoredFeatures
+from pipeline.system import machine
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -93,3 +102,40 @@ class SplitFeatures:
 
     def _range(self, *names: str) -> slice:
         return slice(self.rows[names[0]].start, self.rows[names[-1]].stop)
+
+
+def rule_of(options: StageTwoOptions) -> SplitRule:
+    """Return the rule of splits that options ask for."""
+    return SplitRule(
+        ratios=options.split,
+        seed=options.split_seed,
+        min_per_class=options.min_per_class,
+        rare=options.rare,
+    )
+
+
+def features_of(store: Store, examples: Examples, options: StageTwoOptions) -> SplitFeatures:
+    """Read the features of rows and of the views asked for; what does not fit stays on disk.
+
+    Raises:
+        ConfigError: Features of views, which have to be in memory, do not fit.
+        StoreError: The store has no such view.
+    """
+    names = dict.fromkeys((*options.augment, *options.average))
+    needed = 4 * store.dim * len(examples) * (1 + len(names))
+    free = machine.free_memory()
+    if names and needed > free:
+        raise ConfigError(
+            f"Expected memory for the features of {len(examples):,} images and "
+            f"{len(names)} views: {needed / 1e9:.1f} GB. Received: {free / 1e9:.1f} GB free.",
+            hint="Leave out --augment and --average: without views, features can stay on disk.",
+        )
+    if needed > free // 2 and not names:
+        return SplitFeatures.of(examples, StoredFeatures.of(store.plain, examples.keys))
+    views = {name: store.read(examples.keys, name) for name in names}
+    return SplitFeatures.of(
+        examples,
+        store.read(examples.keys),
+        augment=[views[name] for name in options.augment],
+        average=[views[name] for name in options.average],
+    )

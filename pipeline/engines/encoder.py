@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,3 +69,8 @@ class Encoder(ABC):
         """
         features = self(images)
         return lambda timeout=None: features
+
+
+# Stored features that are encoded again must agree this well, relative to the largest value:
+# engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.
+DRIFT_TOLERANCE: Final = 1e-3

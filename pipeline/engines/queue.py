@@ -10,9 +10,9 @@ from typing import Final, Self
 
 import numpy as np
 
+from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features, Pending
 from pipeline.errors import PipelineError
-from pipeline.extract.doctor import Clock
 from pipeline.images.decoder import Pixels
 
 # One batch is being encoded while the next waits for it, stacked and handed over.

@@ -4,55 +4,13 @@
 rests on what the calling thread waits for: whoever lets it wait is what bounds the rate.
 """
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass
+from typing import Any, Final
 
-Part = Literal["decode", "encode", "write"]
+from pipeline.engines.clock import PARTS, Clock
 
-PARTS: Final[Sequence[Part]] = ("decode", "encode", "write")
 # Threads that compute for less than this share of their busy time mostly wait for the disk.
 _COMPUTING: Final = 0.5
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds of one extraction by part.
-
-    Attributes:
-        seconds: From the start of encoding to its end.
-        waited: How long the calling thread waited for each part.
-        encoding: How long the encoder had work.
-        reading: Seconds of reading threads at work, summed over threads.
-        computing: Of these, seconds of processor time.
-        writing: How long shards were being written.
-    """
-
-    seconds: float = 0.0
-    waited: dict[Part, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    encoding: float = 0.0
-    reading: float = 0.0
-    computing: float = 0.0
-    writing: float = 0.0
-    _since: float | None = None
-
-    @contextmanager
-    def waiting(self, part: Part) -> Iterator[None]:
-        """Count the time in the context as waiting for a part."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.waited[part] += time.monotonic() - began
-
-    def encoder_has_work(self, has_work: bool) -> None:
-        """Note that the encoder was given work, or has done all it was given."""
-        now = time.monotonic()
-        if self._since is not None:
-            self.encoding += now - self._since
-        self._since = now if has_work else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,25 +8,22 @@ Called by ``commands``, which brings the store and the encoder.
 import hashlib
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
-from pipeline.engines.encoder import Encoder, Features
+from pipeline.engines.clock import Clock
+from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, Features
 from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
-from pipeline.extract.doctor import Clock
-from pipeline.files.atomic import UnfitFileError, read_regular
 from pipeline.images import decoder
-from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
+from pipeline.images.reading import ReadFile, in_threads, read_bytes
 from pipeline.images.views import PLAIN, pixels
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import Shard
@@ -36,39 +33,14 @@ from pipeline.store.writer import ShardWriter
 from pipeline.system.progress import Bar
 from pipeline.system.wording import counted
 
-# Stored features that are encoded again must agree this well, relative to the largest value:
-# engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.
-DRIFT_TOLERANCE: Final = 1e-3
 DRIFT_IMAGES: Final = 2
 
 # A failure of the moment, not of the image: tried again next time.
 _NO_MEMORY: Final = "too large: no memory"
 
-# Files read ahead, beside 16 a thread: enough to fill a batch while another is encoded.
-_AHEAD: Final = 32
 
 # Files whose keys are looked up in the store together.
 _LOOKED_UP: Final = 4096
-
-Argument = TypeVar("Argument")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class ReadFile:
-    """What a file turned out to hold.
-
-    Attributes:
-        key: SHA-256 of its bytes; empty if it could not be read.
-        status: The state of the file as read; None if it changed meanwhile.
-        pixels: uint8 ``(S, S, 3)`` by view; only of those whose features are not at hand.
-        reason: Why it is bad; empty if it is not.
-    """
-
-    key: str = ""
-    status: os.stat_result | None = None
-    pixels: Mapping[str, Pixels] = field(default_factory=dict)
-    reason: str = ""
 
 
 class Extraction:
@@ -382,34 +354,3 @@ class Extraction:
         """Note, once a shard is in place, that its digest is right, and what led to it."""
         self._cache.remember_check(shard.name, shard.path.stat())
         self._cache.commit()
-
-
-def read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
-    """Return a file's bytes and its state, None where it changed while it was read."""
-    try:
-        data, before = read_regular(path, limit=decoder.MAX_BYTES)
-        after = path.stat()
-    except UnfitFileError as error:
-        raise DecodeError(str(error.strerror)) from error
-    except OSError as error:
-        raise DecodeError(f"cannot be read: {error.strerror}") from error
-    unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, len(data))
-    return data, after if unchanged else None
-
-
-def in_threads(
-    function: Callable[[Argument], Result], arguments: Iterable[Argument], workers: int
-) -> Iterator[tuple[Argument, Future[Result]]]:
-    """Yield (argument, future) in order, computed in threads, a bounded number ahead."""
-    waiting: deque[tuple[Argument, Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
-    try:
-        for argument in arguments:
-            waiting.append((argument, pool.submit(function, argument)))
-            if len(waiting) > _AHEAD + 16 * workers:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        # Whoever leaves early does not wait for what nobody will look at.
-        pool.shutdown(wait=False, cancel_futures=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
+from pipeline.dataset.features import features_of
 from pipeline.errors import StaleFeaturesError
 from pipeline.finetune.photos import Origin
 from pipeline.finetune.steps import compile_forward
@@ -21,7 +22,6 @@ from pipeline.runs import stitch
 from pipeline.runs.learning_curve import head_room
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
-from pipeline.train.prepare import features_of
 
 # Probabilities may differ this much from those on stored features: engines differ by 1e-5 of the
 # largest feature. Where numbers are kept or computed in 16 bits, by what these lose.

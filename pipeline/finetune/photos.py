@@ -32,8 +32,8 @@ from pipeline.images import decoder, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.runs import backbone as run_backbone
+from pipeline.runs.fitted_head import fitted_head, head_name
 from pipeline.runs.run import Run, best
-from pipeline.serving.trained_head import fitted_head, head_name
 from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter

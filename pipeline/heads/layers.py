@@ -5,14 +5,13 @@ becomes float64 arrays first, with NumPy; Keras' layers are made of these.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import HeadNotTrainableError
 from pipeline.system.keras_setup import import_keras
 
@@ -100,52 +99,15 @@ def head_network(head: "Head") -> Any:
     Raises:
         HeadNotTrainableError: The head is no network; names those that are.
     """
-    return _head(layers_of(head))
+    return network_of(layers_of(head))
 
 
-def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: bool = True) -> Any:
-    """Return a backbone and a fitted head as one frozen Keras model.
-
-    Made of Keras' own layers and operations, so that a saved model loads without this package.
-
-    Args:
-        backbone: The backbone that made the features which the head was fitted on.
-        head: The head, with its temperature; its classes are numbers below ``num_classes``.
-        num_classes: Classes of the run. One that the head does not know has probability 0.
-        fold: Whether scaler and temperature become part of the dense layers, computed in float64:
-            a linear head is then one layer.
-
-    Returns:
-        Keras model, ``images`` uint8 ``(n, S, S, 3)`` to ``probabilities`` float32
-        ``(n, num_classes)``.
-
-    Raises:
-        HeadNotTrainableError: The head is no network; names those that are.
-    """
-    # What is shipped predicts: it has no dropout.
-    found = replace(layers_of(head), dropout=0.0)
-    keras = import_keras()
-    features = backbone.model.output
-    if fold:
-        logits = _dense(keras, features, found.folded(head.temperature_))
-    else:
-        logits = keras.ops.divide(_head(found)(features), head.temperature_)
-    is_complete = len(head.classes_) == num_classes
-    name = "probabilities" if is_complete else "softmax"
-    probabilities = keras.layers.Softmax(dtype="float32", name=name)(logits)
-    if not is_complete:
-        probabilities = _in_places(keras, probabilities, head.classes_, num_classes)
-    model = keras.Model(backbone.model.input, probabilities, name="classifier")
-    model.trainable = False
-    return model
-
-
-def _head(found: HeadLayers) -> Any:
+def network_of(found: HeadLayers) -> Any:
     """Return a head's arrays as a Keras model."""
     keras = import_keras()
     features = keras.Input((len(found.mean),), dtype="float32", name="features")
     scaled = _scaler(keras, found)(features)
-    logits = _dense(keras, scaled, found.rounded(), dropout=found.dropout)
+    logits = dense_layers(keras, scaled, found.rounded(), dropout=found.dropout)
     return keras.Model(features, logits, name="head")
 
 
@@ -163,7 +125,9 @@ def _scaler(keras: ModuleType, found: HeadLayers) -> Any:
     return scaler
 
 
-def _dense(keras: ModuleType, inputs: Any, layers: Sequence[Layer], *, dropout: float = 0.0) -> Any:
+def dense_layers(
+    keras: ModuleType, inputs: Any, layers: Sequence[Layer], *, dropout: float = 0.0
+) -> Any:
     """Put dense layers with their weights, and dropout between them, behind a tensor."""
     for number, (kernel, bias) in enumerate(layers, start=1):
         is_last = number == len(layers)
@@ -182,22 +146,6 @@ def _dense(keras: ModuleType, inputs: Any, layers: Sequence[Layer], *, dropout: 
             drop = keras.layers.Dropout(dropout, seed=0, dtype="float32", name=f"dropout_{number}")
             inputs = drop(inputs)
     return inputs
-
-
-def _in_places(
-    keras: ModuleType, probabilities: Any, classes: NDArray[np.integer], num_classes: int
-) -> Any:
-    """Put probabilities of some classes into their columns; a product with zeros and ones."""
-    layer = keras.layers.Dense(
-        num_classes,
-        use_bias=False,
-        kernel_initializer="zeros",
-        dtype="float32",
-        name="probabilities",
-    )
-    placed = layer(probabilities)
-    layer.set_weights([np.eye(num_classes, dtype=np.float32)[classes]])
-    return placed
 
 
 def _of_float32(head: Any, layers: Sequence[Layer], *, dropout: float = 0.0) -> HeadLayers:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pipeline import engines
 from pipeline.config.fields import expanded
 from pipeline.config.options import PredictOptions, default_of
+from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, Row
 from pipeline.errors import ConfigError, DecodeError, PipelineError
-from pipeline.extract.doctor import Clock
-from pipeline.extract.extraction import ReadFile, in_threads
 from pipeline.heads.calibration import probabilities
 from pipeline.images import views
+from pipeline.images.reading import ReadFile, in_threads
 from pipeline.images.views import PLAIN
 from pipeline.serving import trained_head
 from pipeline.serving.inputs import ImageInput, listed

@@ -24,9 +24,9 @@ from pipeline.engines.graph import frozen_graph
 from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
 from pipeline.files.atomic import recover, rename_durably, set_aside, temporary_folder, write_json
-from pipeline.heads import layers
 from pipeline.runs import model_folder
 from pipeline.runs.stitch import Predict, cached_probabilities, runner
+from pipeline.serving import assembly
 from pipeline.system.keras_setup import import_keras, tensorflow_writing
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -64,7 +64,7 @@ class Package:
 
     def assembled(self) -> Any:
         """Return the whole as one Keras model; see ``assembly.assemble``."""
-        return layers.assemble(self.backbone, self.head, self.num_classes)
+        return assembly.assemble(self.backbone, self.head, self.num_classes)
 
     def predict(self) -> Predict:
         """Return backbone and head as a function, for a head that is no network."""

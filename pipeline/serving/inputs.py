@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, ImageTypeError
-from pipeline.extract.extraction import read_bytes
+from pipeline.images.reading import read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image

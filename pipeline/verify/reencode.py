@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import engines
-from pipeline.engines.encoder import Encoder
+from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder
 from pipeline.errors import DecodeError
-from pipeline.extract.extraction import DRIFT_TOLERANCE, in_threads, read_bytes
 from pipeline.images import views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import OK
+from pipeline.images.reading import in_threads, read_bytes
 from pipeline.runs import backbone as run_backbone
 from pipeline.store.shard import Features, Shard
 from pipeline.store.shard_set import ShardSet

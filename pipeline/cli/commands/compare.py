@@ -14,7 +14,7 @@ import numpy as np
 from pipeline import heads
 from pipeline.config.options import CompareOptions, TrainHeadOptions
 from pipeline.dataset.examples import prepare
-from pipeline.dataset.features import SplitFeatures
+from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, RunError
 from pipeline.images.manifest import OK, Manifest
 from pipeline.runs import metrics
@@ -24,7 +24,6 @@ from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train.fit import fit_head
-from pipeline.train.prepare import features_of, rule_of
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

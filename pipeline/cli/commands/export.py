@@ -22,11 +22,10 @@ from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
 from pipeline.heads import layers
 from pipeline.runs import backbone as run_backbone
-from pipeline.runs import stitch
+from pipeline.runs import fitted_head, stitch
 from pipeline.runs.model_folder import SCHEMA_VERSION
 from pipeline.runs.run import Run
 from pipeline.runs.stitch import Agreement, Sample
-from pipeline.serving import trained_head
 from pipeline.serving.formats import (
     FORMATS,
     Format,
@@ -153,12 +152,12 @@ def open_source(options: ExportOptions) -> Source:
         WeightsUnavailableError: The weights are nowhere.
     """
     run = Run.open(Path(options.run)).at(store=options.store, data=options.data)
-    name = trained_head.head_name(run, options.head)
+    name = fitted_head.head_name(run, options.head)
     run_backbone.inputs_of(run)
     identity = run_backbone.identity_of(run, name)
     _require_exportable(run, identity)
     store = run_backbone.open_store(run)
-    head = trained_head.fitted_head(run, name, store.dim)
+    head = fitted_head.fitted_head(run, name, store.dim)
     if _form(options).is_network:
         layers.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)

@@ -1,0 +1,68 @@
+"""A backbone and a head as one Keras model, from images to probabilities."""
+
+from dataclasses import replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.system.keras_setup import import_keras
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+from pipeline.heads.layers import dense_layers, layers_of, network_of
+
+
+def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: bool = True) -> Any:
+    """Return a backbone and a fitted head as one frozen Keras model.
+
+    Made of Keras' own layers and operations, so that a saved model loads without this package.
+
+    Args:
+        backbone: The backbone that made the features which the head was fitted on.
+        head: The head, with its temperature; its classes are numbers below ``num_classes``.
+        num_classes: Classes of the run. One that the head does not know has probability 0.
+        fold: Whether scaler and temperature become part of the dense layers, computed in float64:
+            a linear head is then one layer.
+
+    Returns:
+        Keras model, ``images`` uint8 ``(n, S, S, 3)`` to ``probabilities`` float32
+        ``(n, num_classes)``.
+
+    Raises:
+        HeadNotTrainableError: The head is no network; names those that are.
+    """
+    # What is shipped predicts: it has no dropout.
+    found = replace(layers_of(head), dropout=0.0)
+    keras = import_keras()
+    features = backbone.model.output
+    if fold:
+        logits = dense_layers(keras, features, found.folded(head.temperature_))
+    else:
+        logits = keras.ops.divide(network_of(found)(features), head.temperature_)
+    is_complete = len(head.classes_) == num_classes
+    name = "probabilities" if is_complete else "softmax"
+    probabilities = keras.layers.Softmax(dtype="float32", name=name)(logits)
+    if not is_complete:
+        probabilities = _in_places(keras, probabilities, head.classes_, num_classes)
+    model = keras.Model(backbone.model.input, probabilities, name="classifier")
+    model.trainable = False
+    return model
+
+
+def _in_places(
+    keras: ModuleType, probabilities: Any, classes: NDArray[np.integer], num_classes: int
+) -> Any:
+    """Put probabilities of some classes into their columns; a product with zeros and ones."""
+    layer = keras.layers.Dense(
+        num_classes,
+        use_bias=False,
+        kernel_initializer="zeros",
+        dtype="float32",
+        name="probabilities",
+    )
+    placed = layer(probabilities)
+    layer.set_weights([np.eye(num_classes, dtype=np.float32)[classes]])
+    return placed
