@@ -18,8 +18,9 @@ Every message says what was expected and what was received; ``hint`` is the next
 The command line prints both in one line and exits with status 2.
 """
 
+import difflib
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -129,3 +130,14 @@ def mention(names: Sequence[str], *, quoted: bool = True) -> str:
     shown = ", ".join(repr(name) if quoted else name for name in names[:_MENTIONED])
     more = len(names) - _MENTIONED
     return shown + (f" and {more:,} more" if more > 0 else "")
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str], where: str = "") -> ConfigError:
+    """Return the error for an unknown name: the nearest valid one, then all of them."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    place = f" in {where}" if where else ""
+    suggestion = f" Did you mean {near[0]!r}?" if near else ""
+    return ConfigError(
+        f"Unknown {kind} {name!r}{place}.{suggestion}", hint=f"Valid names: {', '.join(names)}."
+    )

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.backbones import frozen, weights
+from pipeline import backbones
+from pipeline.backbones import identity as identities
+from pipeline.backbones import weights
 from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
@@ -105,8 +107,8 @@ def planted_store(
     centres = {name: rng.normal(size=PLANTED_DIM) * separation for name in counts}
     features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
     keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
-    identity = frozen.identity(
-        frozen.find("resnet50"),
+    identity = identities.of(
+        backbones.find("resnet50"),
         weights_sha256="0" * 64,
         image_size=32,
         pooling="avg",

@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline import backbones
 from pipeline.backbones import frozen, weights
+from pipeline.backbones import identity as identities
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones.variables import variables_of
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.images.decoder import DECODER
 from tests import weight_files
@@ -48,7 +51,7 @@ def identity(**changes: Any) -> dict[str, object]:
         "precision": "float32",
         "engine": "keras",
     }
-    return frozen.identity(frozen.find("resnet50"), **{**options, **changes})
+    return identities.of(backbones.find("resnet50"), **{**options, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def load_named(name: str) -> FrozenBackbone:
     return frozen.load(name, weights="random", seed=0, image_size=SIZE, pooling="avg")
 
 
-@pytest.mark.parametrize("call", [frozen.find, load_named])
+@pytest.mark.parametrize("call", [backbones.find, load_named])
 def test_an_unknown_backbone_is_refused_with_the_nearest(call: Callable[[str], Any]) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'resnet50'"):
         call("resnet5O")
@@ -101,9 +104,9 @@ def test_a_typo_in_weights_does_not_wait_for_keras() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", frozen.BACKBONES)
+@pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_every_row_of_the_table_is_true(name: str) -> None:
-    row = frozen.BACKBONES[name]
+    row = backbones.BACKBONES[name]
     network = load_named(name)
     assert network.name == name
     assert network.dim == row.dim
@@ -113,14 +116,14 @@ def test_every_row_of_the_table_is_true(name: str) -> None:
 
 @pytest.mark.slow
 def test_a_backbone_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = frozen.Backbone(
+    row = backbones.Backbone(
         builder="keras.applications.densenet:DenseNet121",
         preprocess="keras.applications.densenet:preprocess_input",
         preprocessing="torch",
         dim=1024,
     )
-    rows = MappingProxyType({**frozen.BACKBONES, "densenet121": row})
-    monkeypatch.setattr(frozen, "BACKBONES", rows)
+    rows = MappingProxyType({**backbones.BACKBONES, "densenet121": row})
+    monkeypatch.setattr(backbones, "BACKBONES", rows)
     added = load_named("densenet121")
     assert added.dim == row.dim
     assert "conv2_block1_1_conv/kernel" in added.arrays()
@@ -128,7 +131,7 @@ def test_a_backbone_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_random_weights_are_those_that_weights_draws(loaded: FrozenBackbone) -> None:
-    drawn = weights.draw(frozen.variables_of(loaded.network), seed=0)
+    drawn = weights.draw(variables_of(loaded.network), seed=0)
     assert set(loaded.arrays()) == set(drawn)
     assert loaded.weights_sha256 == weights.digest(drawn) == weights.digest(loaded.arrays())
     assert load(seed=1).weights_sha256 != loaded.weights_sha256
@@ -247,7 +250,7 @@ def test_imagenet_weights_come_from_keras_download(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    variables = frozen.variables_of(loaded.network)
+    variables = variables_of(loaded.network)
     arrays = weight_files.values_of(variables)
     weight_files.write_legacy(served / NOTOP, variables, arrays)
     trust(monkeypatch, served / NOTOP)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import engines
-from pipeline.backbones import frozen, keras_file, weights
+from pipeline import backbones, engines
+from pipeline.backbones import frozen, keras_file, weights, weights_file
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones.variables import variables_of
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.finetune import surgery
 
@@ -67,15 +68,15 @@ def error_of(made: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_the_table_is_complete() -> None:
-    assert set(KERAS) == set(frozen.BACKBONES)
-    assert list(frozen.BACKBONES) == sorted(frozen.BACKBONES)
+    assert set(KERAS) == set(backbones.BACKBONES)
+    assert list(backbones.BACKBONES) == sorted(backbones.BACKBONES)
 
 
 def test_features_are_those_of_keras(loaded: FrozenBackbone) -> None:
     _, expected = keras_own(loaded)
     made = np.asarray(loaded.model(IMAGES, training=False))
-    assert made.shape == (4, frozen.BACKBONES[loaded.name].dim)
-    assert loaded.dim == frozen.BACKBONES[loaded.name].dim
+    assert made.shape == (4, backbones.BACKBONES[loaded.name].dim)
+    assert loaded.dim == backbones.BACKBONES[loaded.name].dim
     assert error_of(made, expected) <= 1e-5
     assert np.isfinite(made).all()
     assert np.abs(made).max() < 6e4, "beyond float16"
@@ -100,9 +101,9 @@ def test_weights_come_back_from_every_file(loaded: FrozenBackbone, tmp_path: Pat
     arrays = loaded.arrays()
     kept = tmp_path / f"{loaded.weights_sha256}.h5"
     weights.save(kept, arrays)
-    variables = frozen.variables_of(loaded.network)
+    variables = variables_of(loaded.network)
     for path in (tmp_path / "whole.keras", tmp_path / "only.weights.h5"):
-        read = weights.read(path, variables)
+        read = weights_file.read(path, variables)
         assert weights.digest(read) == loaded.weights_sha256, path.suffix
     assert weights.digest(weights.load(kept)) == loaded.weights_sha256
 
@@ -298,17 +299,17 @@ def test_a_file_from_the_command_line(
 
 def test_a_preprocessing_is_not_for_named_backbones_and_a_file_must_be_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has its own"):
-        frozen.find("resnet50", "tf")
+        backbones.find("resnet50", "tf")
     (tmp_path / "text.keras").write_text("no archive")
     for path in (tmp_path / "absent.keras", tmp_path / "text.keras"):
         with pytest.raises(WeightsUnavailableError, match="expected a network"):
-            frozen.find(str(path), "tf")
+            backbones.find(str(path), "tf")
 
 
 def test_the_name_of_a_file_is_that_of_its_architecture(tmp_path: Path) -> None:
     first = save_own(tmp_path / "first.keras", layers=convolutions)
     other = save_own(tmp_path / "other.keras", layers=lambda layers: [layers.Conv2D(8, 3)])
-    names = {frozen.find(str(path), "tf").name for path in (first, other)}
+    names = {backbones.find(str(path), "tf").name for path in (first, other)}
     assert len(names) == 2
     assert all(name.startswith("keras-file:") for name in names)
     assert len(hashlib.sha256().hexdigest()) == len(names.pop().partition(":")[2])

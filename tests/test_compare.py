@@ -10,11 +10,11 @@ from conftest import Command
 from fakes import planted_store
 
 from pipeline.cli import text
-from pipeline.cli.commands.compare import CURVE_SHARES, Retraining
 from pipeline.cli.main import main
 from pipeline.runs.learning_curve import nested
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.train.retraining import CURVE_SHARES, Retraining
 
 
 @pytest.fixture

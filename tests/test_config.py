@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import options
 from pipeline.config.fields import flag_of
 from pipeline.config.options import (
     RECORDS,
@@ -17,10 +16,11 @@ from pipeline.config.options import (
     TrainHeadOptions,
     build,
     default_of,
-    load_file,
     options_of,
 )
+from pipeline.config.toml_file import load_file
 from pipeline.errors import ConfigError
+from pipeline.files import records
 
 INTEGERS = [
     (record, name, option.minimum)
@@ -158,6 +158,6 @@ def test_empty_file_sets_nothing(tmp_path: Path) -> None:
 
 
 def test_canonical_json_is_one_text_a_value() -> None:
-    assert options.canonical_json({"b": [1, 2], "a": "é"}) == r'{"a":"\u00e9","b":[1,2]}'
+    assert records.canonical_json({"b": [1, 2], "a": "é"}) == r'{"a":"\u00e9","b":[1,2]}'
     with pytest.raises(ValueError, match="JSON"):
-        options.canonical_json(float("nan"))
+        records.canonical_json(float("nan"))

@@ -28,6 +28,7 @@ from PIL import Image
 from pipeline import heads
 from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
+from pipeline.backbones.variables import variables_of
 from pipeline.cli import text
 from pipeline.cli.commands import finetune as finetune_command
 from pipeline.cli.commands.finetune import finetune
@@ -644,7 +645,7 @@ def small_network(keras: Any) -> Any:
 def small_backbone(seed: int = 0) -> backbone.FrozenBackbone:
     keras = import_keras()
     network = small_network(keras)
-    drawn = weights.draw(backbone.variables_of(network), seed=seed)
+    drawn = weights.draw(variables_of(network), seed=seed)
     backbone.assign(network, drawn)
     network.trainable = False
     images = keras.Input((8, 8, 3), dtype="uint8", name="images")

@@ -16,7 +16,7 @@ from fakes import on_jax
 from numpy.typing import NDArray
 from test_finetune import FLAGS, Arrays, Notes, bars, run_finetune, small_backbone, small_batch
 
-from pipeline import heads
+from pipeline import backbones, heads
 from pipeline.backbones import frozen
 from pipeline.cli.main import main
 from pipeline.config import options as config
@@ -51,7 +51,7 @@ ROW_WEIGHTS = np.linspace(0.5, 2, 12).astype(np.float32)
 
 def network_of(name: str) -> Any:
     import_keras()
-    return frozen._build(frozen.find(name), None, 64, "avg")
+    return frozen._build(backbones.find(name), None, 64, "avg")
 
 
 def all_layers(model: Any) -> Iterator[Any]:
@@ -64,7 +64,7 @@ def all_layers(model: Any) -> Iterator[Any]:
 
 
 def test_every_backbone_has_its_count_of_blocks() -> None:
-    assert sorted(BLOCKS) == sorted(frozen.BACKBONES)
+    assert sorted(BLOCKS) == sorted(backbones.BACKBONES)
 
 
 @pytest.mark.slow

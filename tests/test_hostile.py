@@ -19,7 +19,7 @@ from conftest import Command
 from fakes import DIM, FakeBackbone, edit_record, planted_store, write_classes, write_image
 
 from pipeline import engines, heads
-from pipeline.backbones import keras_file, weights
+from pipeline.backbones import keras_file, weights, weights_file
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import (
     CorruptShardError,
@@ -154,7 +154,7 @@ def test_weights_are_files(tmp_path: Path, odd: Callable[[Path], None]) -> None:
     with pytest.raises(WeightsUnavailableError):
         weights.load(path)
     with pytest.raises(WeightsUnavailableError):
-        weights.read(path, [])
+        weights_file.read(path, [])
     network = path.rename(tmp_path / "net.keras")
     with pytest.raises(WeightsUnavailableError):
         keras_file.architecture(network)
@@ -456,7 +456,7 @@ def keras_archive(path: Path, **members: bytes) -> Path:
     return path
 
 
-def weights_file(fill: Callable[[h5py.File], object]) -> bytes:
+def weights_content(fill: Callable[[h5py.File], object]) -> bytes:
     made = io.BytesIO()
     with h5py.File(made, "w") as file:
         fill(file)
@@ -500,7 +500,7 @@ def test_weights_in_an_archive_are_its_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("secret").write_bytes(SECRET)
-    content = weights_file(
+    content = weights_content(
         lambda file: forge(file.create_group("layers/a/vars"), "0", (20, 3), "f4")
     )
     path = keras_archive(tmp_path / "net.keras", config__json=b"{}", model__weights__h5=content)
@@ -526,7 +526,7 @@ def test_a_network_with_weights_that_are_no_numbers_is_refused(tmp_path: Path) -
 @pytest.mark.parametrize("config", [{"class_name": "Dense", "module": "keras.layers"}, {}])
 def test_an_archive_of_something_else_is_refused(tmp_path: Path, config: dict[str, Any]) -> None:
     said = {"registered_name": None, "build_config": {}, "config": {"units": 3}, **config}
-    content = weights_file(lambda file: file.create_group("vars"))
+    content = weights_content(lambda file: file.create_group("vars"))
     path = keras_archive(
         tmp_path / "net.keras",
         config__json=json.dumps(said).encode(),

@@ -9,6 +9,7 @@ import pytest
 from conftest import Command
 from fakes import write_classes
 
+from pipeline import backbones
 from pipeline.backbones import frozen, keras_file, network_shapes
 from pipeline.errors import ConfigError, WeightsUnavailableError
 
@@ -148,7 +149,7 @@ def test_a_name_is_still_a_name(name: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     Path("vgg").mkdir()  # such as one of photos
     with pytest.raises(ConfigError, match="Unknown backbone"):
-        frozen.find(name)
+        backbones.find(name)
 
 
 def test_files_that_are_no_network(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.backbones import weights
-from pipeline.backbones.weights import Variable
+from pipeline.backbones import weights, weights_file
+from pipeline.backbones.variables import Variable, variables_of
 from pipeline.errors import WeightsUnavailableError
 from tests import weight_files
 from tests.weight_files import TOP, WRITERS
@@ -36,7 +36,7 @@ def write(folder: Path, form: str, variables: list[Variable], arrays: Any = ARRA
 
 def refusal(path: Path) -> str:
     with pytest.raises(WeightsUnavailableError) as caught:
-        weights.read(path, NETWORK)
+        weights_file.read(path, NETWORK)
     assert str(path) in caught.value.message
     assert caught.value.hint
     assert "\n" not in str(caught.value)
@@ -88,7 +88,7 @@ def test_a_folder_is_no_weights_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match="not a regular file"):
         weights.source_token(str(tmp_path), seed=0, backbone="resnet50")
     with pytest.raises(WeightsUnavailableError, match="no such file"):
-        weights.read(tmp_path / "missing.h5", NETWORK)
+        weights_file.read(tmp_path / "missing.h5", NETWORK)
 
 
 # Random weights
@@ -151,7 +151,7 @@ def test_a_variable_without_a_rule_is_refused() -> None:
 @pytest.mark.parametrize("top", [True, False], ids=["with top", "without top"])
 def test_every_form_gives_the_same_values(tmp_path: Path, form: str, top: bool) -> None:
     path = write(tmp_path, form, [*NETWORK, *TOP] if top else NETWORK)
-    read = weights.read(path, NETWORK)
+    read = weights_file.read(path, NETWORK)
     assert list(read) == [variable.path for variable in NETWORK]
     for name, values in read.items():
         assert values.dtype == np.float32
@@ -162,7 +162,7 @@ def test_every_form_gives_the_same_values(tmp_path: Path, form: str, top: bool) 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_form_is_told_from_the_content(tmp_path: Path, form: str) -> None:
     path = write(tmp_path, form, NETWORK).rename(tmp_path / "weights.bin")
-    assert weights.digest(weights.read(path, NETWORK)) == weights.digest(OWN)
+    assert weights.digest(weights_file.read(path, NETWORK)) == weights.digest(OWN)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -234,7 +234,7 @@ def test_another_network_is_refused_at_its_first_difference(tmp_path: Path) -> N
 
 def test_names_count_more_than_positions(tmp_path: Path) -> None:
     swapped = [*NETWORK[:6], *NETWORK[8:10], *NETWORK[6:8], *NETWORK[10:]]
-    read = weights.read(write(tmp_path, "named.weights.h5", swapped), NETWORK)
+    read = weights_file.read(write(tmp_path, "named.weights.h5", swapped), NETWORK)
     np.testing.assert_array_equal(read["block0_conv/kernel"], ARRAYS["block0_conv/kernel"])
 
 
@@ -348,7 +348,7 @@ def test_compressed_weights_are_read(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         for name, values in OWN.items():
             file.create_dataset(name, data=values, compression="gzip")
-    assert weights.digest(weights.read(path, NETWORK)) == weights.digest(OWN)
+    assert weights.digest(weights_file.read(path, NETWORK)) == weights.digest(OWN)
 
 
 @pytest.mark.parametrize("place", ["layers/stray", "layers/conv2d_3/vars/7", "layers/a/b/vars/0"])
@@ -397,7 +397,7 @@ def test_saved_weights_come_back_bit_by_bit(tmp_path: Path) -> None:
     loaded = weights.load(path)
     assert set(loaded) == set(OWN)
     assert all(np.array_equal(loaded[name], OWN[name]) for name in OWN)
-    assert weights.digest(weights.read(path, NETWORK)) == path.stem
+    assert weights.digest(weights_file.read(path, NETWORK)) == path.stem
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -436,8 +436,8 @@ def test_what_keras_saves_is_read_in_every_form(tmp_path: Path) -> None:
     builder = frozen.import_keras().applications.resnet50.ResNet50
     network = builder(include_top=True, weights=None)
     notop = builder(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
-    variables = frozen.variables_of(notop)
-    arrays = weight_files.values_of(frozen.variables_of(network))
+    variables = variables_of(notop)
+    arrays = weight_files.values_of(variables_of(network))
     for model in (network, notop):
         for layer in model.layers:
             for variable in layer.weights:
@@ -453,7 +453,7 @@ def test_what_keras_saves_is_read_in_every_form(tmp_path: Path) -> None:
     ]:
         path = tmp_path / name
         (model.save_weights if ".weights." in name else model.save)(path)
-        digests.add(weights.digest(weights.read(path, variables)))
+        digests.add(weights.digest(weights_file.read(path, variables)))
         path.unlink()
     assert digests == {weights.digest({v.path: arrays[v.path] for v in variables})}
 
@@ -471,11 +471,11 @@ def test_other_networks_of_keras_are_refused(tmp_path: Path, other: str, expecte
     shape = (64, 64, 3)
     resnet50 = keras.applications.ResNet50(include_top=False, weights=None, input_shape=shape)
     network = getattr(keras.applications, other)(include_top=False, weights=None, input_shape=shape)
-    variables = frozen.variables_of(resnet50)
+    variables = variables_of(resnet50)
     for name in ("other.weights.h5", "other.h5"):
         path = tmp_path / name
         (network.save_weights if ".weights." in name else network.save)(path)
         with pytest.raises(WeightsUnavailableError) as caught:
-            weights.read(path, variables)
+            weights_file.read(path, variables)
         path.unlink()
         assert expected in caught.value.message

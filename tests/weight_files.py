@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones import weights
-from pipeline.backbones.weights import Variable
+from pipeline.backbones.variables import Variable
 
 Arrays = Mapping[str, NDArray[np.float32]]
 

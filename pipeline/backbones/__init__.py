@@ -2,3 +2,108 @@
 
 It may import ``heads``, ``images`` and what lies below them, but not ``store``.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from pipeline.backbones import keras_file
+from pipeline.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """How to build one backbone.
+
+    Attributes:
+        preprocessing: The short name of its preprocessing in the features' identity.
+        builder: ``module:function`` of Keras that builds it.
+        preprocess: ``module:function`` of Keras' own ``preprocess_input`` for it.
+        dim: Number of features; None where only the loaded network tells.
+        file: The ``.keras`` file that holds it, network and weights, instead of a builder.
+        name: What it is called in the features' identity.
+    """
+
+    preprocessing: str
+    builder: str = ""
+    preprocess: str = ""
+    dim: int | None = None
+    file: Path | None = None
+    name: str = ""
+
+
+# "included" is a network that takes pixels of 0 to 255 and scales them itself.
+BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
+    {
+        "convnexttiny": Backbone(
+            builder="keras.applications.convnext:ConvNeXtTiny",
+            preprocess="keras.applications.convnext:preprocess_input",
+            preprocessing="included",
+            dim=768,
+        ),
+        "efficientnetv2b0": Backbone(
+            builder="keras.applications.efficientnet_v2:EfficientNetV2B0",
+            preprocess="keras.applications.efficientnet_v2:preprocess_input",
+            preprocessing="included",
+            dim=1280,
+        ),
+        "mobilenetv3large": Backbone(
+            builder="keras.applications:MobileNetV3Large",
+            preprocess="keras.applications.mobilenet_v3:preprocess_input",
+            preprocessing="included",
+            dim=960,
+        ),
+        "resnet101": Backbone(
+            builder="keras.applications.resnet:ResNet101",
+            preprocess="keras.applications.resnet:preprocess_input",
+            preprocessing="caffe",
+            dim=2048,
+        ),
+        "resnet152": Backbone(
+            builder="keras.applications.resnet:ResNet152",
+            preprocess="keras.applications.resnet:preprocess_input",
+            preprocessing="caffe",
+            dim=2048,
+        ),
+        "resnet50": Backbone(
+            builder="keras.applications.resnet50:ResNet50",
+            preprocess="keras.applications.resnet50:preprocess_input",
+            preprocessing="caffe",
+            dim=2048,
+        ),
+        "resnet50v2": Backbone(
+            builder="keras.applications.resnet_v2:ResNet50V2",
+            preprocess="keras.applications.resnet_v2:preprocess_input",
+            preprocessing="tf",
+            dim=2048,
+        ),
+    }
+)
+
+
+def find(name: str, preprocessing: str | None = None) -> Backbone:
+    """Return a row of ``BACKBONES``, or one for a ``.keras`` file.
+
+    Raises:
+        ConfigError: The name is unknown; lists the valid ones. Or the preprocessing is missing
+            for a file, or given for a name, which has its own.
+        WeightsUnavailableError: The file is none.
+    """
+    if name.endswith(keras_file.SUFFIX):
+        return Backbone(
+            preprocessing=keras_file.checked_preprocessing(preprocessing),
+            file=Path(name),
+            name=keras_file.architecture(Path(name)),
+        )
+    if name not in BACKBONES:
+        keras_file.require_no_other_file(name)
+        raise unknown_name("backbone", name, BACKBONES)
+    if preprocessing is not None:
+        raise ConfigError(
+            f"--preprocessing is for a {keras_file.SUFFIX} file. Received: it with {name}, which "
+            "has its own.",
+            hint="Leave it out.",
+        )
+    return replace(BACKBONES[name], name=name)

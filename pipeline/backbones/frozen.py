@@ -7,99 +7,25 @@ later, by fine-tuning. Keras is imported inside functions: importing it takes se
 import importlib
 import socket
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbones import keras_file
+from pipeline.backbones import Backbone, find, keras_file, weights_file
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.weights import Variable
-from pipeline.config.options import unknown_name
-from pipeline.errors import ConfigError, WeightsUnavailableError
-from pipeline.images.decoder import DECODER
+from pipeline.backbones.variables import keras_variables, variables_of
+from pipeline.errors import WeightsUnavailableError
 from pipeline.system.keras_setup import import_keras
 
 # Seconds that a download may stand still. Without a limit, a firewall that drops packets would
 # hold the program for minutes and a stalled server for ever.
 DOWNLOAD_TIMEOUT: Final = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Backbone:
-    """How to build one backbone.
-
-    Attributes:
-        preprocessing: The short name of its preprocessing in the features' identity.
-        builder: ``module:function`` of Keras that builds it.
-        preprocess: ``module:function`` of Keras' own ``preprocess_input`` for it.
-        dim: Number of features; None where only the loaded network tells.
-        file: The ``.keras`` file that holds it, network and weights, instead of a builder.
-        name: What it is called in the features' identity.
-    """
-
-    preprocessing: str
-    builder: str = ""
-    preprocess: str = ""
-    dim: int | None = None
-    file: Path | None = None
-    name: str = ""
-
-
-# "included" is a network that takes pixels of 0 to 255 and scales them itself.
-BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
-    {
-        "convnexttiny": Backbone(
-            builder="keras.applications.convnext:ConvNeXtTiny",
-            preprocess="keras.applications.convnext:preprocess_input",
-            preprocessing="included",
-            dim=768,
-        ),
-        "efficientnetv2b0": Backbone(
-            builder="keras.applications.efficientnet_v2:EfficientNetV2B0",
-            preprocess="keras.applications.efficientnet_v2:preprocess_input",
-            preprocessing="included",
-            dim=1280,
-        ),
-        "mobilenetv3large": Backbone(
-            builder="keras.applications:MobileNetV3Large",
-            preprocess="keras.applications.mobilenet_v3:preprocess_input",
-            preprocessing="included",
-            dim=960,
-        ),
-        "resnet101": Backbone(
-            builder="keras.applications.resnet:ResNet101",
-            preprocess="keras.applications.resnet:preprocess_input",
-            preprocessing="caffe",
-            dim=2048,
-        ),
-        "resnet152": Backbone(
-            builder="keras.applications.resnet:ResNet152",
-            preprocess="keras.applications.resnet:preprocess_input",
-            preprocessing="caffe",
-            dim=2048,
-        ),
-        "resnet50": Backbone(
-            builder="keras.applications.resnet50:ResNet50",
-            preprocess="keras.applications.resnet50:preprocess_input",
-            preprocessing="caffe",
-            dim=2048,
-        ),
-        "resnet50v2": Backbone(
-            builder="keras.applications.resnet_v2:ResNet50V2",
-            preprocess="keras.applications.resnet_v2:preprocess_input",
-            preprocessing="tf",
-            dim=2048,
-        ),
-    }
-)
 
 
 class FrozenBackbone:
@@ -200,104 +126,6 @@ def load(
     )
 
 
-def find(name: str, preprocessing: str | None = None) -> Backbone:
-    """Return a row of ``BACKBONES``, or one for a ``.keras`` file.
-
-    Raises:
-        ConfigError: The name is unknown; lists the valid ones. Or the preprocessing is missing
-            for a file, or given for a name, which has its own.
-        WeightsUnavailableError: The file is none.
-    """
-    if name.endswith(keras_file.SUFFIX):
-        return Backbone(
-            preprocessing=keras_file.checked_preprocessing(preprocessing),
-            file=Path(name),
-            name=keras_file.architecture(Path(name)),
-        )
-    if name not in BACKBONES:
-        keras_file.require_no_other_file(name)
-        raise unknown_name("backbone", name, BACKBONES)
-    if preprocessing is not None:
-        raise ConfigError(
-            f"--preprocessing is for a {keras_file.SUFFIX} file. Received: it with {name}, which "
-            "has its own.",
-            hint="Leave it out.",
-        )
-    return replace(BACKBONES[name], name=name)
-
-
-def source_token(spec: Backbone, *, weights: str, seed: int) -> str:
-    """Return a text that is equal when the weights are; see ``weights.source_token``.
-
-    Raises:
-        ConfigError: Weights are asked for beside those of a ``.keras`` file.
-        WeightsUnavailableError: ``weights`` is neither a keyword nor a readable file.
-    """
-    if spec.file is None:
-        weight_files.require_source(weights)
-        return weight_files.source_token(weights, seed=seed, backbone=spec.name)
-    if weights != weight_files.KEYWORDS[0]:
-        raise ConfigError(
-            f"--weights: {str(spec.file)!r} brings its own weights. Received: {weights!r}.",
-            hint="Leave it out.",
-        )
-    return weight_files.source_token(str(spec.file), seed=seed, backbone=spec.name)
-
-
-def identity(
-    spec: Backbone,
-    *,
-    weights_sha256: str,
-    image_size: int,
-    pooling: str,
-    precision: str,
-    engine: str,
-) -> dict[str, object]:
-    """Return what makes features comparable; equal, or the features must not be mixed.
-
-    Every float32 engine agrees with Keras, so the engine counts only at other precisions.
-    """
-    fields: dict[str, object] = {
-        "backbone": spec.name,
-        "weights_sha256": weights_sha256,
-        "image_size": image_size,
-        "pooling": pooling,
-        "preprocessing": spec.preprocessing,
-        "decoder": DECODER,
-        "precision": precision,
-    }
-    return fields if precision == "float32" else {**fields, "engine": engine}
-
-
-def variables_of(network: Any) -> list[Variable]:
-    """Return a network's variables in the order of its layers, those of nested ones included.
-
-    Layers and variables that Keras named by counting (``layer_normalization_7``) are counted anew
-    from the start of the network, so that names do not tell what else was built before.
-
-    Raises:
-        WeightsUnavailableError: Two variables have one name, so that weights have no clear place.
-    """
-    layers = [layer for layer in _leaves(network) if layer.weights]
-    kinds = [type(layer).__name__ for layer in layers]
-    names = weight_files.stable_names([layer.name for layer in layers], kinds)
-    variables = []
-    for layer, name, kind in zip(layers, names, kinds, strict=True):
-        owned = [variable.name for variable in layer.weights]
-        inner = weight_files.stable_names(owned, ["Variable"] * len(owned))
-        variables += [
-            Variable(name, kind, own, tuple(variable.shape))
-            for own, variable in zip(inner, layer.weights, strict=True)
-        ]
-    twice = [path for path, count in Counter(item.path for item in variables).items() if count > 1]
-    if twice:
-        raise WeightsUnavailableError(
-            f"Expected every variable to have a name of its own. Received: {twice[0]!r} twice.",
-            hint="Give the network's layers different names.",
-        )
-    return variables
-
-
 @contextmanager
 def _plain_settings(keras: ModuleType) -> Iterator[None]:
     """Build in float32 and channels-last, whatever ``keras.json`` or the caller's program say."""
@@ -331,7 +159,7 @@ def _download(name: str, spec: Backbone, image_size: int, pooling: str) -> Any:
         raise WeightsUnavailableError(
             f"Expected to download the ImageNet weights of {name} or find them in Keras' cache. "
             f"Received: {cause}.",
-            hint=weight_files.WAYS_OUT,
+            hint=weights_file.WAYS_OUT,
         ) from error
 
 
@@ -369,12 +197,12 @@ def _values(
     variables = variables_of(network)
     if weights == "random":
         return weight_files.draw(variables, seed=seed)
-    return weight_files.read(Path(weights), variables)
+    return weights_file.read(Path(weights), variables)
 
 
 def assign(network: Any, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Set every variable, once each and with nothing left over."""
-    pairs = list(zip(variables_of(network), _variables(network), strict=True))
+    pairs = list(zip(variables_of(network), keras_variables(network), strict=True))
     expected = {variable.path: variable.shape for variable, _ in pairs}
     received = {path: array.shape for path, array in arrays.items()}
     for path in (*expected, *received):
@@ -392,21 +220,8 @@ def _arrays(network: Any) -> dict[str, NDArray[np.float32]]:
     convert: Callable[[Any], Any] = importlib.import_module("keras").ops.convert_to_numpy
     return {
         variable.path: np.array(convert(value), dtype=np.float32)
-        for variable, value in zip(variables_of(network), _variables(network), strict=True)
+        for variable, value in zip(variables_of(network), keras_variables(network), strict=True)
     }
-
-
-def _variables(network: Any) -> Sequence[Any]:
-    return [variable for layer in _leaves(network) for variable in layer.weights]
-
-
-def _leaves(network: Any) -> Iterator[Any]:
-    """Yield the layers that hold no other layers, in order."""
-    for layer in network.layers:
-        if hasattr(layer, "layers"):
-            yield from _leaves(layer)
-        else:
-            yield layer
 
 
 def _imported(reference: str) -> Any:

@@ -21,10 +21,11 @@ import h5py
 import numpy as np
 
 from pipeline.backbones import network_shapes
-from pipeline.config.options import PREPROCESSINGS, canonical_json
+from pipeline.config.options import PREPROCESSINGS
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
 from pipeline.files.atomic import open_regular
+from pipeline.files.records import canonical_json
 from pipeline.system.keras_setup import import_keras
 
 SUFFIX: Final = ".keras"

@@ -17,7 +17,8 @@ from pipeline.cli.commands import COMMANDS
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
-from pipeline.errors import ConfigError, PipelineError, hint_for
+from pipeline.config.toml_file import load_file
+from pipeline.errors import ConfigError, PipelineError, hint_for, unknown_name
 from pipeline.system import streams
 from pipeline.system.interrupts import status_of
 from pipeline.system.progress import Bar
@@ -109,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
         """Raise instead of printing the usage and exiting."""
         if "invalid choice" in message:
             name = message.partition("invalid choice: ")[2].split("'")[1]
-            raise config.unknown_name("command", name, COMMANDS)
+            raise unknown_name("command", name, COMMANDS)
         raise ConfigError(f"{message[:1].upper()}{message[1:]}.", hint=f"See {self.prog} --help.")
 
 
@@ -166,7 +167,7 @@ def _run(arguments: Sequence[str]) -> int:
     command = values.pop("command")
     if command is None:
         if unknown:
-            raise config.unknown_name("flag", unknown[0], ("--help", "--version"))
+            raise unknown_name("flag", unknown[0], ("--help", "--version"))
         parser().print_help()
         return DONE
     record = config.RECORDS[command]
@@ -175,7 +176,7 @@ def _run(arguments: Sequence[str]) -> int:
     common = config.build(
         CommonOptions, {name: values.pop(name) for name in common_names if name in values}
     )
-    tables = config.load_file(Path(common.config)) if common.config else {}
+    tables = load_file(Path(common.config)) if common.config else {}
     # An empty positional list is argparse's "not given".
     flags = {name: value for name, value in values.items() if value != []}
     options = config.build(record, {**tables.get(command, {}), **flags})
@@ -189,7 +190,7 @@ def _refuse_unknown(unknown: Sequence[str], record: type[Any]) -> None:
     for argument in unknown:
         if argument.startswith("-"):
             names = (*config.options_of(record), *config.options_of(CommonOptions))
-            raise config.unknown_name(
+            raise unknown_name(
                 "flag", argument.partition("=")[0], [flag_of(name) for name in names]
             )
         raise ConfigError(f"Unexpected argument {argument!r}.", hint="See --help.")

@@ -6,17 +6,13 @@ them, and ``docs/options.md`` is printed from them. Precedence: built-in default
 """
 
 import dataclasses
-import difflib
-import json
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from pipeline.config.fields import Option, checked, spelled
-from pipeline.errors import ConfigError
+from pipeline.config.fields import Option, checked
+from pipeline.errors import unknown_name
 
 Record = TypeVar("Record")
 
@@ -356,8 +352,6 @@ class PruneOptions:
     store: str = _path("", "store directory", "STORE", positional=True)
 
 
-# Tables of a configuration file with one table a head: parameters, and what a sweep tries.
-_BY_HEAD: Final = ("grids", "heads")
 RECORDS: Final[Mapping[str, type[Any]]] = MappingProxyType(
     {
         "sample": SampleOptions,
@@ -407,79 +401,3 @@ def build(record: type[Record], values: Mapping[str, Any], *, where: str = "") -
     return record(
         **{name: checked(name, options[name], value, where) for name, value in values.items()}
     )
-
-
-def load_file(path: Path) -> dict[str, dict[str, Any]]:
-    """Read a TOML file into tables by command name, plus ``heads`` and ``grids``.
-
-    Dashes and underscores are the same in table names and keys.
-
-    Raises:
-        ConfigError: The file is missing or is no TOML, or a table or key is unknown or given
-            in two spellings.
-    """
-    try:
-        with path.open("rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(
-            f"The configuration file {str(path)!r} cannot be read: {error.strerror}.",
-            hint="Correct --config.",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The configuration file {str(path)!r} is not valid TOML: {error}."
-        ) from error
-    tables = _respelled(path, document, "_", "-")
-    for name, table in tables.items():
-        if name not in (*RECORDS, *_BY_HEAD):
-            raise unknown_name("table", name, (*RECORDS, *_BY_HEAD), where=str(path))
-        if not isinstance(table, dict):
-            raise ConfigError(
-                f"{path}: expected a table [{name}]. Received: {name} = {spelled(table)}."
-            )
-        if name in _BY_HEAD:
-            _check_by_head(path, name, table)
-            continue
-        tables[name] = _respelled(path, table, "-", "_")
-        build(RECORDS[name], tables[name], where=f"{path}: [{name}]")
-    return tables
-
-
-def unknown_name(kind: str, name: str, valid: Iterable[str], where: str = "") -> ConfigError:
-    """Return the error for an unknown name: the nearest valid one, then all of them."""
-    names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1)
-    place = f" in {where}" if where else ""
-    suggestion = f" Did you mean {near[0]!r}?" if near else ""
-    return ConfigError(
-        f"Unknown {kind} {name!r}{place}.{suggestion}", hint=f"Valid names: {', '.join(names)}."
-    )
-
-
-def canonical_json(value: Any) -> str:
-    """Return the one JSON text of a value (sorted keys, no spaces), for digests and equality."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _respelled(path: Path, table: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
-    """Return a table with one spelling of its keys, or raise ConfigError if a key had two."""
-    respelled: dict[str, Any] = {}
-    for name, value in table.items():
-        key = name.replace(old, new)
-        if key in respelled:
-            raise ConfigError(
-                f"{path}: expected {key!r} once. Received: it in two spellings.",
-                hint="Dashes and underscores are the same; keep one of them.",
-            )
-        respelled[key] = value
-    return respelled
-
-
-def _check_by_head(path: Path, table: str, heads: Mapping[str, Any]) -> None:
-    for name, parameters in heads.items():
-        if not isinstance(parameters, dict):
-            raise ConfigError(
-                f"{path}: expected a table [{table}.{name}]. "
-                f"Received: {name} = {spelled(parameters)}."
-            )

@@ -14,9 +14,8 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.config.options import unknown_name
 from pipeline.engines.encoder import Encoder
-from pipeline.errors import EngineUnavailableError, PipelineError
+from pipeline.errors import EngineUnavailableError, PipelineError, unknown_name
 from pipeline.system import keras_setup, machine
 
 

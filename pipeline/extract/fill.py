@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline import engines
-from pipeline.backbones import frozen, weights
-from pipeline.backbones.frozen import Backbone, FrozenBackbone
-from pipeline.config.options import ExtractOptions, canonical_json
-from pipeline.engines.encoder import Encoder
+from pipeline.backbones import identity, weights
+from pipeline.config.options import ExtractOptions
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract.extraction import Extraction
+from pipeline.extract.lazy_encoder import Network
+from pipeline.files.records import canonical_json
 from pipeline.images import views
 from pipeline.images.manifest import Manifest
 from pipeline.images.views import PLAIN
@@ -32,120 +31,6 @@ from pipeline.system.provenance import provenance
 
 # Of a digest, in the name of a store within a folder of stores.
 _DIGITS: Final = 8
-
-
-@dataclass(slots=True)
-class Network:
-    """The backbone and its engine, each loaded when first needed.
-
-    Attributes:
-        options: What was asked for.
-        reporter: Where notes go.
-        spec: The row of the table, or of a ``.keras`` file.
-        token: A text that is equal when the weights are.
-        is_loaded: Whether Keras has built the network.
-    """
-
-    options: ExtractOptions
-    reporter: Reporter
-    spec: Backbone
-    token: str
-    is_loaded: bool = False
-    _choice: tuple[str, str] | None = None
-    _backbone: FrozenBackbone | None = None
-    _encoder: Encoder | None = None
-
-    @classmethod
-    def of(cls, options: ExtractOptions, reporter: Reporter) -> "Network":
-        """Check options and find out what they ask for, loading nothing.
-
-        Raises:
-            ConfigError: A name is unknown, or options do not go together.
-            WeightsUnavailableError: The weights file is none.
-            EngineUnavailableError: The engine is not installed.
-        """
-        engines.require(options.engine)
-        views.check(options.views)
-        spec = frozen.find(options.backbone, options.preprocessing)
-        token = frozen.source_token(spec, weights=options.weights, seed=options.seed)
-        return cls(options, reporter, spec, token)
-
-    @property
-    def engine(self) -> str:
-        """The engine that ``auto`` stands for, or the one asked for."""
-        return self._resolved()[0]
-
-    @property
-    def encoder_if_loaded(self) -> Encoder | None:
-        """The encoder, if anything needed it."""
-        return self._encoder
-
-    def attach(self, store: Store) -> None:
-        """Use what a store, whose identity is the one asked for, keeps of the network."""
-        if self._backbone is None:
-            digest = store.identity["weights_sha256"]
-            self._backbone = FrozenBackbone(
-                lambda: self._load_again(store).model,
-                name=self.options.backbone,
-                image_size=self.options.image_size,
-                pooling=self.options.pooling,
-                dim=store.dim,
-                weights_sha256=digest,
-            )
-        self._backbone.converted = store.encoder_folder
-
-    def backbone(self) -> FrozenBackbone:
-        """Return the network; loads it, unless a store knows it."""
-        if self._backbone is None:
-            self._backbone = self._load(None)
-        return self._backbone
-
-    def encoder(self) -> Encoder:
-        """Return the network on its engine, compiled."""
-        if self._encoder is None:
-            options = self.options
-            self._encoder = engines.create(
-                self.engine,
-                self.backbone(),
-                batch_size=options.batch_size,
-                precision=options.precision,
-            )
-            self.reporter.say(
-                f"Encoding with {self.engine} ({self._resolved()[1]}) in {options.precision} on "
-                f"{self._encoder.device}"
-            )
-        return self._encoder
-
-    def _load(self, saved: Path | None) -> FrozenBackbone:
-        options = self.options
-        self.reporter.say(f"Loading {options.backbone} (weights: {_weights_text(options)})")
-        self.is_loaded = True
-        return frozen.load(
-            options.backbone,
-            weights=options.weights,
-            seed=options.seed,
-            image_size=options.image_size,
-            pooling=options.pooling,
-            saved=saved if saved and saved.exists() else None,
-            preprocessing=options.preprocessing,
-        )
-
-    def _load_again(self, store: Store) -> FrozenBackbone:
-        """Load the network of a store, from the weights that it keeps or from their source."""
-        expected = store.identity["weights_sha256"]
-        loaded = self._load(store.encoder_path(expected))
-        if loaded.weights_sha256 != expected:
-            raise StaleFeaturesError(
-                f"The store {str(store.path)!r} holds features of weights_sha256 = {expected!r}. "
-                f"Received: {loaded.weights_sha256!r} from --weights {self.options.weights}.",
-                hint="Choose another --store, or replace the store with --force.",
-            )
-        return loaded
-
-    def _resolved(self) -> tuple[str, str]:
-        if self._choice is None:
-            self._choice = engines.resolve(self.options.engine)
-        return self._choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +191,7 @@ def identity_of(network: Network, store: Store) -> dict[str, Any]:
 
 def _identity_of(network: Network, digest: str) -> dict[str, Any]:
     options = network.options
-    return frozen.identity(
+    return identity.of(
         network.spec,
         weights_sha256=digest,
         image_size=options.image_size,
@@ -398,11 +283,3 @@ def rate_of(extraction: Extraction) -> float | None:
     if not extraction.encoded or not extraction.clock.seconds:
         return None
     return round(extraction.encoded / extraction.clock.seconds, 2)
-
-
-def _weights_text(options: ExtractOptions) -> str:
-    if options.preprocessing:
-        return "its own"
-    if options.weights == "random":
-        return f"random, seed {options.seed}: an untrained network, for trying things out"
-    return options.weights

@@ -17,10 +17,11 @@ from sklearn.base import (
     TransformerMixin,
 )
 
-from pipeline.backbones.frozen import find
+from pipeline.backbones import find
 from pipeline.config.options import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
-from pipeline.extract.fill import Network, fill, store_of
+from pipeline.extract.fill import fill, store_of
+from pipeline.extract.lazy_encoder import Network
 from pipeline.images.manifest import OK, Manifest, listing_of
 from pipeline.system.progress import Silence
 

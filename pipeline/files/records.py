@@ -119,3 +119,8 @@ def _changed(path: Path, kind: str, received: str) -> StoreError:
 
 def _hint(kind: str) -> str:
     return f"Put it back from a copy, or remove it all and make the {kind} anew."
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of a value (sorted keys, no spaces), for digests and equality."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

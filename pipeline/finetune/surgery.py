@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.backbones.weights import stable_names
+from pipeline.backbones.variables import stable_names
 from pipeline.errors import ConfigError
 from pipeline.system.keras_setup import import_keras
 

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.fields import spelled
-from pipeline.config.options import unknown_name
 from pipeline.errors import (
     ConfigError,
     EngineUnavailableError,
     PipelineError,
     RunError,
     StoreError,
+    unknown_name,
 )
 from pipeline.files import arrays as array_files
 from pipeline.files.atomic import sha256_file

@@ -21,8 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
-from pipeline.config.options import unknown_name
-from pipeline.errors import ConfigError, EngineUnavailableError, RunError
+from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unknown_name
 from pipeline.files.atomic import read_regular, write_atomically
 from pipeline.files.records import read_record, write_record
 from pipeline.heads.head import Head

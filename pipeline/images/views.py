@@ -13,8 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.config.options import unknown_name
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, unknown_name
 from pipeline.images import decoder
 from pipeline.images.decoder import Pixels
 

@@ -5,28 +5,23 @@ else they are given, else they are those that Keras downloads or that a seed dra
 come from, their digest must be the run's. Keras is imported only when the network is built.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.backbones import frozen
+from pipeline import backbones
+from pipeline.backbones import frozen, weights_file
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.frozen import Backbone, FrozenBackbone
-from pipeline.backbones.keras_file import PREFIX, SUFFIX
+from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones.identity import is_from_file, require_equal, require_reproducible
+from pipeline.backbones.keras_file import SUFFIX
 from pipeline.config.options import ExtractOptions, default_of
-from pipeline.errors import RunError, StaleFeaturesError, WeightsUnavailableError
-from pipeline.files.records import Kind, misfit
+from pipeline.errors import RunError, WeightsUnavailableError
 from pipeline.images import views
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.store.store import Store
 
 _BACKBONE: Final = "backbone/"
-# What names a file, in no other folder.
-_DIGEST: Final = re.compile(r"[\w-]+", re.ASCII)
-# Of an image: beyond it a batch of one fits into no memory.
-_MAX_SIDE: Final = 1 << 14
 
 
 def inputs_of(run: Run) -> Mapping[str, Any]:
@@ -51,23 +46,6 @@ def inputs_of(run: Run) -> Mapping[str, Any]:
     return inputs
 
 
-def require_reproducible(identity: Mapping[str, Any]) -> None:
-    """Refuse features that this release makes in another way.
-
-    Raises:
-        StaleFeaturesError: Names the first field that differs, with both values.
-        ConfigError: The backbone is unknown.
-        RunError: A field has a value that none can have.
-    """
-    wrong = _wrong_in(identity)
-    if wrong is not None:
-        raise RunError(
-            f"Expected the identity of features. Received: {wrong}.",
-            hint="Train again with train-head, or export again.",
-        )
-    require_equal(identity, _identity_here(identity), "in this release")
-
-
 def open_store(run: Run) -> Store:
     """Open the store of a run's features.
 
@@ -85,11 +63,6 @@ def open_store(run: Run) -> Store:
     # Before the shards are looked at, which would be called damaged under another identity.
     Store.unchecked(path).require_identity(identity)
     return Store.open(path)
-
-
-def is_from_file(identity: Mapping[str, Any]) -> bool:
-    """Tell whether features are of a network that is in no table, but in a ``.keras`` file."""
-    return str(identity["backbone"]).startswith(PREFIX)
 
 
 def find_for(run: Run, name: str, weights: str | None) -> FrozenBackbone:
@@ -243,60 +216,9 @@ def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
     )
 
 
-def require_equal(identity: Mapping[str, Any], other: Mapping[str, Any], where: str) -> None:
-    """Refuse features that were made in another way.
-
-    Raises:
-        StaleFeaturesError: Names the first field that differs, with both values.
-    """
-    for name in (*identity, *other):
-        if identity.get(name) != other.get(name):
-            raise StaleFeaturesError(
-                f"The run is on features of {name} = {identity.get(name)!r}. "
-                f"Received: {name} = {other.get(name)!r} {where}.",
-                hint="Use what made them: release, store and weights (--weights PATH).",
-            )
-
-
-def _identity_here(identity: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the identity of features made now with what an identity asks for."""
-    name = identity["backbone"]
-    is_file = is_from_file(identity)
-    spec = Backbone(identity["preprocessing"], name=name) if is_file else frozen.find(name)
-    return frozen.identity(
-        spec,
-        weights_sha256=identity["weights_sha256"],
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
-        precision=identity["precision"],
-        engine=identity.get("engine", ""),
-    )
-
-
-def _wrong_in(identity: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the fields of an identity; None where each can be."""
-    kinds: Mapping[str, Kind] = {
-        **dict.fromkeys(("backbone", "weights_sha256", "preprocessing", "decoder"), str),
-        "image_size": int,
-    }
-    options = {item.name: item.metadata["option"] for item in fields(ExtractOptions)}
-    wrong = misfit(identity, kinds)
-    for name in ("pooling", "precision", "preprocessing"):
-        is_open = name == "preprocessing" and not is_from_file(identity)
-        if wrong is None and not is_open and identity.get(name) not in options[name].choices:
-            wrong = f"{name} = {identity.get(name)!r}"
-    if wrong is None and not _DIGEST.fullmatch(identity["weights_sha256"]):
-        wrong = f"weights_sha256 = {identity['weights_sha256']!r}"
-    if wrong is None and not options["image_size"].minimum <= identity["image_size"] <= _MAX_SIDE:
-        wrong = f"image_size = {identity['image_size']!r}"
-    if wrong is None and identity["precision"] != "float32":
-        wrong = misfit(identity, {"engine": str})
-    return wrong
-
-
 def _is_known_by_name(source: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
     """Tell whether the weights can be had without a file: downloaded, or drawn."""
-    return source.get("weights") in weight_files.KEYWORDS and not is_from_file(identity)
+    return source.get("weights") in weights_file.KEYWORDS and not is_from_file(identity)
 
 
 def _store(run: Run, *, is_needed: bool) -> Store | None:
@@ -336,6 +258,6 @@ def _network_file(identity: Mapping[str, Any], given: str | None) -> str:
             f"Received: {f'--weights {given}' if given else 'no --weights'}.",
             hint=f"Give it with --weights PATH{SUFFIX}.",
         )
-    spec = frozen.find(given, identity["preprocessing"])
+    spec = backbones.find(given, identity["preprocessing"])
     require_equal(identity, {**identity, "backbone": spec.name}, f"from --weights {given}")
     return given

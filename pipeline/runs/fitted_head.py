@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.config.options import unknown_name
-from pipeline.errors import RunError
+from pipeline.errors import RunError, unknown_name
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs.run import Run
 

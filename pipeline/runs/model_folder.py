@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import heads
+from pipeline import backbones, heads
 from pipeline.backbones import frozen, weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
@@ -198,7 +198,7 @@ def _loaded(path: Path, name: str, identity: Mapping[str, Any]) -> FrozenBackbon
     """
     saved = path / _ENCODER / f"{identity['weights_sha256']}.h5"
     is_file = name.endswith(_NETWORK)
-    if is_file and frozen.find(name, identity["preprocessing"]).name != identity["backbone"]:
+    if is_file and backbones.find(name, identity["preprocessing"]).name != identity["backbone"]:
         raise WeightsUnavailableError(
             f"Expected the network {identity['backbone']} in {name!r}. Received: another.",
             hint="Export it again.",

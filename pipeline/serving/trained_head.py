@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import engines
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.config.options import unknown_name
-from pipeline.errors import ConfigError
+from pipeline.backbones.identity import require_reproducible
+from pipeline.errors import ConfigError, unknown_name
 from pipeline.images import views
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs import model_folder
@@ -97,7 +97,7 @@ def _of_folder(path: Path, asked: str | None, weights: str | None, engine: str) 
     if asked not in (None, name):
         raise unknown_name("head", str(asked), [name], where=str(path))
     identity = found.metadata["identity"]
-    run_backbone.require_reproducible(identity)
+    require_reproducible(identity)
     views.check(found.metadata["average"])
     require_fit(found.head, name, path, len(classes), found.backbone.dim, "Export it again.")
     return TrainedHead(

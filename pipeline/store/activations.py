@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.options import canonical_json
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files.arrays import row_sums
 from pipeline.files.atomic import (
@@ -30,6 +29,7 @@ from pipeline.files.atomic import (
 )
 from pipeline.files.hdf5 import HDF5_ERRORS, opened, plain_dataset, set_text, text_of
 from pipeline.files.hdf5_writer import writing
+from pipeline.files.records import canonical_json
 from pipeline.images.manifest import KEY_DTYPE
 from pipeline.system.progress import Reporter
 

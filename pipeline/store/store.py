@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.config.options import canonical_json
 from pipeline.errors import (
     ManifestError,
     StaleFeaturesError,
@@ -33,6 +32,7 @@ from pipeline.files.atomic import (
     sha256_file,
     temporary_sibling,
 )
+from pipeline.files.records import canonical_json
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import fill as fill_manifest
 from pipeline.images.manifest import read as read_manifest

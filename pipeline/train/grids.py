@@ -9,8 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from pipeline.config.fields import spelled
-from pipeline.config.options import unknown_name
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, unknown_name
 from pipeline.heads import check_type
 
 Grid = Mapping[str, Sequence[Any]]

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import heads
-from pipeline.config.options import StageTwoOptions, canonical_json, unknown_name
+from pipeline.config.options import StageTwoOptions
 from pipeline.dataset.examples import Examples, prepare
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
-from pipeline.errors import ConfigError, ManifestError, mention
+from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
+from pipeline.files.records import canonical_json
 from pipeline.runs.leaderboard import compare
 from pipeline.runs.run import Run
 from pipeline.store.store import Store

@@ -16,6 +16,7 @@ from pipeline import engines, heads
 from pipeline._version import __version__
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones.identity import is_from_file
 from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.files import outputs
@@ -161,7 +162,7 @@ def open_source(options: ExportOptions) -> Source:
     if _form(options).is_network:
         layers.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
-    file = Path(str(options.weights)) if run_backbone.is_from_file(identity) else None
+    file = Path(str(options.weights)) if is_from_file(identity) else None
     return Source(run, store, name, head, network, file)
 
 

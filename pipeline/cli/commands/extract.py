@@ -16,7 +16,8 @@ from pipeline.engines.encoder import Encoder
 from pipeline.errors import ConfigError
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
-from pipeline.extract.fill import Filled, Network, fill, identity_of, rate_of, start
+from pipeline.extract.fill import Filled, fill, identity_of, rate_of, start
+from pipeline.extract.lazy_encoder import Network
 from pipeline.files import outputs
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan

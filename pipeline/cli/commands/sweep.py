@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.options import CommonOptions, SweepOptions, unknown_name
+from pipeline.config.options import CommonOptions, SweepOptions
 from pipeline.dataset.features import SplitFeatures
+from pipeline.errors import unknown_name
 from pipeline.heads import HEADS, is_known
 from pipeline.runs.lock import reserved
 from pipeline.runs.run import FittedHead, Run
