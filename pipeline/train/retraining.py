@@ -94,7 +94,7 @@ class Retraining:
         return head.set_params(seed=params["seed"] + seed) if "seed" in params else head
 
 
-def _by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[str, Any]]:
+def by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[str, Any]]:
     """Yield a row a head: mean and spread of test accuracy over seeds."""
     if count < 2:
         return
@@ -119,7 +119,7 @@ def _by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[st
         }
 
 
-def _by_number(training: Retraining, advance: Any) -> Iterator[dict[str, Any]]:
+def by_number(training: Retraining, advance: Any) -> Iterator[dict[str, Any]]:
     """Yield a row a head and share of train: test accuracy with its interval."""
     data = training.split(0)
     for share, rows in nested(data, CURVE_SHARES):

@@ -5,17 +5,15 @@ parameters that the run chose; the run itself is left as it is.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.config.options import CompareOptions
 from pipeline.errors import ConfigError, RunError
 from pipeline.runs.leaderboard import compare as leaderboard
 from pipeline.runs.run import Run
 from pipeline.system.progress import Reporter, saying_warnings
-from pipeline.train.retraining import CURVE_SHARES, Retraining, _by_number, _by_seed
+from pipeline.train.retraining import CURVE_SHARES, Retraining, by_number, by_seed
 
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    pass
 
 
 def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
@@ -39,13 +37,13 @@ def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
     steps = fits * ((options.seeds if options.seeds > 1 else 0) + options.curve * len(CURVE_SHARES))
     with saying_warnings(reporter), reporter.bar(steps, "fit") as bar:
         seeds = [
-            row for training in trainings for row in _by_seed(training, options.seeds, bar.advance)
+            row for training in trainings for row in by_seed(training, options.seeds, bar.advance)
         ]
         curve = [
             row
             for training in trainings
             if options.curve
-            for row in _by_number(training, bar.advance)
+            for row in by_number(training, bar.advance)
         ]
     return {
         **result,
