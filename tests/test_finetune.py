@@ -48,21 +48,13 @@ from pipeline.errors import (
 )
 from pipeline.files.atomic import exclusive, sha256_file
 from pipeline.finetune import cache as finetune_cache
-from pipeline.finetune import steps
+from pipeline.finetune import cut, steps
 from pipeline.finetune import surgery as surgery_of
+from pipeline.finetune.batches import class_weights, order_of, parts_of, read_ahead, unique_rows
 from pipeline.finetune.cache import BoundaryCache
 from pipeline.finetune.checks import check_start
-from pipeline.finetune.photos import (
-    Origin,
-    Photos,
-    augmented,
-    class_weights,
-    open_origin,
-    order_of,
-    parts_of,
-    read_ahead,
-    unique_rows,
-)
+from pipeline.finetune.origin import Origin, open_origin
+from pipeline.finetune.photos import Photos, augmented
 from pipeline.finetune.training import FineTuning, Recipe, Rows
 from pipeline.heads import layers as head_layers
 from pipeline.heads.calibration import probabilities
@@ -663,7 +655,7 @@ def small_batch(count: int = 12) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 def operated(unfreeze_from: str) -> surgery_of.Surgery:
     loaded = small_backbone()
     head = surgery_of.seed_head(3, 6, seed=1)
-    return surgery_of.operate(loaded, head, surgery_of.find_cut(loaded.network, unfreeze_from))
+    return surgery_of.operate(loaded, head, cut.find_cut(loaded.network, unfreeze_from))
 
 
 @pytest.mark.slow
@@ -679,7 +671,7 @@ def operated(unfreeze_from: str) -> surgery_of.Surgery:
     ],
 )
 def test_a_part_is_found_by_name(name: str, layer: str, below: str) -> None:
-    cut = surgery_of.find_cut(small_backbone().network, name)
+    cut = cut.find_cut(small_backbone().network, name)
     assert (cut.layer, cut.below) == (layer, below)
     assert (cut.boundary is not None) == bool(below)
 
@@ -695,7 +687,7 @@ def test_a_layer_that_is_used_twice_is_cut_with_all_its_uses() -> None:
     beside = layers.Add(name="beside")([again, trained(low)])
     below = trained(frozen(again))
     for output, expected in ((again, once), (beside, None), (below, None)):
-        cut = surgery_of.find_cut(keras.Model(pixels, output), "trained")
+        cut = cut.find_cut(keras.Model(pixels, output), "trained")
         assert cut.boundary is expected
     top = keras.Model(once, again)
     kernel = np.asarray(trained.kernel)[0, 0]
@@ -706,13 +698,13 @@ def test_a_layer_that_is_used_twice_is_cut_with_all_its_uses() -> None:
 def test_the_preset_needs_more_layers_than_it_freezes() -> None:
     network = small_backbone().network
     with pytest.raises(ConfigError, match=r"more than 15 layers.* Received: one of 10\."):
-        surgery_of.cut_at(network, surgery_of.SEED_FROZEN)
+        cut.cut_at(network, surgery_of.SEED_FROZEN)
 
 
 @pytest.mark.slow
 def test_an_unknown_part_lists_the_stages() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'conv3'.*Stages: conv2, conv3; or all"):
-        surgery_of.find_cut(small_backbone().network, "conv6")
+        cut.find_cut(small_backbone().network, "conv6")
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from pipeline.cli.commands import finetune
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
-from pipeline.finetune.photos import Photos, open_origin
+from pipeline.finetune.origin import open_origin
+from pipeline.finetune.photos import Photos
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs import checkpoint, stitch
 from pipeline.runs.run import Run

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import MissingFeaturesError, PipelineError, RunError
 from pipeline.files.atomic import remove_leftovers
-from pipeline.finetune.photos import Photos, parts_of, read_ahead, unique_rows
+from pipeline.finetune.batches import parts_of, read_ahead, unique_rows
+from pipeline.finetune.photos import Photos
 from pipeline.finetune.turns import Turns
 from pipeline.images.views import PLAIN
 from pipeline.store import activations

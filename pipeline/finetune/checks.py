@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.dataset.features import features_of
 from pipeline.errors import StaleFeaturesError
-from pipeline.finetune.photos import Origin
+from pipeline.finetune.origin import Origin
 from pipeline.finetune.steps import compile_forward
 from pipeline.finetune.surgery import Surgery
 from pipeline.finetune.training import FineTuning

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.backbones import weights
 from pipeline.dataset.examples import Examples
 from pipeline.dataset.features import SplitFeatures
-from pipeline.finetune.photos import Origin
+from pipeline.finetune.origin import Origin
 from pipeline.finetune.surgery import Surgery
 from pipeline.runs import metrics
 from pipeline.runs.checkpoint import Progress

@@ -5,41 +5,29 @@ epoch and the row, so that a run that was killed goes on exactly as it would hav
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.config.options import FinetuneOptions
-from pipeline.dataset.examples import Examples
 from pipeline.errors import (
-    ConfigError,
     DecodeError,
-    HeadNotTrainableError,
     ManifestError,
     StaleFeaturesError,
     mention,
 )
 from pipeline.files.atomic import read_regular
+from pipeline.finetune.origin import _HINT
 from pipeline.finetune.turns import Turns
-from pipeline.heads import layers
 from pipeline.images import decoder, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
-from pipeline.runs import backbone as run_backbone
-from pipeline.runs.fitted_head import fitted_head, head_name
-from pipeline.runs.run import Run, best
-from pipeline.store.store import Store
 from pipeline.system import machine
-from pipeline.system.progress import Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    from pipeline.heads.head import Head
+    pass
 
 # Factors of brightness, contrast and of each channel are drawn from 1 less and 1 more than these.
 _BRIGHTNESS: Final = 0.2
@@ -47,50 +35,7 @@ _CONTRAST: Final = 0.2
 _COLOUR: Final = 0.1
 # What the larger decoding is called, beside the names of views.
 _WIDE: Final = "wide"
-# Streams of random numbers that belong to one seed.
-_ORDER: Final = 1
 _AUGMENTATION: Final = 3
-
-# The best of these on val is the default.
-STARTING_HEADS: Final = ("dense", "linear", "logreg")
-_HINT: Final = (
-    "Put the images back, say where they are with --data DIR, or extract again and train again."
-)
-
-Part = TypeVar("Part")
-Loaded = TypeVar("Loaded")
-
-
-class Source(Protocol):
-    """What a network is trained on: images, or activations at its boundary."""
-
-    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[Any]:
-        """Return the inputs of rows; augmented as in an epoch of training unless it is None."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """A run of stage 2 with what it was made from.
-
-    Attributes:
-        run: The run.
-        store: The store of its features.
-        name: The head to start from, and to compare with.
-        head: The fitted head.
-        examples: The run's rows.
-    """
-
-    run: Run
-    store: Store
-    name: str
-    head: "Head"
-    examples: Examples
-
-    def rows(self, split: str) -> NDArray[np.intp]:
-        """Return the row numbers of a split."""
-        place = self.examples.rows(split)
-        return np.arange(place.start, place.stop)
 
 
 class Photos:
@@ -222,70 +167,6 @@ class Photos:
         )
 
 
-def open_origin(options: FinetuneOptions) -> Origin:
-    """Open the run to start from, its store and one of its heads.
-
-    Raises:
-        ConfigError: The run's val or answers cannot be compared, or the head is unknown.
-        HeadNotTrainableError: The head is no network.
-        RunError: The store is gone.
-        StoreError: The store is damaged, or of other features.
-    """
-    run = Run.open(Path(options.source)).at(store=options.store, data=options.data)
-    inputs = run_backbone.inputs_of(run)
-    for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
-        if inputs.get(name):
-            raise ConfigError(
-                f"finetune: expected a run without --{name}. Received: {options.source!r}, made "
-                f"with it: {why}, so that nothing fair can be compared.",
-                hint=f"Train again with train-head, without --{name}, into another --run.",
-            )
-    if not run.record["split"]["val"]:
-        raise ConfigError(
-            f"finetune: expected a run with images in val to choose on. "
-            f"Received: {options.source!r} with {run.record['split']}.",
-            hint="Train with train-head, whose --split gives val a share.",
-        )
-    # The preset has a head of its own, and is compared with any.
-    name = head_name(run, None) if options.preset else _head_name(run, options.head)
-    store = run_backbone.open_store(run)
-    return Origin(run, store, name, fitted_head(run, name, store.dim), _examples(run))
-
-
-def _head_name(run: Run, asked: str | None) -> str:
-    records = run.record["heads"]
-    if asked is not None:
-        name = head_name(run, asked)
-        layers.require_network(name)
-        return name
-    able = {name: records[name] for name in STARTING_HEADS if name in records}
-    if not able:
-        raise HeadNotTrainableError(
-            f"Expected a head of {', '.join(STARTING_HEADS)} in {str(run.path)!r}. "
-            f"Received: {', '.join(records) or 'none'}.",
-            hint="Train one with train-head --head logreg, or name another network with --head.",
-        )
-    return best(able)
-
-
-def _examples(run: Run) -> Examples:
-    rows = run.manifest()
-    names = tuple(run.record["classes"])
-    return Examples(rows.paths, rows.labels, rows.splits, rows.keys, names, (), {})
-
-
-def load_backbone(options: FinetuneOptions, origin: Origin, reporter: Reporter) -> FrozenBackbone:
-    """Load the backbone of a run's features, by the digest of its weights.
-
-    Raises:
-        WeightsUnavailableError: The weights are neither in the store, nor given, nor known by name.
-        StaleFeaturesError: Those given are others.
-    """
-    identity, source = origin.store.identity, origin.run.record["source"]
-    reporter.say(f"Loading {identity['backbone']}")
-    return run_backbone.load(identity, options.weights, source=source, store=origin.store)
-
-
 def augmented(pixels: Pixels, size: int, generator: np.random.Generator) -> Pixels:
     """Return a random window of an image, mirrored or not, with other colours.
 
@@ -309,49 +190,3 @@ def augmented(pixels: Pixels, size: int, generator: np.random.Generator) -> Pixe
     levels = ((levels - mean) * contrast + mean) * (brightness * colour)
     rounded: Pixels = np.rint(levels).clip(0, 255).astype(np.uint8)
     return rounded
-
-
-def order_of(seed: int, epoch: int, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return rows in the order of one epoch."""
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(rows)
-
-
-def parts_of(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
-    """Return rows in parts of ``size``; the last may be smaller."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def read_ahead(
-    load: Callable[[Part], Loaded], parts: Iterable[Part]
-) -> Iterator[tuple[Part, Loaded]]:
-    """Yield (part, loaded); the next part is being loaded while one is worked on."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
-        waiting: tuple[Part, Future[Loaded]] | None = None
-        for part in parts:
-            following = (part, thread.submit(load, part))
-            if waiting is not None:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting is not None:
-            yield waiting[0], waiting[1].result()
-
-
-def class_weights(y: NDArray[np.integer], kind: str | None) -> NDArray[np.float32]:
-    """Return a weight a row: one, or by the inverse of the class' frequency (``balanced``).
-
-    Args:
-        y: Class numbers of train, ``(n,)``.
-        kind: None or ``balanced``.
-    """
-    if kind is None:
-        return np.ones(len(y), np.float32)
-    _, numbers = np.unique(y, return_inverse=True)
-    totals = np.bincount(numbers)
-    weights: NDArray[np.float32] = (len(y) / (len(totals) * totals))[numbers].astype(np.float32)
-    return weights
-
-
-def unique_rows(keys: Sequence[bytes] | NDArray[np.bytes_]) -> NDArray[np.intp]:
-    """Return the first row of every key, ascending; rows of one key are one image."""
-    _, first = np.unique(np.asarray(keys), return_index=True)
-    return np.sort(first)

@@ -11,8 +11,10 @@ from pipeline import engines
 from pipeline.config.options import FinetuneOptions
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import EngineUnavailableError
+from pipeline.finetune.batches import Source
 from pipeline.finetune.cache import BoundaryCache, CachedViews
-from pipeline.finetune.photos import Origin, Photos, Source
+from pipeline.finetune.origin import Origin
+from pipeline.finetune.photos import Photos
 from pipeline.finetune.surgery import Surgery
 from pipeline.finetune.turns import Turns
 from pipeline.images import views

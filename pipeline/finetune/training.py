@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import readable_errors
-from pipeline.finetune.photos import Source, order_of, parts_of, read_ahead
+from pipeline.finetune.batches import Source, order_of, parts_of, read_ahead
 from pipeline.finetune.steps import (
     WEIGHT_DECAYS,
     adam,

@@ -7,7 +7,7 @@ own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.runs import metrics
 from pipeline.runs.run import Run
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    pass
+
 
 BASELINE: Final = "logreg"
 
@@ -154,4 +158,25 @@ def _pair(first: Scored, second: Scored, comparisons: int) -> dict[str, Any]:
         "a": first.head if same_run else f"{first.run}:{first.head}",
         "b": second.head if same_run else f"{second.run}:{second.head}",
         **metrics.compared(only_first, only_second, len(first.correct), comparisons=comparisons),
+    }
+
+
+_RECORDED = ("train", "val", "test", "fit_seconds", "predict_seconds", "converged", "prior",
+             "calibration", "reject", "selected", "notes", "not_saved")  # fmt: skip
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """Return what programs rely on of a run."""
+    leaderboard = compare([run])
+    return {
+        "run": str(run.path),
+        "heads": {
+            head: {name: record[name] for name in _RECORDED}
+            for head, record in run.record["heads"].items()
+        },
+        "best": run.record["best"],
+        "split": run.record["split"],
+        "dropped": run.record["dropped"],
+        "moved": run.record["moved"],
+        "pairs": leaderboard["pairs"],
     }

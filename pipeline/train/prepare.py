@@ -16,7 +16,6 @@ from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
 from pipeline.files.records import canonical_json
-from pipeline.runs.leaderboard import compare
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system import keras_setup
@@ -26,8 +25,6 @@ from pipeline.system.wording import counted
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-_RECORDED = ("train", "val", "test", "fit_seconds", "predict_seconds", "converged", "prior",
-             "calibration", "reject", "selected", "notes", "not_saved")  # fmt: skip
 
 HeadParameters = Mapping[str, Mapping[str, Any]]
 
@@ -194,23 +191,6 @@ def note_rows(examples: Examples, reporter: Reporter) -> None:
             f"Images moved into splits that had none of their class, {len(listed):,} "
             f"('moved' in run.json): {mention(listed, quoted=False)}"
         )
-
-
-def result_of(run: Run) -> dict[str, Any]:
-    """Return what programs rely on of a run."""
-    leaderboard = compare([run])
-    return {
-        "run": str(run.path),
-        "heads": {
-            head: {name: record[name] for name in _RECORDED}
-            for head, record in run.record["heads"].items()
-        },
-        "best": run.record["best"],
-        "split": run.record["split"],
-        "dropped": run.record["dropped"],
-        "moved": run.record["moved"],
-        "pairs": leaderboard["pairs"],
-    }
 
 
 def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train.retraining import CURVE_SHARES, Retraining, by_number, by_seed
 
 
-
 def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
     """Return the leaderboard; ``seeds`` and ``curve`` hold rows where they were asked for.
 

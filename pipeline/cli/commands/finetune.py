@@ -21,23 +21,17 @@ from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
+from pipeline.finetune.batches import Source, class_weights
 from pipeline.finetune.checks import check_network, check_start, measure_head_room, say_estimate
+from pipeline.finetune.cut import cut_at, find_cut
+from pipeline.finetune.origin import Origin, load_backbone, open_origin
 from pipeline.finetune.outcome import Outcome, record_outcome
-from pipeline.finetune.photos import (
-    Origin,
-    Photos,
-    Source,
-    class_weights,
-    load_backbone,
-    open_origin,
-)
+from pipeline.finetune.photos import Photos
 from pipeline.finetune.source import open_source
 from pipeline.finetune.surgery import (
     SEED_FROZEN,
     Surgery,
-    cut_at,
     digest_of,
-    find_cut,
     operate,
     seed_head,
     set_precision,
@@ -47,12 +41,12 @@ from pipeline.finetune.turns import Turns
 from pipeline.heads import layers as head_layers
 from pipeline.images import views
 from pipeline.runs import checkpoint, tensorboard
+from pipeline.runs.leaderboard import result_of
 from pipeline.runs.lock import reserved
 from pipeline.runs.places import apart_from_places
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter
-from pipeline.train.prepare import result_of
 
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
 SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(

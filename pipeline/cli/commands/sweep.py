@@ -11,6 +11,7 @@ from pipeline.config.options import CommonOptions, SweepOptions
 from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import unknown_name
 from pipeline.heads import HEADS, is_known
+from pipeline.runs.leaderboard import result_of
 from pipeline.runs.lock import reserved
 from pipeline.runs.run import FittedHead, Run
 from pipeline.runs.scoring import parameters, plain, score_head
@@ -23,7 +24,6 @@ from pipeline.train.prepare import (
     note_rows,
     open_run,
     prepare_data,
-    result_of,
     run_path,
 )
 from pipeline.train.sweep import Swept, Trial, lead, sweep_head

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
+from pipeline.runs.leaderboard import result_of
 from pipeline.runs.lock import reserved
 from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train.fit import train_heads
@@ -17,7 +18,6 @@ from pipeline.train.prepare import (
     note_rows,
     open_run,
     prepare_data,
-    result_of,
     run_path,
 )
 

@@ -1,0 +1,122 @@
+"""What fine-tuning starts from: a run, one of its heads, its store and its images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.config.options import FinetuneOptions
+from pipeline.dataset.examples import Examples
+from pipeline.errors import (
+    ConfigError,
+    HeadNotTrainableError,
+)
+from pipeline.heads import layers
+from pipeline.runs import backbone as run_backbone
+from pipeline.runs.fitted_head import fitted_head, head_name
+from pipeline.runs.run import Run, best
+from pipeline.store.store import Store
+from pipeline.system.progress import Reporter
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+
+# The best of these on val is the default.
+STARTING_HEADS: Final = ("dense", "linear", "logreg")
+
+
+_HINT: Final = (
+    "Put the images back, say where they are with --data DIR, or extract again and train again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A run of stage 2 with what it was made from.
+
+    Attributes:
+        run: The run.
+        store: The store of its features.
+        name: The head to start from, and to compare with.
+        head: The fitted head.
+        examples: The run's rows.
+    """
+
+    run: Run
+    store: Store
+    name: str
+    head: "Head"
+    examples: Examples
+
+    def rows(self, split: str) -> NDArray[np.intp]:
+        """Return the row numbers of a split."""
+        place = self.examples.rows(split)
+        return np.arange(place.start, place.stop)
+
+
+def open_origin(options: FinetuneOptions) -> Origin:
+    """Open the run to start from, its store and one of its heads.
+
+    Raises:
+        ConfigError: The run's val or answers cannot be compared, or the head is unknown.
+        HeadNotTrainableError: The head is no network.
+        RunError: The store is gone.
+        StoreError: The store is damaged, or of other features.
+    """
+    run = Run.open(Path(options.source)).at(store=options.store, data=options.data)
+    inputs = run_backbone.inputs_of(run)
+    for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
+        if inputs.get(name):
+            raise ConfigError(
+                f"finetune: expected a run without --{name}. Received: {options.source!r}, made "
+                f"with it: {why}, so that nothing fair can be compared.",
+                hint=f"Train again with train-head, without --{name}, into another --run.",
+            )
+    if not run.record["split"]["val"]:
+        raise ConfigError(
+            f"finetune: expected a run with images in val to choose on. "
+            f"Received: {options.source!r} with {run.record['split']}.",
+            hint="Train with train-head, whose --split gives val a share.",
+        )
+    # The preset has a head of its own, and is compared with any.
+    name = head_name(run, None) if options.preset else _head_name(run, options.head)
+    store = run_backbone.open_store(run)
+    return Origin(run, store, name, fitted_head(run, name, store.dim), _examples(run))
+
+
+def _head_name(run: Run, asked: str | None) -> str:
+    records = run.record["heads"]
+    if asked is not None:
+        name = head_name(run, asked)
+        layers.require_network(name)
+        return name
+    able = {name: records[name] for name in STARTING_HEADS if name in records}
+    if not able:
+        raise HeadNotTrainableError(
+            f"Expected a head of {', '.join(STARTING_HEADS)} in {str(run.path)!r}. "
+            f"Received: {', '.join(records) or 'none'}.",
+            hint="Train one with train-head --head logreg, or name another network with --head.",
+        )
+    return best(able)
+
+
+def _examples(run: Run) -> Examples:
+    rows = run.manifest()
+    names = tuple(run.record["classes"])
+    return Examples(rows.paths, rows.labels, rows.splits, rows.keys, names, (), {})
+
+
+def load_backbone(options: FinetuneOptions, origin: Origin, reporter: Reporter) -> FrozenBackbone:
+    """Load the backbone of a run's features, by the digest of its weights.
+
+    Raises:
+        WeightsUnavailableError: The weights are neither in the store, nor given, nor known by name.
+        StaleFeaturesError: Those given are others.
+    """
+    identity, source = origin.store.identity, origin.run.record["source"]
+    reporter.say(f"Loading {identity['backbone']}")
+    return run_backbone.load(identity, options.weights, source=source, store=origin.store)
