@@ -20,9 +20,9 @@ from common import note, photo_folder, ratio, report
 from pipeline import engines
 from pipeline.backbones import frozen
 from pipeline.files.atomic import sha256_file
-from pipeline.finetune import cut
 from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.cache import BoundaryCache
+from pipeline.finetune.cut import find_cut
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.training import FineTuning, Recipe, Rows
 from pipeline.images.manifest import Manifest
@@ -96,7 +96,7 @@ def cached(
 ) -> tuple[Callable[[], float], dict[str, Any]]:
     """Fill a cache; return a function that trains one epoch on it, and how long filling took."""
     loaded = network(options)
-    cut = cut.find_cut(loaded.network, options.unfreeze_from)
+    cut = find_cut(loaded.network, options.unfreeze_from)
     surgery = surgery_of.operate(loaded, head(loaded.dim), cut)
     cache = BoundaryCache(
         folder / "boundary", {}, rows.keys, shape=surgery.boundary_shape, precision="float32"
@@ -129,7 +129,7 @@ def keras_fit(
     """Return Keras' fit of the same layers, one epoch a call."""
     keras = import_keras()
     loaded = network(options)
-    cut = cut.find_cut(loaded.network, options.unfreeze_from)
+    cut = find_cut(loaded.network, options.unfreeze_from)
     surgery = surgery_of.operate(loaded, head(loaded.dim), cut)
     for layer in loaded.network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

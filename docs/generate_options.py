@@ -3,7 +3,7 @@
 Usage: python docs/generate_options.py > docs/options.md
 """
 
-from pipeline.cli.commands import COMMANDS
+from pipeline.cli.commands import COMMANDS, find
 from pipeline.config import options
 from pipeline.config.fields import flag_of
 
@@ -21,7 +21,7 @@ def document() -> str:
     ]
     lines += _table("Every command", options.CommonOptions)
     for name in COMMANDS:
-        lines += _table(f"pipeline {name}", options.RECORDS[name])
+        lines += _table(f"pipeline {name}", find(name).options)
     return "\n".join(lines) + "\n"
 
 

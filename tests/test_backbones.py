@@ -17,7 +17,7 @@ from pipeline.backbones import frozen, keras_file, weights, weights_file
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.variables import variables_of
 from pipeline.errors import ConfigError, WeightsUnavailableError
-from pipeline.finetune import cut
+from pipeline.finetune.cut import find_cut
 
 pytestmark = [
     pytest.mark.slow,
@@ -260,7 +260,7 @@ def test_a_sequential_network_that_pools_has_a_graph_and_its_own_digest(tmp_path
     own = load(str(path), weights="imagenet", preprocessing="unit")
     saved = frozen._arrays(keras.saving.load_model(path))
     assert own.weights_sha256 == weights.digest(saved)
-    assert cut.find_cut(own.network, own.network.layers[-2].name).boundary is not None
+    assert find_cut(own.network, own.network.layers[-2].name).boundary is not None
 
 
 def test_a_file_from_the_command_line(

@@ -14,7 +14,7 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, Notes, planted_store, write_classes
 
-from pipeline.cli import text
+from pipeline.cli.commands import find
 from pipeline.errors import CorruptShardError
 from pipeline.store import activations
 from pipeline.store.store import Store
@@ -70,14 +70,16 @@ def test_verify_hashes_activations_and_says_what_to_delete(store: Store) -> None
     good, bad = add(store, how(store), [key(1)]), add(store, how(store), [key(2)])
     clean = verify(store.path)
     assert (clean["ok"], clean["boundary_shards"], clean["shards"]) == (True, 2, 1)
-    assert "2 good shards of frozen activations: every byte is right" in text.verify(clean)[0]
+    assert (
+        "2 good shards of frozen activations: every byte is right" in find("verify").text(clean)[0]
+    )
     break_(bad)
     found = verify(store.path)
     (problem,) = found["problems"]
     assert not found["ok"] and found["boundary_shards"] == 1
     assert problem["shard"] == bad.stem and str(bad) in problem["problem"]
     assert "Delete that file; finetune" in problem["fix"]
-    assert problem["problem"] in " ".join(text.verify(found))
+    assert problem["problem"] in " ".join(find("verify").text(found))
     bad.unlink()
     assert verify(store.path)["ok"] and good.exists()
 
@@ -93,14 +95,14 @@ def test_a_shard_in_another_folder_is_a_problem(store: Store) -> None:
 def test_a_store_without_activations_has_none_to_tell_of(store: Store, command: Command) -> None:
     result = verify(store.path)
     assert result["ok"] and result["boundary_shards"] == 0
-    assert "activations" not in text.verify(result)[0]
+    assert "activations" not in find("verify").text(result)[0]
     status, pruned = command("prune", store.path)
     assert (status, pruned["boundary_dropped"], pruned["boundary_shards"]) == (0, 0, 0)
-    assert "activations" not in text.prune(pruned)[0]
+    assert "activations" not in find("prune").text(pruned)[0]
     assert not store.boundary_folder.exists(), "a look makes nothing"
     status, result = command("info", store.path)
     assert (result["boundary_shards"], result["boundary_bytes"]) == (0, 0)
-    assert "activations" not in "\n".join(text.info(result))
+    assert "activations" not in "\n".join(find("info").text(result))
 
 
 def test_info_shows_how_large_they_are(store: Store, command: Command) -> None:
@@ -109,7 +111,7 @@ def test_info_shows_how_large_they_are(store: Store, command: Command) -> None:
     assert status == 0 and result["boundary_shards"] == 2
     assert result["boundary_bytes"] == sum(path.stat().st_size for path in paths)
     assert result["bytes"] == sum(path.stat().st_size for path in store.shard_paths())
-    assert "boundary/ (safe to delete)" in "\n".join(text.info(result))
+    assert "boundary/ (safe to delete)" in "\n".join(find("info").text(result))
 
 
 def test_prune_drops_what_no_image_needs(store: Store, command: Command) -> None:
@@ -125,7 +127,7 @@ def test_prune_drops_what_no_image_needs(store: Store, command: Command) -> None
     assert kept.exists() and not leftover.exists()
     assert not any(path.exists() for path in gone)
     assert not gone[1].parent.exists(), "a folder of nothing"
-    assert "2 shards of frozen activations dropped, 1 kept" in text.prune(result)[0]
+    assert "2 shards of frozen activations dropped, 1 kept" in find("prune").text(result)[0]
     assert verify(store.path)["ok"]
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.cli.commands import records
 from pipeline.config.fields import flag_of
 from pipeline.config.options import (
-    RECORDS,
     ExtractOptions,
     SampleOptions,
     TrainHeadOptions,
@@ -20,11 +20,11 @@ from pipeline.config.options import (
 )
 from pipeline.config.toml_file import load_file
 from pipeline.errors import ConfigError
-from pipeline.files import records
+from pipeline.files.records import canonical_json
 
 INTEGERS = [
     (record, name, option.minimum)
-    for record in RECORDS.values()
+    for record in records().values()
     for name, option in options_of(record).items()
     if option.kind == "integer"
 ]
@@ -36,7 +36,7 @@ def write(folder: Path, text: str | bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("record", RECORDS.values())
+@pytest.mark.parametrize("record", records().values())
 def test_defaults_are_valid_values(record: type[Any]) -> None:
     defaults = {name: default_of(record, name) for name in options_of(record)}
     assert build(record, defaults) == build(record, {}) == record()
@@ -106,7 +106,10 @@ def test_records_cannot_be_changed() -> None:
 @pytest.mark.parametrize("key", ["split-seed", "split_seed"])
 def test_dashes_and_underscores_are_the_same(tmp_path: Path, spelling: str, key: str) -> None:
     path = write(tmp_path, f"[{spelling}]\n{key} = 4\n[heads.dense]\nunits = 8\n")
-    assert load_file(path) == {"train-head": {"split_seed": 4}, "heads": {"dense": {"units": 8}}}
+    assert load_file(path, records()) == {
+        "train-head": {"split_seed": 4},
+        "heads": {"dense": {"units": 8}},
+    }
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_dashes_and_underscores_are_the_same(tmp_path: Path, spelling: str, key:
 )
 def test_one_name_in_two_spellings_is_refused(tmp_path: Path, text: str, twice: str) -> None:
     with pytest.raises(ConfigError, match=f"'{twice}'.*two spellings"):
-        load_file(write(tmp_path, text))
+        load_file(write(tmp_path, text), records())
 
 
 @pytest.mark.parametrize(
@@ -143,21 +146,21 @@ def test_one_name_in_two_spellings_is_refused(tmp_path: Path, text: str, twice: 
 )
 def test_files_that_are_wrong(tmp_path: Path, text: str | bytes, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
-        load_file(write(tmp_path, text))
+        load_file(write(tmp_path, text), records())
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
 def test_files_that_cannot_be_read(tmp_path: Path, kind: str) -> None:
     path = tmp_path if kind == "folder" else tmp_path / "none.toml"
     with pytest.raises(ConfigError, match="cannot be read"):
-        load_file(path)
+        load_file(path, records())
 
 
 def test_empty_file_sets_nothing(tmp_path: Path) -> None:
-    assert load_file(write(tmp_path, "")) == {}
+    assert load_file(write(tmp_path, ""), records()) == {}
 
 
 def test_canonical_json_is_one_text_a_value() -> None:
-    assert records.canonical_json({"b": [1, 2], "a": "é"}) == r'{"a":"\u00e9","b":[1,2]}'
+    assert canonical_json({"b": [1, 2], "a": "é"}) == r'{"a":"\u00e9","b":[1,2]}'
     with pytest.raises(ValueError, match="JSON"):
-        records.canonical_json(float("nan"))
+        canonical_json(float("nan"))

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import heads
-from pipeline.cli.commands.export import export
 from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, ExportOptions
 from pipeline.errors import (
@@ -37,6 +36,7 @@ from pipeline.images import decoder, manifest
 from pipeline.runs import stitch
 from pipeline.runs.run import Run
 from pipeline.serving.classifier import Classifier
+from pipeline.serving.export import export
 from pipeline.serving.formats import FORMATS, require_free, size_of, staged
 from pipeline.store.store import Store
 from pipeline.system import machine
@@ -425,7 +425,7 @@ def test_on_jax_keras_files_are_written_and_other_formats_refused(
         "import sys\n"
         "from pipeline.config.options import CommonOptions, ExportOptions\n"
         "from pipeline.errors import EngineUnavailableError\n"
-        "from pipeline.cli.commands.export import export\n"
+        "from pipeline.serving.export import export\n"
         "from pipeline.system.progress import Silence\n"
         "run, weights = sys.argv[1:]\n"
         "def write(form, out):\n"
@@ -534,7 +534,7 @@ def test_a_model_that_is_written_wrong_is_not_kept(
         package.head.temperature_ /= 3
 
     monkeypatch.setattr(
-        "pipeline.cli.commands.export.FORMATS", {"keras": replace(form, write=write)}
+        "pipeline.serving.export.FORMATS", {"keras": replace(form, write=write)}
     )  # fmt: skip
     with pytest.raises(PipelineError, match="The keras model differs") as caught:
         exported(options_of(made, tmp_path / "model.keras", "keras"))
@@ -685,8 +685,6 @@ def test_images_that_changed_or_are_gone(projected: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"run": ""}, "expected RUN"),
-        ({"out": ""}, "expected OUT"),
         ({"out": "model.onnx", "format": "keras"}, "end in .keras"),
         ({"out": "model", "format": "onnx"}, "end in .onnx"),
         ({"out": "photos", "format": "folder"}, "a folder"),
@@ -714,7 +712,7 @@ def test_the_name_tells_the_format(
         seen.append(options.format)
         raise RunError("far enough")
 
-    monkeypatch.setattr("pipeline.cli.commands.export.open_source", stop)
+    monkeypatch.setattr("pipeline.serving.export.open_source", stop)
     with pytest.raises(RunError, match="far enough"):
         export(ExportOptions(run="run", out=out), CommonOptions(), notes)
     assert seen == [form]

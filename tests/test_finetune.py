@@ -29,9 +29,7 @@ from pipeline import heads
 from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
 from pipeline.backbones.variables import variables_of
-from pipeline.cli import text
-from pipeline.cli.commands import finetune as finetune_command
-from pipeline.cli.commands.finetune import finetune
+from pipeline.cli.commands import find
 from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, FinetuneOptions
 from pipeline.errors import (
@@ -48,13 +46,16 @@ from pipeline.errors import (
 )
 from pipeline.files.atomic import exclusive, sha256_file
 from pipeline.finetune import cache as finetune_cache
-from pipeline.finetune import cut, steps
+from pipeline.finetune import stage as finetune_command
+from pipeline.finetune import steps
 from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.batches import class_weights, order_of, parts_of, read_ahead, unique_rows
 from pipeline.finetune.cache import BoundaryCache
 from pipeline.finetune.checks import check_start
+from pipeline.finetune.cut import cut_at, find_cut
 from pipeline.finetune.origin import Origin, open_origin
 from pipeline.finetune.photos import Photos, augmented
+from pipeline.finetune.stage import finetune
 from pipeline.finetune.training import FineTuning, Recipe, Rows
 from pipeline.heads import layers as head_layers
 from pipeline.heads.calibration import probabilities
@@ -495,11 +496,6 @@ def planted(tmp_path: Path, command: Command) -> Callable[..., Path]:
     return train
 
 
-def test_a_source_is_needed() -> None:
-    with pytest.raises(ConfigError, match="expected RUN"):
-        finetune(FinetuneOptions(), CommonOptions(), Notes())
-
-
 def test_the_preset_refuses_what_it_fixes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--epochs, --augment"):
         run_finetune(tmp_path, preset="seed", epochs=3, augment=True)
@@ -655,7 +651,7 @@ def small_batch(count: int = 12) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 def operated(unfreeze_from: str) -> surgery_of.Surgery:
     loaded = small_backbone()
     head = surgery_of.seed_head(3, 6, seed=1)
-    return surgery_of.operate(loaded, head, cut.find_cut(loaded.network, unfreeze_from))
+    return surgery_of.operate(loaded, head, find_cut(loaded.network, unfreeze_from))
 
 
 @pytest.mark.slow
@@ -671,7 +667,7 @@ def operated(unfreeze_from: str) -> surgery_of.Surgery:
     ],
 )
 def test_a_part_is_found_by_name(name: str, layer: str, below: str) -> None:
-    cut = cut.find_cut(small_backbone().network, name)
+    cut = find_cut(small_backbone().network, name)
     assert (cut.layer, cut.below) == (layer, below)
     assert (cut.boundary is not None) == bool(below)
 
@@ -687,7 +683,7 @@ def test_a_layer_that_is_used_twice_is_cut_with_all_its_uses() -> None:
     beside = layers.Add(name="beside")([again, trained(low)])
     below = trained(frozen(again))
     for output, expected in ((again, once), (beside, None), (below, None)):
-        cut = cut.find_cut(keras.Model(pixels, output), "trained")
+        cut = find_cut(keras.Model(pixels, output), "trained")
         assert cut.boundary is expected
     top = keras.Model(once, again)
     kernel = np.asarray(trained.kernel)[0, 0]
@@ -698,13 +694,13 @@ def test_a_layer_that_is_used_twice_is_cut_with_all_its_uses() -> None:
 def test_the_preset_needs_more_layers_than_it_freezes() -> None:
     network = small_backbone().network
     with pytest.raises(ConfigError, match=r"more than 15 layers.* Received: one of 10\."):
-        cut.cut_at(network, surgery_of.SEED_FROZEN)
+        cut_at(network, surgery_of.SEED_FROZEN)
 
 
 @pytest.mark.slow
 def test_an_unknown_part_lists_the_stages() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'conv3'.*Stages: conv2, conv3; or all"):
-        cut.find_cut(small_backbone().network, "conv6")
+        find_cut(small_backbone().network, "conv6")
 
 
 @pytest.mark.slow
@@ -1191,7 +1187,7 @@ def test_the_result_has_the_keys_of_stage_two(trained: Path, uninterrupted: dict
     verdict = uninterrupted["finetune"]["verdict"]
     assert verdict["n"] == pair["n"] and verdict["recommended"] == uninterrupted["best"]
     assert "is recommended" in verdict["text"]
-    assert verdict["text"] in text.finetune(uninterrupted)
+    assert verdict["text"] in find("finetune").text(uninterrupted)
     assert any("s an epoch" in line for line in uninterrupted["notes"])
 
 
@@ -1253,7 +1249,7 @@ def test_the_same_command_keeps_what_is_there_and_others_are_refused(
 
 def finetune_process(folder: Path, run: str) -> subprocess.Popen[str]:
     code = (
-        "from pipeline.cli.commands.finetune import finetune\n"
+        "from pipeline.finetune.stage import finetune\n"
         "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
         "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run={run!r}, **{QUICK!r})\n"

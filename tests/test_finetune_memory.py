@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from fakes import write_classes
 
-from pipeline.cli.commands.finetune import finetune
 from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, FinetuneOptions
+from pipeline.finetune.stage import finetune
 from pipeline.system.progress import Silence
 
 ROOT = Path(__file__).parent.parent

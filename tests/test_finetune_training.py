@@ -23,8 +23,9 @@ from pipeline.config import options as config
 from pipeline.config.fields import flag_of
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import ConfigError, RunError
-from pipeline.finetune import cut
+from pipeline.finetune import cut as cuts
 from pipeline.finetune import surgery as surgery_of
+from pipeline.finetune.cut import blocks_of, find_cut
 from pipeline.finetune.steps import adamw, compile_step, seed_random_layers
 from pipeline.finetune.training import FineTuning, Recipe, Rows
 from pipeline.heads import layers as head_layers
@@ -72,26 +73,26 @@ def test_every_backbone_has_its_count_of_blocks() -> None:
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_are_those_of_the_architecture_and_each_can_be_a_cut(name: str) -> None:
     network = network_of(name)
-    blocks = cut.blocks_of(network)
+    blocks = blocks_of(network)
     in_order = list(dict.fromkeys(blocks))
     assert blocks == sorted(blocks, key=in_order.index)  # no block is in two pieces
     assert in_order[0] == ""  # the stem
-    stages = Counter((*cut._parts(block), "")[1] for block in in_order[1:])
+    stages = Counter((*cuts._parts(block), "")[1] for block in in_order[1:])
     assert tuple(stages.values()) == BLOCKS[name]
     places = {layer.name: number for number, layer in enumerate(network.layers)}
     for block in in_order[1:]:
-        cut = cut.find_cut(network, block)
+        cut = find_cut(network, block)
         assert cut.first == blocks.index(block) == places[cut.layer]
         assert cut.boundary is not None
     for stage in filter(None, stages):
         block = next(block for block in in_order if stage in cut._parts(block))
-        assert cut.find_cut(network, stage).first == blocks.index(block)
+        assert find_cut(network, stage).first == blocks.index(block)
 
 
 @pytest.mark.slow
 def test_an_unknown_part_lists_blocks_where_there_are_no_stages() -> None:
     with pytest.raises(ConfigError) as raised:
-        cut.find_cut(network_of("mobilenetv3large"), "expanded_conv_15")
+        find_cut(network_of("mobilenetv3large"), "expanded_conv_15")
     assert "Did you mean 'expanded_conv_5'" in str(raised.value)
     expected = ["expanded_conv", *(f"expanded_conv_{number}" for number in range(1, 15))]
     assert f"Blocks: {', '.join(expected)}." in raised.value.hint
@@ -100,7 +101,7 @@ def test_an_unknown_part_lists_blocks_where_there_are_no_stages() -> None:
 
 @pytest.mark.slow
 def test_a_boundary_is_called_the_same_however_many_networks_were_built() -> None:
-    cuts = [cut.find_cut(network_of("convnexttiny"), "convnext_tiny_stage_3") for _ in range(2)]
+    cuts = [find_cut(network_of("convnexttiny"), "convnext_tiny_stage_3") for _ in range(2)]
     assert cuts[0].below == cuts[1].below != ""
 
 
@@ -118,7 +119,7 @@ def test_the_last_block_of_other_networks_trains_on_its_boundary(
 ) -> None:
     loaded = frozen.load(name, weights="random", seed=0, image_size=32, pooling="avg")
     head = surgery_of.seed_head(3, loaded.dim, seed=1)
-    surgery = surgery_of.operate(loaded, head, cut.find_cut(loaded.network, block))
+    surgery = surgery_of.operate(loaded, head, find_cut(loaded.network, block))
     assert surgery.bottom is not None
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     boundary = np.asarray(surgery.bottom.model(images, training=False))
@@ -175,11 +176,11 @@ def test_blocks_without_names_begin_where_one_tensor_passes() -> None:
         for name, start, end in zip(names, starts, ends, strict=True)
         for _ in range(start, end)
     ]
-    assert cut.blocks_of(network) == expected
+    assert blocks_of(network) == expected
     with pytest.raises(ConfigError) as raised:
-        cut.find_cut(network, "conv5")
+        find_cut(network, "conv5")
     assert f"Blocks: {', '.join(names[1:])}." in raised.value.hint
-    assert cut.find_cut(network, names[2]).boundary is not None
+    assert find_cut(network, names[2]).boundary is not None
 
 
 @pytest.mark.slow
@@ -187,7 +188,7 @@ def test_a_network_without_kernels_is_one_block() -> None:
     keras = import_keras()
     pixels = keras.Input((8, 8, 3))
     network = keras.Model(pixels, keras.layers.GlobalAveragePooling2D()(pixels))
-    assert cut.blocks_of(network) == ["", ""]
+    assert blocks_of(network) == ["", ""]
 
 
 # Rates by block
@@ -208,7 +209,7 @@ def dense_head(dropout: float = 0.5, hidden: int = 32) -> DenseHead:
 
 def operated(head: Any, unfreeze_from: str = "conv3") -> surgery_of.Surgery:
     loaded = small_backbone()
-    cut = cut.find_cut(loaded.network, unfreeze_from)
+    cut = find_cut(loaded.network, unfreeze_from)
     return surgery_of.operate(loaded, head_layers.head_network(head), cut)
 
 
@@ -228,16 +229,14 @@ def test_the_rate_falls_by_the_decay_from_block_to_block() -> None:
 @pytest.mark.slow
 def test_what_is_above_the_last_block_has_its_rate_and_the_stem_the_lowest() -> None:
     network = network_of("efficientnetv2b0")
-    by_layer = dict(
-        zip((layer.name for layer in network.layers), cut.blocks_of(network), strict=True)
-    )
+    by_layer = dict(zip((layer.name for layer in network.layers), blocks_of(network), strict=True))
     assert by_layer["top_conv"] == by_layer["avg_pool"] == "block6h"
     surgery = surgery_of.Surgery(
         frozen.FrozenBackbone(
             lambda: import_keras().Sequential([network]), name="efficientnetv2b0", image_size=64,
             pooling="avg", dim=1280, weights_sha256="",
         ),
-        cut.find_cut(network, "all"), None, None, None, None,
+        find_cut(network, "all"), None, None, None, None,
     )  # fmt: skip
     kernels = [
         network.get_layer(f"{name}_conv").weights[0]
@@ -544,7 +543,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
     trained: Path, uninterrupted: dict[str, Any]
 ) -> None:
     code = (
-        "from pipeline.cli.commands.finetune import finetune\n"
+        "from pipeline.finetune.stage import finetune\n"
         "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
         "from pipeline.system.progress import Silence\n"
         f"options = FinetuneOptions(source='run', run='killed', **{QUICK!r})\n"

@@ -11,10 +11,10 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, as_before, edit_record, planted_store, write_photos
 
-from pipeline.cli.commands import finetune
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
+from pipeline.finetune import stage
 from pipeline.finetune.origin import open_origin
 from pipeline.finetune.photos import Photos
 from pipeline.runs import backbone as run_backbone
@@ -248,15 +248,15 @@ def test_a_store_of_other_features_is_still_refused(command: Command, project: P
 def test_fine_tuning_depends_on_no_place(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its run may be gone on with after the project was moved; and its own record is whole."""
     options = FinetuneOptions(source="runs/photos")
-    inputs = finetune._inputs(options, open_origin(options))
-    run = finetune._create_run(Path("runs/fine"), inputs, open_origin(options))
+    inputs = stage._inputs(options, open_origin(options))
+    run = stage._create_run(Path("runs/fine"), inputs, open_origin(options))
     run.record["heads"]["logreg"] = {}
     run.save_record()
     two = moved(project, project.parent / "two", monkeypatch)
-    again = finetune._inputs(options, open_origin(options))
+    again = stage._inputs(options, open_origin(options))
     assert again["store"] != inputs["store"]
     assert again["finetuned_run"] != inputs["finetuned_run"]
-    begun = finetune._begun_run(Path("runs/fine"), again, force=False)
+    begun = stage._begun_run(Path("runs/fine"), again, force=False)
     assert begun is not None
     assert (begun.store_path, begun.manifest().root) == (two / "stores/photos", two / "photos")
     with pytest.raises(RunError, match="starting_head_sha256"):
@@ -278,10 +278,11 @@ def test_checkpoints_depend_on_no_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["predict", "export", "finetune", "compare"])
 def test_the_option_is_there(name: str) -> None:
-    from pipeline.config.options import RECORDS, options_of
+    from pipeline.cli.commands import find
+    from pipeline.config.options import options_of
 
-    assert "store" in options_of(RECORDS[name])
-    assert ("data" in options_of(RECORDS[name])) == (name in ("export", "finetune"))
+    assert "store" in options_of(find(name).options)
+    assert ("data" in options_of(find(name).options)) == (name in ("export", "finetune"))
 
 
 def test_places_relative_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

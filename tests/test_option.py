@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.commands import records
 from pipeline.config.fields import expanded, spelled
 from pipeline.config.options import (
-    RECORDS,
     CommonOptions,
     ExportOptions,
     ExtractOptions,
@@ -64,7 +64,7 @@ def test_a_user_who_is_none(home: Path) -> None:
 
 def test_every_option_that_is_a_place_knows_home(home: Path) -> None:
     found = 0
-    for record in (*RECORDS.values(), CommonOptions):
+    for record in (*records().values(), CommonOptions):
         for name, option in options_of(record).items():
             if PLACES.intersection(option.metavar.split("|")):
                 assert option.kind in ("path", "paths"), (record.__name__, name)

@@ -75,7 +75,7 @@ def test_commands_look_at_places_first(
     monkeypatch.setattr(heads, "create", fail)
     monkeypatch.setattr(trained_head, "load", fail)
     monkeypatch.setattr(Run, "open", fail)
-    monkeypatch.setattr("pipeline.cli.commands.extract.Network.of", fail)
+    monkeypatch.setattr("pipeline.extract.stage.Network.of", fail)
     for arguments in (
         ("extract", "d", "--store", "file"),
         ("extract", "d", "--store", "file/s"),

@@ -29,7 +29,6 @@ from fakes import (
 
 from pipeline import engines, heads
 from pipeline.backbones import frozen
-from pipeline.cli.commands.predict import list_files, predict
 from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, PredictOptions, build
 from pipeline.errors import (
@@ -45,6 +44,7 @@ from pipeline.files.atomic import sha256_file
 from pipeline.images import manifest
 from pipeline.runs.run import Run
 from pipeline.serving.classifier import Classifier
+from pipeline.serving.predict import list_files, predict
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 
@@ -411,15 +411,6 @@ def test_an_existing_csv_is_replaced_on_request_alone(made: Path, tmp_path: Path
     assert out.read_text().startswith("path,label,probability,status\n")
     with pytest.raises(ConfigError, match="a folder that is there"):
         run_predict(made, photo, csv=str(tmp_path), force=True)
-
-
-@pytest.mark.parametrize("missing", ["run", "paths"])
-def test_missing_arguments(made: Path, missing: str) -> None:
-    values = {"run": str(made / "run"), "paths": ["a.png"]}
-    del values[missing]
-    expected = {"run": "expected RUN", "paths": "expected PATH"}[missing]
-    with pytest.raises(ConfigError, match=expected):
-        predict(build(PredictOptions, values), CommonOptions(), Silence(), started=0.0)
 
 
 def test_notes_say_what_the_run_does_besides(made: Path) -> None:

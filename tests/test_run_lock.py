@@ -14,7 +14,6 @@ import pytest
 from conftest import Command
 from fakes import Notes, planted_store
 
-from pipeline.cli.commands import sweep, train_head
 from pipeline.config.options import CommonOptions, SweepOptions, TrainHeadOptions
 from pipeline.errors import RunError, StoreError
 from pipeline.files.atomic import exclusive
@@ -22,6 +21,7 @@ from pipeline.runs.lock import reserved
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
+from pipeline.train import sweep, train_head
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.train.grids import GRIDS, settings_of
 from pipeline.train.prepare import prepare_data
-from pipeline.train.sweep import _by_folds, sweep_head
+from pipeline.train.search import _by_folds, sweep_head
 
 FAST = ("centroid", "knn", "linear", "logreg", "majority", "ridge")
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from fakes import FakeEncoder, as_before, planted_store, write_classes
 
-from pipeline.cli import text
+from pipeline.cli.commands import find
 from pipeline.errors import ManifestError, RunError, StoreError
 from pipeline.runs.run import Run
 from pipeline.store.store import Store, lock
@@ -52,7 +52,7 @@ def repair(command: Command, path: str = "store") -> list[str]:
     assert status == 2 and not found["ok"] and found["problems"] and not found["repaired"]
     status, mended = command("verify", path, "--repair")
     assert status == 2 and mended["problems"] == found["problems"]
-    assert all(line in "\n".join(text.verify(mended)) for line in mended["repaired"])
+    assert all(line in "\n".join(find("verify").text(mended)) for line in mended["repaired"])
     return list(mended["repaired"])
 
 
@@ -184,7 +184,7 @@ def train(command: Command, *more: str) -> Run:
 def test_a_good_run_is_good(run: Run, command: Command) -> None:
     status, result = command("verify", "run")
     assert (status, result["ok"], result["heads"], result["rows"]) == (0, True, 2, 42)
-    assert text.verify(result) == ["2 good heads, 42 rows: every byte is right"]
+    assert find("verify").text(result) == ["2 good heads, 42 rows: every byte is right"]
     assert verify_run(run.path, repair=True)["repaired"] == []
 
 

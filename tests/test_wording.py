@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.cli import text
+from pipeline.cli.commands import find
 from pipeline.system.wording import counted
 
 
@@ -27,6 +27,6 @@ def test_results_of_one_are_in_the_singular() -> None:
                "problems": [{"problem": "p", "fix": "f"}]}  # fmt: skip
     pruned = {"dropped": 1, "rows": 1, "shards": 1, "boundary_dropped": 1, "boundary_shards": 1,
               "freed_bytes": 0}  # fmt: skip
-    lines = [*text.info(store), *text.verify(checked), *text.prune(pruned)]
+    lines = [*find("info").text(store), *find("verify").text(checked), *find("prune").text(pruned)]
     for noun in ("images", "shards", "rows", "problems", "features dropped"):
         assert not any(f"1 {noun}" in line or f"1 good {noun}" in line for line in lines), lines

@@ -6,14 +6,15 @@ The only module that prints. Nothing heavy is imported until a command runs.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from pipeline._version import __version__
-from pipeline.cli.commands import COMMANDS
+from pipeline.cli.command import Call, Command
+from pipeline.cli.commands import COMMANDS, find, records
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
@@ -22,6 +23,8 @@ from pipeline.errors import ConfigError, PipelineError, hint_for, unknown_name
 from pipeline.system import streams
 from pipeline.system.interrupts import status_of
 from pipeline.system.progress import Bar
+
+STARTED: Final = time.monotonic()
 
 DONE: Final = 0
 SKIPPED: Final = 1
@@ -33,10 +36,6 @@ CLOSED: Final = 141
 
 _KEPT: Final = "Interrupted; what was finished is kept. Run the same again."
 _NOTHING_KEPT: Final = "Interrupted; nothing was written."
-# By command; of others nothing is kept.
-_INTERRUPTED: Final[Mapping[str, str]] = MappingProxyType(
-    dict.fromkeys(("sample", "extract", "train-head", "sweep", "finetune", "prune"), _KEPT)
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +72,7 @@ def _answered(arguments: Sequence[str]) -> int:
         return _fail(type(error).__name__, message, hint_for(error), wants_json)
     except KeyboardInterrupt as interrupt:
         command = next((name for name in arguments if name in COMMANDS), "")
-        _complain(_INTERRUPTED.get(command, _NOTHING_KEPT))
+        _complain(_KEPT if command and find(command).keeps else _NOTHING_KEPT)
         return status_of(interrupt)
     return status
 
@@ -89,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"pipeline {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     for name in COMMANDS:
-        record = config.RECORDS[name]
+        record = find(name).options
         summary = (record.__doc__ or "").strip()
         command = commands.add_parser(
             name,
@@ -170,19 +169,21 @@ def _run(arguments: Sequence[str]) -> int:
             raise unknown_name("flag", unknown[0], ("--help", "--version"))
         parser().print_help()
         return DONE
-    record = config.RECORDS[command]
+    row = find(command)
+    record = row.options
     _refuse_unknown(unknown, record)
     common_names = config.options_of(CommonOptions)
     common = config.build(
         CommonOptions, {name: values.pop(name) for name in common_names if name in values}
     )
-    tables = load_file(Path(common.config)) if common.config else {}
+    tables = load_file(Path(common.config), records()) if common.config else {}
     # An empty positional list is argparse's "not given".
     flags = {name: value for name, value in values.items() if value != []}
-    options = config.build(record, {**tables.get(command, {}), **flags})
+    options: Any = config.build(record, {**tables.get(command, {}), **flags})
     reporter = TerminalReporter(quiet=common.quiet)
-    result = COMMANDS[command](options, common, reporter, tables)
-    _show(command, result, as_json=common.json)
+    config.require_given(options, command=command, example=row.example)
+    result = row.run(options, Call(common, reporter, tables, STARTED))
+    _show(row, result, as_json=common.json)
     return _status(result, strict=common.strict)
 
 
@@ -217,13 +218,9 @@ def _flag(name: str, option: Option, record: type[Any]) -> dict[str, Any]:
     return {**settings, "action": "append"} if option.is_list else settings
 
 
-def _show(command: str, result: Mapping[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result, allow_nan=False))
-        return
-    from pipeline.cli.text import RENDERERS
-
-    for line in RENDERERS[command](result):
+def _show(command: Command, result: Mapping[str, Any], *, as_json: bool) -> None:
+    lines = [json.dumps(result, allow_nan=False)] if as_json else command.text(result)
+    for line in lines:
         print(line)
 
 

@@ -30,6 +30,7 @@ class Option:
         minimum: The least valid number.
         maximum: The greatest valid number.
         positional: Whether it is an argument rather than a flag.
+        required: Whether the command cannot do without it.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Option:
     minimum: float = 0
     maximum: float = math.inf
     positional: bool = False
+    required: bool = False
 
     @property
     def is_list(self) -> bool:
@@ -96,12 +98,12 @@ def checked(name: str, option: Option, value: Any, where: str = "") -> Any:
     except ConfigError:
         raise
     except ValueError as error:
-        label = f"{where} {name}" if where else _argument(name, option)
+        label = f"{where} {name}" if where else argument_of(name, option)
         received = spelled(value) if where else repr(value)
         raise ConfigError(f"{label}: expected {error}. Received: {received}.") from error
 
 
-def _argument(name: str, option: Option) -> str:
+def argument_of(name: str, option: Option) -> str:
     """Return how an option is called on the command line."""
     return option.metavar if option.positional else flag_of(name)
 

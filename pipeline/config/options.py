@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from pipeline.config.fields import Option, checked
-from pipeline.errors import unknown_name
+from pipeline.config.fields import Option, argument_of, checked
+from pipeline.errors import ConfigError, unknown_name
 
 Record = TypeVar("Record")
 
@@ -87,7 +87,9 @@ class CommonOptions:
 class SampleOptions:
     """Write the embedded sample data set (handwritten digits) as class folders of PNG files."""
 
-    out: str = _path("", "folder to write, one sub-folder a class", "OUT", positional=True)
+    out: str = _path(
+        "", "folder to write, one sub-folder a class", "OUT", positional=True, required=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,7 @@ class ExtractOptions:
         "folder with a sub-folder a class, split folders above those, or a CSV path,label[,split]",
         "DATA",
         positional=True,
+        required=True,
     )
     store: str | None = _path(
         None, "feature store to write or add to (default: stores/<base name of DATA>)", "DIR"
@@ -154,7 +157,7 @@ class ExtractOptions:
 class StageTwoOptions:
     """Options of whatever trains heads on stored features."""
 
-    store: str | None = _path(None, "feature store made by extract", "DIR")
+    store: str | None = _path(None, "feature store made by extract", "DIR", required=True)
     run: str | None = _path(
         None, "run directory to write or add to (default: runs/<base name of STORE>)", "DIR"
     )
@@ -215,7 +218,7 @@ class SweepOptions(StageTwoOptions):
 class CompareOptions:
     """Show a leaderboard of runs on their common test images, with paired tests."""
 
-    runs: tuple[str, ...] = _paths((), "run directories", "RUN", positional=True)
+    runs: tuple[str, ...] = _paths((), "run directories", "RUN", positional=True, required=True)
     seeds: int = _integer(
         1, "train every head this often, with other seeds and splits: mean and spread", 1
     )
@@ -230,9 +233,15 @@ class PredictOptions:
     """Classify images with a head of a run."""
 
     run: str = _path(
-        "", "run directory, or a folder of export --format folder", "RUN", positional=True
+        "",
+        "run directory, or a folder of export --format folder",
+        "RUN",
+        positional=True,
+        required=True,
     )
-    paths: tuple[str, ...] = _paths((), "image files and folders", "PATH", positional=True)
+    paths: tuple[str, ...] = _paths(
+        (), "image files and folders", "PATH", positional=True, required=True
+    )
     head: str | None = _text(None, "head to predict with (default: the run's best)", "NAME")
     top: int = _integer(1, "classes to list for each image", 1)
     csv: str | None = _path(None, "write path,label,probability and the other classes here", "FILE")
@@ -251,8 +260,8 @@ class PredictOptions:
 class ExportOptions:
     """Write a head with its backbone as one model that takes decoded images."""
 
-    run: str = _path("", "run directory", "RUN", positional=True)
-    out: str = _path("", "file or folder to write", "OUT", positional=True)
+    run: str = _path("", "run directory", "RUN", positional=True, required=True)
+    out: str = _path("", "file or folder to write", "OUT", positional=True, required=True)
     head: str | None = _text(None, "head to export (default: the run's best)", "NAME")
     format: str | None = _choice(
         None,
@@ -274,7 +283,9 @@ class ExportOptions:
 class FinetuneOptions:
     """Stage 3: put a trained head on the backbone and train its top layers at a low rate."""
 
-    source: str = _path("", "run of train-head to start from", "RUN", positional=True)
+    source: str = _path(
+        "", "run of train-head to start from", "RUN", positional=True, required=True
+    )
     run: str | None = _path(
         None, "run directory to write or go on with (default: RUN-finetune)", "DIR"
     )
@@ -326,7 +337,7 @@ class FinetuneOptions:
 class InfoOptions:
     """Say what a store or a run is."""
 
-    path: str = _path("", "store or run directory", "STORE|RUN", positional=True)
+    path: str = _path("", "store or run directory", "STORE|RUN", positional=True, required=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -334,7 +345,11 @@ class VerifyOptions:
     """Check every byte of a store, a run or an exported folder against its checksums."""
 
     store: str = _path(
-        "", "directory of a store, a run or an exported model", "STORE|RUN", positional=True
+        "",
+        "directory of a store, a run or an exported model",
+        "STORE|RUN",
+        positional=True,
+        required=True,
     )
     repair: bool = _switch("drop what is bad, so that the next command makes just that again")
     reencode: int = _integer(
@@ -349,32 +364,15 @@ class VerifyOptions:
 class PruneOptions:
     """Drop features and frozen activations that no manifest row needs; merge small shards."""
 
-    store: str = _path("", "store directory", "STORE", positional=True)
+    store: str = _path("", "store directory", "STORE", positional=True, required=True)
 
 
-RECORDS: Final[Mapping[str, type[Any]]] = MappingProxyType(
-    {
-        "sample": SampleOptions,
-        "extract": ExtractOptions,
-        "train-head": TrainHeadOptions,
-        "sweep": SweepOptions,
-        "compare": CompareOptions,
-        "finetune": FinetuneOptions,
-        "predict": PredictOptions,
-        "export": ExportOptions,
-        "info": InfoOptions,
-        "verify": VerifyOptions,
-        "prune": PruneOptions,
-    }
-)
-
-
-def options_of(record: type[Any]) -> dict[str, Option]:
+def options_of(record: type) -> dict[str, Option]:
     """Return the options of a record by field name, in order."""
     return {item.name: item.metadata["option"] for item in dataclasses.fields(record)}
 
 
-def default_of(record: type[Any], name: str) -> Any:
+def default_of(record: type, name: str) -> Any:
     """Return the built-in default of one option."""
     return next(item.default for item in dataclasses.fields(record) if item.name == name)
 
@@ -401,3 +399,21 @@ def build(record: type[Record], values: Mapping[str, Any], *, where: str = "") -
     return record(
         **{name: checked(name, options[name], value, where) for name, value in values.items()}
     )
+
+
+def require_given(options: object, *, command: str, example: str) -> None:
+    """Refuse a record that lacks what its command cannot do without.
+
+    Args:
+        options: The record.
+        command: Name of the command.
+        example: What to type instead.
+
+    Raises:
+        ConfigError: Names the first argument that is missing.
+    """
+    for name, option in options_of(type(options)).items():
+        if option.required and not getattr(options, name):
+            raise ConfigError(
+                f"{command}: expected {argument_of(name, option)}.", hint=f"For example: {example}"
+            )

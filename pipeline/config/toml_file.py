@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config.fields import spelled
-from pipeline.config.options import RECORDS, build
+from pipeline.config.options import build
 from pipeline.errors import ConfigError, unknown_name
 
 # Tables of a configuration file with one table a head: parameters, and what a sweep tries.
 _BY_HEAD: Final = ("grids", "heads")
 
 
-def load_file(path: Path) -> dict[str, dict[str, Any]]:
+def load_file(path: Path, records: Mapping[str, type]) -> dict[str, dict[str, Any]]:
     """Read a TOML file into tables by command name, plus ``heads`` and ``grids``.
 
     Dashes and underscores are the same in table names and keys.
+
+    Args:
+        path: The file.
+        records: The option records by command name.
 
     Raises:
         ConfigError: The file is missing or is no TOML, or a table or key is unknown or given
@@ -36,8 +40,8 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
         ) from error
     tables = _respelled(path, document, "_", "-")
     for name, table in tables.items():
-        if name not in (*RECORDS, *_BY_HEAD):
-            raise unknown_name("table", name, (*RECORDS, *_BY_HEAD), where=str(path))
+        if name not in (*records, *_BY_HEAD):
+            raise unknown_name("table", name, (*records, *_BY_HEAD), where=str(path))
         if not isinstance(table, dict):
             raise ConfigError(
                 f"{path}: expected a table [{name}]. Received: {name} = {spelled(table)}."
@@ -46,7 +50,7 @@ def load_file(path: Path) -> dict[str, dict[str, Any]]:
             _check_by_head(path, name, table)
             continue
         tables[name] = _respelled(path, table, "-", "_")
-        build(RECORDS[name], tables[name], where=f"{path}: [{name}]")
+        build(records[name], tables[name], where=f"{path}: [{name}]")
     return tables
 
 

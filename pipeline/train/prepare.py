@@ -48,17 +48,10 @@ class Prepared:
     source: dict[str, Any]
 
 
-def run_path(options: StageTwoOptions, command: str, suffix: str = "") -> Path:
-    """Return where a run goes; unless told otherwise, it is named after the store.
-
-    Raises:
-        ConfigError: No store was given.
-    """
-    if not options.store:
-        raise ConfigError(
-            f"{command}: expected --store.", hint="For example: --store stores/sample"
-        )
-    return Path(options.run or Path("runs") / f"{Path(options.store).resolve().name}{suffix}")
+def run_path(options: StageTwoOptions, suffix: str = "") -> Path:
+    """Return where a run goes; unless told otherwise, it is named after the store."""
+    store = Path(options.store or "").resolve()
+    return Path(options.run or Path("runs") / f"{store.name}{suffix}")
 
 
 def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) -> None:

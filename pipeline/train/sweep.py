@@ -1,301 +1,155 @@
-"""Many heads and settings in one pass over the features: val chooses, test is scored once.
+"""The ``sweep`` command: many heads and settings on stored features, the best of each kept.
 
-Called by ``sweep_command``. Settings of one head are fitted together wherever the head can share
-work (``Head.fit_many``). Without val, cross-validation on train chooses, and the chosen setting is
-fitted once more on all of train.
+Called by ``commands``.
 """
 
-import math
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.dataset.features import Scores, SplitFeatures
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.heads.calibration import fit_temperature, probabilities
-from pipeline.runs import metrics
-from pipeline.runs.scoring import Chosen, plain
+from pipeline.config.options import CommonOptions, SweepOptions
+from pipeline.dataset.features import SplitFeatures
+from pipeline.errors import unknown_name
+from pipeline.heads import HEADS, is_known
+from pipeline.runs.leaderboard import result_of
+from pipeline.runs.lock import reserved
+from pipeline.runs.run import FittedHead, Run
+from pipeline.runs.scoring import parameters, plain, score_head
+from pipeline.system.progress import Reporter, saying_warnings
+from pipeline.system.wording import counted
+from pipeline.train.grids import grid_of, settings_of
+from pipeline.train.prepare import (
+    check_first,
+    create_heads,
+    note_rows,
+    open_run,
+    prepare_data,
+    run_path,
+)
+from pipeline.train.search import Swept, Trial, lead, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-Setting = Mapping[str, Any]
 
+def sweep(
+    options: SweepOptions,
+    common: CommonOptions,
+    reporter: Reporter,
+    tables: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Try every setting of every head; the result has the keys of ``train-head`` and more.
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One setting of one head, and how it did where settings are chosen.
-
-    Attributes:
-        head: Name of the head.
-        setting: The parameters tried.
-        accuracy: On the rows to choose on.
-        log_loss: On the same rows, at the temperature fitted on them; infinite where the fit
-            gave no numbers.
-        converged: Whether its fit converged; None where that has no meaning.
-        correct: Whether each of these rows is classified rightly, ``(n,)``.
-    """
-
-    head: str
-    setting: Setting
-    accuracy: float
-    log_loss: float
-    converged: bool | None
-    correct: NDArray[np.bool_]
-
-    def record(self) -> dict[str, Any]:
-        """Return it as JSON values, without its rows."""
-        return {
-            "setting": plain(self.setting),
-            "accuracy": self.accuracy,
-            "log_loss": self.log_loss if np.isfinite(self.log_loss) else None,
-            "converged": self.converged,
-        }
-
-    def choice(self) -> dict[str, Any]:
-        """Return what ``lead`` needs of the chosen trial: its loss, and its rows as hex bits."""
-        return {
-            "log_loss": self.log_loss,
-            "n": len(self.correct),
-            "correct": np.packbits(self.correct).tobytes().hex(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """All trials of one head and the chosen one.
-
-    Attributes:
-        trials: In order of the settings.
-        best: The trial of the lowest log loss.
-        chosen: The head of that trial and what it was chosen by.
-        notes: Plain sentences that the user should read.
-    """
-
-    trials: Sequence[Trial]
-    best: Trial
-    chosen: Chosen
-    notes: tuple[str, ...]
-
-
-def sweep_head(
-    name: str,
-    base: "Head",
-    settings: Sequence[Setting],
-    data: SplitFeatures,
-    *,
-    folds: int,
-    progress: Callable[[Trial | None], None] = lambda best: None,
-) -> Swept:
-    """Fit every setting of one head and choose.
-
-    The choice is by the log loss at the temperature of the lowest log loss, ties by the setting
-    that comes first: it tells settings apart long after accuracies are equal.
+    ``trials`` lists what was tried by head, ``lead`` how far the best head leads the next.
 
     Args:
-        name: Name of the head.
-        base: The head whose parameters the settings replace.
-        settings: What to try.
-        data: Features and labels; val chooses if it has rows.
-        folds: Folds of cross-validation where it has none.
-        progress: Called once a setting, as fitting goes on, with the best trial so far.
+        options: What to try on what.
+        common: ``force`` replaces an existing run.
+        reporter: Where notes and progress go.
+        tables: ``heads`` (fixed parameters) and ``grids`` (what to try) of the configuration.
     """
-    began = time.perf_counter()
-    has_val = bool(len(data.part("val")[1]))
-    steps = _Steps(len(settings), 1 if has_val else folds, progress)
-    base.progress = steps.fitted
-    fitted = _on_val(base, settings, data) if has_val else _by_folds(base, settings, data, folds)
-    trials: list[Trial] = []
-    best: Trial | None = None
-    for setting, (head, scores, y) in zip(settings, fitted, strict=True):
-        trial = _trial(name, setting, head, scores, y)
-        trials.append(trial)
-        if best is None or trial.log_loss < best.log_loss:
-            best = steps.best = trial
-            kept = (head, scores, y)
-    steps.finish()
-    if best is None or not np.isfinite(best.log_loss):
-        raise PipelineError(
-            f"{name}: expected a setting whose loss is a number. Received: {len(trials)} settings "
-            "of which none is.",
-            hint=f"Try lower rates under [grids.{name}].",
-        )
-    head, scores, y = kept
-    if not has_val:
-        head = next(iter(base.fit_many(*data.to_fit("train"), [best.setting])))
-    chosen = Chosen(head, scores, y, time.perf_counter() - began)
-    return Swept(trials, best, chosen, tuple(_notes(name, trials, best)))
-
-
-class _Steps:
-    """Counts fits while they go on: settings that share work are all done at once, at the end.
-
-    Attributes:
-        best: The best trial so far.
-    """
-
-    def __init__(self, count: int, parts: int, progress: Callable[[Trial | None], None]) -> None:
-        self.best: Trial | None = None
-        self._count, self._parts, self._progress = count, parts, progress
-        self._done, self._told = 0.0, 0
-
-    def fitted(self, share: float) -> None:
-        """Count a share of all settings, of one of the parts."""
-        self._done += share * self._count / self._parts
-        self._tell(min(self._count, int(self._done)))
-
-    def finish(self) -> None:
-        """Count what rounding left out, and hear no more."""
-        self._tell(self._count)
-
-    def _tell(self, count: int) -> None:
-        while self._told < count:
-            self._told += 1
-            self._progress(self.best)
-
-
-def lead(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return how far the best head leads the next one on the rows to choose on; None of one.
-
-    It follows from what is recorded of the heads alone, so that a sweep that was interrupted comes
-    to the same.
-
-    Args:
-        heads: What a run records of its heads, by name.
-
-    Returns:
-        ``best``, ``next``, their ``log_loss``, and what ``metrics.compared`` says of two heads
-        that any pair of them might have been.
-    """
-    chosen = {name: record["choice"] for name, record in heads.items() if "choice" in record}
-    ordered = sorted(chosen, key=lambda name: float(chosen[name]["log_loss"]))
-    if len(ordered) < 2:
-        return None
-    first, second = (_unpacked(chosen[name]) for name in ordered[:2])
-    return {
-        "best": ordered[0],
-        "next": ordered[1],
-        **metrics.compared(
-            int((first & ~second).sum()),
-            int((~first & second).sum()),
-            len(first),
-            comparisons=math.comb(len(ordered), 2),
-        ),
-        "log_loss": [chosen[name]["log_loss"] for name in ordered[:2]],
+    path = run_path(options, "-sweep")
+    check_first(options, options.head, path)
+    bases = create_heads(options.head, tables.get("heads", {}), seed=options.seed)
+    grids = {name: grid_of(name, options.grid, _known(tables.get("grids", {}))) for name in bases}
+    settings = {
+        name: _complete(base, settings_of(name, grids[name], base.get_params(deep=False)))
+        for name, base in bases.items()
     }
+    with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
+        prepared = prepare_data(options)
+        run = open_run(prepared, path, force=common.force, reporter=reporter)
+        note_rows(prepared.examples, reporter)
+        asked = {
+            name: {**parameters(base), "sweep": plain(grids[name])} for name, base in bases.items()
+        }
+        todo = [name for name in bases if not run.has_head(name, asked[name])]
+        for name in bases:
+            if name not in todo:
+                reporter.say(f"{name}: already in {run.path}, kept")
+        with reporter.bar(sum(len(settings[name]) for name in todo), "fit") as bar:
+            for name in todo:
+                swept = sweep_head(
+                    name,
+                    bases[name],
+                    settings[name],
+                    prepared.data,
+                    folds=options.folds,
+                    progress=lambda best: bar.advance(**_shown_best(best)),
+                )
+                _say(swept, reporter)
+                run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
+                run.say_notes(name, reporter)
+        run.record["lead"] = lead(run.record["heads"]) or _known_lead(run)
+        run.write_predictions()
+        run.save_record()
+        return {**result_of(run), "trials": _trials(run), "lead": run.record["lead"]}
 
 
-def _unpacked(choice: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Return which of the rows to choose on were classified rightly, as ``Trial.choice`` says."""
-    packed = np.frombuffer(bytes.fromhex(choice["correct"]), np.uint8)
-    return np.unpackbits(packed, count=choice["n"]).astype(np.bool_)
+def _known_lead(run: Run) -> dict[str, Any] | None:
+    """Return the lead that an older release recorded, in which two heads were compared alone."""
+    known: dict[str, Any] | None = run.record.get("lead")
+    if known is None or "is_real" in known:
+        return known
+    low, high = interval = known["difference_ci95"]
+    is_real = not low <= 0 <= high
+    return {**known, "simultaneous_ci95": interval, "comparisons": 1, "is_real": is_real}
 
 
-Fitted = tuple["Head", Scores, NDArray[np.int64]]
+def _complete(base: "Head", settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add what a setting leaves out of the parameters of a head by dotted name, as its seed."""
+    own = base.get_params(deep=False).get("params") or {}
+    return [
+        {**setting, "params": {**own, **setting["params"]}} if "params" in setting else setting
+        for setting in settings
+    ]
 
 
-def _on_val(base: "Head", settings: Sequence[Setting], data: SplitFeatures) -> Iterator[Fitted]:
-    y = data.part("val")[1]
-    for head in base.fit_many(*data.to_fit("train"), settings):
-        yield head, data.scores(head, "val"), y
+def _known(grids: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in grids:
+        if not is_known(name):
+            raise unknown_name("head", name, HEADS, where="[grids]")
+    return grids
 
 
-def _by_folds(
-    base: "Head", settings: Sequence[Setting], data: SplitFeatures, folds: int
-) -> Iterator[Fitted]:
-    """Yield, for each setting, its scores for every row of train by a head that did not see it.
-
-    Copies of one image are never on both sides. The head is that of the last fold.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    y = data.part("train")[1]
-    keys = data.keys[data.rows["train"]]
-    first = data.rows["train"].start
-    _require_folds(y, keys, folds)
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
-    out: list[Scores] = []
-    heads: list[Head] = []
-    with warnings.catch_warnings():
-        # A class of fewer images than folds is in some of them alone, which scores allow for.
-        warnings.simplefilter("ignore", UserWarning)
-        parts = list(splitter.split(np.zeros(len(y)), y, groups=keys))
-    for fit_rows, held_out in parts:
-        if len(np.unique(y[fit_rows])) < 2:
-            raise ConfigError(
-                f"--folds: expected images of two or more classes to fit on in every fold. "
-                f"Received: one class in one of {folds} folds.",
-                hint="Use other folds, or give val a share with --split.",
-            )
-        heads = list(base.fit_many(*data.of_rows(first + fit_rows), settings))
-        for place, head in enumerate(heads):
-            scores = data.scores_of(head, first + held_out)
-            if place == len(out):
-                out.append([np.full((len(y), data.num_classes), -np.inf) for _ in scores])
-            for view, made in zip(out[place], scores, strict=True):
-                view[held_out] = made
-    for head, scores in zip(heads, out, strict=True):
-        yield head, scores, y
+def _scored(
+    swept: Swept, data: SplitFeatures, options: SweepOptions, asked: Mapping[str, Any]
+) -> FittedHead:
+    fitted = score_head(swept.chosen, data, refit=options.refit, reject_below=options.reject_below)
+    has_val = bool(len(data.part("val")[1]))
+    record = {
+        **fitted.record,
+        "params": dict(asked),
+        "selected": plain(swept.best.setting),
+        "selected_on": "val" if has_val else f"{options.folds} folds of train",
+        "notes": list(dict.fromkeys((*swept.notes, *fitted.record["notes"]))),
+        "choice": swept.best.choice(),
+        "trials": [trial.record() for trial in swept.trials],
+    }
+    return replace(fitted, record=record)
 
 
-def _require_folds(y: NDArray[np.int64], keys: NDArray[np.bytes_], folds: int) -> None:
-    """Refuse more folds than the largest class has different images.
-
-    Raises:
-        ConfigError: Names that number.
-    """
-    largest = max(len(np.unique(keys[y == label])) for label in np.unique(y))
-    if folds > largest:
-        raise ConfigError(
-            f"--folds: expected at most {largest}, the different images of the largest class. "
-            f"Received: {folds}.",
-            hint="Use fewer folds, or give val a share with --split.",
-        )
-
-
-def _trial(
-    name: str, setting: Setting, head: "Head", scores: Scores, y: NDArray[np.int64]
-) -> Trial:
-    # Minus infinity alone is no fault: a fold may lack a class.
-    if not all(np.isfinite(view.max(axis=1)).all() for view in scores):
-        # A rate too high: the setting lost, the others may still win.
-        return Trial(name, setting, 0.0, np.inf, False, np.zeros(len(y), dtype=bool))
-    temperature = fit_temperature(scores, y) if head.calibrates else 1.0
-    found = probabilities(scores, temperature)
-    correct = found.argmax(axis=1) == y
-    return Trial(
-        name,
-        setting,
-        float(correct.mean()),
-        metrics.log_loss(y, found.astype(np.float32)),
-        head.converged_,
-        correct,
+def _say(swept: Swept, reporter: Reporter) -> None:
+    best = swept.best
+    own = {"grid": getattr(swept.chosen.head, "strength", "grid")}
+    setting = ", ".join(
+        f"{own.get(name, name)} {_shown(value)}" for name, value in best.setting.items()
+    )
+    reporter.say(
+        f"{best.head}: {counted(len(swept.trials), 'setting')} in {swept.chosen.seconds:.1f} s; "
+        f"best {setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
     )
 
 
-def _notes(name: str, trials: Sequence[Trial], best: Trial) -> Iterator[str]:
-    """Say what is at the edge of the grid, and how many fits did not converge."""
-    for param in best.setting:
-        values = sorted({_number(trial.setting[param]) for trial in trials})
-        chosen = _number(best.setting[param])
-        if len(values) > 2 and chosen in (values[0], values[-1]):
-            yield (
-                f"{name}: the best {param}, {chosen:g}, is at the edge of what was tried "
-                f"({values[0]:g} to {values[-1]:g}); widen it under [grids.{name}]"
-            )
-    unfinished = sum(trial.converged is False for trial in trials)
-    if unfinished:
-        chosen_too = ", the chosen one among them" if best.converged is False else ""
-        yield f"{name}: {unfinished} of {len(trials)} fits did not converge{chosen_too}"
+def _shown_best(best: Trial | None) -> dict[str, object]:
+    return {} if best is None else {"best": f"{best.head} {best.accuracy:.3f}"}
 
 
-def _number(value: Any) -> float:
-    """Return a setting's value as a number to order by; of a list, its first."""
-    while isinstance(value, list | tuple):
-        value = value[0] if value else 0.0
-    return float(value) if isinstance(value, int | float) else 0.0
+def _shown(value: Any) -> str:
+    while isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _trials(run: Run) -> dict[str, Any]:
+    return {name: record.get("trials", []) for name, record in run.record["heads"].items()}

@@ -328,18 +328,18 @@ def load_everything(*, is_real: bool) -> None:
     import sklearn.metrics  # noqa: F401
 
     import pipeline.cli.commands
-    import pipeline.cli.commands.export
-    import pipeline.cli.commands.extract
-    import pipeline.cli.commands.predict
-    import pipeline.cli.commands.sweep
-    import pipeline.cli.commands.train_head
+    import pipeline.extract.stage
+    import pipeline.serving.export
+    import pipeline.serving.predict
+    import pipeline.train.sweep
+    import pipeline.train.train_head
     from pipeline import heads
 
     for name in ("centroid", "ridge", "majority", "linear"):
         heads.create(name, {}, seed=0)
     _warm_up()
     if is_real:
-        import pipeline.cli.commands.finetune  # noqa: F401
+        import pipeline.finetune.stage  # noqa: F401
         from pipeline.system.keras_setup import import_keras
 
         import_keras()

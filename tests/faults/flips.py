@@ -16,7 +16,6 @@ from fakes import planted_store
 
 from pipeline import heads
 from pipeline.backbones import weights
-from pipeline.cli.commands.train_head import train_head
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.dataset.examples import load
 from pipeline.errors import PipelineError
@@ -29,6 +28,7 @@ from pipeline.store import activations, scan_cache
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 from pipeline.train.prepare import create_heads, open_run, prepare_data
+from pipeline.train.train_head import train_head
 from pipeline.verify.run import verify_folder, verify_run
 from pipeline.verify.store import verify
 

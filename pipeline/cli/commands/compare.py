@@ -1,79 +1,77 @@
-"""The ``compare`` command: a leaderboard, and on request other seeds and a learning curve.
+"""The ``compare`` command: the leaderboard of runs, over seeds and sizes of train on request."""
 
-Called by ``commands``. Seeds and curve train the run's heads anew from its store, with the very
-parameters that the run chose; the run itself is left as it is.
-"""
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from pathlib import Path
-from typing import Any
-
+from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import aligned, leaderboard, uncertainty, verdict
 from pipeline.config.options import CompareOptions
-from pipeline.errors import ConfigError, RunError
-from pipeline.runs.leaderboard import compare as leaderboard
-from pipeline.runs.run import Run
-from pipeline.system.progress import Reporter, saying_warnings
-from pipeline.train.retraining import CURVE_SHARES, Retraining, by_number, by_seed
+from pipeline.system.wording import counted
 
 
-def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
-    """Return the leaderboard; ``seeds`` and ``curve`` hold rows where they were asked for.
+def run(options: CompareOptions, call: Call) -> Result:
+    """Return the leaderboard of runs."""
+    from pipeline.train.compare import compare
 
-    Of several places, those that are no run, or hold no finished head, are left out and said in
-    ``left_out``.
+    return compare(options, call.reporter)
 
-    Raises:
-        ConfigError: No run was given.
-        RunError: A run cannot be compared, or its store is gone or has changed.
-    """
-    if not options.runs:
-        raise ConfigError(
-            "compare: expected RUN.", hint="For example: pipeline compare runs/sample"
+
+def text(result: Mapping[str, Any]) -> list[str]:
+    """Show the leaderboard of several runs, one for each group that shares test images."""
+    several = sum(len(group["runs"]) for group in result["groups"]) > 1
+    lines = [
+        line for group in result["groups"] for line in ("", *_of_group(group, several=several))
+    ][1:]
+    lines += [f"Left out: {item['run']}: {item['reason']}" for item in result["left_out"]]
+    if len(result["groups"]) > 1:
+        lines.append("Runs of different leaderboards share no test image")
+    return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
+
+
+def _of_group(group: Mapping[str, Any], *, several: bool) -> list[str]:
+    """Show one leaderboard; where there are several runs, which one each head is of."""
+    rows = [
+        {**row, "head": (f"{row['run']}:" if several else "") + row["head"] + " *" * row["best"]}
+        for row in group["rows"]
+    ]
+    lines = [*leaderboard(rows), *uncertainty(group["n"])]
+    for run, count in group["n_by_run"].items():
+        if count != group["n"]:
+            lines.append(
+                f"{run} has {counted(count, 'test image')}; {group['n']:,} are shared by all runs"
+            )
+    return [*lines, *map(verdict, group["pairs"])]
+
+
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Show mean and spread over seeds."""
+    if not rows:
+        return []
+    table: list[Sequence[str]] = [("head", "mean", "sd", "lowest", "highest")]
+    for row in rows:
+        cells = (row["mean"], row["sd"], row["low"], row["high"])
+        table.append((_titled(row, rows), *(f"{cell:.3f}" for cell in cells)))
+    title = f"Test accuracy over {rows[0]['seeds']} seeds of {rows[0]['varies']}:"
+    return ["", title, *aligned(table)]
+
+
+def _curve(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Show accuracy against the number of training images."""
+    if not rows:
+        return []
+    counts = list(dict.fromkeys(row["n_train"] for row in rows))
+    table: list[Sequence[str]] = [("head", *(f"{count:,}" for count in counts))]
+    for title in dict.fromkeys(_titled(row, rows) for row in rows):
+        cells = {row["n_train"]: row for row in rows if _titled(row, rows) == title}
+        table.append(
+            (title, *(f"{cells[c]['accuracy']:.3f}" if c in cells else "" for c in counts))
         )
-    runs, left_out = _opened(options)
-    result = leaderboard(runs)
-    trainings = [Retraining(run) for run in runs] if options.seeds > 1 or options.curve else []
-    fits = sum(len(training.heads) for training in trainings)
-    steps = fits * ((options.seeds if options.seeds > 1 else 0) + options.curve * len(CURVE_SHARES))
-    with saying_warnings(reporter), reporter.bar(steps, "fit") as bar:
-        seeds = [
-            row for training in trainings for row in by_seed(training, options.seeds, bar.advance)
-        ]
-        curve = [
-            row
-            for training in trainings
-            if options.curve
-            for row in by_number(training, bar.advance)
-        ]
-    return {
-        **result,
-        "seeds": seeds,
-        "curve": curve,
-        "left_out": left_out,
-        "skipped": len(left_out),
-    }
+    return ["", "Test accuracy by number of training images:", *aligned(table)]
 
 
-def _opened(options: CompareOptions) -> tuple[list[Run], list[dict[str, str]]]:
-    """Return the runs, each once, and what was given beside them, with the reason.
+def _titled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    several = len({item["run"] for item in rows}) > 1
+    return f"{row['run']}:{row['head']}" if several else str(row["head"])
 
-    Raises:
-        RunError: None is left.
-    """
-    paths = list(dict.fromkeys(options.runs))
-    if len(paths) == 1:
-        return [Run.open(Path(paths[0])).at(store=options.store)], []
-    runs: list[Run] = []
-    left_out: list[dict[str, str]] = []
-    for path in paths:
-        run = Run.open(Path(path)).at(store=options.store) if Run.exists(Path(path)) else None
-        if run is not None and run.record["heads"]:
-            runs.append(run)
-        else:
-            left_out.append({"run": path, "reason": "no finished head" if run else "no run"})
-    if not runs:
-        reasons = ", ".join(f"{item['run']!r} ({item['reason']})" for item in left_out)
-        raise RunError(
-            f"Expected a run with finished heads. Received: {reasons}.",
-            hint="Make one with pipeline train-head --store STORE --run RUN.",
-        )
-    return runs, left_out
+
+COMMAND: Final = Command(CompareOptions, run, text, example="pipeline compare runs/sample")

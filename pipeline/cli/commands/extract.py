@@ -1,169 +1,61 @@
-"""The ``extract`` command: stage 1 on a data set, its dry run, and what it reports.
+"""The ``extract`` command: stage 1 on a data set."""
 
-Called by ``commands``.
-"""
-
-import time
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline import engines
-from pipeline.config.options import CommonOptions, ExtractOptions
-from pipeline.dataset.examples import notes_of
-from pipeline.dataset.labels import merged as merge_labels
-from pipeline.engines.encoder import Encoder
-from pipeline.errors import ConfigError
-from pipeline.extract.doctor import Setting, diagnose
-from pipeline.extract.extraction import Extraction
-from pipeline.extract.fill import Filled, fill, identity_of, rate_of, start
-from pipeline.extract.lazy_encoder import Network
-from pipeline.files import outputs
-from pipeline.images.manifest import CONFLICT, Manifest
-from pipeline.images.sources import scan
-from pipeline.store.scan_cache import ScanCache
-from pipeline.store.store import MANIFEST, Store
-from pipeline.system import machine
-from pipeline.system.progress import Reporter
+from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import duration, errors, size
+from pipeline.config.options import ExtractOptions
 from pipeline.system.wording import counted
 
-# Batches timed for the estimate of --dry-run, after one that warms up.
-_TIMED_BATCHES: Final = 2
+
+def run(options: ExtractOptions, call: Call) -> Result:
+    """Run stage 1."""
+    from pipeline.extract.stage import extract
+
+    return extract(options, call.common, call.reporter, started=call.started)
 
 
-def extract(
-    options: ExtractOptions, common: CommonOptions, reporter: Reporter, *, started: float
-) -> dict[str, Any]:
-    """Run stage 1; see ``contract`` in the documentation for the keys of the result.
-
-    Args:
-        options: What to extract.
-        common: ``force`` replaces a store of another identity, or an edited manifest.
-        reporter: Where notes and progress go.
-        started: ``time.monotonic()`` at the start of the process.
-    """
-    if not options.data:
-        raise ConfigError("extract: expected DATA.", hint="For example: pipeline extract photos")
-    path = Path(options.store or default_store(options.data))
-    target = Path(options.manifest) if options.manifest else path / MANIFEST
-    outputs.require_folder("--store", path)
-    if options.manifest and not options.dry_run:
-        outputs.require_file("--manifest", target, reporter)
-    network = Network.of(options, reporter)
-    listing = scan(Path(options.data), layout=options.layout)
-    if options.merge_labels:
-        labels, merged = merge_labels(listing.labels)
-        listing = replace(listing, labels=labels, notes=(*listing.notes, *merged))
-    reporter.say(f"{counted(len(listing), 'file')} in {options.data}")
-    notes = [*listing.notes, *notes_of(listing), *_one_class(listing)]
-    for note in notes:
-        reporter.say(f"Note: {note}")
-    if options.dry_run:
-        return {**_dry_run(path, listing, network), "notes": notes}
-    filled = fill(network, path, listing, target=target, force=common.force, started=started)
-    return {**_result(network, filled, target, started), "notes": notes}
-
-
-def default_store(data: str) -> str:
-    """Return where features of a data set go unless told otherwise."""
-    return str(Path("stores") / Path(data).resolve().name)
+def text(result: Mapping[str, Any]) -> list[str]:
+    """Describe what stage 1 did."""
+    if result.get("dry_run"):
+        return [
+            f"{counted(result['images'], 'image')}: {result['new']:,} new, "
+            f"{result['reused']:,} reused, {result['skipped']:,} bad",
+            f"About {duration(result['estimated_seconds'])} and "
+            f"{size(result['estimated_bytes'])} in {result['store']}"
+            + (f" (rate: {result['estimated_from']})" if result["estimated_from"] else ""),
+            "Nothing was written.",
+        ]
+    rate = result["images_per_second"]
+    lines = [
+        f"{result['encoded']:,} encoded, {result['reused']:,} reused, "
+        f"{result['skipped']:,} skipped of {counted(result['images'], 'image')} in "
+        f"{duration(result['seconds'])}" + (f" ({rate:,.0f} images/s)" if rate else "")
+    ]
+    lines += _bottleneck(result["bottleneck"])
+    lines += [f"View {name}: {count:,} made" for name, count in result["views"].items()]
+    lines += errors(result["errors"], "in the manifest")
+    if result["conflicting"]:
+        lines.append(
+            f"{counted(result['conflicting'], 'image')} under two labels, in no split "
+            f"(status 'conflicting label' in {result['manifest']})"
+        )
+    if result["weights"] == "random":
+        lines.append(
+            "The weights are random (an untrained network): fine for trying things out; "
+            "use --weights imagenet on your photos"
+        )
+    lines.append(f"Features: {result['store']}/features.h5   Manifest: {result['manifest']}")
+    return lines
 
 
-def _dry_run(path: Path, listing: Manifest, network: Network) -> dict[str, Any]:
-    """Count what is new and estimate time and disk; write nothing."""
-    options = network.options
-    exists = Store.exists(path)
-    store = Store.unchecked(path) if exists else _planned(path, network, listing)
-    if exists:
-        store.require_identity(identity_of(network, store))
-        store = Store.open(path)
-    with store.scan_cache() if exists else ScanCache(None) as cache:
-        extraction = start(options, listing, store, cache)
-        pending = extraction.pending
-        new = extraction.count_new(options.workers or machine.processors())
-        rate, source = _expected_rate(store, extraction, network, pending) if new else (None, "")
-        rows = sum(extraction.rows.values())
-    return {
-        "dry_run": True,
-        "images": len(listing),
-        "new": new,
-        "reused": extraction.reused,
-        "skipped": extraction.skipped,
-        "estimated_seconds": round(rows / rate, 3) if rate else 0.0,
-        "estimated_bytes": rows * (4 * store.dim + 64),
-        "estimated_from": source,
-        "store": str(path),
-    }
-
-
-def _planned(path: Path, network: Network, listing: Manifest) -> Store:
-    """Return a store that exists in memory alone."""
-    dim = network.spec.dim or network.backbone().dim
-    record = {"identity": {}, "dim": dim, "provenance": {}, "root": str(listing.root)}
-    return Store(path, record)
-
-
-def _expected_rate(
-    store: Store, extraction: Extraction, network: Network, rows: list[int]
-) -> tuple[float, str]:
-    """Return rows per second: as the store remembers, or timed on a few images."""
-    known = store.record["provenance"].get("images_per_second")
-    if known:
-        return float(known), "the last extract into this store"
-    encoder = network.encoder()
-    count = min(len(rows), _TIMED_BATCHES * encoder.batch_size)
-    return extraction.rate(encoder, rows[:count]), f"{counted(count, 'image')} timed now"
-
-
-def _result(network: Network, filled: Filled, target: Path, started: float) -> dict[str, Any]:
-    options, store, extraction = network.options, filled.store, filled.extraction
-    encoder = network.encoder_if_loaded
-    return {
-        "images": len(filled.manifest),
-        "encoded": extraction.encoded,
-        "reused": extraction.reused,
-        "skipped": extraction.skipped,
-        "conflicting": sum(status == CONFLICT for status in filled.manifest.statuses),
-        "errors": extraction.errors,
-        "seconds": round(time.monotonic() - started, 3),
-        "startup_seconds": round(filled.startup, 3),
-        "images_per_second": rate_of(extraction),
-        "engine": encoder.engine if encoder else store.record["provenance"].get("engine"),
-        "precision": options.precision,
-        "device": encoder.device if encoder else store.record["provenance"].get("device"),
-        "dim": store.dim,
-        "views": {name: extraction.rows[name] for name in options.views},
-        "bottleneck": _bottleneck(options, encoder, extraction),
-        "weights": options.weights,
-        "store": str(store.path),
-        "manifest": str(target),
-    }
-
-
-def _bottleneck(
-    options: ExtractOptions, encoder: Encoder | None, extraction: Extraction
-) -> dict[str, Any] | None:
-    if encoder is None:
-        return None
-    on_gpu = encoder.device.startswith("GPU")
-    faster = "tf32" if on_gpu else "bfloat16"
-    has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
-    setting = Setting(
-        workers=options.workers or machine.processors(),
-        processors=machine.processors(),
-        engine=encoder.engine,
-        best_engine="keras" if on_gpu else engines.FASTEST_FIRST[0],
-        on_gpu=on_gpu,
-        precision=options.precision,
-        faster_precision=faster if has_faster else None,
-    )
-    return diagnose(extraction.clock, setting)
-
-
-def _one_class(listing: Manifest) -> list[str]:
-    """Note that there is nothing to tell apart."""
-    classes = set(listing.labels) - {""}
-    if len(classes) > 1:
+def _bottleneck(found: Mapping[str, Any] | None) -> list[str]:
+    """Say what bounds the rate, and what would raise it."""
+    if found is None:
         return []
-    found = f"one class ({', '.join(classes)})" if classes else "no labels"
-    return [f"{found}: features can be extracted, but train-head needs two classes"]
+    busy = ", ".join(f"{part} {100 * share:.0f} %" for part, share in found["busy"].items())
+    return [f"Bound by {found['bound']} (busy: {busy}); faster with {found['advice']}"]
+
+
+COMMAND: Final = Command(ExtractOptions, run, text, example="pipeline extract photos", keeps=True)

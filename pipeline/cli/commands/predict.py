@@ -1,231 +1,37 @@
-"""The ``predict`` command: classifies files and folders with a head of a run.
+"""The ``predict`` command: images to labels."""
 
-Called by ``commands``.
-"""
-
-import csv
-import os
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Final
 
-from pipeline.backbones import weights
-from pipeline.config.options import CommonOptions, PredictOptions
-from pipeline.errors import ConfigError, ManifestError
-from pipeline.files import outputs
-from pipeline.files.atomic import write_atomically
-from pipeline.images import manifest
-from pipeline.images.sources import walk
-from pipeline.serving.classifier import Classifier, Prediction, Predictions
-from pipeline.system.progress import Reporter
+from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import errors
+from pipeline.config.options import PredictOptions
 from pipeline.system.wording import counted
 
-# Columns of each class that is listed.
-_PLACE: Final = ("label", "probability")
+
+def run(options: PredictOptions, call: Call) -> Result:
+    """Classify images."""
+    from pipeline.serving.predict import predict
+
+    return predict(options, call.common, call.reporter, started=call.started)
 
 
-def predict(
-    options: PredictOptions, common: CommonOptions, reporter: Reporter, *, started: float
-) -> dict[str, Any]:
-    """Classify images; see ``contract`` in the documentation for the keys of the result.
-
-    Args:
-        options: What to classify with what.
-        common: ``force`` replaces an existing ``--csv`` file.
-        reporter: Where notes and progress go.
-        started: ``time.monotonic()`` at the start of the process.
-
-    Returns:
-        ``predictions``, ``errors``, ``run``, ``head``, ``classes``, ``reject_below``, ``engine``,
-        ``device``, ``images``, ``skipped``, ``csv``, ``seconds`` (of the whole process),
-        ``startup_seconds`` and ``images_per_second`` (from the first read to the last prediction).
-
-    Raises:
-        ConfigError: An option cannot be used.
-        ManifestError: A file is missing, a folder is empty, or every image is bad.
-        PipelineError: See ``Classifier.load``.
-    """
-    files = _checked(options, reporter, force=common.force)
-    classifier = Classifier.load(
-        options.run,
-        options.head,
-        weights=options.weights,
-        engine=options.engine,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        store=options.store,
-    )
-    _note(classifier, options, len(files), reporter)
-    began = time.monotonic()
-    with reporter.bar(len(files), "img") as bar:
-        found = classifier.predict(files, options.top, bar=bar)
-    ended = time.monotonic()
-    _require_one(found)
-    if options.csv:
-        _write_csv(Path(options.csv), files, found)
-    return {
-        "predictions": [_record(prediction) for prediction in found.predictions],
-        "errors": found.errors,
-        "run": options.run,
-        "head": classifier.name,
-        "classes": list(classifier.classes),
-        "reject_below": classifier.reject_below,
-        "engine": classifier.encoder.engine,
-        "device": classifier.encoder.device,
-        "images": len(files),
-        "skipped": len(found.errors),
-        "csv": options.csv,
-        "seconds": round(time.monotonic() - started, 3),
-        "startup_seconds": round(began - started, 3),
-        "images_per_second": round(len(found.predictions) / (ended - began), 2),
-    }
+def text(result: Mapping[str, Any]) -> list[str]:
+    """Show one line an image."""
+    lines = []
+    for item in result["predictions"]:
+        top = ", ".join(f"{row['label']} {row['probability']:.3f}" for row in item["top"])
+        lines.append(f"{item['path']}: {top}" + ("" if item["label"] else " (no answer)"))
+    rate = result["images_per_second"]
+    written = f"; wrote {result['csv']}" if result["csv"] else ""
+    return [
+        *lines,
+        *errors(result["errors"], "by --json"),
+        f"{counted(len(result['predictions']), 'image')} classified, {result['skipped']:,} skipped "
+        f"({rate:,.0f} images/s, {result['engine']}){written}",
+    ]
 
 
-def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None) -> list[str]:
-    """Return the files that arguments name, each once, in that order; folders are searched.
-
-    Args:
-        paths: Files and folders.
-        reporter: Where it is said that a file was named twice.
-        without: A file that a folder may hold and that is no input, such as an earlier result.
-
-    Raises:
-        ManifestError: A path does not exist, or a folder has no files.
-    """
-    files: dict[str, str] = {}
-    num_named = 0
-    for text in paths:
-        for name in _files_of(text, without):
-            num_named += 1
-            files.setdefault(os.path.normpath(Path(name).absolute()), name)
-    if num_named > len(files):
-        again = counted(num_named - len(files), "file")
-        reporter.say(f"{again} named more than once; each is classified once")
-    return list(files.values())
-
-
-def _files_of(text: str, without: str | None) -> list[str]:
-    path = Path(text)
-    if not _exists(path):
-        raise ManifestError(
-            f"Expected image files and folders. Received: {text!r}, which does not exist.",
-            hint="Correct the path.",
-        )
-    if not path.is_dir():
-        return [text]
-    left_out = Path(without).absolute() if without else None
-    inside = [path / name for name in walk(path)]
-    found = [str(file) for file in inside if file.absolute() != left_out]
-    if not found:
-        raise ManifestError(
-            f"There are no files in {text!r}.", hint="Give image files, or folders of images."
-        )
-    return found
-
-
-def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> list[str]:
-    """Return the files to classify, after everything that can be refused at once."""
-    for argument, is_given in (("RUN", options.run), ("PATH", options.paths)):
-        if not is_given:
-            raise ConfigError(
-                f"predict: expected {argument}.",
-                hint="For example: pipeline predict runs/photos new-photos",
-            )
-    files = list_files(options.paths, reporter, without=options.csv)
-    if options.weights is not None:
-        weights.require_source(options.weights)
-    out = Path(options.csv) if options.csv else None
-    if out is not None:
-        outputs.require_file("--csv", out, reporter)
-        if out.exists() and not (force and out.is_file()):
-            raise ConfigError(
-                f"--csv: expected nothing at {options.csv!r}, or with --force a file. "
-                "Received: a file that is there.",
-                hint="Replace it with --force, or choose another name.",
-            )
-    return files
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name too long for the file system
-        return False
-
-
-def _note(
-    classifier: Classifier, options: PredictOptions, num_files: int, reporter: Reporter
-) -> None:
-    """Say what is about to be done with what."""
-    encoder = classifier.encoder
-    reporter.say(
-        f"{counted(num_files, 'file')}; head {classifier.name} of {options.run}, "
-        f"{encoder.engine} on {encoder.device}"
-    )
-    if classifier.average:
-        views = ", ".join(classifier.average)
-        reporter.say(f"Averaging over the image as it is and {views}, as the run does")
-    if classifier.reject_below:
-        reporter.say(f"No answer is given below {classifier.reject_below:g}, as in the run")
-
-
-def _require_one(found: Predictions) -> None:
-    """Refuse a result without any image.
-
-    Raises:
-        ManifestError: Every image is bad.
-    """
-    if not found.predictions:
-        first = found.errors[0]
-        of = counted(len(found.errors), "file")
-        raise ManifestError(
-            f"Not one of {of} could be used; the first, {first['path']!r}: {first['reason']}.",
-            hint="Give image files, or folders of images.",
-        )
-
-
-def _record(prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as JSON values."""
-    return {
-        "path": prediction.path,
-        "label": prediction.label,
-        "probability": prediction.probability,
-        "top": [{"label": name, "probability": value} for name, value in prediction.top],
-    }
-
-
-def _write_csv(path: Path, files: Sequence[str], found: Predictions) -> None:
-    """Write a row a file, in the order given, atomically.
-
-    ``path,label,probability``, then ``label_2,probability_2`` and so on, then ``status``: ``ok``,
-    or the reason why there is nothing in the other columns.
-    """
-    width = len(found.predictions[0].top)
-    header = [f"{name}_{place}" for place in range(1, width + 1) for name in _PLACE]
-    header[: len(_PLACE)] = _PLACE
-    good = {item.path: item for item in found.predictions}
-    bad = {item["path"]: item["reason"] for item in found.errors}
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            # Python leaves a lone carriage return unquoted, and then reads a row's end there.
-            quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            writer.writerow(["path", *header, "status"])
-            for name in files:
-                if name in good:
-                    row = [name, *_cells(good[name]), manifest.OK]
-                else:
-                    row = [name, *[""] * len(header), bad[name]]
-                (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
-
-    write_atomically(path, fill)
-
-
-def _cells(item: Prediction) -> list[str]:
-    """Return labels and probabilities, highest first; the first label may be withheld."""
-    row = [item.label, f"{item.probability:.6f}"]
-    for name, value in item.top[1:]:
-        row += [name, f"{value:.6f}"]
-    return row
+COMMAND: Final = Command(
+    PredictOptions, run, text, example="pipeline predict runs/photos new-photos"
+)

@@ -1,155 +1,37 @@
-"""The ``sweep`` command: many heads and settings on stored features, the best of each kept.
-
-Called by ``commands``.
-"""
+"""The ``sweep`` command: many heads and settings on a store."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-from pipeline.config.options import CommonOptions, SweepOptions
-from pipeline.dataset.features import SplitFeatures
-from pipeline.errors import unknown_name
-from pipeline.heads import HEADS, is_known
-from pipeline.runs.leaderboard import result_of
-from pipeline.runs.lock import reserved
-from pipeline.runs.run import FittedHead, Run
-from pipeline.runs.scoring import parameters, plain, score_head
-from pipeline.system.progress import Reporter, saying_warnings
+from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import interval, of_run
+from pipeline.config.options import SweepOptions
 from pipeline.system.wording import counted
-from pipeline.train.grids import grid_of, settings_of
-from pipeline.train.prepare import (
-    check_first,
-    create_heads,
-    note_rows,
-    open_run,
-    prepare_data,
-    run_path,
-)
-from pipeline.train.sweep import Swept, Trial, lead, sweep_head
-
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    from pipeline.heads.head import Head
 
 
-def sweep(
-    options: SweepOptions,
-    common: CommonOptions,
-    reporter: Reporter,
-    tables: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Try every setting of every head; the result has the keys of ``train-head`` and more.
+def run(options: SweepOptions, call: Call) -> Result:
+    """Try many heads and settings."""
+    from pipeline.train.sweep import sweep
 
-    ``trials`` lists what was tried by head, ``lead`` how far the best head leads the next.
-
-    Args:
-        options: What to try on what.
-        common: ``force`` replaces an existing run.
-        reporter: Where notes and progress go.
-        tables: ``heads`` (fixed parameters) and ``grids`` (what to try) of the configuration.
-    """
-    path = run_path(options, "sweep", "-sweep")
-    check_first(options, options.head, path)
-    bases = create_heads(options.head, tables.get("heads", {}), seed=options.seed)
-    grids = {name: grid_of(name, options.grid, _known(tables.get("grids", {}))) for name in bases}
-    settings = {
-        name: _complete(base, settings_of(name, grids[name], base.get_params(deep=False)))
-        for name, base in bases.items()
-    }
-    with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
-        prepared = prepare_data(options)
-        run = open_run(prepared, path, force=common.force, reporter=reporter)
-        note_rows(prepared.examples, reporter)
-        asked = {
-            name: {**parameters(base), "sweep": plain(grids[name])} for name, base in bases.items()
-        }
-        todo = [name for name in bases if not run.has_head(name, asked[name])]
-        for name in bases:
-            if name not in todo:
-                reporter.say(f"{name}: already in {run.path}, kept")
-        with reporter.bar(sum(len(settings[name]) for name in todo), "fit") as bar:
-            for name in todo:
-                swept = sweep_head(
-                    name,
-                    bases[name],
-                    settings[name],
-                    prepared.data,
-                    folds=options.folds,
-                    progress=lambda best: bar.advance(**_shown_best(best)),
-                )
-                _say(swept, reporter)
-                run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
-                run.say_notes(name, reporter)
-        run.record["lead"] = lead(run.record["heads"]) or _known_lead(run)
-        run.write_predictions()
-        run.save_record()
-        return {**result_of(run), "trials": _trials(run), "lead": run.record["lead"]}
+    return sweep(options, call.common, call.reporter, call.tables)
 
 
-def _known_lead(run: Run) -> dict[str, Any] | None:
-    """Return the lead that an older release recorded, in which two heads were compared alone."""
-    known: dict[str, Any] | None = run.record.get("lead")
-    if known is None or "is_real" in known:
-        return known
-    low, high = interval = known["difference_ci95"]
-    is_real = not low <= 0 <= high
-    return {**known, "simultaneous_ci95": interval, "comparisons": 1, "is_real": is_real}
-
-
-def _complete(base: "Head", settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Add what a setting leaves out of the parameters of a head by dotted name, as its seed."""
-    own = base.get_params(deep=False).get("params") or {}
+def text(result: Mapping[str, Any]) -> list[str]:
+    """Show the leaderboard of the chosen settings and how far the best one leads."""
+    lines = of_run(result)
+    lead = result["lead"]
+    if lead is None:
+        return lines
+    says = "a real difference" if lead["is_real"] else "no real difference"
     return [
-        {**setting, "params": {**own, **setting["params"]}} if "params" in setting else setting
-        for setting in settings
+        *lines[:-1],
+        f"Where settings are chosen, {lead['best']} leads {lead['next']} by "
+        f"{100 * lead['difference']:.1f} points on {counted(lead['n'], 'image')} "
+        f"({interval(lead)}: {says})",
+        lines[-1],
     ]
 
 
-def _known(grids: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name in grids:
-        if not is_known(name):
-            raise unknown_name("head", name, HEADS, where="[grids]")
-    return grids
-
-
-def _scored(
-    swept: Swept, data: SplitFeatures, options: SweepOptions, asked: Mapping[str, Any]
-) -> FittedHead:
-    fitted = score_head(swept.chosen, data, refit=options.refit, reject_below=options.reject_below)
-    has_val = bool(len(data.part("val")[1]))
-    record = {
-        **fitted.record,
-        "params": dict(asked),
-        "selected": plain(swept.best.setting),
-        "selected_on": "val" if has_val else f"{options.folds} folds of train",
-        "notes": list(dict.fromkeys((*swept.notes, *fitted.record["notes"]))),
-        "choice": swept.best.choice(),
-        "trials": [trial.record() for trial in swept.trials],
-    }
-    return replace(fitted, record=record)
-
-
-def _say(swept: Swept, reporter: Reporter) -> None:
-    best = swept.best
-    own = {"grid": getattr(swept.chosen.head, "strength", "grid")}
-    setting = ", ".join(
-        f"{own.get(name, name)} {_shown(value)}" for name, value in best.setting.items()
-    )
-    reporter.say(
-        f"{best.head}: {counted(len(swept.trials), 'setting')} in {swept.chosen.seconds:.1f} s; "
-        f"best {setting or 'as it is'}: accuracy {best.accuracy:.3f}, log loss {best.log_loss:.3f}"
-    )
-
-
-def _shown_best(best: Trial | None) -> dict[str, object]:
-    return {} if best is None else {"best": f"{best.head} {best.accuracy:.3f}"}
-
-
-def _shown(value: Any) -> str:
-    while isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _trials(run: Run) -> dict[str, Any]:
-    return {name: record.get("trials", []) for name, record in run.record["heads"].items()}
+COMMAND: Final = Command(
+    SweepOptions, run, text, example="pipeline sweep --store stores/sample", keeps=True
+)

@@ -1,63 +1,19 @@
-"""The ``train-head`` command: trains the heads asked for on stored features.
+"""The ``train-head`` command: stage 2 on a store."""
 
-Called by ``commands``.
-"""
+from typing import Final
 
-from typing import Any
+from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import of_run
+from pipeline.config.options import TrainHeadOptions
 
-from pipeline.config.options import CommonOptions, TrainHeadOptions
-from pipeline.errors import ConfigError
-from pipeline.runs.leaderboard import result_of
-from pipeline.runs.lock import reserved
-from pipeline.system.progress import Reporter, saying_warnings
-from pipeline.train.fit import train_heads
-from pipeline.train.prepare import (
-    HeadParameters,
-    check_first,
-    create_heads,
-    note_rows,
-    open_run,
-    prepare_data,
-    run_path,
+
+def run(options: TrainHeadOptions, call: Call) -> Result:
+    """Run stage 2."""
+    from pipeline.train.train_head import train_head
+
+    return train_head(options, call.common, call.reporter, call.tables.get("heads", {}))
+
+
+COMMAND: Final = Command(
+    TrainHeadOptions, run, of_run, example="pipeline train-head --store stores/sample", keeps=True
 )
-
-
-def train_head(
-    options: TrainHeadOptions,
-    common: CommonOptions,
-    reporter: Reporter,
-    parameters: HeadParameters,
-) -> dict[str, Any]:
-    """Run stage 2; see ``contract`` in the documentation for the keys of the result.
-
-    Args:
-        options: What to train on what.
-        common: ``force`` replaces an existing run.
-        reporter: Where notes and progress go.
-        parameters: Parameters by head name, from the configuration file.
-    """
-    path = run_path(options, "train-head")
-    check_first(options, options.head, path)
-    wanted = create_heads(options.head, parameters, seed=options.seed, preset=options.preset)
-    with (
-        reserved(path, "train-head", wait=options.wait, reporter=reporter),
-        saying_warnings(reporter),
-    ):
-        prepared = prepare_data(options)
-        if not prepared.examples.counts()["val"]:
-            raise ConfigError(
-                "train-head: expected images in val to choose on. "
-                f"Received: --split {options.split}.",
-                hint="Give val a share, or use sweep, which can cross-validate.",
-            )
-        run = open_run(prepared, path, force=common.force, reporter=reporter)
-        note_rows(prepared.examples, reporter)
-        train_heads(
-            run,
-            prepared.data,
-            wanted,
-            refit=options.refit,
-            reject_below=options.reject_below,
-            reporter=reporter,
-        )
-        return result_of(run)

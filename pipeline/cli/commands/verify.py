@@ -1,78 +1,41 @@
-"""The ``verify`` command: whether a store, a run or an exported folder is as it was written.
+"""The ``verify`` command: whether a store, a run or an exported folder is as it was written."""
 
-Called by ``commands``.
-"""
+from collections.abc import Mapping
+from typing import Any, Final
 
-from pathlib import Path
-from typing import Any
-
+from pipeline.cli.command import Call, Command, Result
 from pipeline.config.options import VerifyOptions
-from pipeline.errors import ConfigError
-from pipeline.runs import model_folder
-from pipeline.runs.run import Run
-from pipeline.store.store import Store, lock
-from pipeline.system.progress import Reporter
-from pipeline.verify.problems import repaired
-from pipeline.verify.reencode import reencode
-from pipeline.verify.run import verify_folder, verify_run
-from pipeline.verify.store import verify as verify_store
+from pipeline.system.wording import counted
 
 
-def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
-    """Check every byte, and on request what the bytes say; see ``contract`` for the keys.
+def run(options: VerifyOptions, call: Call) -> Result:
+    """Check every byte of a store, a run or an exported folder."""
+    from pipeline.verify.check import verify
 
-    Args:
-        options: What to check, and whether to mend it.
-        reporter: Where notes and progress go.
+    return verify(options, call.reporter)
 
-    Raises:
-        ConfigError: Rows of something else than a store are to be encoded again.
-        StoreError: There is nothing to check.
-    """
-    path = Path(options.store)
-    is_run = not Store.exists(path) and Run.exists(path)
-    is_folder = not Store.exists(path) and model_folder.exists(path)
-    if options.reencode and (is_run or is_folder):
-        raise ConfigError(
-            f"--reencode: expected a store, which holds features. Received: {options.store!r}.",
-            hint="Give the store of the run; pipeline info says which that is.",
+
+def text(result: Mapping[str, Any]) -> list[str]:
+    """Say what is bad, and what was done about it."""
+    state = "every byte is right"
+    if not result["ok"]:
+        state = counted(len(result["problems"]), "problem")
+    rows = counted(result["rows"], "row")
+    if "kind" in result:
+        found = f"{counted(result['heads'], 'good head')}, {rows}"
+    else:
+        count = result["boundary_shards"]
+        of_activations = f", {counted(count, 'good shard')} of frozen activations"
+        found = (
+            f"{counted(result['shards'], 'good shard')}, {rows}{of_activations if count else ''}"
         )
-    if is_run:
-        return verify_run(path, repair=options.repair)
-    if is_folder:
-        return verify_folder(path)
-    result = verify_store(path, repair=options.repair)
-    if not options.reencode:
-        return result
-    if not result["ok"] and not options.repair:
-        reporter.say("Nothing is encoded again before the store is mended (--repair)")
-        return {**result, "reencoded": 0}
-    return _reencoded(path, options, result, reporter)
+    again = result.get("reencoded")
+    return [
+        f"{found}: {state}",
+        *([f"{counted(again, 'row')} encoded again and compared"] if again else []),
+        *(f"{item['problem']} {item['fix']}" for item in result["problems"]),
+        *(f"Repaired: {done}" for done in result["repaired"]),
+    ]
 
 
-def _reencoded(
-    path: Path, options: VerifyOptions, result: dict[str, Any], reporter: Reporter
-) -> dict[str, Any]:
-    """Add to a result what encoding again found; drop what is wrong where that was asked for."""
-    found = reencode(path, options.reencode, options.weights, reporter)
-    if found.unavailable:
-        reporter.say(
-            f"{found.unavailable:,} of the rows drawn have no image any more: not compared"
-        )
-    done: list[str] = []
-    with lock(path):
-        if options.repair and found.problems:
-            done = repaired(found.problems)
-            store = Store.open(path)
-            store.refresh_view()
-            store.save_record()
-        elif found.is_whole:
-            Store.unchecked(path).note_proven()
-    return {
-        **result,
-        "ok": result["ok"] and not found.problems,
-        "problems": [*result["problems"], *(problem.as_json() for problem in found.problems)],
-        "repaired": [*result["repaired"], *done],
-        "reencoded": found.rows,
-        "unavailable": found.unavailable,
-    }
+COMMAND: Final = Command(VerifyOptions, run, text, example="pipeline verify stores/sample")

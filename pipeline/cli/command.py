@@ -1,0 +1,48 @@
+"""What a command is, and what it is called with beside its own options."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.options import CommonOptions
+from pipeline.system.progress import Reporter
+
+Tables = Mapping[str, Mapping[str, Any]]
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What every command is given.
+
+    Attributes:
+        common: The options of every command.
+        reporter: Where notes and progress go.
+        tables: The tables of the configuration file, ``heads`` and ``grids`` among them.
+        started: ``time.monotonic()`` at the start of the process.
+    """
+
+    common: CommonOptions
+    reporter: Reporter
+    tables: Tables
+    started: float
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: a file in ``commands`` makes it, a row of the table there names the file.
+
+    Attributes:
+        options: Its record of options, whose docstring is its line in ``--help``.
+        run: Options to the result that ``--json`` prints; it imports what it needs when it is
+            called, so that ``--help`` answers at once.
+        text: The result as lines for a person.
+        example: What to type; shown where an argument is missing.
+        keeps: Whether an interrupted one keeps what it has finished.
+    """
+
+    options: type
+    run: Callable[[Any, Call], Result]
+    text: Callable[[Mapping[str, Any]], list[str]]
+    example: str
+    keeps: bool = False

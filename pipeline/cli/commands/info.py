@@ -1,0 +1,59 @@
+"""The ``info`` command: what a store or a run is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import head_rows, leaderboard, size, uncertainty
+from pipeline.config.options import InfoOptions
+from pipeline.system.wording import counted
+
+
+def run(options: InfoOptions, call: Call) -> Result:
+    """Say what a store or run is."""
+    from pipeline.runs.info import info
+
+    return info(Path(options.path))
+
+
+def text(result: Mapping[str, Any]) -> list[str]:
+    """Describe a store or a run."""
+    if result["kind"] == "run":
+        return _run_info(result)
+    return [
+        f"Store {result['path']}: {counted(result['rows'], 'image')} x {result['dim']:,} features "
+        f"in {counted(result['shards'], 'shard')}, {size(result['bytes'])}",
+        *_activations(result),
+        f"Data: {result['root']}, {counted(result['images'], 'image')}; "
+        f"statuses {result['statuses']}",
+        f"Classes: {result['classes']}",
+        *(f"  {name}: {value}" for name, value in result["identity"].items()),
+        *(f"  made with {name}: {value}" for name, value in result["provenance"].items()),
+    ]
+
+
+def _run_info(result: Mapping[str, Any]) -> list[str]:
+    """Describe a run, with the scores that it recorded."""
+    heads = ", ".join(result["heads"]) or "none"
+    has_scores = result["split"]["test"] > 0 and result["heads"]
+    return [
+        f"Run {result['path']}: heads {heads}; best {result['best']}",
+        f"Made from {result['store']}; split {result['split']}",
+        f"Classes: {', '.join(result['classes'])}",
+        *(leaderboard(head_rows(result)) if has_scores else ()),
+        *(uncertainty(result["split"]["test"]) if has_scores else ()),
+    ]
+
+
+def _activations(store: Mapping[str, Any]) -> list[str]:
+    """Say what fine-tuning keeps in a store, if anything."""
+    if not store["boundary_shards"]:
+        return []
+    return [
+        f"Frozen activations for finetune: {counted(store['boundary_shards'], 'shard')}, "
+        f"{size(store['boundary_bytes'])} in boundary/ (safe to delete)"
+    ]
+
+
+COMMAND: Final = Command(InfoOptions, run, text, example="pipeline info runs/sample")

@@ -1,0 +1,37 @@
+"""The ``prune`` command: what no manifest needs is dropped from a store."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import size
+from pipeline.config.options import PruneOptions
+from pipeline.system.wording import counted
+
+
+def run(options: PruneOptions, call: Call) -> Result:
+    """Drop the features and frozen activations that no manifest needs."""
+    from pipeline.store.prune import prune
+
+    return prune(Path(options.store))
+
+
+def text(result: Mapping[str, Any]) -> list[str]:
+    """Say what was dropped."""
+    activations = ""
+    if result["boundary_dropped"] or result["boundary_shards"]:
+        activations = (
+            f", {counted(result['boundary_dropped'], 'shard')} of frozen activations dropped, "
+            f"{result['boundary_shards']} kept"
+        )
+    return [
+        f"{counted(result['dropped'], 'feature')} dropped, {result['rows']:,} kept "
+        f"in {counted(result['shards'], 'shard')}{activations}; "
+        f"{size(max(result['freed_bytes'], 0))} freed"
+    ]
+
+
+COMMAND: Final = Command(
+    PruneOptions, run, text, example="pipeline prune stores/sample", keeps=True
+)

@@ -1,0 +1,78 @@
+"""The ``verify`` command: whether a store, a run or an exported folder is as it was written.
+
+Called by ``commands``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.options import VerifyOptions
+from pipeline.errors import ConfigError
+from pipeline.runs import model_folder
+from pipeline.runs.run import Run
+from pipeline.store.store import Store, lock
+from pipeline.system.progress import Reporter
+from pipeline.verify.problems import repaired
+from pipeline.verify.reencode import reencode
+from pipeline.verify.run import verify_folder, verify_run
+from pipeline.verify.store import verify as verify_store
+
+
+def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
+    """Check every byte, and on request what the bytes say; see ``contract`` for the keys.
+
+    Args:
+        options: What to check, and whether to mend it.
+        reporter: Where notes and progress go.
+
+    Raises:
+        ConfigError: Rows of something else than a store are to be encoded again.
+        StoreError: There is nothing to check.
+    """
+    path = Path(options.store)
+    is_run = not Store.exists(path) and Run.exists(path)
+    is_folder = not Store.exists(path) and model_folder.exists(path)
+    if options.reencode and (is_run or is_folder):
+        raise ConfigError(
+            f"--reencode: expected a store, which holds features. Received: {options.store!r}.",
+            hint="Give the store of the run; pipeline info says which that is.",
+        )
+    if is_run:
+        return verify_run(path, repair=options.repair)
+    if is_folder:
+        return verify_folder(path)
+    result = verify_store(path, repair=options.repair)
+    if not options.reencode:
+        return result
+    if not result["ok"] and not options.repair:
+        reporter.say("Nothing is encoded again before the store is mended (--repair)")
+        return {**result, "reencoded": 0}
+    return _reencoded(path, options, result, reporter)
+
+
+def _reencoded(
+    path: Path, options: VerifyOptions, result: dict[str, Any], reporter: Reporter
+) -> dict[str, Any]:
+    """Add to a result what encoding again found; drop what is wrong where that was asked for."""
+    found = reencode(path, options.reencode, options.weights, reporter)
+    if found.unavailable:
+        reporter.say(
+            f"{found.unavailable:,} of the rows drawn have no image any more: not compared"
+        )
+    done: list[str] = []
+    with lock(path):
+        if options.repair and found.problems:
+            done = repaired(found.problems)
+            store = Store.open(path)
+            store.refresh_view()
+            store.save_record()
+        elif found.is_whole:
+            Store.unchecked(path).note_proven()
+    return {
+        **result,
+        "ok": result["ok"] and not found.problems,
+        "problems": [*result["problems"], *(problem.as_json() for problem in found.problems)],
+        "repaired": [*result["repaired"], *done],
+        "reencoded": found.rows,
+        "unavailable": found.unavailable,
+    }
