@@ -332,8 +332,9 @@ def test_a_converted_network_of_other_weights_is_replaced(tmp_path: Path) -> Non
 ON_JAX = """
 import json, sys
 import numpy as np
-from pipeline import backbone, engines, machine
-loaded = backbone.load("resnet50", weights="random", seed=0, image_size=64, pooling="avg")
+from pipeline import engines
+from pipeline.backbones import frozen
+loaded = frozen.load("resnet50", weights="random", seed=0, image_size=64, pooling="avg")
 refused = []
 for engine in ("onnx", "openvino"):
     try:

@@ -286,13 +286,14 @@ def test_more_shards_than_files_may_be_open_are_read(tmp_path: Path) -> None:
 import errno, os, resource, sys
 from pathlib import Path
 import numpy as np
-from pipeline import boundary_shards, machine
+from pipeline.store import activations
+from pipeline.system import machine
 from pipeline.finetune.cache import BoundaryCache
 keys = np.array([f"{n:064x}".encode() for n in range(80)], "S64")
 cache = BoundaryCache(Path(sys.argv[1]), {}, keys, shape=(2,), precision="float32")
 for n in range(80):
-    boundary_shards.write(cache.folder, cache._identity, keys[n : n + 1], np.full((1, 2), n, "<f4"))
-path = boundary_shards.paths(cache.folder)[0]
+    activations.write(cache.folder, cache._identity, keys[n : n + 1], np.full((1, 2), n, "<f4"))
+path = activations.paths(cache.folder)[0]
 used = len(os.listdir("/proc/self/fd"))
 resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, used + 20))
 for free in (machine.free_memory(), 0):
@@ -308,8 +309,8 @@ try:
         files.append(open(os.devnull))
 except OSError:
     pass
-check = lambda: boundary_shards.checked_keys(path, is_checked=lambda path: False)
-for call in (check, lambda: boundary_shards.read(path)):
+check = lambda: activations.checked_keys(path, is_checked=lambda path: False)
+for call in (check, lambda: activations.read(path)):
     try:
         call()
     except OSError as error:

@@ -388,11 +388,12 @@ def test_an_image_that_does_not_fit_into_memory_says_so(tmp_path: Path) -> None:
     blank.write_bytes(photos.encoded(Image.new("1", (13_000, 13_000)), "PNG"))
     program = (
         "import pathlib, resource, sys\n"
-        "from pipeline import errors, images\n"
+        "from pipeline import errors\n"
+        "from pipeline.images import decoder\n"
         "used = int(pathlib.Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))\n"
         "try:\n"
-        "    images.decode(pathlib.Path(sys.argv[1]).read_bytes(), 16)\n"
+        "    decoder.decode(pathlib.Path(sys.argv[1]).read_bytes(), 16)\n"
         "except errors.DecodeError as error:\n"
         "    print(error)\n"
     )
@@ -457,9 +458,7 @@ def test_scans_of_a_plain_jpeg_are_not_searched_for(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched = []
-    monkeypatch.setattr(
-        decoder.image_containers, "jpeg_scans", lambda data: searched.append(0) or 1
-    )
+    monkeypatch.setattr(decoder.containers, "jpeg_scans", lambda data: searched.append(0) or 1)
     decode(photos.encoded(photos.picture(1).convert(mode), "JPEG"), SIZE)
     assert searched == []
     decode(photos.encoded(photos.picture(1).convert(mode), "JPEG", progressive=True), SIZE)
@@ -533,13 +532,14 @@ def test_nothing_is_printed_about_odd_files(tmp_path: Path) -> None:
         (tmp_path / str(number)).write_bytes(data)
     program = (
         "import pathlib, sys\n"
-        "from pipeline import errors, images\n"
+        "from pipeline import errors\n"
+        "from pipeline.images import decoder\n"
         "for path in pathlib.Path(sys.argv[1]).iterdir():\n"
         "    try:\n"
-        "        images.decode(path.read_bytes(), 16)\n"
+        "        decoder.decode(path.read_bytes(), 16)\n"
         "    except errors.DecodeError:\n"
         "        pass\n"
-        "images.environment()\n"
+        "decoder.environment()\n"
         "loaded = {'pillow_heif', 'keras', 'tensorflow'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {loaded}' if loaded else 0)\n"
     )
@@ -599,14 +599,14 @@ def peak(data: bytes, folder: Path) -> int:
     (folder / "small").write_bytes(photos.GOOD["rgb.png"](1))
     program = (
         "import pathlib, re, sys\n"
-        "from pipeline.images import decoder as images\n"
+        "from pipeline.images import decoder\n"
         "def peak():\n"
         "    status = pathlib.Path('/proc/self/status').read_text()\n"
         "    return 1024 * int(re.search(r'VmHWM:\\s*(\\d+)', status)[1])\n"
-        "images.decode(pathlib.Path(sys.argv[1], 'small').read_bytes(), 64)\n"
+        "decoder.decode(pathlib.Path(sys.argv[1], 'small').read_bytes(), 64)\n"
         "data = pathlib.Path(sys.argv[1], 'image').read_bytes()\n"
         "before = peak()\n"
-        "images.decode(data, 64)\n"
+        "decoder.decode(data, 64)\n"
         "print(peak() - before)\n"
     )
     command = [sys.executable, "-c", program, str(folder)]

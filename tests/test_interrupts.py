@@ -268,7 +268,9 @@ def test_a_late_batch_is_let_go_and_a_finished_one_kept(fake_network: FakeEncode
 
 PROGRAM = """
 import functools, hashlib, sys, time
-from pipeline import cli, interrupts, __main__
+from pipeline import __main__
+from pipeline.cli import main as cli
+from pipeline.system import interrupts
 def hang(arguments=None):
     print("ready", flush=True)
     {body}

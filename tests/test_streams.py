@@ -1,14 +1,19 @@
 """Output that nobody reads: a closed pipe, a closed descriptor, a full disk."""
 
+import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
 
 from pipeline.cli import main
+from pipeline.cli.command import Call
+from pipeline.cli.commands import COMMANDS
 
 PROGRAM = [sys.executable, "-m", "pipeline"]
 
@@ -81,16 +86,29 @@ class Broken:
         return
 
 
+@dataclass
+class NoOptions:
+    """What a command takes that needs nothing."""
+
+
+def put_in_place_of(
+    command: str, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(COMMANDS[command])
+    row = replace(module.COMMAND, run=run, options=NoOptions)
+    monkeypatch.setattr(module, "COMMAND", row)
+
+
 def test_notes_that_nobody_reads_end_the_command_quietly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def say(options: object, common: object, reporter: Any, tables: object) -> dict[str, Any]:
-        reporter.say("a note")
+    def say(options: object, call: Call) -> dict[str, Any]:
+        call.reporter.say("a note")
         pytest.fail("it must not come so far")
 
-    monkeypatch.setattr(main, "COMMANDS", {**main.COMMANDS, "info": say})
+    put_in_place_of("info", say, monkeypatch)
     monkeypatch.setattr(sys, "stderr", Broken())
-    assert main.main(["info", "x"]) == 141
+    assert main.main(["info"]) == 141
 
 
 @pytest.mark.parametrize(
@@ -105,7 +123,7 @@ def test_an_interrupt_says_what_is_true_of_the_command(
     def interrupted(*_: object) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "COMMANDS", {**main.COMMANDS, command: interrupted})
+    put_in_place_of(command, interrupted, monkeypatch)
     assert main.main([command]) == 130
     said = capsys.readouterr().err
     assert ("is kept" in said, "nothing was written" in said) == (kept, not kept)
@@ -122,7 +140,7 @@ def test_errors_of_the_system_have_a_fitting_hint(
     def fail(*_: object) -> dict[str, Any]:
         raise OSError(number, os.strerror(number), "a/b")
 
-    monkeypatch.setattr(main, "COMMANDS", {**main.COMMANDS, "info": fail})
+    put_in_place_of("info", fail, monkeypatch)
     assert main.main(["info"]) == 2
     said = capsys.readouterr().err
     assert words in said and os.strerror(number) in said and "a/b" in said
