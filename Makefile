@@ -78,7 +78,7 @@ format: $(VENV)/installed-dev ## Format the code and mend what the linter can
 bench: $(VENV)/installed-dev ## Benchmarks; each prints one JSON object
 	@test -e stores/sample/store.json || $(MAKE) --no-print-directory extract
 	@PATH="$$PWD/$(VENV)/bin:$$PATH"; for name in decode heads_on_sample end_to_end rerun memory \
-		read_features seed_head linear_sweep logreg_path ridge_path train_head_command stream \
+		read_features tutorial_head linear_sweep logreg_path ridge_path train_head_command stream \
 		finetune finetune_memory finetune_outcomes predict threads; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 
 clean: ## Remove the environment and caches; stores and runs stay

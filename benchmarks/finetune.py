@@ -24,7 +24,7 @@ from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.cache import BoundaryCache
 from pipeline.finetune.cut import find_cut
 from pipeline.finetune.photos import Photos
-from pipeline.finetune.training import FineTuning, Recipe, Rows
+from pipeline.finetune.training import FineTuning, FineTuningRecipe, TrainingRows
 from pipeline.images.manifest import Manifest
 from pipeline.system.keras_setup import import_keras
 from pipeline.system.progress import Silence
@@ -110,9 +110,11 @@ def cached(
     cache.open()
     all_rows = np.arange(len(rows))
     # One row of val: judging is no part of what is compared, and training needs one.
-    data = Rows(cache, y, np.arange(CLASSES), all_rows, all_rows[:1], np.ones(len(y), np.float32))
+    data = TrainingRows(
+        cache, y, np.arange(CLASSES), all_rows, all_rows[:1], np.ones(len(y), np.float32)
+    )
     epochs = options.repeats + 1
-    recipe = Recipe(epochs, options.batch_size, 1e-4, options.seed, patience=epochs)
+    recipe = FineTuningRecipe(epochs, options.batch_size, 1e-4, options.seed, patience=epochs)
     path = folder / "checkpoint.h5"
     training = FineTuning(surgery.top, surgery, recipe, data, checkpoint=path, identity={})
     return lambda: training.one_epoch(Silence()), {

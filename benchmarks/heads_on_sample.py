@@ -16,7 +16,7 @@ from pipeline.store.store import Store
 from pipeline.train.fit import fit_head
 
 SPLIT_SEEDS = range(5)
-SEED_PRESET = dict(heads.PRESETS["seed"]["dense"])
+TUTORIAL_PRESET = dict(heads.PRESETS["seed"]["dense"])
 CASES = {
     "majority": ("majority", {}),
     "centroid": ("centroid", {}),
@@ -25,15 +25,15 @@ CASES = {
     "linear-svc": ("linear-svc", {}),
     "ridge": ("ridge", {}),
     "logreg": ("logreg", {}),
-    "dense: seed preset": ("dense", SEED_PRESET),
-    "dense: seed preset + scaler": ("dense", {**SEED_PRESET, "scale": True}),
+    "dense: seed preset": ("dense", TUTORIAL_PRESET),
+    "dense: seed preset + scaler": ("dense", {**TUTORIAL_PRESET, "scale": True}),
     "dense: + dropout 0.5, 30 epochs": (
         "dense",
-        {**SEED_PRESET, "scale": True, "dropout": 0.5, "epochs": 30},
+        {**TUTORIAL_PRESET, "scale": True, "dropout": 0.5, "epochs": 30},
     ),
     "dense: + 256 instead of 1024 units": (
         "dense",
-        {**SEED_PRESET, "scale": True, "dropout": 0.5, "epochs": 30, "hidden": (256,)},
+        {**TUTORIAL_PRESET, "scale": True, "dropout": 0.5, "epochs": 30, "hidden": (256,)},
     ),
     "dense: default (+ cosine decay, 40 epochs)": ("dense", {}),
 }

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeBackbone, FakeEncoder
+from fakes import Command, FakeBackbone, FakeEncoder
 
 from pipeline import engines
 from pipeline.backbones import frozen
 from pipeline.cli.main import main
-
-Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture
@@ -43,11 +41,6 @@ def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
     monkeypatch.setattr(frozen, "load", load)
     monkeypatch.setattr(engines, "create", create)
     return encoder
-
-
-def save_nothing(path: Path, arrays: object) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.touch()
 
 
 @pytest.fixture

@@ -70,8 +70,8 @@ def test_logreg_path() -> None:
     assert run("logreg_path.py", "--quick")["all_converged"]
 
 
-def test_seed_head() -> None:
-    assert run("seed_head.py", "--rows", 100, "--small-rows", 50, "--dim", 16, "--epochs", 1,
+def test_tutorial_head() -> None:
+    assert run("tutorial_head.py", "--rows", 100, "--small-rows", 50, "--dim", 16, "--epochs", 1,
                "--small-epochs", 1, "--repeats", 1)["results"]  # fmt: skip
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from conftest import Command
-from fakes import DIM, FakeBackbone, edit_record, planted_store, write_classes, write_image
+from fakes import DIM, Command, FakeBackbone, edit_record, planted_store, write_classes, write_image
 
 from pipeline import engines, heads
 from pipeline.backbones import keras_file, weights, weights_file

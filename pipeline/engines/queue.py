@@ -22,7 +22,7 @@ _SAVING_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EncodingRow:
     """One image in one view, to be encoded.
 
     Attributes:
@@ -54,14 +54,14 @@ class EncodingQueue:
         self,
         encoder: Encoder,
         *,
-        deliver: Callable[[Sequence[Row], Features], None],
+        deliver: Callable[[Sequence[EncodingRow], Features], None],
         clock: Clock,
     ) -> None:
         self._encoder = encoder
         self._deliver = deliver
         self._clock = clock
-        self._rows: list[Row] = []
-        self._under_way: deque[tuple[list[Row], Pending]] = deque()
+        self._rows: list[EncodingRow] = []
+        self._under_way: deque[tuple[list[EncodingRow], Pending]] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +83,7 @@ class EncodingQueue:
         if error is not None:
             self._save()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: EncodingRow) -> None:
         """Take a row; a full batch starts at once."""
         self._rows.append(row)
         if len(self._rows) == self._encoder.batch_size:

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, Features
-from pipeline.engines.queue import EncodingQueue, Row
+from pipeline.engines.queue import EncodingQueue, EncodingRow
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
 from pipeline.images import decoder
 from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
@@ -256,7 +256,7 @@ class Extraction:
         self._put(index, key, OK)
         return True
 
-    def _accept(self, index: int, file: ReadFile) -> list[Row]:
+    def _accept(self, index: int, file: ReadFile) -> list[EncodingRow]:
         """Settle a file whose features are now made; return what is to be encoded."""
         views = self._missing(file.key)
         for view in views:
@@ -264,7 +264,9 @@ class Extraction:
             self.rows[view] += 1
         self.encoded += 1
         self._put(index, file.key, OK)
-        return [Row(index, file.key, view, file.pixels[view]) for view in views if file.pixels]
+        return [
+            EncodingRow(index, file.key, view, file.pixels[view]) for view in views if file.pixels
+        ]
 
     def _skip(self, index: int, key: str, reason: str) -> None:
         self.skipped += 1
@@ -336,7 +338,7 @@ class Extraction:
             return ReadFile(key, status, reason=str(error))
 
     def _deliver(
-        self, writers: Mapping[str, ShardWriter], rows: Sequence[Row], features: Features
+        self, writers: Mapping[str, ShardWriter], rows: Sequence[EncodingRow], features: Features
     ) -> None:
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():

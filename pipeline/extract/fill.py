@@ -17,7 +17,7 @@ from pipeline.backbones import identity, weights
 from pipeline.config.options import ExtractOptions
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract.extraction import Extraction
-from pipeline.extract.lazy_encoder import Network
+from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files.records import canonical_json
 from pipeline.images import views
 from pipeline.images.manifest import Manifest
@@ -34,7 +34,7 @@ _DIGITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FilledStore:
     """A store that holds the features of a listing.
 
     Attributes:
@@ -51,7 +51,7 @@ class Filled:
 
 
 def fill(
-    network: Network,
+    network: LazyEncoder,
     path: Path,
     listing: Manifest,
     *,
@@ -59,7 +59,7 @@ def fill(
     force: bool,
     started: float,
     wait: bool = False,
-) -> Filled:
+) -> FilledStore:
     """Make the features of a listing that a store lacks.
 
     Args:
@@ -99,10 +99,10 @@ def fill(
             store.save_manifest(target, manifest)
         else:
             store.save_record()
-    return Filled(store, extraction, manifest, startup)
+    return FilledStore(store, extraction, manifest, startup)
 
 
-def store_of(network: Network, folder: Path) -> Path:
+def store_of(network: LazyEncoder, folder: Path) -> Path:
     """Return the store of what is asked for: a folder that is one, or one within the folder."""
     if Store.exists(folder):
         store = Store.unchecked(folder)
@@ -120,7 +120,7 @@ def _is_read_only(path: Path) -> bool:
     return Store.exists(path) and not os.access(path, os.W_OK)
 
 
-def _is_written(filled: Filled, target: Path) -> bool:
+def _is_written(filled: FilledStore, target: Path) -> bool:
     """Tell whether a manifest already says what would be written."""
     try:
         kept = filled.store.read_manifest(target)
@@ -134,7 +134,9 @@ def _is_written(filled: Filled, target: Path) -> bool:
     )
 
 
-def _at_hand(network: Network, path: Path, listing: Manifest, started: float) -> Filled | None:
+def _at_hand(
+    network: LazyEncoder, path: Path, listing: Manifest, started: float
+) -> FilledStore | None:
     """Return a store that holds all features asked for, read without a lock; None of another.
 
     Nothing is written, so that a store may be read-only.
@@ -150,10 +152,10 @@ def _at_hand(network: Network, path: Path, listing: Manifest, started: float) ->
         extraction = start(network.options, listing, store, cache)
         if extraction.pending and extraction.needs_encoder(workers):
             return None
-    return Filled(store, extraction, extraction.manifest(), time.monotonic() - started)
+    return FilledStore(store, extraction, extraction.manifest(), time.monotonic() - started)
 
 
-def _opened(path: Path, network: Network, listing: Manifest, *, force: bool) -> Store:
+def _opened(path: Path, network: LazyEncoder, listing: Manifest, *, force: bool) -> Store:
     """Open the store, or make it; refuse one whose features were made another way."""
     if not Store.exists(path):
         return _created(path, network, listing)
@@ -168,7 +170,7 @@ def _opened(path: Path, network: Network, listing: Manifest, *, force: bool) -> 
     return Store.open(path).adopt(store.record)
 
 
-def _created(path: Path, network: Network, listing: Manifest) -> Store:
+def _created(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
     loaded = network.backbone()
     identity = _identity_of(network, loaded.weights_sha256)
     store = Store.create(path, identity=identity, dim=loaded.dim, root=listing.root)
@@ -177,7 +179,7 @@ def _created(path: Path, network: Network, listing: Manifest) -> Store:
     return store
 
 
-def identity_of(network: Network, store: Store) -> dict[str, Any]:
+def identity_of(network: LazyEncoder, store: Store) -> dict[str, Any]:
     """Return the identity asked for; the network is loaded only if the store cannot tell it.
 
     Fields that need no weights are compared first, so that a wrong size is refused at once.
@@ -189,7 +191,7 @@ def identity_of(network: Network, store: Store) -> dict[str, Any]:
     return _identity_of(network, network.backbone().weights_sha256)
 
 
-def _identity_of(network: Network, digest: str) -> dict[str, Any]:
+def _identity_of(network: LazyEncoder, digest: str) -> dict[str, Any]:
     options = network.options
     return identity.of(
         network.spec,
@@ -232,7 +234,7 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
     return extraction
 
 
-def _encode(extraction: Extraction, network: Network, started: float) -> float:
+def _encode(extraction: Extraction, network: LazyEncoder, started: float) -> float:
     """Encode what is missing; return the seconds from the start to the first read."""
     options = network.options
     workers = options.workers or machine.processors()
@@ -256,14 +258,14 @@ def _note_unproven(store: Store, reporter: Reporter) -> None:
         )
 
 
-def _keep_encoder(store: Store, network: Network) -> None:
+def _keep_encoder(store: Store, network: LazyEncoder) -> None:
     """Keep the weights in use in the store, so that later stages find them by digest."""
     path = store.encoder_path(store.identity["weights_sha256"])
     if not path.exists():
         weights.save(path, network.backbone().arrays())
 
 
-def _note_provenance(store: Store, network: Network, extraction: Extraction) -> None:
+def _note_provenance(store: Store, network: LazyEncoder, extraction: Extraction) -> None:
     encoder = network.encoder_if_loaded
     if encoder is None:
         return

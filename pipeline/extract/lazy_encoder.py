@@ -15,7 +15,7 @@ from pipeline.system.progress import Reporter
 
 
 @dataclass(slots=True)
-class Network:
+class LazyEncoder:
     """The backbone and its engine, each loaded when first needed.
 
     Attributes:
@@ -36,7 +36,7 @@ class Network:
     _encoder: Encoder | None = None
 
     @classmethod
-    def of(cls, options: ExtractOptions, reporter: Reporter) -> "Network":
+    def of(cls, options: ExtractOptions, reporter: Reporter) -> "LazyEncoder":
         """Check options and find out what they ask for, loading nothing.
 
         Raises:

@@ -15,8 +15,8 @@ from pipeline.dataset.labels import merged as merge_labels
 from pipeline.engines.encoder import Encoder
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
-from pipeline.extract.fill import Filled, fill, identity_of, rate_of, start
-from pipeline.extract.lazy_encoder import Network
+from pipeline.extract.fill import FilledStore, fill, identity_of, rate_of, start
+from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files import outputs
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
@@ -46,7 +46,7 @@ def extract(
     outputs.require_folder("--store", path)
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
-    network = Network.of(options, reporter)
+    network = LazyEncoder.of(options, reporter)
     listing = scan(Path(options.data), layout=options.layout)
     if options.merge_labels:
         labels, merged = merge_labels(listing.labels)
@@ -66,7 +66,7 @@ def default_store(data: str) -> str:
     return str(Path("stores") / Path(data).resolve().name)
 
 
-def _dry_run(path: Path, listing: Manifest, network: Network) -> dict[str, Any]:
+def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, Any]:
     """Count what is new and estimate time and disk; write nothing."""
     options = network.options
     exists = Store.exists(path)
@@ -93,7 +93,7 @@ def _dry_run(path: Path, listing: Manifest, network: Network) -> dict[str, Any]:
     }
 
 
-def _planned(path: Path, network: Network, listing: Manifest) -> Store:
+def _planned(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
     """Return a store that exists in memory alone."""
     dim = network.spec.dim or network.backbone().dim
     record = {"identity": {}, "dim": dim, "provenance": {}, "root": str(listing.root)}
@@ -101,7 +101,7 @@ def _planned(path: Path, network: Network, listing: Manifest) -> Store:
 
 
 def _expected_rate(
-    store: Store, extraction: Extraction, network: Network, rows: list[int]
+    store: Store, extraction: Extraction, network: LazyEncoder, rows: list[int]
 ) -> tuple[float, str]:
     """Return rows per second: as the store remembers, or timed on a few images."""
     known = store.record["provenance"].get("images_per_second")
@@ -112,7 +112,9 @@ def _expected_rate(
     return extraction.rate(encoder, rows[:count]), f"{counted(count, 'image')} timed now"
 
 
-def _result(network: Network, filled: Filled, target: Path, started: float) -> dict[str, Any]:
+def _result(
+    network: LazyEncoder, filled: FilledStore, target: Path, started: float
+) -> dict[str, Any]:
     options, store, extraction = network.options, filled.store, filled.extraction
     encoder = network.encoder_if_loaded
     return {

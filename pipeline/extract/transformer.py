@@ -21,7 +21,7 @@ from pipeline.backbones import find
 from pipeline.config.options import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
 from pipeline.extract.fill import fill, store_of
-from pipeline.extract.lazy_encoder import Network
+from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.images.manifest import OK, Manifest, listing_of
 from pipeline.system.progress import Silence
 
@@ -96,7 +96,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         options = build(ExtractOptions, self.get_params(deep=False))
         distinct = sorted(set(paths))
         listing = listing_of(_ROOT, [(path, "", "") for path in distinct])
-        network = Network.of(options, Silence())
+        network = LazyEncoder.of(options, Silence())
         filled = fill(
             network,
             store_of(network, Path(str(options.store))),

@@ -21,7 +21,7 @@ Part = TypeVar("Part")
 Loaded = TypeVar("Loaded")
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """What a network is trained on: images, or activations at its boundary."""
 
     def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[Any]:

@@ -37,7 +37,7 @@ _IN_MEMORY: Final = partial(ScanCache, None)
 
 
 class BoundaryCache:
-    """Activations of a manifest's rows; a ``Source`` once it is filled and opened.
+    """Activations of a manifest's rows; a ``BatchSource`` once it is filled and opened.
 
     Attributes:
         folder: Where the shards are.
@@ -248,7 +248,7 @@ class BoundaryCache:
 
 
 class CachedViews:
-    """Boundary caches of images and of their views; a ``Source`` once they are open.
+    """Boundary caches of images and of their views; a ``BatchSource`` once they are open.
 
     Example:
         source = CachedViews({"": cache, "flip": flipped}, turns)

@@ -19,7 +19,7 @@ from pipeline.finetune.surgery import Surgery
 from pipeline.runs import metrics
 from pipeline.runs.checkpoint import Progress
 from pipeline.runs.run import FINETUNED, FittedHead, Run
-from pipeline.runs.scoring import Chosen, score_head
+from pipeline.runs.scoring import ChosenHead, score_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.dense import DenseHead
@@ -137,7 +137,7 @@ def _scored(outcome: Outcome, examples: Examples, surgery: Surgery) -> FittedHea
     head = _as_dense(surgery.head, outcome)
     data = SplitFeatures.of(examples, outcome.features)
     seconds = sum(row["seconds"] for row in outcome.progress.epochs)
-    chosen = Chosen(head, data.scores(head, "val"), data.part("val")[1], seconds)
+    chosen = ChosenHead(head, data.scores(head, "val"), data.part("val")[1], seconds)
     return score_head(chosen, data, reject_below=outcome.reject_below)
 
 

@@ -92,7 +92,7 @@ class Photos:
             )
 
     def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[np.uint8]:
-        """Return images, uint8 ``(n, S, S, 3)``; see ``Source``.
+        """Return images, uint8 ``(n, S, S, 3)``; see ``BatchSource``.
 
         Raises:
             StaleFeaturesError: An image is not the one that the run was made from; names it.

@@ -11,7 +11,7 @@ from pipeline import engines
 from pipeline.config.options import FinetuneOptions
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import EngineUnavailableError
-from pipeline.finetune.batches import Source
+from pipeline.finetune.batches import BatchSource
 from pipeline.finetune.cache import BoundaryCache, CachedViews
 from pipeline.finetune.origin import Origin
 from pipeline.finetune.photos import Photos
@@ -32,7 +32,7 @@ def open_source(
     photos: Photos,
     turns: Turns,
     reporter: Reporter,
-) -> Iterator[tuple[Source, Any]]:
+) -> Iterator[tuple[BatchSource, Any]]:
     """Give what to train on, cached activations or images, and the network that takes it.
 
     Args:

@@ -21,7 +21,7 @@ from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
-from pipeline.finetune.batches import Source, class_weights
+from pipeline.finetune.batches import BatchSource, class_weights
 from pipeline.finetune.checks import check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune.cut import cut_at, find_cut
 from pipeline.finetune.origin import Origin, load_backbone, open_origin
@@ -29,14 +29,14 @@ from pipeline.finetune.outcome import Outcome, record_outcome
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.source import open_source
 from pipeline.finetune.surgery import (
-    SEED_FROZEN,
+    TUTORIAL_FROZEN,
     Surgery,
     digest_of,
     operate,
-    seed_head,
     set_precision,
+    tutorial_head,
 )
-from pipeline.finetune.training import FineTuning, Recipe, Rows
+from pipeline.finetune.training import FineTuning, FineTuningRecipe, TrainingRows
 from pipeline.finetune.turns import Turns
 from pipeline.heads import layers as head_layers
 from pipeline.images import views
@@ -49,14 +49,14 @@ from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter
 
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
-SEED_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
+TUTORIAL_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
     {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"}
 )
 # Options that make another result.
 _COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "optimizer",
                    "layer_decay", "precision", "cache_precision", "class_weight",
                    "patience")  # fmt: skip
-_FIXED_BY_SEED: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "batch_size",
+_FIXED_BY_TUTORIAL: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "batch_size",
                          "optimizer", "layer_decay", "augment", "views", "precision",
                          "cache_precision", "class_weight", "patience")  # fmt: skip
 # Those that are parameters of a dense head too.
@@ -160,7 +160,7 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
         return options
     changed = [
         flag_of(name)
-        for name in _FIXED_BY_SEED
+        for name in _FIXED_BY_TUTORIAL
         if getattr(options, name) != default_of(FinetuneOptions, name)
     ]
     if changed:
@@ -168,7 +168,7 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
             f"--preset {options.preset} fixes how to train. Received: {', '.join(changed)}.",
             hint="Leave out one of the two.",
         )
-    return replace(options, **SEED_PRESET)
+    return replace(options, **TUTORIAL_PRESET)
 
 
 def _path_of(options: FinetuneOptions) -> Path:
@@ -236,8 +236,8 @@ def _surgery(options: FinetuneOptions, origin: Origin, loaded: FrozenBackbone) -
     """Put the head on the backbone and cut it."""
     if options.preset is not None:
         present = np.unique(origin.examples.y[origin.examples.rows("train")])
-        head = seed_head(len(present), loaded.dim, options.seed)
-        return operate(loaded, head, cut_at(loaded.network, SEED_FROZEN))
+        head = tutorial_head(len(present), loaded.dim, options.seed)
+        return operate(loaded, head, cut_at(loaded.network, TUTORIAL_FROZEN))
     cut = find_cut(loaded.network, options.unfreeze_from)
     surgery = operate(loaded, head_layers.head_network(origin.head), cut)
     set_precision(surgery, options.precision)
@@ -250,13 +250,13 @@ def _training(
     path: Path,
     inputs: Mapping[str, Any],
     surgery: Surgery,
-    source: Source,
+    source: BatchSource,
     model: Any,
 ) -> FineTuning:
     examples = origin.examples
     train, val, y = origin.rows("train"), origin.rows("val"), examples.y
     classes = np.unique(y[train]) if options.preset else np.asarray(origin.head.classes_)
-    recipe = Recipe(
+    recipe = FineTuningRecipe(
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
@@ -271,7 +271,7 @@ def _training(
         model,
         surgery,
         recipe,
-        Rows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
+        TrainingRows(source, y, classes, train, val, class_weights(y[train], options.class_weight)),
         checkpoint=path / FINETUNED / checkpoint.FILE,
         identity=apart_from_places(inputs),
     )
@@ -282,8 +282,8 @@ def _train(
     origin: Origin,
     surgery: Surgery,
     training: FineTuning,
-    trained: tuple[Any, Source],
-    answering: tuple[Any, Source],
+    trained: tuple[Any, BatchSource],
+    answering: tuple[Any, BatchSource],
     reporter: Reporter,
 ) -> Outcome:
     """Estimate, train, and compute the features of every row.

@@ -17,8 +17,8 @@ from pipeline.finetune.cut import Cut, blocks_of
 from pipeline.system.keras_setup import import_keras
 
 # The tutorial counts layers from the input: it freezes 15 and trains the others.
-SEED_FROZEN: Final = 15
-SEED_WIDTH: Final = 1024
+TUTORIAL_FROZEN: Final = 15
+TUTORIAL_WIDTH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +111,16 @@ def operate(loaded: FrozenBackbone, head: Any, cut: Cut) -> Surgery:
     return Surgery(loaded, cut, whole, top, _bottom(keras, loaded, cut.boundary), head)
 
 
-def seed_head(num_classes: int, dim: int, seed: int) -> Any:
+def tutorial_head(num_classes: int, dim: int, seed: int) -> Any:
     """Return the tutorial's fresh head: Dense 1024 relu, Dense; the softmax is in the loss.
 
     Kernels are Glorot uniform, as Keras' default, drawn from the seed.
     """
     keras = import_keras()
-    widths = (dim, SEED_WIDTH, num_classes)
+    widths = (dim, TUTORIAL_WIDTH, num_classes)
     network = keras.Sequential(name="head")
     network.add(keras.Input((dim,), name="features"))
-    for number, (width, name) in enumerate(((SEED_WIDTH, "hidden_1"), (num_classes, "logits"))):
+    for number, (width, name) in enumerate(((TUTORIAL_WIDTH, "hidden_1"), (num_classes, "logits"))):
         activation = "relu" if number == 0 else None
         layer = keras.layers.Dense(width, activation=activation, kernel_initializer="zeros",
                                    name=name)  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import readable_errors
-from pipeline.finetune.batches import Source, order_of, parts_of, read_ahead
+from pipeline.finetune.batches import BatchSource, order_of, parts_of, read_ahead
 from pipeline.finetune.steps import (
     WEIGHT_DECAYS,
     adam,
@@ -41,7 +41,7 @@ _UNTIMED_BATCHES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class FineTuningRecipe:
     """How the network is trained.
 
     Attributes:
@@ -83,19 +83,19 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class TrainingRows:
     """What is trained on and what is judged by.
 
     Attributes:
         source: Inputs by row number.
         y: Class numbers of all rows, ``(n,)``.
         classes: Class number of each logit, ascending.
-        train: Rows of train.
-        val: Rows of val.
+        train: TrainingRows of train.
+        val: TrainingRows of val.
         weights: Weight of each row of train, in the order of ``train``, float32.
     """
 
-    source: Source
+    source: BatchSource
     y: NDArray[np.int64]
     classes: NDArray[np.int64]
     train: NDArray[np.intp]
@@ -119,8 +119,8 @@ class FineTuning:
         self,
         model: Any,
         surgery: Surgery,
-        recipe: Recipe,
-        rows: Rows,
+        recipe: FineTuningRecipe,
+        rows: TrainingRows,
         *,
         checkpoint: Path,
         identity: Mapping[str, Any],
@@ -174,7 +174,7 @@ class FineTuning:
         """Class number of each logit."""
         return self._rows.classes
 
-    def compile_outputs(self, model: Any, source: Source) -> None:
+    def compile_outputs(self, model: Any, source: BatchSource) -> None:
         """Compute outputs from now on by a model, in its present precision, on a source."""
         self._forward, self._source = compile_forward(model), source
 
@@ -349,7 +349,7 @@ class FineTuning:
     def _judge(self) -> tuple[float, float]:
         """Return log loss, at its own temperature, and accuracy on val.
 
-        Rows of a class that train lacks count as wrong, and not in the loss.
+        TrainingRows of a class that train lacks count as wrong, and not in the loss.
         """
         rows = self._rows
         logits = self.logits(rows.val)
@@ -391,7 +391,7 @@ def _seconds_a_row(
     return (ends[-1] - ends[-1 - TIMED_BATCHES]) / (TIMED_BATCHES * len(part))
 
 
-def _optimizer(variables: Sequence[Any], surgery: Surgery, recipe: Recipe) -> Any:
+def _optimizer(variables: Sequence[Any], surgery: Surgery, recipe: FineTuningRecipe) -> Any:
     if recipe.is_tutorial:
         return adam(variables)
     return adamw(

@@ -27,7 +27,7 @@ TestRows = Mapping[tuple[bytes, str], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredHead:
     """One head of one run on the common test images.
 
     Attributes:
@@ -130,7 +130,7 @@ def _test_rows(run: Run) -> TestRows:
     }
 
 
-def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[Scored]:
+def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[ScoredHead]:
     places = np.array([place for place, _ in rows])
     y = np.array([label for _, label in rows])
     scored = []
@@ -146,11 +146,11 @@ def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[Scored]:
             "temperature": record["calibration"]["temperature"],
             "best": head == run.record["best"],
         }
-        scored.append(Scored(str(run.path), head, row, probabilities.argmax(axis=1) == y))
+        scored.append(ScoredHead(str(run.path), head, row, probabilities.argmax(axis=1) == y))
     return scored
 
 
-def _pair(first: Scored, second: Scored, comparisons: int) -> dict[str, Any]:
+def _pair(first: ScoredHead, second: ScoredHead, comparisons: int) -> dict[str, Any]:
     only_first = int((first.correct & ~second.correct).sum())
     only_second = int((~first.correct & second.correct).sum())
     same_run = first.run == second.run

@@ -25,7 +25,7 @@ CURVE_THRESHOLDS: Final = (0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99,
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenHead:
     """A fitted head and the scores that it was chosen by.
 
     Attributes:
@@ -47,7 +47,7 @@ class Chosen:
 
 
 def score_head(
-    chosen: Chosen, data: SplitFeatures, *, refit: bool = False, reject_below: float = 0.0
+    chosen: ChosenHead, data: SplitFeatures, *, refit: bool = False, reject_below: float = 0.0
 ) -> FittedHead:
     """Score a head on every split.
 

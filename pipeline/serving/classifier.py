@@ -19,7 +19,7 @@ from pipeline.config.fields import expanded
 from pipeline.config.options import PredictOptions, default_of
 from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
-from pipeline.engines.queue import EncodingQueue, Row
+from pipeline.engines.queue import EncodingQueue, EncodingRow
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.heads.calibration import probabilities
 from pipeline.images import views
@@ -259,7 +259,7 @@ class Classifier:
                     errors.append({"path": image.name, "reason": file.reason})
                 else:
                     for view in self.views:
-                        queue.add(Row(index, file.key, view, file.pixels[view]))
+                        queue.add(EncodingRow(index, file.key, view, file.pixels[view]))
                 bar.advance(skipped=len(errors))
         return errors
 
@@ -299,7 +299,7 @@ class _Scoring:
         self._indices: list[int] = []
         self._scores = np.empty((0, len(classifier.classes)))
 
-    def deliver(self, rows: Sequence[Row], features: Features) -> None:
+    def deliver(self, rows: Sequence[EncodingRow], features: Features) -> None:
         """Take the features of some rows; the views of an image are neighbours."""
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():

@@ -48,7 +48,7 @@ _FOLDER: Final = "folder"
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ExportedRun:
     """A run's head with what it was made from.
 
     Attributes:
@@ -143,7 +143,7 @@ def _kept(form: Format, out: Path, compare: Callable[..., Agreement]) -> Agreeme
         raise
 
 
-def open_source(options: ExportOptions) -> Source:
+def open_source(options: ExportOptions) -> ExportedRun:
     """Open a run, its store, one of its heads, and the backbone.
 
     Raises:
@@ -163,7 +163,7 @@ def open_source(options: ExportOptions) -> Source:
         layers.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
     file = Path(str(options.weights)) if is_from_file(identity) else None
-    return Source(run, store, name, head, network, file)
+    return ExportedRun(run, store, name, head, network, file)
 
 
 def _checked(
@@ -240,7 +240,7 @@ def _require_exportable(run: Run, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _package(source: Source) -> Package:
+def _package(source: ExportedRun) -> Package:
     inputs, network = source.run.record["inputs"], source.backbone
     identity = run_backbone.identity_of(source.run, source.name)
     metadata = {
@@ -259,7 +259,7 @@ def _package(source: Source) -> Package:
     return Package(network, source.head, metadata, source.network_file)
 
 
-def _sample(source: Source, reporter: Reporter) -> tuple[Sample, NDArray[np.floating]]:
+def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np.floating]]:
     """Read images of the run and what the cached path gives for them; check every part of it."""
     run, store, name, head = source.run, source.store, source.name, source.head
     splits = stitch.HELD_OUT if source.is_finetuned else stitch.SPLITS

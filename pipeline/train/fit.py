@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.dataset.features import SplitFeatures
 from pipeline.runs.run import FittedHead, Run
-from pipeline.runs.scoring import Chosen, parameters, score_head
+from pipeline.runs.scoring import ChosenHead, parameters, score_head
 from pipeline.system.progress import Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -59,5 +59,5 @@ def fit_head(
     began = time.perf_counter()
     head.fit(*data.to_fit("train"), validation=data.part("val"))
     seconds = time.perf_counter() - began
-    chosen = Chosen(head, data.scores(head, "val"), data.part("val")[1], seconds)
+    chosen = ChosenHead(head, data.scores(head, "val"), data.part("val")[1], seconds)
     return score_head(chosen, data, refit=refit, reject_below=reject_below)

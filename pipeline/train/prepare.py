@@ -30,7 +30,7 @@ HeadParameters = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class TrainingData:
     """Rows, their features, and what results depend on besides the heads.
 
     Attributes:
@@ -80,7 +80,7 @@ def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) ->
         )
 
 
-def prepare_data(options: StageTwoOptions) -> Prepared:
+def prepare_data(options: StageTwoOptions) -> TrainingData:
     """Join a store and a manifest, and read the features, or leave them on disk.
 
     Raises:
@@ -90,7 +90,7 @@ def prepare_data(options: StageTwoOptions) -> Prepared:
     store = Store.open(Path(options.store or ""))
     manifest = store.read_manifest(Path(options.manifest) if options.manifest else None)
     examples = prepare(manifest, rule_of(options))
-    return Prepared(
+    return TrainingData(
         examples=examples,
         data=features_of(store, examples, options),
         inputs=_inputs(options, store, examples),
@@ -105,7 +105,7 @@ def prepare_data(options: StageTwoOptions) -> Prepared:
     )
 
 
-def open_run(prepared: Prepared, path: Path, *, force: bool, reporter: Reporter) -> Run:
+def open_run(prepared: TrainingData, path: Path, *, force: bool, reporter: Reporter) -> Run:
     """Open the run to add to, or plan one, which the first head that is added puts on disk.
 
     So what cannot be trained leaves nothing behind, and with ``force`` replaces nothing.

@@ -19,7 +19,7 @@ from pipeline.dataset.features import Scores, SplitFeatures
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.heads.calibration import fit_temperature, probabilities
 from pipeline.runs import metrics
-from pipeline.runs.scoring import Chosen, plain
+from pipeline.runs.scoring import ChosenHead, plain
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -67,7 +67,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """All trials of one head and the chosen one.
 
     Attributes:
@@ -79,7 +79,7 @@ class Swept:
 
     trials: Sequence[Trial]
     best: Trial
-    chosen: Chosen
+    chosen: ChosenHead
     notes: tuple[str, ...]
 
 
@@ -91,7 +91,7 @@ def sweep_head(
     *,
     folds: int,
     progress: Callable[[Trial | None], None] = lambda best: None,
-) -> Swept:
+) -> SweepResult:
     """Fit every setting of one head and choose.
 
     The choice is by the log loss at the temperature of the lowest log loss, ties by the setting
@@ -128,8 +128,8 @@ def sweep_head(
     head, scores, y = kept
     if not has_val:
         head = next(iter(base.fit_many(*data.to_fit("train"), [best.setting])))
-    chosen = Chosen(head, scores, y, time.perf_counter() - began)
-    return Swept(trials, best, chosen, tuple(_notes(name, trials, best)))
+    chosen = ChosenHead(head, scores, y, time.perf_counter() - began)
+    return SweepResult(trials, best, chosen, tuple(_notes(name, trials, best)))
 
 
 class _Steps:

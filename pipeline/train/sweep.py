@@ -26,7 +26,7 @@ from pipeline.train.prepare import (
     prepare_data,
     run_path,
 )
-from pipeline.train.search import Swept, Trial, lead, sweep_head
+from pipeline.train.search import SweepResult, Trial, lead, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -113,7 +113,7 @@ def _known(grids: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _scored(
-    swept: Swept, data: SplitFeatures, options: SweepOptions, asked: Mapping[str, Any]
+    swept: SweepResult, data: SplitFeatures, options: SweepOptions, asked: Mapping[str, Any]
 ) -> FittedHead:
     fitted = score_head(swept.chosen, data, refit=options.refit, reject_below=options.reject_below)
     has_val = bool(len(data.part("val")[1]))
@@ -129,7 +129,7 @@ def _scored(
     return replace(fitted, record=record)
 
 
-def _say(swept: Swept, reporter: Reporter) -> None:
+def _say(swept: SweepResult, reporter: Reporter) -> None:
     best = swept.best
     own = {"grid": getattr(swept.chosen.head, "strength", "grid")}
     setting = ", ".join(

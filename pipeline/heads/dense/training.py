@@ -18,7 +18,7 @@ from pipeline.system.keras_setup import import_keras
 Array = NDArray[np.float32]
 
 
-class Trained(NamedTuple):
+class TrainedWeights(NamedTuple):
     """One trained head: its weights, and the mean loss of each epoch, ``(epochs,)``."""
 
     weights: list[Array]
@@ -38,7 +38,7 @@ def initial_weights(recipe: Recipe, dim: int, num_classes: int) -> list[Array]:
 
 def train(
     recipes: Sequence[Recipe], rows: Rows, progress: Callable[[float], None] = lambda share: None
-) -> list[Trained]:
+) -> list[TrainedWeights]:
     """Train heads in one pass.
 
     Args:
@@ -62,7 +62,7 @@ def train(
         progress(1 / recipes[0].epochs)
     weights = [np.asarray(ops.convert_to_numpy(array)) for array in state.weights]
     return [
-        Trained([array[..., head, :].copy() for array in weights], np.array(losses)[:, head])
+        TrainedWeights([array[..., head, :].copy() for array in weights], np.array(losses)[:, head])
         for head in range(len(recipes))
     ]
 
