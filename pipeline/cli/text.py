@@ -1,6 +1,8 @@
 """What several commands show: the leaderboard, verdicts, sizes; pure functions to lines of text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from typing import Any, Final
 
 from pipeline.system.wording import counted
@@ -9,12 +11,48 @@ _ERRORS_SHOWN: Final = 10
 CLASS: Final = ("class", "classes")
 
 
-def of_run(result: Mapping[str, Any]) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of text; the first row names the columns, the first column the rows."""
+
+    rows: Sequence[Sequence[str]]
+
+
+Text = Sequence[str | Table]
+
+
+def as_lines(text: Text) -> Iterator[str]:
+    """Yield the lines that a terminal shows; columns are aligned."""
+    for block in text:
+        if isinstance(block, Table):
+            yield from _aligned(block.rows)
+        else:
+            yield block
+
+
+def as_html(text: Text) -> str:
+    """Return the same for a notebook; whatever comes from data is escaped."""
+    return "".join(
+        _html_table(block.rows) if isinstance(block, Table) else f"<div>{escape(block)}</div>"
+        for block in text
+    )
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in (("td" if number else "th", row) for number, row in enumerate(rows))
+    )
+    lines = "".join(f"<tr>{row}</tr>" for row in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def of_run(result: Mapping[str, Any]) -> Text:
     """Show the leaderboard of a run, the verdicts, and what was written."""
     rows = head_rows(result)
     run = result["run"]
     return [
-        *leaderboard(rows),
+        leaderboard(rows),
         *uncertainty(result["split"]["test"]),
         *map(verdict, result["pairs"]),
         *rejected(result["heads"]),
@@ -65,8 +103,8 @@ def errors(errors: Sequence[Mapping[str, str]], listed: str) -> list[str]:
     return lines + ([f"  and {more:,} more, listed {listed}"] if more > 0 else [])
 
 
-def leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return an aligned table, one line a row."""
+def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of heads with their scores, one row per head."""
     table = [("head", "test acc", "95 % interval", "balanced", "macro F1", "log loss", "ECE",
               "val acc", "fit", "predict")]  # fmt: skip
     for row in rows:
@@ -85,10 +123,10 @@ def leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{1e3 * row['predict_seconds']:.0f} ms",
             )
         )
-    return aligned(table)
+    return Table(table)
 
 
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """Return lines with the first column to the left and the others to the right."""
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     return [

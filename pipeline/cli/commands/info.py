@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import head_rows, leaderboard, size, uncertainty
+from pipeline.cli.text import Text, head_rows, leaderboard, size, uncertainty
 from pipeline.config.options import InfoOptions
 from pipeline.system.wording import counted
 
@@ -17,7 +17,7 @@ def run(options: InfoOptions, call: Call) -> Result:
     return info(Path(options.path))
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Describe a store or a run."""
     if result["kind"] == "run":
         return _run_info(result)
@@ -33,7 +33,7 @@ def text(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _run_info(result: Mapping[str, Any]) -> list[str]:
+def _run_info(result: Mapping[str, Any]) -> Text:
     """Describe a run, with the scores that it recorded."""
     heads = ", ".join(result["heads"]) or "none"
     has_scores = result["split"]["test"] > 0 and result["heads"]
@@ -41,7 +41,7 @@ def _run_info(result: Mapping[str, Any]) -> list[str]:
         f"Run {result['path']}: heads {heads}; best {result['best']}",
         f"Made from {result['store']}; split {result['split']}",
         f"Classes: {', '.join(result['classes'])}",
-        *(leaderboard(head_rows(result)) if has_scores else ()),
+        *([leaderboard(head_rows(result))] if has_scores else ()),
         *(uncertainty(result["split"]["test"]) if has_scores else ()),
     ]
 
