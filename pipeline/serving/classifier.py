@@ -7,7 +7,7 @@ and by users of the library, as ``pipeline.Classifier``.
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -79,6 +79,16 @@ class LoadedFrom:
     batch_size: int
     workers: int | None
     store: str | None
+
+    def from_anywhere(self) -> Self:
+        """Return the same for a process that may be in another folder."""
+        is_file = self.weights is not None and Path(self.weights).exists()
+        return replace(
+            self,
+            run=str(Path(self.run).absolute()),
+            weights=str(Path(str(self.weights)).absolute()) if is_file else self.weights,
+            store=None if self.store is None else str(Path(self.store).absolute()),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,18 +172,12 @@ class Classifier:
         weights = None if weights is None else expanded(weights)
         store = None if store is None else expanded(store)
         found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
-        is_file = weights is not None and Path(weights).exists()
+        origin = LoadedFrom(
+            run=run, head=head, weights=weights, engine=engine, batch_size=batch_size, workers=workers,
+            store=store,
+        )  # fmt: skip
         return cls(
-            loaded_from=LoadedFrom(
-                # Whoever unpickles it may be in another folder.
-                run=str(Path(run).absolute()),
-                head=head,
-                weights=str(Path(str(weights)).absolute()) if is_file else weights,
-                engine=engine,
-                batch_size=batch_size,
-                workers=workers,
-                store=None if store is None else str(Path(store).absolute()),
-            ),
+            loaded_from=origin.from_anywhere(),
             encoder=engines.create(
                 found.engine,
                 found.network,
