@@ -173,9 +173,14 @@ class Classifier:
         store = None if store is None else expanded(store)
         found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
         origin = LoadedFrom(
-            run=run, head=head, weights=weights, engine=engine, batch_size=batch_size, workers=workers,
+            run=run,
+            head=head,
+            weights=weights,
+            engine=engine,
+            batch_size=batch_size,
+            workers=workers,
             store=store,
-        )  # fmt: skip
+        )
         return cls(
             loaded_from=origin.from_anywhere(),
             encoder=engines.create(
