@@ -152,9 +152,8 @@ class Classifier:
         Args:
             run: The run directory, or a folder of ``export --format folder``.
             head: Name of the head; the run's best by default.
-            weights: Where the backbone's weights are, if the run's store lacks them: as for
-                ``extract``, or the ``.keras`` file of a network that is in no table. Their digest
-                must be the run's, wherever they come from.
+            weights: Where the backbone's weights are, if the run's store lacks them, as for
+                ``extract``. Their digest must be the run's.
             engine: What runs the backbone.
             batch_size: Images per call of the backbone.
             workers: Decoding threads; as many as processors by default.
@@ -169,9 +168,7 @@ class Classifier:
             EngineUnavailableError: The engine is not installed.
         """
         run = expanded(run)
-        weights = None if weights is None else expanded(weights)
-        store = None if store is None else expanded(store)
-        found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
+        weights, store = (None if path is None else expanded(path) for path in (weights, store))
         origin = LoadedFrom(
             run=run,
             head=head,
@@ -181,6 +178,7 @@ class Classifier:
             workers=workers,
             store=store,
         )
+        found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
         return cls(
             loaded_from=origin.from_anywhere(),
             encoder=engines.create(
