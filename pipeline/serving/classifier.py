@@ -68,7 +68,7 @@ class Predictions:
     errors: list[dict[str, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LoadedFrom:
     """The arguments of ``Classifier.load``, with which another process loads the same."""
 
@@ -169,15 +169,7 @@ class Classifier:
         """
         run = expanded(run)
         weights, store = (None if path is None else expanded(path) for path in (weights, store))
-        origin = LoadedFrom(
-            run=run,
-            head=head,
-            weights=weights,
-            engine=engine,
-            batch_size=batch_size,
-            workers=workers,
-            store=store,
-        )
+        origin = LoadedFrom(run, head, weights, engine, batch_size, workers, store)
         found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
         return cls(
             loaded_from=origin.from_anywhere(),
