@@ -338,6 +338,8 @@ class InfoOptions:
     """Say what a store or a run is."""
 
     path: str = _path("", "store or run directory", "STORE|RUN", positional=True, required=True)
+    per_class: bool = _switch("of a run, show the scores of every class and the confusion matrix")
+    head: str | None = _text(None, "head for --per-class (default: the run's best)", "NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
