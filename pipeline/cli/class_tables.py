@@ -7,14 +7,14 @@ not wait for.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.cli.text import CLASS, aligned, number
+from pipeline.cli.text import CLASS, Table, Text, number
 from pipeline.system.wording import counted
 
 _WORST: Final = 5
 _MISTAKES: Final = 3
 
 
-def worst_classes(run: Mapping[str, Any]) -> list[str]:
+def worst_classes(run: Mapping[str, Any]) -> Text:
     """Show the classes of lowest recall on test by the best head of a run.
 
     Args:
@@ -27,7 +27,7 @@ def worst_classes(run: Mapping[str, Any]) -> list[str]:
     return worst_of(best, run["classes"], title=f"on test, {run['best']}")
 
 
-def worst_of(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> list[str]:
+def worst_of(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> Text:
     """Show the classes of lowest recall and what they are mistaken for.
 
     Args:
@@ -44,18 +44,19 @@ def worst_of(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -
     if not worst:
         return []
     mistakes = _mistakes(scores["confusion_matrix"])
-    table = [("class", "recall", "images")]
-    table += [(classes[place], number(recall[place]), f"{support[place]:,}") for place in worst]
-    said = ["mistaken for"] + [_named(mistakes[place], classes) for place in worst]
+    table = [("class", "recall", "images", "mistaken for")]
+    for place in worst:
+        taken = _named(mistakes[place], classes)
+        table.append((classes[place], number(recall[place]), f"{support[place]:,}", taken))
     more = len(imperfect) - len(worst)
     return [
         f"Lowest recall {title}:",
-        *(f"{line}  {text}" for line, text in zip(aligned(table), said, strict=True)),
+        Table(table, has_words=True),
         *([f"and {counted(more, *CLASS)} more with mistakes (info --per-class)"] if more else []),
     ]
 
 
-def all_classes(shown: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+def all_classes(shown: Mapping[str, Any], classes: Sequence[str]) -> Text:
     """Show the scores of every class, and the confusion matrix.
 
     Args:
@@ -66,7 +67,7 @@ def all_classes(shown: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     return ["", *score_table(shown, classes, title=title), "", *matrix(shown, classes, title=title)]
 
 
-def score_table(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> list[str]:
+def score_table(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> Text:
     """Show precision, recall, F1 and the number of images of every class."""
     from pipeline.runs.per_class import SCORES
 
@@ -74,10 +75,10 @@ def score_table(scores: Mapping[str, Any], classes: Sequence[str], *, title: str
     table = [("class", "precision", "recall", "F1", "images")]
     for name, *shares, support in zip(classes, *columns, strict=True):
         table.append((name, *map(number, shares), f"{support:,}"))
-    return [f"Scores of every class {title}:", *aligned(table)]
+    return [f"Scores of every class {title}:", Table(table)]
 
 
-def matrix(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> list[str]:
+def matrix(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> Text:
     """Show the confusion matrix; of many classes, its mistakes alone, the most frequent first."""
     from pipeline.runs.per_class import DENSE_CLASSES, cells
 
@@ -86,12 +87,12 @@ def matrix(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> 
         wrong = sorted((cell for cell in found if cell[0] != cell[1]), key=lambda cell: -cell[2])
         table = [("true", "predicted", "images")]
         table += [(classes[true], classes[taken], f"{count:,}") for true, taken, count in wrong]
-        return [f"Mistakes {title}, all that were made:", *aligned(table)]
+        return [f"Mistakes {title}, all that were made:", Table(table)]
     counts = {(true, predicted): count for true, predicted, count in found}
     rows: list[Sequence[str]] = [("true", *classes)]
     for true, name in enumerate(classes):
         rows.append((name, *(f"{counts.get((true, p), 0):,}" for p in range(len(classes)))))
-    return [f"Confusion matrix {title} (rows: true class; columns: predicted):", *aligned(rows)]
+    return [f"Confusion matrix {title} (rows: true class; columns: predicted):", Table(rows)]
 
 
 def _mistakes(matrix: Any) -> dict[int, list[tuple[int, int]]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.cli.text import Text
 from pipeline.config.options import CommonOptions
 from pipeline.system.progress import Reporter
 
@@ -36,13 +37,13 @@ class Command:
         options: Its record of options, whose docstring is its line in ``--help``.
         run: Options to the result that ``--json`` prints; it imports what it needs when it is
             called, so that ``--help`` answers at once.
-        text: The result as lines for a person.
+        text: The result for a person: lines, and tables.
         example: What to type; shown where an argument is missing.
         keeps: Whether an interrupted one keeps what it has finished.
     """
 
     options: type
     run: Callable[[Any, Call], Result]
-    text: Callable[[Mapping[str, Any]], list[str]]
+    text: Callable[[Mapping[str, Any]], Text]
     example: str
     keeps: bool = False

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.cli.class_tables import worst_classes
-from pipeline.cli.text import aligned, number
+from pipeline.cli.text import Table, Text, number
 from pipeline.system.wording import counted
 
 
-def of_run(result: Mapping[str, Any]) -> list[str]:
+def of_run(result: Mapping[str, Any]) -> Text:
     """Show the leaderboard of a run, the verdicts, and what was written."""
     rows = head_rows(result)
     run = result["run"]
     return [
-        *leaderboard(rows),
+        leaderboard(rows),
         *uncertainty(result["split"]["test"]),
         *map(verdict, result["pairs"]),
         *rejected(result["heads"]),
@@ -58,8 +58,8 @@ def interval(compared: Mapping[str, Any]) -> str:
     return f"{simultaneous}95 % interval {low:+.1f} to {high:+.1f}"
 
 
-def leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return an aligned table, one line a row."""
+def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of heads with their scores, one row per head."""
     table = [("head", "test acc", "95 % interval", "balanced", "macro F1", "log loss", "ECE",
               "val acc", "fit", "predict")]  # fmt: skip
     for row in rows:
@@ -78,7 +78,7 @@ def leaderboard(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{1e3 * row['predict_seconds']:.0f} ms",
             )
         )
-    return aligned(table)
+    return Table(table)
 
 
 def uncertainty(count: int) -> list[str]:

@@ -14,7 +14,8 @@ from typing import Any, Final, NoReturn
 
 from pipeline._version import __version__
 from pipeline.cli.command import Call, Command
-from pipeline.cli.commands import COMMANDS, find, records
+from pipeline.cli.commands import COMMANDS, find, perform, records
+from pipeline.cli.text import as_lines
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
@@ -179,10 +180,8 @@ def _run(arguments: Sequence[str]) -> int:
     tables = load_file(Path(common.config), records()) if common.config else {}
     # An empty positional list is argparse's "not given".
     flags = {name: value for name, value in values.items() if value != []}
-    options: Any = config.build(record, {**tables.get(command, {}), **flags})
     reporter = TerminalReporter(quiet=common.quiet)
-    config.require_given(options, command=command, example=row.example)
-    result = row.run(options, Call(common, reporter, tables, STARTED))
+    result = perform(command, flags, Call(common, reporter, tables, STARTED))
     _show(row, result, as_json=common.json)
     return _status(result, strict=common.strict)
 
@@ -219,8 +218,10 @@ def _flag(name: str, option: Option, record: type[Any]) -> dict[str, Any]:
 
 
 def _show(command: Command, result: Mapping[str, Any], *, as_json: bool) -> None:
-    lines = [json.dumps(result, allow_nan=False)] if as_json else command.text(result)
-    for line in lines:
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    for line in as_lines(command.text(result)):
         print(line)
 
 

@@ -1,10 +1,54 @@
 """Tables, numbers, sizes and bad images as text; called by whatever shows a result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from typing import Final
 
 _ERRORS_SHOWN: Final = 10
 CLASS: Final = ("class", "classes")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells of text; the first row names the columns, the first column the rows.
+
+    Attributes:
+        rows: The cells.
+        has_words: Whether the last column holds words, which begin at the left as names do.
+    """
+
+    rows: Sequence[Sequence[str]]
+    has_words: bool = False
+
+
+Text = Sequence[str | Table]
+
+
+def as_lines(text: Text) -> Iterator[str]:
+    """Yield the lines that a terminal shows; columns are aligned."""
+    for block in text:
+        if isinstance(block, Table):
+            yield from _aligned(block)
+        else:
+            yield block
+
+
+def as_html(text: Text) -> str:
+    """Return the same for a notebook; whatever comes from data is escaped."""
+    return "".join(
+        _html_table(block.rows) if isinstance(block, Table) else f"<div>{escape(block)}</div>"
+        for block in text
+    )
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in (("td" if number else "th", row) for number, row in enumerate(rows))
+    )
+    lines = "".join(f"<tr>{row}</tr>" for row in body)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def errors(errors: Sequence[Mapping[str, str]], listed: str) -> list[str]:
@@ -14,15 +58,16 @@ def errors(errors: Sequence[Mapping[str, str]], listed: str) -> list[str]:
     return lines + ([f"  and {more:,} more, listed {listed}"] if more > 0 else [])
 
 
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines with the first column to the left and the others to the right."""
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+def _aligned(table: Table) -> list[str]:
+    """Return lines with names and words to the left and numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*table.rows, strict=True)]
+    left = {0, len(widths) - 1} if table.has_words else {0}
     return [
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column in left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
+        ).rstrip()
+        for line in table.rows
     ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.cli.class_tables import matrix, score_table, worst_classes, worst_of
+from pipeline.cli.text import as_lines
 from pipeline.runs.per_class import per_class
 
 
@@ -21,7 +22,8 @@ def scores_of(counts: list[list[int]]) -> dict[str, Any]:
 
 def test_the_worst_classes_come_first_with_what_they_are_mistaken_for() -> None:
     scores = scores_of([[9, 1, 0], [3, 5, 2], [0, 0, 10]])
-    assert worst_of(scores, ["ant", "bee", "cow"], title="on test, logreg") == [
+    said = worst_of(scores, ["ant", "bee", "cow"], title="on test, logreg")
+    assert list(as_lines(said)) == [
         "Lowest recall on test, logreg:",
         "class  recall  images  mistaken for",
         "bee     0.500      10  ant (3), cow (2)",
@@ -31,7 +33,9 @@ def test_the_worst_classes_come_first_with_what_they_are_mistaken_for() -> None:
 
 def test_many_imperfect_classes_are_counted() -> None:
     counts = np.full((8, 8), 1) + np.diag(np.arange(8))
-    said = worst_of(scores_of(counts.tolist()), list("abcdefgh"), title="on test, x")
+    said = list(
+        as_lines(worst_of(scores_of(counts.tolist()), list("abcdefgh"), title="on test, x"))
+    )
     assert [line.split()[0] for line in said[2:7]] == list("abcde")
     assert said[2].endswith("b (1), c (1), d (1), …")
     assert said[-1] == "and 3 classes more with mistakes (info --per-class)"
@@ -50,10 +54,10 @@ def test_of_many_classes_the_mistakes_are_listed() -> None:
     y = np.arange(150)
     predicted = np.where(y == 7, 8, y)
     scores = per_class(y, predicted, 150)
-    assert matrix(scores, names, title="on test, x")[1:] == [
+    assert list(as_lines(matrix(scores, names, title="on test, x")))[1:] == [
         "true     predicted  images",
         "class 7    class 8       1",
     ]
-    table = score_table(scores, names, title="")
+    table = list(as_lines(score_table(scores, names, title="")))
     assert len(table) == 152
     assert table[9].split() == ["class", "7", "-", "0.000", "0.000", "1"]

@@ -6,9 +6,10 @@ A new command is a new file with a ``COMMAND``, and a row here.
 import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-from pipeline.cli.command import Command
+from pipeline.cli.command import Call, Command, Result
+from pipeline.config import options as config
 
 COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -36,3 +37,24 @@ def find(name: str) -> Command:
 def records() -> dict[str, type]:
     """Return the option records of all commands by name."""
     return {name: find(name).options for name in COMMANDS}
+
+
+def perform(name: str, given: Mapping[str, object], call: Call) -> Result:
+    """Run a command with what was given to it, over what its table of the file says.
+
+    Args:
+        name: Name of the command.
+        given: Values of its options by field name.
+        call: What every command is given.
+
+    Returns:
+        What ``--json`` prints.
+
+    Raises:
+        ConfigError: An option is unknown, missing, or has a value that it cannot have.
+        PipelineError: See the command.
+    """
+    command = find(name)
+    options: Any = config.build(command.options, {**call.tables.get(name, {}), **given})
+    config.require_given(options, command=name, example=command.example)
+    return command.run(options, call)

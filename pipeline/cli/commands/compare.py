@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
 from pipeline.cli.leaderboard import leaderboard, uncertainty, verdict
-from pipeline.cli.text import aligned
+from pipeline.cli.text import Table, Text
 from pipeline.config.options import CompareOptions
 from pipeline.system.wording import counted
 
@@ -17,10 +17,10 @@ def run(options: CompareOptions, call: Call) -> Result:
     return compare(options, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Show the leaderboard of several runs, one for each group that shares test images."""
     several = sum(len(group["runs"]) for group in result["groups"]) > 1
-    lines = [
+    lines: list[str | Table] = [
         line for group in result["groups"] for line in ("", *_of_group(group, several=several))
     ][1:]
     lines += [f"Left out: {item['run']}: {item['reason']}" for item in result["left_out"]]
@@ -29,13 +29,13 @@ def text(result: Mapping[str, Any]) -> list[str]:
     return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
 
 
-def _of_group(group: Mapping[str, Any], *, several: bool) -> list[str]:
+def _of_group(group: Mapping[str, Any], *, several: bool) -> Text:
     """Show one leaderboard; where there are several runs, which one each head is of."""
     rows = [
         {**row, "head": (f"{row['run']}:" if several else "") + row["head"] + " *" * row["best"]}
         for row in group["rows"]
     ]
-    lines = [*leaderboard(rows), *uncertainty(group["n"])]
+    lines: list[str | Table] = [leaderboard(rows), *uncertainty(group["n"])]
     for run, count in group["n_by_run"].items():
         if count != group["n"]:
             lines.append(
@@ -44,7 +44,7 @@ def _of_group(group: Mapping[str, Any], *, several: bool) -> list[str]:
     return [*lines, *map(verdict, group["pairs"])]
 
 
-def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _seeds(rows: Sequence[Mapping[str, Any]]) -> Text:
     """Show mean and spread over seeds."""
     if not rows:
         return []
@@ -53,10 +53,10 @@ def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         cells = (row["mean"], row["sd"], row["low"], row["high"])
         table.append((_titled(row, rows), *(f"{cell:.3f}" for cell in cells)))
     title = f"Test accuracy over {rows[0]['seeds']} seeds of {rows[0]['varies']}:"
-    return ["", title, *aligned(table)]
+    return ["", title, Table(table)]
 
 
-def _curve(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _curve(rows: Sequence[Mapping[str, Any]]) -> Text:
     """Show accuracy against the number of training images."""
     if not rows:
         return []
@@ -67,7 +67,7 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         table.append(
             (title, *(f"{cells[c]['accuracy']:.3f}" if c in cells else "" for c in counts))
         )
-    return ["", "Test accuracy by number of training images:", *aligned(table)]
+    return ["", "Test accuracy by number of training images:", Table(table)]
 
 
 def _titled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:

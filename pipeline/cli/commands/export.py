@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import CLASS, size
+from pipeline.cli.text import CLASS, Text, size
 from pipeline.config.options import ExportOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +16,7 @@ def run(options: ExportOptions, call: Call) -> Result:
     return export(options, call.common, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Say what was written and that it was checked."""
     stitch = result["stitch"]
     return [

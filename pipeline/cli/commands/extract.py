@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import duration, errors, size
+from pipeline.cli.text import Text, duration, errors, size
 from pipeline.config.options import ExtractOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +16,7 @@ def run(options: ExtractOptions, call: Call) -> Result:
     return extract(options, call.common, call.reporter, started=call.started)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Describe what stage 1 did."""
     if result.get("dry_run"):
         return [

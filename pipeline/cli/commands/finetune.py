@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
 from pipeline.cli.leaderboard import of_run
+from pipeline.cli.text import Text
 from pipeline.config.options import FinetuneOptions
 
 
@@ -15,7 +16,7 @@ def run(options: FinetuneOptions, call: Call) -> Result:
     return finetune(options, call.common, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Show both heads and whether fine-tuning was worth it."""
     lines = of_run(result)
     return [*lines[:-1], result["finetune"]["verdict"]["text"], lines[-1]]

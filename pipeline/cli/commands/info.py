@@ -7,7 +7,7 @@ from typing import Any, Final
 from pipeline.cli.class_tables import all_classes, worst_classes
 from pipeline.cli.command import Call, Command, Result
 from pipeline.cli.leaderboard import head_rows, leaderboard, uncertainty
-from pipeline.cli.text import size
+from pipeline.cli.text import Text, size
 from pipeline.config.options import InfoOptions
 from pipeline.system.wording import counted
 
@@ -19,7 +19,7 @@ def run(options: InfoOptions, call: Call) -> Result:
     return info(Path(options.path), per_class=options.per_class, head=options.head)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Describe a store or a run."""
     if result["kind"] == "run":
         return _run_info(result)
@@ -35,7 +35,7 @@ def text(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _run_info(result: Mapping[str, Any]) -> list[str]:
+def _run_info(result: Mapping[str, Any]) -> Text:
     """Describe a run, with the scores that it recorded."""
     heads = ", ".join(result["heads"]) or "none"
     shown = result["shown"]
@@ -44,7 +44,7 @@ def _run_info(result: Mapping[str, Any]) -> list[str]:
         f"Run {result['path']}: heads {heads}; best {result['best']}",
         f"Made from {result['store']}; split {result['split']}",
         f"Classes: {', '.join(result['classes'])}",
-        *(leaderboard(head_rows(result)) if has_scores else ()),
+        *([leaderboard(head_rows(result))] if has_scores else ()),
         *(uncertainty(result["split"]["test"]) if has_scores else ()),
         *(all_classes(shown, result["classes"]) if shown else worst_classes(result)),
     ]

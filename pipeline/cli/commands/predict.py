@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import errors
+from pipeline.cli.text import Text, errors
 from pipeline.config.options import PredictOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +16,7 @@ def run(options: PredictOptions, call: Call) -> Result:
     return predict(options, call.common, call.reporter, started=call.started)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Show one line an image."""
     lines = []
     for item in result["predictions"]:

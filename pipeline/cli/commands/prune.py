@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import size
+from pipeline.cli.text import Text, size
 from pipeline.config.options import PruneOptions
 from pipeline.system.wording import counted
 
@@ -17,7 +17,7 @@ def run(options: PruneOptions, call: Call) -> Result:
     return prune(Path(options.store))
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Say what was dropped."""
     activations = ""
     if result["boundary_dropped"] or result["boundary_shards"]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import CLASS
+from pipeline.cli.text import CLASS, Text
 from pipeline.config.options import SampleOptions
 from pipeline.system.wording import counted
 
@@ -19,7 +19,7 @@ def run(options: SampleOptions, call: Call) -> Result:
     return write_sample(Path(options.out), force=call.common.force)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Describe the written sample."""
     return [
         f"{counted(result['images'], 'image')} in {counted(result['classes'], *CLASS)} in "

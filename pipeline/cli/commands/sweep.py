@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
 from pipeline.cli.leaderboard import interval, of_run
+from pipeline.cli.text import Text
 from pipeline.config.options import SweepOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +17,7 @@ def run(options: SweepOptions, call: Call) -> Result:
     return sweep(options, call.common, call.reporter, call.tables)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Show the leaderboard of the chosen settings and how far the best one leads."""
     lines = of_run(result)
     lead = result["lead"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.text import Text
 from pipeline.config.options import VerifyOptions
 from pipeline.system.wording import counted
 
@@ -15,7 +16,7 @@ def run(options: VerifyOptions, call: Call) -> Result:
     return verify(options, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> list[str]:
+def text(result: Mapping[str, Any]) -> Text:
     """Say what is bad, and what was done about it."""
     state = "every byte is right"
     if not result["ok"]:

@@ -1,0 +1,278 @@
+"""The stages as functions of Python, for notebooks and programs.
+
+Each runs a command of the command line: its keyword arguments are the options of the command, with
+the same defaults and checks, and its result has the keys of ``--json`` (docs/json.md).
+"""
+
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.command import Call, Tables
+from pipeline.cli.commands import find, perform
+from pipeline.cli.main import TerminalReporter
+from pipeline.cli.text import as_html, as_lines
+from pipeline.config.options import CommonOptions, default_of, options_of
+
+Place = str | Path
+Function = Callable[..., "Result"]
+
+
+class Result(dict[str, Any]):
+    """What a command found: a dictionary with the keys of its ``--json``.
+
+    ``print(result)`` shows what the command line prints; a notebook shows it with real tables.
+
+    Attributes:
+        command: Name of the command.
+    """
+
+    def __init__(self, command: str, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.command = command
+
+    def __str__(self) -> str:
+        return "\n".join(as_lines(find(self.command).text(self)))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows; whatever comes from data is escaped."""
+        return as_html(find(self.command).text(self))
+
+
+def _runs(command: str) -> Callable[[Function], Function]:
+    """Give a function the signature of a command: its own arguments, then the other options."""
+
+    def decorate(function: Function) -> Function:
+        record = find(command).options
+        own = inspect.signature(function).parameters
+        named = [item for item in own.values() if item.kind is not item.VAR_KEYWORD]
+        others = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default_of(record, name)
+            )
+            for name in options_of(record)
+            if name not in own and name not in _RENAMED.get(command, ())
+        ]
+        function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*named, *others], return_annotation=Result
+        )
+        return function
+
+    return decorate
+
+
+# Options that a function calls by another name, or takes in another form.
+_RENAMED: Mapping[str, Sequence[str]] = {
+    "train-head": ("head",),
+    "sweep": ("head",),
+    "finetune": ("source",),
+}
+
+
+def _perform(
+    command: str,
+    given: Mapping[str, object],
+    *,
+    quiet: bool,
+    force: bool,
+    tables: Tables | None = None,
+) -> Result:
+    common = CommonOptions(quiet=quiet, force=force)
+    call = Call(common, TerminalReporter(quiet=quiet), tables or {}, time.monotonic())
+    return Result(command, perform(command, given, call))
+
+
+def _given(**values: object) -> dict[str, object]:
+    """Return what is not None: the others keep the defaults of the command."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@_runs("extract")
+def extract_features(
+    data: Place,
+    *,
+    store: Place | None = None,
+    quiet: bool = False,
+    force: bool = False,
+    **options: Any,
+) -> Result:
+    """Stage 1: run the frozen backbone once over images and store the pooled features.
+
+    What is already in the store is not computed again. Read the features with
+    ``pipeline.load(store)``: float32 ``(n, dim)``, labels, and class names.
+
+    Args:
+        data: A folder with one sub-folder per class, split folders above those, or a CSV.
+        store: Where features go; ``stores/NAME`` of the data by default.
+        quiet: Show neither notes nor progress.
+        force: Replace a store of another identity.
+        options: Options of ``pipeline extract``, such as ``backbone`` or ``image_size`` (pixels).
+
+    Returns:
+        Counts (``encoded``, ``reused``, ``skipped``), ``errors``, ``images_per_second``, and where
+        the features are.
+
+    Raises:
+        ConfigError: An option is unknown or has a value that it cannot have.
+        ManifestError: There are no images, or every one is bad.
+        StoreError: The store is damaged, or in use.
+        StaleFeaturesError: The store holds features that were made in another way.
+        WeightsUnavailableError: The weights cannot be had.
+    """
+    given = {"data": data, **_given(store=store), **options}
+    return _perform("extract", given, quiet=quiet, force=force)
+
+
+@_runs("train-head")
+def train_heads(
+    store: Place,
+    *,
+    heads: Sequence[str] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    run: Place | None = None,
+    quiet: bool = False,
+    force: bool = False,
+    **options: Any,
+) -> Result:
+    """Stage 2: train heads on stored features; val chooses, test is scored once.
+
+    Args:
+        store: The feature store.
+        heads: Names of the heads; those of the command by default.
+        parameters: Parameters by head name, such as ``{"dense": {"epochs": 30}}``.
+        run: Where the run goes; ``runs/NAME`` of the store by default.
+        quiet: Show neither notes nor progress.
+        force: Replace an existing run.
+        options: Options of ``pipeline train-head``, such as ``split`` or ``seed``.
+
+    Returns:
+        ``heads`` with the scores of each, ``best``, and ``pairs``, their paired tests. Accuracies
+        are shares from 0 to 1, times are in seconds.
+
+    Raises:
+        ConfigError: A head, a parameter or an option is unknown.
+        ManifestError: The rows cannot be split.
+        RunError: The run was made from something else.
+        StoreError: There is no store, or it is damaged.
+    """
+    given = {"store": store, **_given(head=heads, run=run), **options}
+    tables = {"heads": parameters or {}}
+    return _perform("train-head", given, quiet=quiet, force=force, tables=tables)
+
+
+@_runs("sweep")
+def sweep_heads(
+    store: Place,
+    *,
+    heads: Sequence[str] | None = None,
+    grids: Mapping[str, Mapping[str, Any]] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    run: Place | None = None,
+    quiet: bool = False,
+    force: bool = False,
+    **options: Any,
+) -> Result:
+    """Try many settings of many heads on stored features; the best of each head is kept.
+
+    Args:
+        store: The feature store.
+        heads: Names of the heads; those of the command by default.
+        grids: What to try by head name, such as ``{"logreg": {"C": [0.01, 1.0]}}``.
+        parameters: Fixed parameters by head name.
+        run: Where the run goes; ``runs/NAME-sweep`` of the store by default.
+        quiet: Show neither notes nor progress.
+        force: Replace an existing run.
+        options: Options of ``pipeline sweep``, such as ``folds``.
+
+    Returns:
+        What ``train_heads`` returns, with ``trials`` by head and ``lead``, how far the best leads.
+
+    Raises:
+        ConfigError: A head, a parameter or an option is unknown.
+        RunError: The run was made from something else.
+        StoreError: There is no store, or it is damaged.
+    """
+    given = {"store": store, **_given(head=heads, run=run), **options}
+    tables = {"heads": parameters or {}, "grids": grids or {}}
+    return _perform("sweep", given, quiet=quiet, force=force, tables=tables)
+
+
+@_runs("compare")
+def compare_runs(*runs: Place, quiet: bool = False, **options: Any) -> Result:
+    """Compare the heads of one or more runs on the test images that all of them share.
+
+    Args:
+        runs: Run directories.
+        quiet: Show neither notes nor progress.
+        options: Options of ``pipeline compare``: ``seeds``, ``curve``, ``store``.
+
+    Returns:
+        ``groups``, one leaderboard per set of shared test images, ``pairs``, ``seeds``, ``curve``.
+
+    Raises:
+        RunError: A run cannot be compared, or its store is gone.
+    """
+    return _perform("compare", {"runs": runs, **options}, quiet=quiet, force=False)
+
+
+@_runs("finetune")
+def fine_tune(
+    start: Place,
+    *,
+    run: Place | None = None,
+    quiet: bool = False,
+    force: bool = False,
+    **options: Any,
+) -> Result:
+    """Stage 3: train the top of the network of a run with its head, at a low rate.
+
+    Args:
+        start: The run of stage 2 to start from.
+        run: Where the run goes; beside ``start`` by default.
+        quiet: Show neither notes nor progress.
+        force: Replace an existing run.
+        options: Options of ``pipeline finetune``, such as ``unfreeze_from`` or ``epochs``.
+
+    Returns:
+        The scores of both heads, and in ``finetune`` the epochs and the verdict.
+
+    Raises:
+        HeadNotTrainableError: The head is no network.
+        ManifestError: Images are gone.
+        RunError: A run does not fit.
+        StaleFeaturesError: An image changed, or the network disagrees with stage 2.
+        StoreError: The store is gone or damaged.
+    """
+    given = {"source": start, **_given(run=run), **options}
+    return _perform("finetune", given, quiet=quiet, force=force)
+
+
+@_runs("export")
+def export_model(
+    run: Place, out: Place, *, quiet: bool = False, force: bool = False, **options: Any
+) -> Result:
+    """Write a head with its backbone as one model, checked against the cached features.
+
+    The model takes uint8 ``(n, S, S, 3)`` RGB images and gives float32 ``(n, classes)``
+    probabilities.
+
+    Args:
+        run: The run.
+        out: File or folder to write; its suffix says the format.
+        quiet: Show neither notes nor progress.
+        force: Replace an earlier export.
+        options: Options of ``pipeline export``: ``head``, ``format``, ``weights``, ...
+
+    Returns:
+        ``out``, ``format``, ``bytes``, ``classes``, and ``stitch``, the largest difference found.
+
+    Raises:
+        ConfigError: An option cannot be used, or OUT exists.
+        EngineUnavailableError: The format needs what is not installed.
+        HeadNotTrainableError: The format needs a network, and the head is none.
+        PipelineError: The model disagrees with the cached features.
+        RunError: Run and head do not fit.
+    """
+    return _perform("export", {"run": run, "out": out, **options}, quiet=quiet, force=force)
