@@ -4,6 +4,7 @@
   + ConfigError (ValueError)               bad or unknown option; lists the valid names
   + ManifestError (ValueError)             no images, one class, missing column, empty split
   + DecodeError (ValueError)               bytes that give no image
+    - UnreadableImageError                 an image file whose bytes cannot be had
   + ImageTypeError (TypeError)             an argument that is no image
   + StoreError
     - StaleFeaturesError                   the features were made another way; names the field
@@ -73,6 +74,10 @@ class ManifestError(PipelineError, ValueError):
 
 class DecodeError(PipelineError, ValueError):
     """Bytes that cannot be decoded into an image; the message is the reason alone."""
+
+
+class UnreadableImageError(DecodeError):
+    """An image file that is gone, or that is not to be opened; the message is the reason alone."""
 
 
 class ImageTypeError(PipelineError, TypeError):

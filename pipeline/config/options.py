@@ -315,6 +315,10 @@ class InfoOptions:
     path: str = fields.path(
         "", "store or run directory", "STORE|RUN", positional=True, required=True
     )
+    per_class: bool = fields.switch(
+        "of a run, show the scores of every class and the confusion matrix"
+    )
+    head: str | None = fields.text(None, "head for --per-class (default: the run's best)", "NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,6 @@ another writes shards. Every hand-over is bounded, so memory does not grow with 
 Called by ``commands``, which brings the store and the encoder.
 """
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import wait
@@ -21,10 +19,10 @@ from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow
 from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
-from pipeline.images import decoder
+from pipeline.images import decoder, reading
 from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
-from pipeline.images.reading import ReadFile, in_threads, read_bytes
-from pipeline.images.views import PLAIN, pixels
+from pipeline.images.reading import ReadFile, in_threads
+from pipeline.images.views import PLAIN
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import Shard
 from pipeline.store.shard_set import ShardSet
@@ -228,7 +226,8 @@ class Extraction:
     def _take(self, index: int, file: ReadFile) -> bool:
         """Settle a file that was read; False when its features must be made."""
         if file.key and file.status is not None:
-            self._cache.remember_key(self._listing.file(index), file.status, file.key)
+            name = reading.name_of(self._listing, index)
+            self._cache.remember_key(name, file.status, file.key)
         if not file.reason:
             return self._settle(index, file.key)
         if file.key and not file.reason.startswith(_NO_MEMORY):
@@ -237,12 +236,8 @@ class Extraction:
         return True
 
     def _known_key(self, index: int) -> str | None:
-        # Texts, not paths: at a hundred thousand files the difference is a second.
-        path = os.path.join(self._listing.root, self._listing.paths[index])  # noqa: PTH118
-        try:
-            return self._cache.key(path, os.stat(path))  # noqa: PTH116
-        except OSError:
-            return None
+        found = reading.find(self._listing, index)
+        return None if found is None else self._cache.key(found.name, found.status)
 
     def _settle(self, index: int, key: str, *, is_stored: bool = False) -> bool:
         """Count a file whose features, or whose fault, are known; False if neither is."""
@@ -327,15 +322,8 @@ class Extraction:
             yield index, file
 
     def _read(self, index: int, *, wanted: Callable[[str], Sequence[str]]) -> ReadFile:
-        try:
-            data, status = read_bytes(self._listing.file(index))
-        except DecodeError as error:
-            return ReadFile(reason=str(error))
-        key = hashlib.sha256(data).hexdigest()
-        try:
-            return ReadFile(key, status, pixels(data, key, wanted(key), self._image_size))
-        except DecodeError as error:
-            return ReadFile(key, status, reason=str(error))
+        get = partial(reading.read, self._listing, index)
+        return reading.decoded(get, wanted, self._image_size)
 
     def _deliver(
         self, writers: Mapping[str, ShardWriter], rows: Sequence[EncodingRow], features: Features

@@ -4,10 +4,9 @@ Called by ``finetune``, its cache and its command. Everything random is a functi
 epoch and the row, so that a run that was killed goes on exactly as it would have.
 """
 
-import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +15,15 @@ from pipeline.errors import (
     DecodeError,
     ManifestError,
     StaleFeaturesError,
+    UnreadableImageError,
     mention,
 )
-from pipeline.files.atomic import read_regular
 from pipeline.finetune.origin import _HINT
 from pipeline.finetune.turns import Turns
-from pipeline.images import decoder, views
+from pipeline.images import decoder, reading, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.system import machine
-
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    pass
 
 # Factors of brightness, contrast and of each channel are drawn from 1 less and 1 more than these.
 _BRIGHTNESS: Final = 0.2
@@ -83,7 +79,11 @@ class Photos:
         Raises:
             ManifestError: Names the first ones.
         """
-        gone = [path for path in self._rows.paths if not (self._rows.root / path).is_file()]
+        gone = [
+            path
+            for row, path in enumerate(self._rows.paths)
+            if not reading.is_there(self._rows, row)
+        ]
         if gone:
             raise ManifestError(
                 f"Expected the images of the run in {str(self._rows.root)!r}. "
@@ -151,13 +151,12 @@ class Photos:
 
     def _read(self, row: int) -> bytes:
         try:
-            data, _ = read_regular(self._rows.file(row), limit=decoder.MAX_BYTES)
-        except OSError as error:
-            raise self._changed(row, str(error.strerror)) from error
-        received = hashlib.sha256(data).hexdigest()
-        if received != self._rows.keys[row].decode():
-            raise self._changed(row, f"its content changed to {received}")
-        return data
+            content = reading.read(self._rows, row)
+        except UnreadableImageError as error:
+            raise self._changed(row, str(error)) from error
+        if content.key != self._rows.keys[row].decode():
+            raise self._changed(row, f"its content changed to {content.key}")
+        return content.data
 
     def _changed(self, row: int, reason: str) -> StaleFeaturesError:
         return StaleFeaturesError(

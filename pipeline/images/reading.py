@@ -1,26 +1,48 @@
-"""Image files as they are read: bytes and status of each, in threads, a bounded number ahead."""
+"""The one door to image bytes: what a manifest lists, read, hashed and decoded.
 
+Nothing else in the package opens an image file, or looks whether it is there. A row of a manifest
+is all that is needed, so where the bytes come from is known here alone.
+"""
+
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
 
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, UnreadableImageError
 from pipeline.files.atomic import UnfitFileError, read_regular
-from pipeline.images import decoder
+from pipeline.images import decoder, views
 from pipeline.images.decoder import Pixels
+from pipeline.images.manifest import Manifest
 
 # Files read ahead, beside 16 a thread: enough to fill a batch while another is encoded.
 _AHEAD: Final = 32
 
-
 Argument = TypeVar("Argument")
-
-
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of an image file.
+
+    Attributes:
+        data: The bytes.
+        status: The state of the file as read; None if it changed meanwhile, or was no file.
+    """
+
+    data: bytes
+    status: os.stat_result | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the bytes in hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +52,7 @@ class ReadFile:
     Attributes:
         key: SHA-256 of its bytes; empty if it could not be read.
         status: The state of the file as read; None if it changed meanwhile.
-        pixels: uint8 ``(S, S, 3)`` by view; only of those whose features are not at hand.
+        pixels: uint8 ``(S, S, 3)`` by view; only of those that were wanted.
         reason: Why it is bad; empty if it is not.
     """
 
@@ -40,17 +62,84 @@ class ReadFile:
     reason: str = ""
 
 
-def read_bytes(path: Path) -> tuple[bytes, os.stat_result | None]:
-    """Return a file's bytes and its state, None where it changed while it was read."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image that is there, as far as can be told without opening it.
+
+    Attributes:
+        name: What names it outside its manifest, such as in the scan cache.
+        status: Its state.
+    """
+
+    name: str
+    status: os.stat_result
+
+
+def find(manifest: Manifest, row: int) -> Found | None:
+    """Look for the image of a row without opening it; None where it is gone."""
+    name = name_of(manifest, row)
+    try:
+        return Found(name, os.stat(name))  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def name_of(manifest: Manifest, row: int) -> str:
+    """Return what names the image of a row outside its manifest."""
+    # A text, not a path: at a hundred thousand files the difference is a second.
+    return os.path.join(manifest.root, manifest.paths[row])  # noqa: PTH118
+
+
+def is_there(manifest: Manifest, row: int) -> bool:
+    """Tell whether there is a file, or a link to one, for a row."""
+    return manifest.file(row).is_file()
+
+
+def read(manifest: Manifest, row: int) -> Content:
+    """Return the bytes of the image of a row.
+
+    Raises:
+        UnreadableImageError: There are none; the message is the reason alone.
+    """
+    return read_file(manifest.file(row))
+
+
+def read_file(path: Path) -> Content:
+    """Return the bytes of an image file that stands in no manifest.
+
+    Raises:
+        UnreadableImageError: There are none; the message is the reason alone.
+    """
     try:
         data, before = read_regular(path, limit=decoder.MAX_BYTES)
         after = path.stat()
     except UnfitFileError as error:
-        raise DecodeError(str(error.strerror)) from error
+        raise UnreadableImageError(str(error.strerror)) from error
     except OSError as error:
-        raise DecodeError(f"cannot be read: {error.strerror}") from error
+        raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
     unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, len(data))
-    return data, after if unchanged else None
+    return Content(data, after if unchanged else None)
+
+
+def decoded(
+    get: Callable[[], Content], wanted: Callable[[str], Iterable[str]], size: int
+) -> ReadFile:
+    """Read an image and decode what is wanted of it; a bad one has a reason and no pixels.
+
+    Args:
+        get: Returns its bytes; may raise ``DecodeError``.
+        wanted: Returns the views that are wanted, given the key of the bytes.
+        size: Side of the encoder's input in pixels.
+    """
+    try:
+        content = get()
+    except DecodeError as error:
+        return ReadFile(reason=str(error))
+    key, status = content.key, content.status
+    try:
+        return ReadFile(key, status, views.pixels(content.data, key, wanted(key), size))
+    except DecodeError as error:
+        return ReadFile(key, status, reason=str(error))
 
 
 def in_threads(

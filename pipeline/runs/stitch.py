@@ -5,7 +5,6 @@ another preprocessing, another order of classes, BatchNorm in training mode. ``e
 end to end and compares, before and after it writes; ``finetune`` does so before it trains.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.features import SplitFeatures
-from pipeline.errors import DecodeError, PipelineError, RunError, StaleFeaturesError
-from pipeline.files.atomic import read_regular
+from pipeline.errors import (
+    DecodeError,
+    PipelineError,
+    RunError,
+    StaleFeaturesError,
+    UnreadableImageError,
+)
 from pipeline.heads.calibration import probabilities
-from pipeline.images import decoder
+from pipeline.images import decoder, reading
 from pipeline.images.manifest import Manifest
+from pipeline.images.reading import Content
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.keras_setup import import_keras
@@ -99,11 +104,11 @@ def sample(
     for index in _in_turn(rows, splits):
         path = rows.file(index)
         try:
-            data, _ = read_regular(path, limit=decoder.MAX_BYTES)
-        except OSError:
+            content = reading.read(rows, index)
+        except UnreadableImageError:
             unreadable.append(path)
             continue
-        pixels.append(_decoded(path, data, rows.keys[index].decode(), store))
+        pixels.append(_decoded(path, content, rows.keys[index].decode(), store))
         taken.append(index)
         if len(taken) == count:
             break
@@ -291,17 +296,16 @@ def _in_turn(rows: Manifest, splits: Sequence[str]) -> Iterator[int]:
                 yield index
 
 
-def _decoded(path: Path, data: bytes, key: str, store: Store) -> decoder.Pixels:
+def _decoded(path: Path, content: Content, key: str, store: Store) -> decoder.Pixels:
     """Decode an image, which must be the one that the features were made of."""
-    received = hashlib.sha256(data).hexdigest()
-    if received != key:
+    if content.key != key:
         raise StaleFeaturesError(
-            f"The image differs: {str(path)!r} has the key {key} in the run. Received: {received}. "
-            "Nothing was written.",
+            f"The image differs: {str(path)!r} has the key {key} in the run. "
+            f"Received: {content.key}. Nothing was written.",
             hint="Put the image back, or extract again and train again.",
         )
     try:
-        return decoder.decode(data, store.identity["image_size"])
+        return decoder.decode(content.data, store.identity["image_size"])
     except DecodeError as error:
         raise StaleFeaturesError(
             f"The image {str(path)!r} has stored features and cannot be decoded any more: {error}. "

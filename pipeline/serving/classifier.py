@@ -4,7 +4,6 @@ Made from a run, without pickle; decodes and encodes as stage 1 did. Called by `
 and by users of the library, as ``pipeline.Classifier``.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +21,7 @@ from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow
 from pipeline.errors import ConfigError, DecodeError, PipelineError
 from pipeline.heads.calibration import probabilities
-from pipeline.images import views
+from pipeline.images import reading
 from pipeline.images.reading import ReadFile, in_threads
 from pipeline.images.views import PLAIN
 from pipeline.serving import trained_head
@@ -263,13 +262,7 @@ class Classifier:
         return errors
 
     def _read(self, image: ImageInput) -> ReadFile:
-        try:
-            data = image.read()
-            key = hashlib.sha256(data).hexdigest()
-            pixels = views.pixels(data, key, self.views, self.image_size)
-            return ReadFile(key, pixels=pixels)
-        except DecodeError as error:
-            return ReadFile(reason=str(error))
+        return reading.decoded(image.read, lambda key: self.views, self.image_size)
 
     def _prediction(self, name: str, found: NDArray[np.float64], top: int) -> Prediction:
         # Stable, so that of equal classes the first is taken, as argmax does.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, ImageTypeError
-from pipeline.images.reading import read_bytes
+from pipeline.images.reading import Content, read_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,11 +34,11 @@ class ImageInput:
 
     Attributes:
         name: The path as it was given; of others, the place in the list, such as ``[0]``.
-        read: Returns an image file's bytes; raises ``DecodeError`` where there are none.
+        read: Returns what an image file holds; raises ``DecodeError`` where there is nothing.
     """
 
     name: str
-    read: Callable[[], bytes]
+    read: Callable[[], Content]
 
 
 def listed(images: Any) -> list[ImageInput]:
@@ -75,9 +75,9 @@ def _is_pil(value: Any) -> bool:
 def _input(value: Any, place: int) -> ImageInput:
     name = f"[{place}]"
     if isinstance(value, str | os.PathLike):
-        return ImageInput(str(value), partial(_of_file, Path(value)))
+        return ImageInput(str(value), partial(read_file, Path(value)))
     if isinstance(value, bytes | bytearray):
-        return ImageInput(name, partial(bytes, value))
+        return ImageInput(name, partial(_of_bytes, value))
     if isinstance(value, np.ndarray) and _is_one(value) and (value.ndim == 2 or _has_rgb(value)):
         return ImageInput(name, partial(_of_pixels, value))
     if _is_pil(value):
@@ -100,11 +100,11 @@ def _mistyped(where: str, value: Any) -> ImageTypeError:
     )
 
 
-def _of_file(path: Path) -> bytes:
-    return read_bytes(path)[0]
+def _of_bytes(data: bytes | bytearray) -> Content:
+    return Content(bytes(data))
 
 
-def _of_pixels(pixels: NDArray[np.uint8]) -> bytes:
+def _of_pixels(pixels: NDArray[np.uint8]) -> Content:
     from PIL import Image
 
     if not pixels.size:
@@ -112,7 +112,7 @@ def _of_pixels(pixels: NDArray[np.uint8]) -> bytes:
     return _png(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def _of_pil(image: "Image") -> bytes:
+def _of_pil(image: "Image") -> Content:
     """Return a PIL image as a file; one that PNG does not hold is converted as the decoder does."""
     with _LOADING:
         try:
@@ -128,8 +128,8 @@ def _of_pil(image: "Image") -> bytes:
     return _png(image)
 
 
-def _png(image: "Image") -> bytes:
+def _png(image: "Image") -> Content:
     file = io.BytesIO()
     # With its orientation, which the decoder applies; compressing would cost more than it saves.
     image.save(file, "PNG", compress_level=0, exif=image.getexif())
-    return file.getvalue()
+    return Content(file.getvalue())

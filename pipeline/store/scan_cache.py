@@ -107,7 +107,7 @@ class ScanCache:
         row = self._one("SELECT key, checksum FROM files WHERE path = ? AND stamp = ?", name, state)
         return _checked(row, name, state)
 
-    def remember_key(self, path: Path, status: os.stat_result, key: str) -> None:
+    def remember_key(self, path: str | Path, status: os.stat_result, key: str) -> None:
         """Remember a file's key, unless the file is too young to be trusted."""
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= RACY_NS:
             self._put("files", os.fsencode(path), stamp(status), key)

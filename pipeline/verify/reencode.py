@@ -4,7 +4,6 @@ Checksums tell that a file is as it was written; this tells that what was writte
 by ``verify_command``.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 from pipeline import engines
 from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder
 from pipeline.errors import DecodeError
-from pipeline.images import views
+from pipeline.images import reading, views
 from pipeline.images.decoder import Pixels
-from pipeline.images.manifest import OK
-from pipeline.images.reading import in_threads, read_bytes
+from pipeline.images.manifest import OK, Manifest
+from pipeline.images.reading import in_threads
 from pipeline.runs import backbone as run_backbone
 from pipeline.store.shard import Features, Shard
 from pipeline.store.shard_set import ShardSet
@@ -30,6 +29,9 @@ from pipeline.verify.problems import Problem, without
 
 _BATCH: Final = 32
 _SEED: Final = 0
+
+# Rows of manifests, by the key of their images.
+_Images = Mapping[bytes, tuple[Manifest, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) ->
         WeightsUnavailableError: The weights are nowhere.
     """
     store = Store.open(path)
-    files = _files(store)
+    images = _images(store)
     encoder = _encoder(store, weights)
     reporter.say(f"Encoding up to {count:,} rows a shard again with {encoder.engine}")
     sets = {views.PLAIN: store.plain, **store.views}
@@ -75,7 +77,7 @@ def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) ->
                 rows = _drawn(len(shard), count)
                 wrong = right = 0
                 for differences in _differences(
-                    store, shard_set, shard, rows, view, files, encoder
+                    store, shard_set, shard, rows, view, images, encoder
                 ):
                     wrong += int((differences > DRIFT_TOLERANCE).sum())
                     right += int((differences <= DRIFT_TOLERANCE).sum())
@@ -93,9 +95,8 @@ def _drawn(rows: int, count: int) -> NDArray[np.intp]:
     return np.sort(order[:count])
 
 
-def _files(store: Store) -> dict[bytes, Path]:
-    """Return where the images of the store's manifests are, by key."""
-    files: dict[bytes, Path] = {}
+def _images(store: Store) -> _Images:
+    images: dict[bytes, tuple[Manifest, int]] = {}
     for name in {store.manifest_path.name, *store.record["manifests"]}:
         path = store.path / name
         if not path.exists():
@@ -103,8 +104,8 @@ def _files(store: Store) -> dict[bytes, Path]:
         manifest = store.read_manifest(path)
         for index, (key, status) in enumerate(zip(manifest.keys, manifest.statuses, strict=True)):
             if status == OK:
-                files[bytes(key)] = manifest.file(index)
-    return files
+                images[bytes(key)] = (manifest, index)
+    return images
 
 
 def _encoder(store: Store, weights: str | None) -> Encoder:
@@ -123,7 +124,7 @@ def _differences(
     shard: Shard,
     rows: NDArray[np.intp],
     view: str,
-    files: Mapping[bytes, Path],
+    images: _Images,
     encoder: Encoder,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield, batch by batch, how far rows are off, as a share of the largest value of each."""
@@ -131,7 +132,7 @@ def _differences(
     kept = shard_set.read_shard(shard)
 
     def read(row: int) -> Pixels | None:
-        return _pixels(bytes(shard.keys[row]), files, view, size)
+        return _pixels(bytes(shard.keys[row]), images, view, size)
 
     batch: list[tuple[int, Pixels]] = []
     for row, future in in_threads(read, rows.tolist(), machine.processors()):
@@ -155,16 +156,15 @@ def _compared(
     return found
 
 
-def _pixels(key: bytes, files: Mapping[bytes, Path], view: str, size: int) -> Pixels | None:
+def _pixels(key: bytes, images: _Images, view: str, size: int) -> Pixels | None:
     """Return what the encoder is given of an image; None where it is gone or another by now."""
-    path = files.get(key)
-    if path is None:
+    if key not in images:
         return None
     try:
-        data, _ = read_bytes(path)
-        if hashlib.sha256(data).hexdigest().encode() != key:
+        content = reading.read(*images[key])
+        if content.key.encode() != key:
             return None
-        return views.pixels(data, key.decode(), [view], size)[view]
+        return views.pixels(content.data, key.decode(), [view], size)[view]
     except DecodeError:
         return None
 

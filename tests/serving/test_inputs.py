@@ -33,7 +33,7 @@ def classifier() -> Classifier:
 
 def pixels_of(value: Any) -> np.ndarray:
     (image,) = listed(value)
-    return decoder.decode(image.read(), SIZE)
+    return decoder.decode(image.read().data, SIZE)
 
 
 def test_every_way_to_give_an_image_is_the_same_image(tmp_path: Path) -> None:
