@@ -17,8 +17,8 @@ from pipeline.files.atomic import read_regular, write_json
 # The field that holds the digest of all others.
 DIGEST: Final = "record_sha256"
 VERSION: Final = "schema_version"
-# Records of a thousand classes and hundred heads are a hundredth of this.
-MAX_BYTES: Final = 32 << 20
+# Records of a thousand classes and a hundred heads are a fifth of this.
+MAX_BYTES: Final = 256 << 20
 # Letters of a wrong value that a message shows.
 _SHOWN: Final = 200
 

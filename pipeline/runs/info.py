@@ -4,26 +4,47 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, StoreError
+from pipeline.runs import per_class as class_scores
 from pipeline.runs.run import Run
 from pipeline.store import activations
 from pipeline.store.prune import boundary_size_of, size_of
 from pipeline.store.store import Store
 
 
-def info(path: Path) -> dict[str, Any]:
+def info(path: Path, *, per_class: bool = False, head: str | None = None) -> dict[str, Any]:
     """Describe the store or run at a path; ``kind`` says which.
 
+    Args:
+        path: The directory.
+        per_class: Whether to add the scores of each class by one head, as ``shown``.
+        head: Name of that head; None for the run's best.
+
     Raises:
+        ConfigError: Scores of classes are asked of a store, or of a head that the run lacks.
         StoreError: It is neither.
     """
+    if head is not None and not per_class:
+        raise ConfigError("--head: expected --per-class beside it.", hint="Add --per-class.")
     if Run.exists(path):
         run = Run.open(path)
-        return {"kind": "run", "path": str(path), **run.record, "store": str(run.store_path)}
+        shown = class_scores.of_head(run, head) if per_class else None
+        return {
+            "kind": "run",
+            "path": str(path),
+            **run.record,
+            "store": str(run.store_path),
+            "shown": shown,
+        }
     if not Store.exists(path):
         raise StoreError(
             f"Expected a store or a run. Received: {str(path)!r}, which is neither.",
             hint="A store holds store.json, a run run.json.",
+        )
+    if per_class:
+        raise ConfigError(
+            f"--per-class: expected a run. Received: the store {str(path)!r}.",
+            hint="Train on it with train-head, and give that run.",
         )
     return _of_store(Store.open(path))
 

@@ -175,6 +175,7 @@ def result_of(run: Run) -> dict[str, Any]:
             for head, record in run.record["heads"].items()
         },
         "best": run.record["best"],
+        "classes": run.record["classes"],
         "split": run.record["split"],
         "dropped": run.record["dropped"],
         "moved": run.record["moved"],

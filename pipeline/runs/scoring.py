@@ -15,6 +15,7 @@ from pipeline.dataset.features import Scores, SplitFeatures
 from pipeline.dataset.splits import SPLITS
 from pipeline.heads.calibration import coverage_curve, fit_temperature, probabilities
 from pipeline.runs import metrics
+from pipeline.runs.per_class import per_class
 from pipeline.runs.run import FittedHead
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -69,7 +70,7 @@ def score_head(
     labels = {name: data.part(name)[1] for name in SPLITS} | {"val": chosen.y}
     found = {name: probabilities(views, temperature) for name, views in scores.items()}
     record = {
-        **{name: metrics.score(labels[name], found[name]) for name in SPLITS},
+        **{name: _scores(name, labels[name], found[name]) for name in SPLITS},
         "fit_seconds": chosen.seconds,
         "predict_seconds": predict_seconds,
         "converged": head.converged_,
@@ -107,6 +108,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _scores(name: str, y: NDArray[np.int64], found: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the scores of one split; those of each class are of images not trained on."""
+    scores = metrics.score(y, found)
+    if name == "train":
+        return scores
+    return {**scores, **per_class(y, found.argmax(axis=1), found.shape[1])}
 
 
 def _calibration(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import Command, planted_store
 
-from pipeline.cli import text
+from pipeline.cli import leaderboard as text
 from pipeline.cli.main import main
 from pipeline.runs.learning_curve import nested
 from pipeline.runs.run import Run

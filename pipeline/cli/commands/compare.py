@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import Table, Text, leaderboard, uncertainty, verdict
+from pipeline.cli.leaderboard import leaderboard, uncertainty, verdict
+from pipeline.cli.text import Table, Text
 from pipeline.config.options import CompareOptions
 from pipeline.system.wording import counted
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from pipeline.cli.class_tables import all_classes, worst_classes
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import Text, head_rows, leaderboard, size, uncertainty
+from pipeline.cli.leaderboard import head_rows, leaderboard, uncertainty
+from pipeline.cli.text import Text, size
 from pipeline.config.options import InfoOptions
 from pipeline.system.wording import counted
 
@@ -14,7 +16,7 @@ def run(options: InfoOptions, call: Call) -> Result:
     """Say what a store or run is."""
     from pipeline.runs.info import info
 
-    return info(Path(options.path))
+    return info(Path(options.path), per_class=options.per_class, head=options.head)
 
 
 def text(result: Mapping[str, Any]) -> Text:
@@ -36,6 +38,7 @@ def text(result: Mapping[str, Any]) -> Text:
 def _run_info(result: Mapping[str, Any]) -> Text:
     """Describe a run, with the scores that it recorded."""
     heads = ", ".join(result["heads"]) or "none"
+    shown = result["shown"]
     has_scores = result["split"]["test"] > 0 and result["heads"]
     return [
         f"Run {result['path']}: heads {heads}; best {result['best']}",
@@ -43,6 +46,7 @@ def _run_info(result: Mapping[str, Any]) -> Text:
         f"Classes: {', '.join(result['classes'])}",
         *([leaderboard(head_rows(result))] if has_scores else ()),
         *(uncertainty(result["split"]["test"]) if has_scores else ()),
+        *(all_classes(shown, result["classes"]) if shown else worst_classes(result)),
     ]
 
 

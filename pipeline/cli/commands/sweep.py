@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import Text, interval, of_run
+from pipeline.cli.leaderboard import interval, of_run
+from pipeline.cli.text import Text
 from pipeline.config.options import SweepOptions
 from pipeline.system.wording import counted
 

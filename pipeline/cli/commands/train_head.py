@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import of_run
+from pipeline.cli.leaderboard import of_run
 from pipeline.config.options import TrainHeadOptions
 
 

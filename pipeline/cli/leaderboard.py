@@ -1,0 +1,103 @@
+"""A run as text: its leaderboard, its verdicts, and the classes that it finds worst."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.cli.class_tables import worst_classes
+from pipeline.cli.text import Table, Text, number
+from pipeline.system.wording import counted
+
+
+def of_run(result: Mapping[str, Any]) -> Text:
+    """Show the leaderboard of a run, the verdicts, and what was written."""
+    rows = head_rows(result)
+    run = result["run"]
+    return [
+        leaderboard(rows),
+        *uncertainty(result["split"]["test"]),
+        *map(verdict, result["pairs"]),
+        *rejected(result["heads"]),
+        *worst_classes(result),
+        f"Wrote {run}/run.json, {run}/predictions.csv, {run}/manifest.csv, {run}/heads/",
+    ]
+
+
+def head_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the leaderboard rows of one run, best test accuracy first."""
+    rows = [
+        {
+            "head": head + (" *" if head == result["best"] else ""),
+            "val_accuracy": record["val"]["accuracy"],
+            "fit_seconds": record["fit_seconds"],
+            "predict_seconds": record["predict_seconds"],
+            **record["test"],
+        }
+        for head, record in result["heads"].items()
+    ]
+    return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def verdict(pair: Mapping[str, Any]) -> str:
+    """Say in plain words what a paired test shows, after correction for many pairs."""
+    points = f"{abs(100 * pair['difference']):.1f} points"
+    where = f"on {counted(pair['n'], 'image')} ({interval(pair)}"
+    p_value = f"p = {pair['p_adjusted']:.2g})"
+    if not pair["is_real"]:
+        return (
+            f"{pair['a']} and {pair['b']} differ by {points} {where}): no real difference shown "
+            f"({p_value}"
+        )
+    word = "better" if pair["difference"] > 0 else "worse"
+    return f"{pair['a']} is {points} {word} than {pair['b']} {where}, {p_value}"
+
+
+def interval(compared: Mapping[str, Any]) -> str:
+    """Return the interval that goes with a verdict, in points."""
+    low, high = (100 * end for end in compared["simultaneous_ci95"])
+    simultaneous = "simultaneous " if compared["comparisons"] > 1 else ""
+    return f"{simultaneous}95 % interval {low:+.1f} to {high:+.1f}"
+
+
+def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of heads with their scores, one row per head."""
+    table = [("head", "test acc", "95 % interval", "balanced", "macro F1", "log loss", "ECE",
+              "val acc", "fit", "predict")]  # fmt: skip
+    for row in rows:
+        low, high = row["accuracy_ci95"]
+        table.append(
+            (
+                row["head"],
+                number(row["accuracy"]),
+                f"{low:.3f} - {high:.3f}",
+                number(row["balanced_accuracy"]),
+                number(row["macro_f1"]),
+                number(row["log_loss"]),
+                number(row["ece"]),
+                number(row["val_accuracy"]),
+                f"{row['fit_seconds']:.1f} s",
+                f"{1e3 * row['predict_seconds']:.0f} ms",
+            )
+        )
+    return Table(table)
+
+
+def uncertainty(count: int) -> list[str]:
+    """Say what the star and the intervals of a leaderboard mean."""
+    return [
+        f"* chosen on val. Accuracy on {counted(count, 'test image')}, scored once; "
+        "Wilson interval."
+    ]
+
+
+def rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what withholding answers below the threshold does, if there is one."""
+    lines = []
+    for head, record in heads.items():
+        threshold, test = record["reject"]["threshold"], record["reject"]["test"]
+        if threshold > 0:
+            accuracy = "-" if test["accuracy"] is None else f"{test['accuracy']:.3f}"
+            lines.append(
+                f"{head}: at probability {threshold:g} and above it answers "
+                f"{100 * test['coverage']:.1f} % of test, accuracy {accuracy} among them"
+            )
+    return lines

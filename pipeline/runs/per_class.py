@@ -1,0 +1,129 @@
+"""Scores of each class, and which classes are mistaken for which.
+
+Called by whatever scores labelled images, and by ``info``. What is undefined is None, as in
+``metrics``. Class numbers are places in the list of class names.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError, unknown_name
+from pipeline.runs.run import Run
+
+# A matrix of more classes is nearly all zeros: its other cells alone are recorded.
+DENSE_CLASSES: Final = 100
+
+# Where scores are shown from, the first that has images.
+_SHOWN: Final = ("test", "val")
+
+SCORES: Final = ("precision", "recall", "f1", "support")
+
+
+def per_class(
+    y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int
+) -> dict[str, Any]:
+    """Score every class.
+
+    Args:
+        y: Class numbers, ``(n,)``.
+        predicted: Predicted class numbers, ``(n,)``.
+        num_classes: Number of classes.
+
+    Returns:
+        ``per_class``: ``precision``, ``recall``, ``f1`` and ``support`` (images of the class),
+        each a list with an item for every class; None where nothing of the class is present, or
+        predicted. ``confusion_matrix``: counts, a row for every true class and a column for every
+        predicted one; above ``DENSE_CLASSES`` classes the cells that are not zero, as lists
+        ``true``, ``predicted`` and ``count`` of one length.
+    """
+    return {
+        "per_class": _scores(y, predicted, num_classes),
+        "confusion_matrix": _matrix(y, predicted, num_classes),
+    }
+
+
+def cells(matrix: Any) -> list[tuple[int, int, int]]:
+    """Return the cells of a recorded confusion matrix that are not zero: true, predicted, count."""
+    if isinstance(matrix, Mapping):
+        return list(zip(matrix["true"], matrix["predicted"], matrix["count"], strict=True))
+    return [
+        (true, predicted, count)
+        for true, row in enumerate(matrix)
+        for predicted, count in enumerate(row)
+        if count
+    ]
+
+
+def of_head(run: Run, asked: str | None) -> dict[str, Any]:
+    """Return the scores of each class by one head of a run, on test, or on val without a test.
+
+    Args:
+        run: The run; one of an older release, without these scores, is scored now.
+        asked: Name of the head; None for the run's best.
+
+    Returns:
+        ``head``, ``split``, and what ``per_class`` returns.
+
+    Raises:
+        ConfigError: The run has no such head, or no head.
+        RunError: What an older run recorded of the head is damaged.
+    """
+    heads = run.record["heads"]
+    if not heads:
+        raise ConfigError(
+            f"--per-class: expected a run with a finished head. Received: {str(run.path)!r}.",
+            hint="Run train-head.",
+        )
+    name = asked or run.record["best"]
+    if name not in heads:
+        raise unknown_name("head", name, heads, where=str(run.path))
+    split = next((split for split in _SHOWN if run.record["split"][split]), _SHOWN[0])
+    recorded = heads[name][split]
+    if "per_class" not in recorded:
+        recorded = _scored_now(run, name, split)
+    return {
+        "head": name,
+        "split": split,
+        **{key: recorded[key] for key in ("per_class", "confusion_matrix")},
+    }
+
+
+def _scored_now(run: Run, name: str, split: str) -> dict[str, Any]:
+    rows = run.manifest()
+    number = {label: place for place, label in enumerate(run.record["classes"])}
+    scored = [index for index, found in enumerate(rows.splits) if found != "train"]
+    is_asked = np.array([rows.splits[index] == split for index in scored], dtype=bool)
+    y = np.array([number[rows.labels[index]] for index in scored], dtype=np.int64)
+    predicted = run.probabilities(name).argmax(axis=1)
+    return per_class(y[is_asked], predicted[is_asked], len(number))
+
+
+def _scores(
+    y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int
+) -> dict[str, list[Any]]:
+    if not len(y):
+        none: list[Any] = [None] * num_classes
+        return {**dict.fromkeys(SCORES, none), "support": [0] * num_classes}
+    from sklearn.metrics import precision_recall_fscore_support
+
+    *shares, support = precision_recall_fscore_support(
+        y, predicted, labels=np.arange(num_classes), zero_division=np.nan
+    )
+    lists = [[None if np.isnan(share) else float(share) for share in found] for found in shares]
+    return dict(zip(SCORES, (*lists, support.tolist()), strict=True))
+
+
+def _matrix(y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int) -> Any:
+    if num_classes > DENSE_CLASSES:
+        pairs = np.stack([y, predicted]).astype(np.int64)
+        found, counts = np.unique(pairs, axis=1, return_counts=True)
+        true, taken_for = found.tolist()
+        return {"true": true, "predicted": taken_for, "count": counts.tolist()}
+    if not len(y):
+        return np.zeros((num_classes, num_classes), dtype=np.int64).tolist()
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(y, predicted, labels=np.arange(num_classes)).tolist()
