@@ -257,6 +257,40 @@ class PredictOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions:
+    """Score a saved head on other labelled data."""
+
+    run: str = _path(
+        "",
+        "run directory, or a folder of export --format folder",
+        "RUN",
+        positional=True,
+        required=True,
+    )
+    data: str = _path(
+        "",
+        "labelled images, in the forms that extract takes",
+        "DATA",
+        positional=True,
+        required=True,
+    )
+    head: str | None = _text(None, "head to score (default: the run's best)", "NAME")
+    layout: str = _choice(
+        "auto", ("auto", "classes", "splits"), "what the top folders of DATA are, as for extract"
+    )
+    csv: str | None = _path(None, "write path,label,predicted,probability,status here", "FILE")
+    weights: str | None = _path(
+        None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    store: str | None = _path(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    engine: str = _text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
+    batch_size: int = _integer(32, "images per call of the backbone", 1)
+    workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
     """Write a head with its backbone as one model that takes decoded images."""
 
