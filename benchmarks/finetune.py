@@ -24,7 +24,8 @@ from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.cache import BoundaryCache
 from pipeline.finetune.cut import find_cut
 from pipeline.finetune.photos import Photos
-from pipeline.finetune.training import FineTuning, FineTuningRecipe, TrainingRows
+from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows
+from pipeline.finetune.training import FineTuning
 from pipeline.images.manifest import Manifest
 from pipeline.system.keras_setup import import_keras
 from pipeline.system.progress import Silence

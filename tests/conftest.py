@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,9 @@ def age() -> Callable[[Path], None]:
                 os.utime(path, (1_600_000_000, 1_600_000_000))
 
     return make_old
+
+
+def pytest_configure() -> None:
+    # Whoever starts the tests in the background has Ctrl-C ignored, here and in what is started.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ Called by ``config``, which holds the options themselves. Imports nothing heavy.
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -175,3 +175,53 @@ def _checked_number(option: Option, value: Any) -> float:
     if not is_number or not option.minimum <= number <= option.maximum:
         raise ValueError(expected)
     return float(number)
+
+
+def text(default: str | None, help: str, metavar: str = "NAME", **more: Any) -> Any:  # noqa: A002
+    """Return the field of a text."""
+    return field(
+        default=default, metadata={"option": Option("text", help, metavar=metavar, **more)}
+    )
+
+
+def texts(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+    """Return the field of several texts."""
+    return field(
+        default=default, metadata={"option": Option("texts", help, metavar=metavar, **more)}
+    )
+
+
+def path(default: str | None, help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+    """Return the field of a path; a beginning ``~`` is expanded."""
+    return field(
+        default=default, metadata={"option": Option("path", help, metavar=metavar, **more)}
+    )
+
+
+def paths(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+    """Return the field of several paths."""
+    return field(
+        default=default, metadata={"option": Option("paths", help, metavar=metavar, **more)}
+    )
+
+
+def choice(default: str | None, choices: tuple[str, ...], help: str) -> Any:  # noqa: A002
+    """Return the field of one of a few texts."""
+    return field(default=default, metadata={"option": Option("text", help, choices=choices)})
+
+
+def integer(default: int | None, help: str, minimum: int) -> Any:  # noqa: A002
+    """Return the field of an integer with a least value."""
+    option = Option("integer", help, metavar="N", minimum=minimum)
+    return field(default=default, metadata={"option": option})
+
+
+def number(default: float, help: str, minimum: float, maximum: float) -> Any:  # noqa: A002
+    """Return the field of a number with bounds."""
+    option = Option("number", help, metavar="X", minimum=minimum, maximum=maximum)
+    return field(default=default, metadata={"option": option})
+
+
+def switch(help: str) -> Any:  # noqa: A002
+    """Return the field of a switch, which is off by default."""
+    return field(default=False, metadata={"option": Option("switch", help)})

@@ -7,10 +7,11 @@ them, and ``docs/options.md`` is printed from them. Precedence: built-in default
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
+from pipeline.config import fields
 from pipeline.config.fields import Option, argument_of, checked
 from pipeline.errors import ConfigError, unknown_name
 
@@ -29,65 +30,23 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def _text(default: str | None, help: str, metavar: str = "NAME", **more: Any) -> Any:  # noqa: A002
-    return field(
-        default=default, metadata={"option": Option("text", help, metavar=metavar, **more)}
-    )
-
-
-def _texts(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
-    return field(
-        default=default, metadata={"option": Option("texts", help, metavar=metavar, **more)}
-    )
-
-
-def _path(default: str | None, help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
-    return field(
-        default=default, metadata={"option": Option("path", help, metavar=metavar, **more)}
-    )
-
-
-def _paths(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
-    return field(
-        default=default, metadata={"option": Option("paths", help, metavar=metavar, **more)}
-    )
-
-
-def _choice(default: str | None, choices: tuple[str, ...], help: str) -> Any:  # noqa: A002
-    return field(default=default, metadata={"option": Option("text", help, choices=choices)})
-
-
-def _integer(default: int | None, help: str, minimum: int) -> Any:  # noqa: A002
-    option = Option("integer", help, metavar="N", minimum=minimum)
-    return field(default=default, metadata={"option": option})
-
-
-def _number(default: float, help: str, minimum: float, maximum: float) -> Any:  # noqa: A002
-    option = Option("number", help, metavar="X", minimum=minimum, maximum=maximum)
-    return field(default=default, metadata={"option": option})
-
-
-def _switch(help: str) -> Any:  # noqa: A002
-    return field(default=False, metadata={"option": Option("switch", help)})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
     """Options of every command."""
 
-    config: str | None = _path(None, "read options from this TOML file", "FILE")
-    json: bool = _switch("print one JSON object on stdout and nothing else there")
-    quiet: bool = _switch("print no progress and no notes")
-    debug: bool = _switch("show the traceback of an error")
-    strict: bool = _switch("exit with status 1 if anything was skipped")
-    force: bool = _switch("replace an existing output")
+    config: str | None = fields.path(None, "read options from this TOML file", "FILE")
+    json: bool = fields.switch("print one JSON object on stdout and nothing else there")
+    quiet: bool = fields.switch("print no progress and no notes")
+    debug: bool = fields.switch("show the traceback of an error")
+    strict: bool = fields.switch("exit with status 1 if anything was skipped")
+    force: bool = fields.switch("replace an existing output")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleOptions:
     """Write the embedded sample data set (handwritten digits) as class folders of PNG files."""
 
-    out: str = _path(
+    out: str = fields.path(
         "", "folder to write, one sub-folder a class", "OUT", positional=True, required=True
     )
 
@@ -96,104 +55,110 @@ class SampleOptions:
 class ExtractOptions:
     """Stage 1: run the frozen backbone once over the images and store the pooled features."""
 
-    data: str = _path(
+    data: str = fields.path(
         "",
         "folder with a sub-folder a class, split folders above those, or a CSV path,label[,split]",
         "DATA",
         positional=True,
         required=True,
     )
-    store: str | None = _path(
+    store: str | None = fields.path(
         None, "feature store to write or add to (default: stores/<base name of DATA>)", "DIR"
     )
-    manifest: str | None = _path(
+    manifest: str | None = fields.path(
         None, "write the manifest here instead of STORE/manifest.csv", "FILE"
     )
-    layout: str = _choice(
+    layout: str = fields.choice(
         "auto",
         ("auto", "classes", "splits"),
         "what the top folders of DATA are; 'auto' goes by their names, and refuses a mixture",
     )
-    merge_labels: bool = _switch(
+    merge_labels: bool = fields.switch(
         "make labels one that differ only in blanks, capitals, encoding or how a number is written"
     )
-    backbone: str = _path(
+    backbone: str = fields.path(
         "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
     )
-    preprocessing: str | None = _choice(
+    preprocessing: str | None = fields.choice(
         None, tuple(PREPROCESSINGS), "what the network of a .keras file expects of pixels"
     )
-    weights: str = _path(
+    weights: str = fields.path(
         "imagenet",
         "'imagenet' (downloaded once), 'random' (untrained, drawn from --seed) or a weights file",
         "imagenet|random|PATH",
     )
-    image_size: int = _integer(224, "side of the square given to the backbone, in pixels", 32)
-    pooling: str = _choice("avg", ("avg", "max"), "pooling over the last feature map")
-    engine: str = _text(
+    image_size: int = fields.integer(224, "side of the square given to the backbone, in pixels", 32)
+    pooling: str = fields.choice("avg", ("avg", "max"), "pooling over the last feature map")
+    engine: str = fields.text(
         "auto", "what runs the backbone: keras, openvino or onnx; 'auto' takes the fastest", "NAME"
     )
-    precision: str = _choice(
+    precision: str = fields.choice(
         "float32",
         ("float32", "tf32", "bfloat16", "float16"),
         "arithmetic of the backbone; refused where the device does not have it",
     )
-    views: tuple[str, ...] = _texts(
+    views: tuple[str, ...] = fields.texts(
         (),
         "augmented view to store beside the image as it is (flip, crop1 to crop8); repeat the flag "
         "for several",
         "NAME",
     )
-    batch_size: int = _integer(32, "images per call of the backbone", 1)
-    workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
-    on_error: str = _choice("skip", ("skip", "raise"), "what to do with an image that is bad")
-    max_errors: int | None = _integer(None, "stop when more images than this are bad", 0)
-    seed: int = _integer(0, "seed of random weights", 0)
-    rehash: bool = _switch("read and hash every file again, also those that look unchanged")
-    dry_run: bool = _switch("tell what would be done, with time and disk, and write nothing")
+    batch_size: int = fields.integer(32, "images per call of the backbone", 1)
+    workers: int | None = fields.integer(
+        None, "decoding threads (default: the processors at hand)", 1
+    )
+    on_error: str = fields.choice("skip", ("skip", "raise"), "what to do with an image that is bad")
+    max_errors: int | None = fields.integer(None, "stop when more images than this are bad", 0)
+    seed: int = fields.integer(0, "seed of random weights", 0)
+    rehash: bool = fields.switch("read and hash every file again, also those that look unchanged")
+    dry_run: bool = fields.switch("tell what would be done, with time and disk, and write nothing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTwoOptions:
     """Options of whatever trains heads on stored features."""
 
-    store: str | None = _path(None, "feature store made by extract", "DIR", required=True)
-    run: str | None = _path(
+    store: str | None = fields.path(None, "feature store made by extract", "DIR", required=True)
+    run: str | None = fields.path(
         None, "run directory to write or add to (default: runs/<base name of STORE>)", "DIR"
     )
-    split: str | None = _text(
+    split: str | None = fields.text(
         None,
         "shares of train/val/test where the data declares no splits "
         f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train, "
         "instead of taking the only held-out one for test",
         "A/B/C",
     )
-    split_seed: int = _integer(0, "seed of the split", 0)
-    seed: int = _integer(0, "seed of initial weights, shuffling and dropout", 0)
-    manifest: str | None = _path(None, "use this manifest instead of STORE/manifest.csv", "FILE")
-    min_per_class: int = _integer(3, "fewest different images a class must have", 1)
-    rare: str = _choice("raise", ("drop", "raise"), "what to do with a class below --min-per-class")
-    augment: tuple[str, ...] = _texts(
+    split_seed: int = fields.integer(0, "seed of the split", 0)
+    seed: int = fields.integer(0, "seed of initial weights, shuffling and dropout", 0)
+    manifest: str | None = fields.path(
+        None, "use this manifest instead of STORE/manifest.csv", "FILE"
+    )
+    min_per_class: int = fields.integer(3, "fewest different images a class must have", 1)
+    rare: str = fields.choice(
+        "raise", ("drop", "raise"), "what to do with a class below --min-per-class"
+    )
+    augment: tuple[str, ...] = fields.texts(
         (), "stored view to train on beside the images as they are; repeat for several", "VIEW"
     )
-    average: tuple[str, ...] = _texts(
+    average: tuple[str, ...] = fields.texts(
         (), "stored view to average probabilities over, when scoring; repeat for several", "VIEW"
     )
-    refit: bool = _switch("fit once more on train and val before scoring test")
-    reject_below: float = _number(
+    refit: bool = fields.switch("fit once more on train and val before scoring test")
+    reject_below: float = fields.number(
         0.0, "give no answer below this probability; coverage and accuracy are reported", 0.0, 1.0
     )
-    wait: bool = _switch("wait for another process that trains into the same run")
+    wait: bool = fields.switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainHeadOptions(StageTwoOptions):
     """Stage 2: train heads on stored features, choose on val, score test once."""
 
-    head: tuple[str, ...] = _texts(
+    head: tuple[str, ...] = fields.texts(
         ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
     )
-    preset: str | None = _choice(
+    preset: str | None = fields.choice(
         None, ("seed",), "'seed': the dense head exactly as in the tutorial this grew from"
     )
 
@@ -202,28 +167,32 @@ class TrainHeadOptions(StageTwoOptions):
 class SweepOptions(StageTwoOptions):
     """Try many heads and settings in one pass; val chooses, test is scored once."""
 
-    head: tuple[str, ...] = _texts(
+    head: tuple[str, ...] = fields.texts(
         ("linear", "logreg", "ridge"), "head to sweep; repeat the flag for several", "NAME"
     )
-    grid: str = _choice(
+    grid: str = fields.choice(
         "default",
         ("default", "kornblith"),
         "settings to try: 'kornblith' is 45 L2 strengths of logistic regression; [grids.NAME] in "
         "the configuration file replaces a head's own",
     )
-    folds: int = _integer(5, "folds of cross-validation, where --split leaves no val (85/0/15)", 2)
+    folds: int = fields.integer(
+        5, "folds of cross-validation, where --split leaves no val (85/0/15)", 2
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
     """Show a leaderboard of runs on their common test images, with paired tests."""
 
-    runs: tuple[str, ...] = _paths((), "run directories", "RUN", positional=True, required=True)
-    seeds: int = _integer(
+    runs: tuple[str, ...] = fields.paths(
+        (), "run directories", "RUN", positional=True, required=True
+    )
+    seeds: int = fields.integer(
         1, "train every head this often, with other seeds and splits: mean and spread", 1
     )
-    curve: bool = _switch("show accuracy against the number of training images")
-    store: str | None = _path(
+    curve: bool = fields.switch("show accuracy against the number of training images")
+    store: str | None = fields.path(
         None, "store of the runs, where it is no longer where they were made from it", "DIR"
     )
 
@@ -232,28 +201,32 @@ class CompareOptions:
 class PredictOptions:
     """Classify images with a head of a run."""
 
-    run: str = _path(
+    run: str = fields.path(
         "",
         "run directory, or a folder of export --format folder",
         "RUN",
         positional=True,
         required=True,
     )
-    paths: tuple[str, ...] = _paths(
+    paths: tuple[str, ...] = fields.paths(
         (), "image files and folders", "PATH", positional=True, required=True
     )
-    head: str | None = _text(None, "head to predict with (default: the run's best)", "NAME")
-    top: int = _integer(1, "classes to list for each image", 1)
-    csv: str | None = _path(None, "write path,label,probability and the other classes here", "FILE")
-    weights: str | None = _path(
+    head: str | None = fields.text(None, "head to predict with (default: the run's best)", "NAME")
+    top: int = fields.integer(1, "classes to list for each image", 1)
+    csv: str | None = fields.path(
+        None, "write path,label,probability and the other classes here", "FILE"
+    )
+    weights: str | None = fields.path(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
-    store: str | None = _path(
+    store: str | None = fields.path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
-    engine: str = _text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
-    batch_size: int = _integer(32, "images per call of the backbone", 1)
-    workers: int | None = _integer(None, "decoding threads (default: the processors at hand)", 1)
+    engine: str = fields.text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
+    batch_size: int = fields.integer(32, "images per call of the backbone", 1)
+    workers: int | None = fields.integer(
+        None, "decoding threads (default: the processors at hand)", 1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,21 +267,21 @@ class EvaluateOptions:
 class ExportOptions:
     """Write a head with its backbone as one model that takes decoded images."""
 
-    run: str = _path("", "run directory", "RUN", positional=True, required=True)
-    out: str = _path("", "file or folder to write", "OUT", positional=True, required=True)
-    head: str | None = _text(None, "head to export (default: the run's best)", "NAME")
-    format: str | None = _choice(
+    run: str = fields.path("", "run directory", "RUN", positional=True, required=True)
+    out: str = fields.path("", "file or folder to write", "OUT", positional=True, required=True)
+    head: str | None = fields.text(None, "head to export (default: the run's best)", "NAME")
+    format: str | None = fields.choice(
         None,
         ("folder", "keras", "onnx", "savedmodel"),
         "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
     )
-    weights: str | None = _path(
+    weights: str | None = fields.path(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
-    store: str | None = _path(
+    store: str | None = fields.path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
-    data: str | None = _path(
+    data: str | None = fields.path(
         None, "folder of the run's images, where they are no longer where extract read them", "DIR"
     )
 
@@ -317,81 +290,87 @@ class ExportOptions:
 class FinetuneOptions:
     """Stage 3: put a trained head on the backbone and train its top layers at a low rate."""
 
-    source: str = _path(
+    source: str = fields.path(
         "", "run of train-head to start from", "RUN", positional=True, required=True
     )
-    run: str | None = _path(
+    run: str | None = fields.path(
         None, "run directory to write or go on with (default: RUN-finetune)", "DIR"
     )
-    head: str | None = _text(
+    head: str | None = fields.text(
         None, "dense, linear or logreg head to start from (default: the best of these)", "NAME"
     )
-    preset: str | None = _choice(
+    preset: str | None = fields.choice(
         None, ("seed",), "'seed': fine-tuning exactly as in the tutorial this grew from"
     )
-    unfreeze_from: str = _text(
+    unfreeze_from: str = fields.text(
         "conv5", "first part to train: conv5, conv4, a block, a layer's name, or all", "NAME"
     )
-    epochs: int = _integer(20, "most passes over train", 1)
-    learning_rate: float = _number(1e-5, "rate after warm-up", 1e-9, 1.0)
-    batch_size: int = _integer(32, "images per step", 1)
-    optimizer: str = _choice("adamw", ("adamw", "adam"), "adam is without weight decay")
-    layer_decay: float = _number(
+    epochs: int = fields.integer(20, "most passes over train", 1)
+    learning_rate: float = fields.number(1e-5, "rate after warm-up", 1e-9, 1.0)
+    batch_size: int = fields.integer(32, "images per step", 1)
+    optimizer: str = fields.choice("adamw", ("adamw", "adam"), "adam is without weight decay")
+    layer_decay: float = fields.number(
         1.0, "rate of a block over that of the block above it; 1 is one rate for all", 1e-9, 1.0
     )
-    augment: bool = _switch("train on random flips, crops and colours")
-    views: tuple[str, ...] = _texts(
+    augment: bool = fields.switch("train on random flips, crops and colours")
+    views: tuple[str, ...] = fields.texts(
         (),
         "view to train on in turn with the image as it is (flip, crop1 to crop8), with frozen "
         "activations cached; repeat the flag for several",
         "NAME",
     )
-    precision: str = _choice(
+    precision: str = fields.choice(
         "float32", ("float32", "bfloat16", "float16"), "arithmetic of training; lower ones on GPUs"
     )
-    cache_precision: str = _choice(
+    cache_precision: str = fields.choice(
         "float32", ("float32", "float16"), "numbers in the cache of frozen activations"
     )
-    class_weight: str | None = _choice(None, ("balanced",), "weigh classes by their frequency")
-    patience: int = _integer(10, "epochs without a better val before stopping", 1)
-    weights: str | None = _path(
+    class_weight: str | None = fields.choice(
+        None, ("balanced",), "weigh classes by their frequency"
+    )
+    patience: int = fields.integer(10, "epochs without a better val before stopping", 1)
+    weights: str | None = fields.path(
         None, "weights file, where the run's store no longer has them", "PATH"
     )
-    store: str | None = _path(
+    store: str | None = fields.path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
-    data: str | None = _path(
+    data: str | None = fields.path(
         None, "folder of the run's images, where they are no longer where extract read them", "DIR"
     )
-    seed: int = _integer(0, "seed of order, augmentation and dropout", 0)
-    wait: bool = _switch("wait for another process that trains into the same run")
+    seed: int = fields.integer(0, "seed of order, augmentation and dropout", 0)
+    wait: bool = fields.switch("wait for another process that trains into the same run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfoOptions:
     """Say what a store or a run is."""
 
-    path: str = _path("", "store or run directory", "STORE|RUN", positional=True, required=True)
-    per_class: bool = _switch("of a run, show the scores of every class and the confusion matrix")
-    head: str | None = _text(None, "head for --per-class (default: the run's best)", "NAME")
+    path: str = fields.path(
+        "", "store or run directory", "STORE|RUN", positional=True, required=True
+    )
+    per_class: bool = fields.switch(
+        "of a run, show the scores of every class and the confusion matrix"
+    )
+    head: str | None = fields.text(None, "head for --per-class (default: the run's best)", "NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
     """Check every byte of a store, a run or an exported folder against its checksums."""
 
-    store: str = _path(
+    store: str = fields.path(
         "",
         "directory of a store, a run or an exported model",
         "STORE|RUN",
         positional=True,
         required=True,
     )
-    repair: bool = _switch("drop what is bad, so that the next command makes just that again")
-    reencode: int = _integer(
+    repair: bool = fields.switch("drop what is bad, so that the next command makes just that again")
+    reencode: int = fields.integer(
         0, "encode so many rows of every shard of a store again and compare them", 0
     )
-    weights: str | None = _path(
+    weights: str | None = fields.path(
         None, "weights file for --reencode, where the store no longer has them", "PATH"
     )
 
@@ -400,7 +379,7 @@ class VerifyOptions:
 class PruneOptions:
     """Drop features and frozen activations that no manifest row needs; merge small shards."""
 
-    store: str = _path("", "store directory", "STORE", positional=True, required=True)
+    store: str = fields.path("", "store directory", "STORE", positional=True, required=True)
 
 
 def options_of(record: type) -> dict[str, Option]:

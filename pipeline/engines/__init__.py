@@ -1,9 +1,9 @@
 """Optional runtimes for the backbone, one file each, behind a lazy table.
 
-Called by the commands that encode images. Nothing heavy is imported before ``create``. To add
-an engine, write ``engines/NAME.py`` with a ``create`` of the same signature as ``create`` here
-less the name, add its row to ``ENGINES`` and, once it is measured to be faster, its place in
-``FASTEST_FIRST``.
+It may import ``backbones``, ``store`` and what lies below them. Nothing heavy is imported before
+``create``. To add an engine, write ``engines/NAME.py`` with a ``create`` of the same signature as
+``create`` here less the name, add its row to ``ENGINES`` and, once it is measured to be faster, its
+place in ``FASTEST_FIRST``.
 """
 
 import importlib

@@ -27,6 +27,7 @@ from pipeline.finetune.cut import cut_at, find_cut
 from pipeline.finetune.origin import Origin, load_backbone, open_origin
 from pipeline.finetune.outcome import Outcome, record_outcome
 from pipeline.finetune.photos import Photos
+from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows
 from pipeline.finetune.source import open_source
 from pipeline.finetune.surgery import (
     TUTORIAL_FROZEN,
@@ -36,7 +37,7 @@ from pipeline.finetune.surgery import (
     set_precision,
     tutorial_head,
 )
-from pipeline.finetune.training import FineTuning, FineTuningRecipe, TrainingRows
+from pipeline.finetune.training import FineTuning
 from pipeline.finetune.turns import Turns
 from pipeline.heads import layers as head_layers
 from pipeline.images import views

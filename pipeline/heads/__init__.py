@@ -1,8 +1,8 @@
 """Heads: classifiers on features, each a scikit-learn estimator in a file of its own.
 
 ``create`` makes one by name, ``save`` and ``load`` keep its parameters as JSON and its fitted
-arrays as NumPy files, without pickle. Called by stage 2. To add a head, write its class and add a
-row to ``HEADS``.
+arrays as NumPy files, without pickle. To add a head, write its class and add a row to ``HEADS``.
+It may import ``config``, ``files``, ``system`` and ``errors``, but not ``images``.
 """
 
 import importlib

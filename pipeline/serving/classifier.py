@@ -6,7 +6,7 @@ and by users of the library, as ``pipeline.Classifier``.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -67,7 +67,7 @@ class Predictions:
     errors: list[dict[str, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class LoadedFrom:
     """The arguments of ``Classifier.load``, with which another process loads the same."""
 
@@ -78,6 +78,16 @@ class LoadedFrom:
     batch_size: int
     workers: int | None
     store: str | None
+
+    def from_anywhere(self) -> Self:
+        """Return the same for a process that may be in another folder."""
+        is_file = self.weights is not None and Path(self.weights).exists()
+        return replace(
+            self,
+            run=str(Path(self.run).absolute()),
+            weights=str(Path(str(self.weights)).absolute()) if is_file else self.weights,
+            store=None if self.store is None else str(Path(self.store).absolute()),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +151,8 @@ class Classifier:
         Args:
             run: The run directory, or a folder of ``export --format folder``.
             head: Name of the head; the run's best by default.
-            weights: Where the backbone's weights are, if the run's store lacks them: as for
-                ``extract``, or the ``.keras`` file of a network that is in no table. Their digest
-                must be the run's, wherever they come from.
+            weights: Where the backbone's weights are, if the run's store lacks them, as for
+                ``extract``. Their digest must be the run's.
             engine: What runs the backbone.
             batch_size: Images per call of the backbone.
             workers: Decoding threads; as many as processors by default.
@@ -158,21 +167,11 @@ class Classifier:
             EngineUnavailableError: The engine is not installed.
         """
         run = expanded(run)
-        weights = None if weights is None else expanded(weights)
-        store = None if store is None else expanded(store)
+        weights, store = (None if path is None else expanded(path) for path in (weights, store))
+        origin = LoadedFrom(run, head, weights, engine, batch_size, workers, store)
         found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
-        is_file = weights is not None and Path(weights).exists()
         return cls(
-            loaded_from=LoadedFrom(
-                # Whoever unpickles it may be in another folder.
-                run=str(Path(run).absolute()),
-                head=head,
-                weights=str(Path(str(weights)).absolute()) if is_file else weights,
-                engine=engine,
-                batch_size=batch_size,
-                workers=workers,
-                store=None if store is None else str(Path(store).absolute()),
-            ),
+            loaded_from=origin.from_anywhere(),
             encoder=engines.create(
                 found.engine,
                 found.network,

@@ -3,10 +3,9 @@
 Called by ``commands``.
 """
 
-import csv
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from pipeline.config.options import CommonOptions, PredictOptions
 from pipeline.errors import ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
+from pipeline.files.table import write_csv
 from pipeline.images import manifest
 from pipeline.images.sources import walk
 from pipeline.serving.classifier import Classifier, Prediction, Predictions
@@ -63,7 +63,8 @@ def predict(
     ended = time.monotonic()
     _require_one(found)
     if options.csv:
-        _write_csv(Path(options.csv), files, found)
+        rows = list(_rows(files, found))
+        write_atomically(Path(options.csv), lambda temporary: write_csv(temporary, rows))
     return {
         "predictions": [_record(prediction) for prediction in found.predictions],
         "errors": found.errors,
@@ -182,8 +183,8 @@ def _record(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, files: Sequence[str], found: Predictions) -> None:
-    """Write a row a file, in the order given, atomically.
+def _rows(files: Sequence[str], found: Predictions) -> Iterator[list[str]]:
+    """Yield the rows of a CSV: its header, then one for each file, in the order given.
 
     ``path,label,probability``, then ``label_2,probability_2`` and so on, then ``status``: ``ok``,
     or the reason why there is nothing in the other columns.
@@ -193,21 +194,12 @@ def _write_csv(path: Path, files: Sequence[str], found: Predictions) -> None:
     header[: len(_PLACE)] = _PLACE
     good = {item.path: item for item in found.predictions}
     bad = {item["path"]: item["reason"] for item in found.errors}
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            # Python leaves a lone carriage return unquoted, and then reads a row's end there.
-            quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            writer.writerow(["path", *header, "status"])
-            for name in files:
-                if name in good:
-                    row = [name, *_cells(good[name]), manifest.OK]
-                else:
-                    row = [name, *[""] * len(header), bad[name]]
-                (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
-
-    write_atomically(path, fill)
+    yield ["path", *header, "status"]
+    for name in files:
+        if name in good:
+            yield [name, *_cells(good[name]), manifest.OK]
+        else:
+            yield [name, *[""] * len(header), bad[name]]
 
 
 def _cells(item: Prediction) -> list[str]:

@@ -24,13 +24,13 @@ from pipeline.engines import ENGINES
 pytestmark = pytest.mark.slow
 
 CHOSEN = os.environ.get("PIPELINE_FAULTS", "")
-TRIES = 200 if CHOSEN == "all" else int(CHOSEN or 3)
+TRIES = 200 if CHOSEN == "all" else int(CHOSEN or 2)
 # The others take a minute each to begin with; an interrupt at every line of theirs is tried in
 # ``test_interrupts``.
 TRIED = list(ENGINES) if CHOSEN else ["openvino"]
 # Large enough that requests of OpenVINO's are under way when a signal comes.
 FLAGS = ("--weights", "random", "--image-size", "128", "--quiet")
-IMAGES = 320
+IMAGES = 240
 SIGNALS = (signal.SIGINT, signal.SIGINT, signal.SIGTERM)
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -85,9 +85,12 @@ def test_every_row_that_an_interrupted_run_stored_is_that_of_its_image(
         except subprocess.TimeoutExpired:
             process.send_signal(sent)
             status = process.wait(60)
-            assert status in (ENDS[sent], 0)
-        ends[status] += 1
         found = stored(cut)
+        # Before the command begins and after it is over, a signal ends Python as it ends any.
+        if status == -sent and len(found) in (0, IMAGES):
+            status = ENDS[sent]
+        assert status in (ENDS[sent], 0)
+        ends[status] += 1
         rows += len(found)
         assert not wrong(found, expected), f"{len(found)} rows, {sent.name}"
     assert started(photos, cut.name, engine).wait(300) == 0

@@ -8,7 +8,7 @@ from pipeline.errors import (
 )
 from pipeline.finetune.batches import class_weights, order_of, parts_of, read_ahead, unique_rows
 from pipeline.finetune.photos import augmented
-from pipeline.finetune.training import FineTuningRecipe
+from pipeline.finetune.recipe import FineTuningRecipe
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -26,8 +26,9 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.finetune import cut as cuts
 from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.cut import blocks_of, find_cut
+from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows
 from pipeline.finetune.steps import adamw, compile_step, seed_random_layers
-from pipeline.finetune.training import FineTuning, FineTuningRecipe, TrainingRows
+from pipeline.finetune.training import FineTuning
 from pipeline.heads import layers as head_layers
 from pipeline.heads.dense import DenseHead
 from pipeline.runs.run import Run

@@ -27,7 +27,8 @@ from pipeline.errors import (
 )
 from pipeline.finetune import steps
 from pipeline.finetune import surgery as surgery_of
-from pipeline.finetune.training import FineTuning, FineTuningRecipe, TrainingRows
+from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows
+from pipeline.finetune.training import FineTuning
 from pipeline.runs import checkpoint
 from pipeline.system.keras_setup import import_keras
 
