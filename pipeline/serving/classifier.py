@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline import engines
 from pipeline.config.fields import expanded
-from pipeline.config.options import PredictOptions, default_of
+from pipeline.config.options import default_of
+from pipeline.config.serving import PredictOptions
 from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones import weights
-from pipeline.config.options import CommonOptions, EvaluateOptions
+from pipeline.config.options import CommonOptions
+from pipeline.config.serving import EvaluateOptions
 from pipeline.errors import ManifestError, mention
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically

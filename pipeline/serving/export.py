@@ -17,7 +17,8 @@ from pipeline._version import __version__
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import is_from_file
-from pipeline.config.options import CommonOptions, ExportOptions
+from pipeline.config.options import CommonOptions
+from pipeline.config.serving import ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file

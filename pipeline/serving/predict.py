@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.backbones import weights
-from pipeline.config.options import CommonOptions, PredictOptions
+from pipeline.config.options import CommonOptions
+from pipeline.config.serving import PredictOptions
 from pipeline.errors import ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically

@@ -31,7 +31,8 @@ from fakes import (
 from pipeline import engines, heads
 from pipeline.backbones import frozen
 from pipeline.cli.main import main
-from pipeline.config.options import CommonOptions, PredictOptions, build
+from pipeline.config.options import CommonOptions, build
+from pipeline.config.serving import PredictOptions
 from pipeline.errors import (
     ConfigError,
     ManifestError,

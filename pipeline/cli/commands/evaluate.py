@@ -6,7 +6,7 @@ from typing import Any, Final
 from pipeline.cli.class_tables import matrix, score_table, worst_of
 from pipeline.cli.command import Call, Command, Result
 from pipeline.cli.text import CLASS, Table, Text, errors, number
-from pipeline.config.options import EvaluateOptions
+from pipeline.config.serving import EvaluateOptions
 from pipeline.errors import mention
 from pipeline.system.wording import counted
 
