@@ -163,7 +163,8 @@ def open_source(options: ExportOptions) -> ExportedRun:
     if _form(options).is_network:
         layers.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
-    file = Path(str(options.weights)) if is_from_file(identity) else None
+    is_file = is_from_file(identity)
+    file = run_backbone.network_file(identity, options.weights, store) if is_file else None
     return ExportedRun(run, store, name, head, network, file)
 
 
