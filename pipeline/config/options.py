@@ -30,6 +30,15 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+def _weights() -> Any:
+    return fields.path(None, "weights file, where the run's store no longer has them", "PATH")
+
+
+def _preset(what: str) -> Any:
+    text = f"'tutorial': {what} exactly as in the tutorial this grew from"
+    return fields.choice(None, ("tutorial",), text, old_names={"seed": "tutorial"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
     """Options of every command."""
@@ -158,9 +167,7 @@ class TrainHeadOptions(StageTwoOptions):
     head: tuple[str, ...] = fields.texts(
         ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
     )
-    preset: str | None = fields.choice(
-        None, ("seed",), "'seed': the dense head exactly as in the tutorial this grew from"
-    )
+    preset: str | None = _preset("the dense head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +223,7 @@ class PredictOptions:
     csv: str | None = fields.path(
         None, "write path,label,probability and the other classes here", "FILE"
     )
-    weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
-    )
+    weights: str | None = _weights()
     store: str | None = fields.path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
@@ -241,9 +246,7 @@ class ExportOptions:
         ("folder", "keras", "onnx", "savedmodel"),
         "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
     )
-    weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
-    )
+    weights: str | None = _weights()
     store: str | None = fields.path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
@@ -265,9 +268,7 @@ class FinetuneOptions:
     head: str | None = fields.text(
         None, "dense, linear or logreg head to start from (default: the best of these)", "NAME"
     )
-    preset: str | None = fields.choice(
-        None, ("seed",), "'seed': fine-tuning exactly as in the tutorial this grew from"
-    )
+    preset: str | None = _preset("fine-tuning")
     unfreeze_from: str = fields.text(
         "conv5", "first part to train: conv5, conv4, a block, a layer's name, or all", "NAME"
     )
@@ -295,9 +296,7 @@ class FinetuneOptions:
         None, ("balanced",), "weigh classes by their frequency"
     )
     patience: int = fields.integer(10, "epochs without a better val before stopping", 1)
-    weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
-    )
+    weights: str | None = _weights()
     store: str | None = fields.path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )

@@ -53,8 +53,11 @@ from pipeline.system.progress import Reporter
 TUTORIAL_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
     {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"}
 )
+# Records keep the old name of the preset: a run or a checkpoint of an earlier release is equal to
+# what is asked for now, and one that is made now is equal for an earlier release.
+_RECORDED_PRESET: Final = "seed"
 # Options that make another result.
-_COUNTED: Final = ("preset", "unfreeze_from", "epochs", "learning_rate", "batch_size", "optimizer",
+_COUNTED: Final = ("unfreeze_from", "epochs", "learning_rate", "batch_size", "optimizer",
                    "layer_decay", "precision", "cache_precision", "class_weight",
                    "patience")  # fmt: skip
 _FIXED_BY_TUTORIAL: Final = ("head", "unfreeze_from", "epochs", "learning_rate", "batch_size",
@@ -186,6 +189,7 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
         "starting_head": origin.name,
         # The file holds the digest of the head's arrays: one that was trained again is another.
         "starting_head_sha256": sha256_file(head),
+        "preset": None if options.preset is None else _RECORDED_PRESET,
         **{name: getattr(options, name) for name in _COUNTED},
         "random_augmentation": options.augment,
         "views": list(options.views) or None,
