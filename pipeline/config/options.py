@@ -30,10 +30,6 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def _weights() -> Any:
-    return fields.path(None, "weights file, where the run's store no longer has them", "PATH")
-
-
 def _preset(what: str) -> Any:
     text = f"'tutorial': {what} exactly as in the tutorial this grew from"
     return fields.choice(None, ("tutorial",), text, old_names={"seed": "tutorial"})
@@ -205,57 +201,6 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictOptions:
-    """Classify images with a head of a run."""
-
-    run: str = fields.path(
-        "",
-        "run directory, or a folder of export --format folder",
-        "RUN",
-        positional=True,
-        required=True,
-    )
-    paths: tuple[str, ...] = fields.paths(
-        (), "image files and folders", "PATH", positional=True, required=True
-    )
-    head: str | None = fields.text(None, "head to predict with (default: the run's best)", "NAME")
-    top: int = fields.integer(1, "classes to list for each image", 1)
-    csv: str | None = fields.path(
-        None, "write path,label,probability and the other classes here", "FILE"
-    )
-    weights: str | None = _weights()
-    store: str | None = fields.path(
-        None, "store of the run, where it is no longer where the run was made from it", "DIR"
-    )
-    engine: str = fields.text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
-    batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(
-        None, "decoding threads (default: the processors at hand)", 1
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
-    """Write a head with its backbone as one model that takes decoded images."""
-
-    run: str = fields.path("", "run directory", "RUN", positional=True, required=True)
-    out: str = fields.path("", "file or folder to write", "OUT", positional=True, required=True)
-    head: str | None = fields.text(None, "head to export (default: the run's best)", "NAME")
-    format: str | None = fields.choice(
-        None,
-        ("folder", "keras", "onnx", "savedmodel"),
-        "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
-    )
-    weights: str | None = _weights()
-    store: str | None = fields.path(
-        None, "store of the run, where it is no longer where the run was made from it", "DIR"
-    )
-    data: str | None = fields.path(
-        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneOptions:
     """Stage 3: put a trained head on the backbone and train its top layers at a low rate."""
 
@@ -296,7 +241,9 @@ class FinetuneOptions:
         None, ("balanced",), "weigh classes by their frequency"
     )
     patience: int = fields.integer(10, "epochs without a better val before stopping", 1)
-    weights: str | None = _weights()
+    weights: str | None = fields.path(
+        None, "weights file, where the run's store no longer has them", "PATH"
+    )
     store: str | None = fields.path(
         None, "store of the run, where it is no longer where the run was made from it", "DIR"
     )
