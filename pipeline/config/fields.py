@@ -1,6 +1,7 @@
 """What an option is, and its value checked: one mechanism for flags, files and Python.
 
-Called by ``config``, which holds the options themselves. Imports nothing heavy.
+A value that passes has the type of its field; one that does not is refused with what was expected.
+Imports nothing heavy.
 """
 
 import json

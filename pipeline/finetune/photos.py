@@ -1,7 +1,7 @@
-"""What fine-tuning starts from and is trained on: a run, and batches of its images.
+"""The images that fine-tuning is trained on: read, checked against their keys, decoded, augmented.
 
-Called by ``finetune``, its cache and its command. Everything random is a function of the seed, the
-epoch and the row, so that a run that was killed goes on exactly as it would have.
+Everything random is a function of the seed, the epoch and the row, so that a run that was killed
+goes on exactly as it would have.
 """
 
 from collections.abc import Callable

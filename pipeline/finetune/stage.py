@@ -1,7 +1,7 @@
 """The ``finetune`` command: the network of a run with its head, trained from the top at a low rate.
 
-Called by ``commands``. Puts the head on the backbone, checks that both begin at stage 2's answers,
-trains, and records the outcome as a run of its own, beside the stage-2 head.
+Puts the head on the backbone, checks that both begin at stage 2's answers, trains, and records the
+outcome as a run of its own, beside the stage-2 head.
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ from pipeline.runs.run import FINETUNED, Run
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter
 
-# The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``finetune_model``.
+# The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``surgery``.
 TUTORIAL_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
     {"epochs": 10, "batch_size": 32, "learning_rate": 1e-3, "optimizer": "adam"}
 )
@@ -69,7 +69,7 @@ _TENSORBOARD: Final = "tensorboard"
 
 
 def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter) -> dict[str, Any]:
-    """Run stage 3, or go on with it; see ``contract`` in the documentation for the keys.
+    """Run stage 3, or go on with it; see docs/json.md for the keys of the result.
 
     Args:
         options: What to train from what.

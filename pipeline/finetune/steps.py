@@ -1,9 +1,9 @@
 """The compiled parts of fine-tuning: the optimizer, one step, and outputs in inference mode.
 
-Called by ``finetune``. Frozen state and inference mode are two things: layers below the cut are
-frozen, and the whole backbone is called with ``training=False``, so that BatchNorm above the cut
-learns scale and shift and keeps its moving statistics. The preset ``tutorial`` alone calls it with
-``training=True``. The head is always trained with its dropout.
+Frozen state and inference mode are two things: layers below the cut are frozen, and the whole
+backbone is called with ``training=False``, so that BatchNorm above the cut learns scale and shift
+and keeps its moving statistics. The preset ``tutorial`` alone calls it with ``training=True``. The
+head is always trained with its dropout.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """The network that fine-tuning trains: its blocks, where it is cut, and what is frozen.
 
-Called by ``finetune`` and its command.
+The part above the cut shares its layers with the whole, so training one trains the other.
 """
 
 import hashlib

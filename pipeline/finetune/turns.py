@@ -1,7 +1,7 @@
 """Which view of each image an epoch of fine-tuning shows: all of them, in turn.
 
-Called by ``finetune_command``; images and the boundary cache follow it, so that both show the
-same. It is a function of the seed, the epoch and the row.
+It is a function of the seed, the epoch and the row, so that images and cached activations show the
+same.
 """
 
 from collections.abc import Sequence

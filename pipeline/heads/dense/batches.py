@@ -1,7 +1,7 @@
 """What dense heads are trained on, step by step: order of rows, dropout and rates.
 
-Called by ``dense_training``. Everything is drawn with NumPy from seeds, so it is the same on every
-Keras backend. Features on disk come in windows, of which a few are in memory at a time.
+Everything is drawn with NumPy from seeds, so it is the same on every Keras backend. Features on
+disk come in windows, of which a few are in memory at a time.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
 """Training dense heads: one or several in one pass over the features.
 
-Called by ``dense``. ``dense_batches`` says what each step takes, ``dense_steps`` does it.
+``batches`` says what each step takes, ``steps`` does it.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """The bank: linear heads that differ in learning rate and weight decay, trained in one pass.
 
-Called by ``linear``; a single head is a bank of one. Every batch is read and scaled once for all
-heads, and multiplied with their kernels side by side.
+Every batch is read and scaled once for all heads, and multiplied with their kernels side by side; a
+single head is a bank of one.
 """
 
 from abc import ABC, abstractmethod
