@@ -30,6 +30,11 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+def _preset(what: str) -> Any:
+    text = f"'tutorial': {what} exactly as in the tutorial this grew from"
+    return fields.choice(None, ("tutorial",), text, old_names={"seed": "tutorial"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
     """Options of every command."""
@@ -158,9 +163,7 @@ class TrainHeadOptions(StageTwoOptions):
     head: tuple[str, ...] = fields.texts(
         ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
     )
-    preset: str | None = fields.choice(
-        None, ("seed",), "'seed': the dense head exactly as in the tutorial this grew from"
-    )
+    preset: str | None = _preset("the dense head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +213,7 @@ class FinetuneOptions:
     head: str | None = fields.text(
         None, "dense, linear or logreg head to start from (default: the best of these)", "NAME"
     )
-    preset: str | None = fields.choice(
-        None, ("seed",), "'seed': fine-tuning exactly as in the tutorial this grew from"
-    )
+    preset: str | None = _preset("fine-tuning")
     unfreeze_from: str | None = fields.text(
         None,
         "first part to train: a stage such as conv5, a block, a layer's name, or all "

@@ -1,7 +1,7 @@
 """What stage 1 does for whoever wants features: store, network, encoding what is missing.
 
-Called by ``extract_command`` and ``feature_extractor``. Loads the network only when an image needs
-it, or when only the network can tell the weights' digest.
+Loads the network only when an image needs it, or when only the network can tell the weights'
+digest.
 """
 
 import hashlib

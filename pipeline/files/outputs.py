@@ -1,7 +1,6 @@
 """Places for results, refused before the work that they are to hold.
 
-Called by the commands, first of all. A place is looked at and tried by a temporary file; nothing
-stays, and no folder is made.
+A place is looked at and tried by a temporary file; nothing stays, and no folder is made.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
 """The backbone that a run was made with, found by the digest of its weights.
 
-Called by ``trained_head``, ``export_command`` and fine-tuning. Its weights are in the run's store,
-else they are given, else they are those that Keras downloads or that a seed draws; wherever they
-come from, their digest must be the run's. Keras is imported only when the network is built.
+Its weights are in the run's store, else they are given, else they are those that Keras downloads or
+that a seed draws; wherever they come from, their digest must be the run's. Keras is imported only
+when the network is built.
 """
 
 from collections.abc import Mapping, Sequence

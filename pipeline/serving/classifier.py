@@ -1,7 +1,7 @@
 """The classifier: encoder, head, temperature and class names, from image files to labels.
 
-Made from a run, without pickle; decodes and encodes as stage 1 did. Called by ``predict_command``
-and by users of the library, as ``pipeline.Classifier``.
+Made from a run, without pickle; decodes and encodes as stage 1 did. Programs know it as
+``pipeline.Classifier``.
 """
 
 from collections.abc import Callable, Sequence

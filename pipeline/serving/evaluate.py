@@ -1,6 +1,6 @@
 """The ``evaluate`` command: scores a head of a run on labelled data that it was not trained on.
 
-Images are read and encoded by the classifier, as for ``predict``. Called by ``cli.commands``.
+Images are read and encoded by the classifier, as for ``predict``.
 """
 
 import time

@@ -1,6 +1,6 @@
 """The ``export`` command: a head of a run with its backbone as one model, checked and written.
 
-Called by ``commands``.
+Nothing is written where the model disagrees with the stored features on images of the data.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """The ``predict`` command: classifies files and folders with a head of a run.
 
-Called by ``commands``.
+Every file that was named is in the result: with a prediction, or with the reason why it has none.
 """
 
 import os
@@ -29,7 +29,7 @@ _PLACE: Final = ("label", "probability")
 def predict(
     options: PredictOptions, common: CommonOptions, reporter: Reporter, *, started: float
 ) -> dict[str, Any]:
-    """Classify images; see ``contract`` in the documentation for the keys of the result.
+    """Classify images; see docs/json.md for the keys of the result.
 
     Args:
         options: What to classify with what.

@@ -1,4 +1,4 @@
-"""The check of every byte of a store, and the repair of what is bad; called by ``commands``.
+"""The check of every byte of a store, and the repair of what is bad.
 
 Everything is read and hashed again, whatever earlier checks found. What a repair drops is made
 again by the next ``extract``, and nothing else is.

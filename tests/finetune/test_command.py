@@ -23,7 +23,7 @@ from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
 from pipeline.cli.commands import find
 from pipeline.cli.main import main
-from pipeline.config.options import FinetuneOptions
+from pipeline.config.options import CommonOptions, FinetuneOptions, build
 from pipeline.errors import (
     ConfigError,
     ManifestError,
@@ -189,15 +189,24 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
     monkeypatch.setattr(finetune_command, "TUTORIAL_PRESET", short)
     notes = Notes()
-    result = run_finetune(trained / "run", run=str(trained / "seed"), preset="seed", notes=notes)
+    path = trained / "tutorial"
+    result = run_finetune(trained / "run", run=str(path), preset="tutorial", notes=notes)
     assert [row["epoch"] for row in result["finetune"]["epochs"]] == [1, 2]
     assert result["finetune"]["kept_epoch"] == 2
     assert any("inside a block" in line for line in notes.lines)
-    saved = weights.load(trained / "seed/finetune" / f"{result['finetune']['weights_sha256']}.h5")
+    saved = weights.load(path / "finetune" / f"{result['finetune']['weights_sha256']}.h5")
     assert saved["head/hidden_1/kernel"].shape == (2048, 1024)
     assert "backbone/conv5_block3_3_bn/moving_mean" in saved
     frozen = {layer.name for layer in network_layers(trained)[: surgery_of.TUTORIAL_FROZEN]}
-    assert not frozen & {path.split("/")[1] for path in saved}
+    assert not frozen & {name.split("/")[1] for name in saved}
+    # As earlier releases recorded it, so that their runs are kept, whichever name is given.
+    assert Run.open(path).record["inputs"]["preset"] == "seed"
+    for name in ("seed", "tutorial"):
+        values = {"source": str(trained / "run"), "run": str(path), "preset": name}
+        notes = Notes()
+        again = finetune_command.finetune(build(FinetuneOptions, values), CommonOptions(), notes)
+        assert again["finetune"] == result["finetune"]
+        assert notes.lines == [f"finetune: already in {path}, kept"]
 
 
 def network_layers(folder: Path) -> list[Any]:
@@ -326,7 +335,7 @@ def test_the_preset_starts_from_a_run_of_any_heads(trained: Path, tmp_path: Path
     assert main([*map(str, train), "--quiet"]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune_command, "TUTORIAL_PRESET", {"epochs": 1})
-        result = run_finetune(tmp_path / "knn", preset="seed")
+        result = run_finetune(tmp_path / "knn", preset="tutorial")
     assert set(result["heads"]) == {"finetune", "knn"}
 
 
@@ -391,7 +400,7 @@ def test_it_beats_stage_two_where_frozen_features_miss_the_label(tmp_path: Path)
     assert result["finetune"]["boundary"] == "pool1_pool"
 
 
-@pytest.mark.parametrize("more", [{}, {"unfreeze_from": "conv5"}, {"preset": "seed"}])
+@pytest.mark.parametrize("more", [{}, {"unfreeze_from": "conv5"}, {"preset": "tutorial"}])
 def test_by_default_a_resnet_records_what_earlier_releases_did(
     planted: Callable[..., Path], more: dict[str, str]
 ) -> None:
@@ -399,7 +408,10 @@ def test_by_default_a_resnet_records_what_earlier_releases_did(
     origin = open_origin(options)
     resolved = finetune_command._resolved(options, origin)
     inputs = finetune_command._inputs(resolved, origin)
-    assert (inputs["unfreeze_from"], inputs["preset"]) == ("conv5", more.get("preset"))
+    assert (inputs["unfreeze_from"], inputs["preset"]) == (
+        "conv5",
+        "seed" if more.get("preset") else None,
+    )
 
 
 @pytest.mark.slow
