@@ -27,7 +27,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
-    """See ``replace_network``."""
+    """Replace the backbone; see ``fakes.replace_network``."""
     return replace_network(monkeypatch)
 
 

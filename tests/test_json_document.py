@@ -8,11 +8,11 @@ import shutil
 from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import edit_record, planted_store, replace_network, write_photos
+from fakes import FakeBackbone, edit_record, planted_store, replace_network, write_photos
 from json_document import PAGE, UNITS, Document, is_known
 
 from pipeline.cli.commands import COMMANDS
@@ -20,7 +20,9 @@ from pipeline.cli.main import main
 from pipeline.finetune import stage
 from pipeline.finetune.training import FineTuning
 from pipeline.heads.knn import KnnHead
+from pipeline.runs import model_folder
 from pipeline.runs.per_class import DENSE_CLASSES
+from pipeline.runs.run import Run
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -150,10 +152,23 @@ def run_readers(work: Workplace) -> None:
     predict = ("predict", work / "run", work / "photos/cow", "--top", 2)
     work.run("predict", *predict)
     work.run("predict", *predict, "--csv", work / "out.csv")
+    shutil.copytree(work / "photos", work / "more")
+    shutil.copytree(work / "more/ant", work / "more/fly")
+    work.run("evaluate", "evaluate", work / "run", work / "more", "--csv", work / "scored.csv")
+    write_folder(work, "run", "logreg")
+    work.run("evaluate", "evaluate", work / "folder", work / "photos")
     work.run(INFO_STORE, "info", work / "store")
     for run in ("one", "sweep", "mine", "many-run"):
         work.run(INFO_RUN, "info", work / run, "--per-class")
     work.run(INFO_RUN, "info", work / "run")
+
+
+def write_folder(work: Workplace, name: str, head: str) -> None:
+    """Export a head as a folder, with what the fake network has of one."""
+    run, backbone = Run.open(work / name), FakeBackbone.drawn("resnet50random0")
+    metadata = {"head": head, "classes": run.record["classes"], "dim": backbone.dim, "average": [],
+                "identity": run.record["inputs"]["identity"], "reject_below": 0.0}  # fmt: skip
+    model_folder.write(work / "folder", cast(Any, backbone), run.load_head(head), metadata, None)
 
 
 def run_verify(work: Workplace) -> None:
@@ -164,6 +179,7 @@ def run_verify(work: Workplace) -> None:
     work.run(VERIFY_STORE, "verify", work / "store", "--reencode", 2, status=2)
     work.run(VERIFY_STORE, "verify", work / "store", "--repair", status=2)
     work.run("prune", "prune", work / "store")
+    work.run(VERIFY_RUN, "verify", work / "folder")
     work.run(VERIFY_RUN, "verify", work / "mine")
     (work / "mine/heads/majority/head.json").write_text("")
     work.run(VERIFY_RUN, "verify", work / "mine", "--repair", status=2)
@@ -204,14 +220,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
              "--image-size", SIZE)  # fmt: skip
     work.run("train-head", "train-head", "--store", work / "store", "--run", work / "run",
              "--head", "logreg")  # fmt: skip
-    weights = ("--weights", work / "small.keras")
     for name in ("model.keras", "folder"):
-        work.run("export", "export", work / "run", work / name, *weights)
+        work.run("export", "export", work / "run", work / name)
     work.run(VERIFY_RUN, "verify", work / "folder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "TUTORIAL_PRESET", {"epochs": 1})
         patch.setattr(stage, "TUTORIAL_FROZEN", 2)
-        run_finetune(work, weights)
+        run_finetune(work)
     return work
 
 
@@ -227,8 +242,8 @@ def save_network(path: Path) -> None:
     keras.Sequential([keras.Input((SIZE, SIZE, 3)), *network]).save(path)
 
 
-def run_finetune(work: Workplace, weights: tuple[object, ...]) -> None:
-    finetune = ("finetune", work / "run", *weights, "--run")
+def run_finetune(work: Workplace) -> None:
+    finetune = ("finetune", work / "run", "--run")
     once = ("--epochs", 1)
     work.run("finetune", *finetune, work / "high", "--unfreeze-from", "high", *once)
     work.run(FINETUNED, "info", work / "high")

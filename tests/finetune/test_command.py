@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import Notes, edit_record
-from finetuning import FLAGS, QUICK, ROOT, SIZE, Command, run_finetune
+from finetuning import FLAGS, QUICK, ROOT, SIZE, Command, bars, run_finetune, small_network
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,6 +23,7 @@ from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
 from pipeline.cli.commands import find
 from pipeline.cli.main import main
+from pipeline.config.options import CommonOptions, FinetuneOptions, build
 from pipeline.errors import (
     ConfigError,
     ManifestError,
@@ -35,11 +36,13 @@ from pipeline.errors import (
 from pipeline.files.atomic import exclusive
 from pipeline.finetune import stage as finetune_command
 from pipeline.finetune import surgery as surgery_of
+from pipeline.finetune.origin import open_origin
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.training import FineTuning
 from pipeline.heads import layers as head_layers
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -186,15 +189,24 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
     monkeypatch.setattr(finetune_command, "TUTORIAL_PRESET", short)
     notes = Notes()
-    result = run_finetune(trained / "run", run=str(trained / "seed"), preset="seed", notes=notes)
+    path = trained / "tutorial"
+    result = run_finetune(trained / "run", run=str(path), preset="tutorial", notes=notes)
     assert [row["epoch"] for row in result["finetune"]["epochs"]] == [1, 2]
     assert result["finetune"]["kept_epoch"] == 2
     assert any("inside a block" in line for line in notes.lines)
-    saved = weights.load(trained / "seed/finetune" / f"{result['finetune']['weights_sha256']}.h5")
+    saved = weights.load(path / "finetune" / f"{result['finetune']['weights_sha256']}.h5")
     assert saved["head/hidden_1/kernel"].shape == (2048, 1024)
     assert "backbone/conv5_block3_3_bn/moving_mean" in saved
     frozen = {layer.name for layer in network_layers(trained)[: surgery_of.TUTORIAL_FROZEN]}
-    assert not frozen & {path.split("/")[1] for path in saved}
+    assert not frozen & {name.split("/")[1] for name in saved}
+    # As earlier releases recorded it, so that their runs are kept, whichever name is given.
+    assert Run.open(path).record["inputs"]["preset"] == "seed"
+    for name in ("seed", "tutorial"):
+        values = {"source": str(trained / "run"), "run": str(path), "preset": name}
+        notes = Notes()
+        again = finetune_command.finetune(build(FinetuneOptions, values), CommonOptions(), notes)
+        assert again["finetune"] == result["finetune"]
+        assert notes.lines == [f"finetune: already in {path}, kept"]
 
 
 def network_layers(folder: Path) -> list[Any]:
@@ -323,7 +335,7 @@ def test_the_preset_starts_from_a_run_of_any_heads(trained: Path, tmp_path: Path
     assert main([*map(str, train), "--quiet"]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune_command, "TUTORIAL_PRESET", {"epochs": 1})
-        result = run_finetune(tmp_path / "knn", preset="seed")
+        result = run_finetune(tmp_path / "knn", preset="tutorial")
     assert set(result["heads"]) == {"finetune", "knn"}
 
 
@@ -386,3 +398,40 @@ def test_it_beats_stage_two_where_frozen_features_miss_the_label(tmp_path: Path)
     assert verdict["recommended"] == result["best"] == "finetune"
     assert verdict["difference"] > 0 and verdict["p_value"] < 0.01
     assert result["finetune"]["boundary"] == "pool1_pool"
+
+
+@pytest.mark.parametrize("more", [{}, {"unfreeze_from": "conv5"}, {"preset": "tutorial"}])
+def test_by_default_a_resnet_records_what_earlier_releases_did(
+    planted: Callable[..., Path], more: dict[str, str]
+) -> None:
+    options = FinetuneOptions(source=str(planted("--head", "logreg")), **more)
+    origin = open_origin(options)
+    resolved = finetune_command._resolved(options, origin)
+    inputs = finetune_command._inputs(resolved, origin)
+    assert (inputs["unfreeze_from"], inputs["preset"]) == (
+        "conv5",
+        "seed" if more.get("preset") else None,
+    )
+
+
+@pytest.mark.slow
+def test_the_last_stage_of_a_network_of_ones_own_is_the_default(
+    tmp_path: Path, command: Command
+) -> None:
+    small_network(import_keras(), SIZE).save(tmp_path / "small.keras")
+    bars(tmp_path / "photos", 60)
+    for arguments in (
+        ("extract", tmp_path / "photos", "--store", tmp_path / "store", "--image-size", SIZE,
+         "--backbone", tmp_path / "small.keras", "--preprocessing", "unit", "--engine", "keras"),
+        ("train-head", "--store", tmp_path / "store", "--run", tmp_path / "run", "--head", "logreg",
+         "--split", "60/20/20"),
+    ):  # fmt: skip
+        assert command(*arguments)[0] == 0
+    notes = Notes()
+    result = run_finetune(tmp_path / "run", notes=notes, epochs=1)
+    assert "Training from conv3 on: the last 6 of 10 layers, and the head" in notes.lines
+    assert result["finetune"]["layer"] == "conv3_block1_1_conv"
+    assert Run.open(tmp_path / "run-finetune").record["inputs"]["unfreeze_from"] == "conv3"
+    again = Notes()
+    assert run_finetune(tmp_path / "run", notes=again, epochs=1, unfreeze_from="conv3") == result
+    assert any("kept" in line for line in again.lines)
