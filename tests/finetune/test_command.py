@@ -56,10 +56,10 @@ def uninterrupted(trained: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_result_has_the_keys_of_stage_two(trained: Path, uninterrupted: dict[str, Any]) -> None:
     assert set(uninterrupted["heads"]) == {"finetune", "majority"}
-    record = Run.open(trained / "run").record["heads"]["majority"]
+    record = Run.open(trained / "run").record.heads["majority"]
     assert uninterrupted["heads"]["finetune"].keys() == uninterrupted["heads"]["majority"].keys()
-    assert uninterrupted["heads"]["majority"]["test"] == record["test"]
-    assert uninterrupted["split"] == Run.open(trained / "run").record["split"]
+    assert uninterrupted["heads"]["majority"]["test"] == record.test.as_json()
+    assert uninterrupted["split"] == Run.open(trained / "run").record.split.as_json()
     (pair,) = uninterrupted["pairs"]
     assert {pair["a"], pair["b"]} == {"finetune", "majority"}
     verdict = uninterrupted["finetune"]["verdict"]
@@ -84,8 +84,8 @@ def test_what_is_saved_gives_the_recorded_answers_of_images(
         path = tmp_path / "half"
         run_finetune(trained / "run", run=str(path), cache_precision="float16", **QUICK)
     run = Run.open(path)
-    record = run.record["finetune"]
-    saved = weights.load(path / "finetune" / f"{record['weights_sha256']}.h5")
+    record = run.record.finetuned()
+    saved = weights.load(path / "finetune" / f"{record.weights_sha256}.h5")
     changed = {
         name.removeprefix("backbone/"): value
         for name, value in saved.items()
@@ -93,10 +93,10 @@ def test_what_is_saved_gives_the_recorded_answers_of_images(
     }
     assert changed and all(name.startswith("conv5_block3") for name in changed)
     assert not [name for name in changed if "moving" in name]
-    digest = run.record["inputs"]["identity"]["weights_sha256"]
+    digest = run.inputs.identity.weights_sha256
     loaded = load_network(trained / "store" / "encoder" / f"{digest}.h5")
     backbone.assign(loaded.network, {**loaded.arrays(), **changed})
-    assert weights.digest(loaded.arrays()) == record["backbone_sha256"]
+    assert weights.digest(loaded.arrays()) == record.backbone_sha256
     rows = run.manifest()
     scored = [index for index, split in enumerate(rows.splits) if split != "train"]
     with Photos(rows, SIZE, augment_seed=None) as photos:
@@ -148,7 +148,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert "verdict" not in Run.open(trained / "killed").record["finetune"]
+    assert Run.open(trained / "killed").record.finetuned().verdict is None
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines
@@ -198,7 +198,7 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
 
 
 def network_layers(folder: Path) -> list[Any]:
-    digest = Store.unchecked(folder / "store").identity["weights_sha256"]
+    digest = Store.unchecked(folder / "store").identity.weights_sha256
     layers: list[Any] = load_network(folder / "store/encoder" / f"{digest}.h5").network.layers
     return layers
 
@@ -214,7 +214,7 @@ def test_what_cannot_begin_leaves_nothing_behind(trained: Path, tmp_path: Path) 
     for force in (False, True):
         with pytest.raises(RunError, match="another --run"):
             run_finetune(trained / "run", run=str(trained / "run"), force=force)
-    assert Run.open(trained / "run").record["heads"]
+    assert Run.open(trained / "run").record.heads
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_force_replaces_a_run_of_fine_tuning(command: Command, store: Store, nam
     status, result = command(name, *flags)
     assert status == 0, result
     assert not Path("run/finetune").exists()
-    assert all(head.startswith("majority") for head in Run.open(Path("run")).record["heads"])
+    assert all(head.startswith("majority") for head in Run.open(Path("run")).record.heads)
 
 
 @pytest.mark.parametrize("steps", range(7))
@@ -172,7 +172,7 @@ def test_a_run_that_is_removed_in_part_can_be_replaced(
         killed.setattr(Path, "unlink", or_die(Path.unlink))
         with pytest.raises(KeyboardInterrupt):
             Run.remove(Path("run"))
-    assert bool(Run.open(Path("run")).record["heads"]) == (steps == 0)
+    assert bool(Run.open(Path("run")).record.heads) == (steps == 0)
     status, result = command("train-head", "--store", "store", "--run", "run", "--head",
                              "majority", "--force")  # fmt: skip
     assert (status, list(result["heads"])) == (0, ["majority"])
@@ -460,7 +460,7 @@ def test_info_of_a_run_has_its_scores(
     assert str(store.path) in said
     shutil.rmtree("run/heads")
     run = Run.open(Path("run"))
-    Run(Path("run"), {**run.record, "heads": {}, "best": None}).save_record()
+    Run(Path("run"), run.record.with_heads({})).save_record()
     assert main(["info", "run"]) == 0
     assert "heads none" in capsys.readouterr().out
 
