@@ -1,4 +1,7 @@
-"""What fine-tuning leaves behind: two heads in a run, the changed weights, and a verdict."""
+"""What fine-tuning leaves behind: two heads in a run, the changed weights, and a verdict.
+
+The verdict comes last: a run that has one is complete.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -7,10 +7,11 @@ when the network is built.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from pipeline import backbones
-from pipeline.backbones import frozen, weights_file
+from pipeline.backbones import frozen, kept_file, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity, require_equal, require_reproducible
@@ -155,9 +156,10 @@ def load(
     kept = store.encoder_path(expected) if store is not None else None
     saved = kept if kept is not None and kept.is_file() else None
     asked = weights or source.option
+    where = f"from --weights {asked}"
     if identity.is_from_file:
-        name, preprocessing = _network_file(identity, weights), identity.preprocessing
-        asked, saved = default_of(ExtractOptions, "weights"), None
+        name, preprocessing = str(network_file(identity, weights, store)), identity.preprocessing
+        asked, saved, where = default_of(ExtractOptions, "weights"), None, f"in {name!r}"
     elif saved is None and weights is None and not source.is_known_by_name(identity):
         raise WeightsUnavailableError(
             f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: no such file.",
@@ -173,8 +175,39 @@ def load(
         preprocessing=preprocessing,
     )
     received = replace(identity, weights_sha256=loaded.weights_sha256)
-    require_equal(identity.as_json(), received.as_json(), f"from --weights {asked}")
+    require_equal(identity.as_json(), received.as_json(), where)
     return loaded
+
+
+def network_file(identity: Identity, weights: str | None, store: Store | None) -> Path:
+    """Return the file of a network that is in no table: what is given, else what a store keeps.
+
+    Args:
+        identity: How the network's features were made.
+        weights: What the user gives.
+        store: Where ``extract`` kept it.
+
+    Raises:
+        WeightsUnavailableError: There is none, or the kept one is damaged.
+        StaleFeaturesError: It is of another architecture.
+    """
+    kept = kept_file.find(store.encoder_folder) if store is not None else None
+    path, where = str(kept), "in its store"
+    if weights is None and kept is not None:
+        kept_file.require_as_kept(kept)
+    elif weights is not None and weights.endswith(SUFFIX):
+        path, where = weights, f"from --weights {weights}"
+    else:
+        place = f" in {str(store.encoder_folder)!r}" if store is not None else ""
+        raise WeightsUnavailableError(
+            f"Expected the {SUFFIX} file of the network that made the run's features. "
+            f"Received: {f'--weights {weights}' if weights else f'no --weights, and none{place}'}.",
+            hint=f"Give it with --weights PATH{SUFFIX}, or to extract, which keeps it in the "
+            "store.",
+        )
+    received = replace(identity, backbone=backbones.find(path, identity.preprocessing).name)
+    require_equal(identity.as_json(), received.as_json(), where)
+    return Path(path)
 
 
 def is_finetuned(run: Run, name: str) -> bool:
@@ -253,16 +286,3 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
     schemes = {name: views.VIEWS[name].scheme for name in average}
     require_equal(schemes, {name: store.record.views.get(name) for name in average}, where)
     return store
-
-
-def _network_file(identity: Identity, given: str | None) -> str:
-    """Return the file of a network that is in no table; its architecture must be the run's."""
-    if given is None or not given.endswith(SUFFIX):
-        raise WeightsUnavailableError(
-            f"Expected the {SUFFIX} file of the network that made the run's features. "
-            f"Received: {f'--weights {given}' if given else 'no --weights'}.",
-            hint=f"Give it with --weights PATH{SUFFIX}.",
-        )
-    received = replace(identity, backbone=backbones.find(given, identity.preprocessing).name)
-    require_equal(identity.as_json(), received.as_json(), f"from --weights {given}")
-    return given

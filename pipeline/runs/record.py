@@ -1,4 +1,7 @@
-"""The record of a run: what ``run.json`` must hold, and the digests in it of the run's files."""
+"""The record of a run: what ``run.json`` must hold, and the digests in it of the run's files.
+
+What is read is checked as a whole before anything of it is used.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,6 +1,6 @@
 """The ``predict`` command: classifies files and folders with a head of a run.
 
-Called by ``commands``.
+Every file that was named is in the result: with a prediction, or with the reason why it has none.
 """
 
 import os
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.backbones import weights
-from pipeline.config.options import CommonOptions, PredictOptions
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.config.options import CommonOptions
+from pipeline.config.serving import PredictOptions
+from pipeline.errors import ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
@@ -28,7 +29,7 @@ _PLACE: Final = ("label", "probability")
 def predict(
     options: PredictOptions, common: CommonOptions, reporter: Reporter, *, started: float
 ) -> dict[str, Any]:
-    """Classify images; see ``contract`` in the documentation for the keys of the result.
+    """Classify images; see docs/json.md for the keys of the result.
 
     Args:
         options: What to classify with what.
@@ -130,15 +131,8 @@ def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> lis
     files = list_files(options.paths, reporter, without=options.csv)
     if options.weights is not None:
         weights.require_source(options.weights)
-    out = Path(options.csv) if options.csv else None
-    if out is not None:
-        outputs.require_file("--csv", out, reporter)
-        if out.exists() and not (force and out.is_file()):
-            raise ConfigError(
-                f"--csv: expected nothing at {options.csv!r}, or with --force a file. "
-                "Received: a file that is there.",
-                hint="Replace it with --force, or choose another name.",
-            )
+    if options.csv is not None:
+        outputs.require_new_file("--csv", Path(options.csv), reporter, force=force)
     return files
 
 

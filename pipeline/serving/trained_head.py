@@ -1,6 +1,6 @@
 """A fitted head with the backbone and the engine that it predicts with.
 
-It is that of a run, or of an exported folder. Keras is imported only when an engine asks for the
+It comes from a run, or from an exported folder. Keras is imported only when an engine asks for the
 network.
 """
 

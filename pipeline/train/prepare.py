@@ -1,4 +1,7 @@
-"""What every command that trains heads begins with: rows, features, and the run they go into."""
+"""What every command that trains heads begins with: rows, features, and the run they go into.
+
+What cannot be trained on is refused here, before anything is written.
+"""
 
 import hashlib
 from collections.abc import Mapping
