@@ -56,10 +56,10 @@ def cache_of(folder: Path, rows: Manifest, **changes: Any) -> BoundaryCache:
     return BoundaryCache(folder, identity, rows.keys, **options)
 
 
-def small_network(keras: Any) -> Any:
+def small_network(keras: Any, size: int = 8) -> Any:
     """Two single-tensor cuts, a block with a shortcut, and a BatchNorm in each part."""
     layers = keras.layers
-    pixels = keras.Input((8, 8, 3), name="pixels")
+    pixels = keras.Input((size, size, 3), name="pixels")
     low = layers.Conv2D(6, 3, padding="same", name="conv2_block1_conv")(pixels)
     low = layers.BatchNormalization(name="conv2_block1_bn")(low)
     low = layers.Activation("relu", name="conv2_block1_out")(low)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import Notes, edit_record
-from finetuning import FLAGS, QUICK, ROOT, SIZE, Command, run_finetune
+from finetuning import FLAGS, QUICK, ROOT, SIZE, Command, bars, run_finetune, small_network
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -36,11 +36,13 @@ from pipeline.errors import (
 from pipeline.files.atomic import exclusive
 from pipeline.finetune import stage as finetune_command
 from pipeline.finetune import surgery as surgery_of
+from pipeline.finetune.origin import open_origin
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.training import FineTuning
 from pipeline.heads import layers as head_layers
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -396,3 +398,40 @@ def test_it_beats_stage_two_where_frozen_features_miss_the_label(tmp_path: Path)
     assert verdict["recommended"] == result["best"] == "finetune"
     assert verdict["difference"] > 0 and verdict["p_value"] < 0.01
     assert result["finetune"]["boundary"] == "pool1_pool"
+
+
+@pytest.mark.parametrize("more", [{}, {"unfreeze_from": "conv5"}, {"preset": "tutorial"}])
+def test_by_default_a_resnet_records_what_earlier_releases_did(
+    planted: Callable[..., Path], more: dict[str, str]
+) -> None:
+    options = FinetuneOptions(source=str(planted("--head", "logreg")), **more)
+    origin = open_origin(options)
+    resolved = finetune_command._resolved(options, origin)
+    inputs = finetune_command._inputs(resolved, origin)
+    assert (inputs["unfreeze_from"], inputs["preset"]) == (
+        "conv5",
+        "seed" if more.get("preset") else None,
+    )
+
+
+@pytest.mark.slow
+def test_the_last_stage_of_a_network_of_ones_own_is_the_default(
+    tmp_path: Path, command: Command
+) -> None:
+    small_network(import_keras(), SIZE).save(tmp_path / "small.keras")
+    bars(tmp_path / "photos", 60)
+    for arguments in (
+        ("extract", tmp_path / "photos", "--store", tmp_path / "store", "--image-size", SIZE,
+         "--backbone", tmp_path / "small.keras", "--preprocessing", "unit", "--engine", "keras"),
+        ("train-head", "--store", tmp_path / "store", "--run", tmp_path / "run", "--head", "logreg",
+         "--split", "60/20/20"),
+    ):  # fmt: skip
+        assert command(*arguments)[0] == 0
+    notes = Notes()
+    result = run_finetune(tmp_path / "run", notes=notes, epochs=1)
+    assert "Training from conv3 on: the last 6 of 10 layers, and the head" in notes.lines
+    assert result["finetune"]["layer"] == "conv3_block1_1_conv"
+    assert Run.open(tmp_path / "run-finetune").record["inputs"]["unfreeze_from"] == "conv3"
+    again = Notes()
+    assert run_finetune(tmp_path / "run", notes=again, epochs=1, unfreeze_from="conv3") == result
+    assert any("kept" in line for line in again.lines)

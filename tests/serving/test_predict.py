@@ -938,6 +938,8 @@ def test_a_network_of_ones_own_is_kept_in_its_store(tmp_path: Path) -> None:
     for out in ("model.onnx", "folder"):
         succeed("export", run.path, tmp_path / out)
     succeed("evaluate", tmp_path / "folder", tmp_path / "photos")
+    with pytest.raises(ConfigError, match="tell no stage"):
+        main(["finetune", str(run.path), "--quiet", "--debug"])
     succeed("finetune", run.path, "--unfreeze-from", "all", "--epochs", 1)
     succeed("verify", tmp_path / "store", "--reencode", 3)
     succeed("prune", tmp_path / "store")
