@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.features import SplitFeatures
+from pipeline.engines.encoder import drift
 from pipeline.errors import (
     DecodeError,
     PipelineError,
@@ -142,8 +143,7 @@ def check_features(
         StaleFeaturesError: They differ; names the image that differs most.
     """
     made = in_batches(encode, found.pixels)
-    largest = np.maximum(np.abs(found.features).max(axis=1), 1e-30)
-    differences = np.abs(made - found.features).max(axis=1) / largest
+    differences = drift(found.features, made)
     worst = int(_nan_as_infinity(differences).argmax())
     if not differences[worst] <= tolerance:
         raise StaleFeaturesError(

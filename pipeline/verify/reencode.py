@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import engines
-from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder
+from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, drift
 from pipeline.errors import DecodeError
 from pipeline.images import reading, views
 from pipeline.images.decoder import Pixels
@@ -124,7 +124,7 @@ def _differences(
     view: str,
     images: _Images,
     encoder: Encoder,
-) -> Iterator[NDArray[np.float32]]:
+) -> Iterator[NDArray[np.floating]]:
     """Yield, batch by batch, how far rows are off, as a share of the largest value of each."""
     size = store.identity.image_size
     kept = shard_set.read_shard(shard)
@@ -146,12 +146,9 @@ def _differences(
 
 def _compared(
     kept: Features, batch: Iterable[tuple[int, Pixels]], encoder: Encoder
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     rows, pixels = zip(*batch, strict=True)
-    stored, made = kept[list(rows)], encoder(np.stack(pixels))
-    largest = np.maximum(np.abs(stored).max(axis=1), np.float32(1e-30))
-    found: NDArray[np.float32] = np.abs(stored - made).max(axis=1) / largest
-    return found
+    return drift(kept[list(rows)], encoder(np.stack(pixels)))
 
 
 def _pixels(key: bytes, images: _Images, view: str, size: int) -> Pixels | None:
