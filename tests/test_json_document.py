@@ -166,9 +166,16 @@ def run_readers(work: Workplace) -> None:
 def write_folder(work: Workplace, name: str, head: str) -> None:
     """Export a head as a folder, with what the fake network has of one."""
     run, backbone = Run.open(work / name), FakeBackbone.drawn("resnet50random0")
-    metadata = {"head": head, "classes": run.record["classes"], "dim": backbone.dim, "average": [],
-                "identity": run.record["inputs"]["identity"], "reject_below": 0.0}  # fmt: skip
-    model_folder.write(work / "folder", cast(Any, backbone), run.load_head(head), metadata, None)
+    record = model_folder.ModelRecord(
+        schema_version=model_folder.SCHEMA_VERSION,
+        classes=run.record.classes,
+        identity=run.inputs.identity,
+        dim=backbone.dim,
+        head=head,
+        average=[],
+        reject_below=0.0,
+    )
+    model_folder.write(work / "folder", cast(Any, backbone), run.load_head(head), record, None)
 
 
 def run_verify(work: Workplace) -> None:
