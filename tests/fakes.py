@@ -29,6 +29,14 @@ from pipeline.system.progress import Silence
 
 DIM = 16
 PLANTED_DIM = 12
+IDENTITY = identities.of(
+    backbones.find("resnet50"),
+    weights_sha256="0" * 64,
+    image_size=32,
+    pooling="avg",
+    precision="float32",
+    engine="",
+)
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -126,15 +134,7 @@ def planted_store(
     centres = {name: rng.normal(size=PLANTED_DIM) * separation for name in counts}
     features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
     keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
-    identity = identities.of(
-        backbones.find("resnet50"),
-        weights_sha256="0" * 64,
-        image_size=32,
-        pooling="avg",
-        precision="float32",
-        engine="",
-    )
-    store = Store.create(path, identity=identity, dim=PLANTED_DIM, root=path)
+    store = Store.create(path, identity=IDENTITY, dim=PLANTED_DIM, root=path)
     store.plain.add_shard(keys, features.astype(np.float32))
     with store.scan_cache() as cache:
         store.reindex(cache)

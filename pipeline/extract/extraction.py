@@ -188,7 +188,7 @@ class Extraction:
                     f"{self._listing.paths[index]!r} encoded again differs from its stored "
                     f"features by {difference:.1e} of the largest value (allowed: "
                     f"{DRIFT_TOLERANCE:.0e}). Received: {self._decoder}, {encoder.engine}; "
-                    f"stored with: {self._store.record['provenance']}.",
+                    f"stored with: {self._store.record.provenance.as_json()}.",
                     hint="Extract into another --store, or replace this one with --force.",
                 )
 

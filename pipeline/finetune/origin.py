@@ -17,7 +17,8 @@ from pipeline.errors import (
 from pipeline.heads import layers
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs.fitted_head import fitted_head, head_name
-from pipeline.runs.run import Run, best
+from pipeline.runs.record import best
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.progress import Reporter, Silence
 
@@ -80,16 +81,16 @@ def open_origin(options: FinetuneOptions, reporter: Reporter = _SILENCE) -> Orig
     run = Run.open(Path(options.source)).at(store=options.store, data=options.data)
     inputs = run_backbone.inputs_of(run)
     for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
-        if inputs.get(name):
+        if getattr(inputs, name):
             raise ConfigError(
                 f"finetune: expected a run without --{name}. Received: {options.source!r}, made "
                 f"with it: {why}, so that nothing fair can be compared.",
                 hint=f"Train again with train-head, without --{name}, into another --run.",
             )
-    if not run.record["split"]["val"]:
+    if not run.record.split.val:
         raise ConfigError(
             f"finetune: expected a run with images in val to choose on. "
-            f"Received: {options.source!r} with {run.record['split']}.",
+            f"Received: {options.source!r} with {run.record.split.as_json()}.",
             hint="Train with train-head, whose --split gives val a share.",
         )
     # The preset has a head of its own, and is compared with any.
@@ -100,7 +101,7 @@ def open_origin(options: FinetuneOptions, reporter: Reporter = _SILENCE) -> Orig
 
 
 def _head_name(run: Run, asked: str | None) -> str:
-    records = run.record["heads"]
+    records = run.record.heads
     if asked is not None:
         name = head_name(run, asked)
         layers.require_network(name)
@@ -117,7 +118,7 @@ def _head_name(run: Run, asked: str | None) -> str:
 
 def _examples(run: Run) -> Examples:
     rows = run.manifest()
-    names = tuple(run.record["classes"])
+    names = tuple(run.record.classes)
     return Examples(rows.paths, rows.labels, rows.splits, rows.keys, names, (), {})
 
 
@@ -125,17 +126,17 @@ def _backbone(
     run: Run, store: Store, options: FinetuneOptions, reporter: Reporter
 ) -> FrozenBackbone:
     """Return the backbone of a run's features, by the digest of its weights; built when needed."""
-    identity, source = store.identity, run.record["source"]
+    identity, source = store.identity, run_backbone.WeightsSource.of_run(run)
 
     def build() -> Any:
-        reporter.say(f"Loading {identity['backbone']}")
+        reporter.say(f"Loading {identity.backbone}")
         return run_backbone.load(identity, options.weights, source=source, store=store).model
 
     return FrozenBackbone(
         build,
-        name=identity["backbone"],
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
+        name=identity.backbone,
+        image_size=identity.image_size,
+        pooling=identity.pooling,
         dim=store.dim,
-        weights_sha256=identity["weights_sha256"],
+        weights_sha256=identity.weights_sha256,
     )

@@ -100,7 +100,7 @@ def _finetune(
     options: FinetuneOptions,
     origin: Origin,
     path: Path,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     reporter: Reporter,
     *,
     force: bool,
@@ -108,13 +108,13 @@ def _finetune(
     run = _begun_run(path, inputs, force=force)
     if run is not None:
         _as_in_origin(run, origin).restore_manifest(origin.examples)
-    if run is not None and "verdict" in run.record.get("finetune", {}):
+    if run is not None and run.record.finetuned().verdict is not None:
         reporter.say(f"finetune: already in {run.path}, kept")
         _remove_checkpoint(run)
         return _result(run)
     rows = origin.run.manifest()
     turns = Turns.drawn(options.views, seed=options.seed, rows=len(rows))
-    seed, size = options.seed if options.augment else None, origin.store.identity["image_size"]
+    seed, size = options.seed if options.augment else None, origin.store.identity.image_size
     with Photos(rows, size, augment_seed=seed, turns=turns) as photos:
         photos.require()
         original = origin.network.arrays()
@@ -187,7 +187,7 @@ def _resolved(options: FinetuneOptions, origin: Origin) -> FinetuneOptions:
         return options
     if options.preset is not None:
         return replace(options, unfreeze_from=_RECORDED_BY_TUTORIAL)
-    name = str(origin.store.identity["backbone"])
+    name = origin.store.identity.backbone
     # Of a network in the table it is known without building it.
     known = BACKBONES[name].last_stage if name in BACKBONES else ""
     return replace(options, unfreeze_from=known or last_stage(origin.network.network))
@@ -197,11 +197,11 @@ def _path_of(options: FinetuneOptions) -> Path:
     return Path(options.run or f"{options.source.rstrip('/')}-{FINETUNED}")
 
 
-def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
+def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, object]:
     """Return everything that the result depends on, as a run records it."""
     head = heads.record_path(origin.run.path / "heads" / origin.name)
     return {
-        **origin.run.record["inputs"],
+        **origin.run.record.inputs,
         "store": places.absolute(origin.store.path),
         "finetuned_run": places.absolute(origin.run.path),
         "starting_head": origin.name,
@@ -228,7 +228,7 @@ def _require_other(path: Path, origin: Origin) -> None:
         )
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
+def _begun_run(path: Path, inputs: Mapping[str, object], *, force: bool) -> Run | None:
     """Return the run to go on with; None where one is to be made.
 
     Raises:
@@ -241,9 +241,8 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | N
     return run
 
 
-def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
-    record = origin.run.record
-    source, root = record["source"], origin.run.manifest().root
+def _create_run(path: Path, inputs: Mapping[str, object], origin: Origin) -> Run:
+    source, root = origin.run.record.source, origin.run.manifest().root
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
     _as_in_origin(run, origin).save_record()
     return run
@@ -251,7 +250,8 @@ def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
 
 def _as_in_origin(run: Run, origin: Origin) -> Run:
     """Say of a run's rows what the run that it starts from says, which moved and dropped them."""
-    run.record |= {name: origin.run.record[name] for name in ("moved", "dropped")}
+    said = origin.run.record
+    run.record = replace(run.record, moved=said.moved, dropped=said.dropped)
     return run
 
 
@@ -277,7 +277,7 @@ def _training(
     options: FinetuneOptions,
     origin: Origin,
     path: Path,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     surgery: Surgery,
     source: BatchSource,
     model: Any,
@@ -359,19 +359,20 @@ def _train(
         progress=training.progress,
         estimated_seconds=seconds,
         start_difference=None,
-        reject_below=origin.run.record["inputs"].get("reject_below") or 0.0,
+        reject_below=origin.run.inputs.reject_below or 0.0,
     )
 
 
 def _say_head_room(run: Run, origin: Origin, reporter: Reporter) -> None:
     """Say whether more photos or better features are to gain by; record it in the run once."""
-    record = run.record.setdefault(FINETUNED, {})
-    if "head_room" not in record:
-        record["head_room"] = measure_head_room(origin)
+    found = run.record.finetuned().head_room
+    if found is None:
+        found = measure_head_room(origin)
+        finetuned = replace(run.record.finetuned(), head_room=found)
+        run.record = replace(run.record, finetune=finetuned)
         run.save_record()
-    found = record["head_room"]
     reporter.say(f"{found['text']} ({found['seconds']:.1f} s)")
 
 
 def _result(run: Run) -> dict[str, Any]:
-    return {**result_of(run), "finetune": run.record["finetune"]}
+    return {**result_of(run), "finetune": run.record.finetuned().as_json()}

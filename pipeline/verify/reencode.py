@@ -96,7 +96,7 @@ def _drawn(rows: int, count: int) -> NDArray[np.intp]:
 
 def _images(store: Store) -> _Images:
     images: dict[bytes, tuple[Manifest, int]] = {}
-    for name in {store.manifest_path.name, *store.record["manifests"]}:
+    for name in {store.manifest_path.name, *store.record.manifests}:
         path = store.path / name
         if not path.exists():
             continue
@@ -108,13 +108,12 @@ def _images(store: Store) -> _Images:
 
 
 def _encoder(store: Store, weights: str | None) -> Encoder:
-    provenance, identity = store.record["provenance"], store.identity
-    source = {"weights": provenance.get("weights"), "weights_seed": provenance.get("seed")}
+    provenance, identity = store.record.provenance, store.identity
+    source = run_backbone.WeightsSource(provenance.weights, provenance.seed)
     backbone = run_backbone.of_store(store, weights, source)
-    precision = str(identity["precision"])
-    asked = "auto" if precision == "float32" else str(identity["engine"])
+    asked = "auto" if identity.precision == "float32" else str(identity.engine)
     engine, _ = engines.resolve(asked)
-    return engines.create(engine, backbone, batch_size=_BATCH, precision=precision)
+    return engines.create(engine, backbone, batch_size=_BATCH, precision=identity.precision)
 
 
 def _differences(
@@ -127,7 +126,7 @@ def _differences(
     encoder: Encoder,
 ) -> Iterator[NDArray[np.floating]]:
     """Yield, batch by batch, how far rows are off, as a share of the largest value of each."""
-    size = int(store.identity["image_size"])
+    size = store.identity.image_size
     kept = shard_set.read_shard(shard)
 
     def read(row: int) -> Pixels | None:

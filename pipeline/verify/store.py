@@ -117,7 +117,7 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
                 yield Problem(path.name, error.message, _KEEP_AGAIN, without(path))
             continue
         try:
-            kept = weights.converted_digest(store.identity["weights_sha256"], sha256_file(path))
+            kept = weights.converted_digest(store.identity.weights_sha256, sha256_file(path))
             is_bad = path.name.partition(".")[0] != kept
         except OSError:
             is_bad = True
@@ -128,7 +128,7 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
 
 def _of_manifests(store: Store) -> Iterator[Problem]:
     """Yield the manifests in the store that are not as they were written."""
-    for name in sorted({store.manifest_path.name, *store.record["manifests"]}):
+    for name in sorted({store.manifest_path.name, *store.record.manifests}):
         path = store.path / name
         if Path(name).name != name or not path.exists():
             continue

@@ -535,7 +535,7 @@ def test_a_dense_head_starts_at_its_answers_and_keeps_its_dropout(
 def test_another_optimizer_or_decay_is_another_run(
     trained: Path, uninterrupted: dict[str, Any], name: str, value: Any
 ) -> None:
-    inputs = Run.open(trained / "whole").record["inputs"]
+    inputs = Run.open(trained / "whole").record.inputs
     assert inputs[name] == QUICK[name]
     with pytest.raises(RunError, match=f"{name} = {QUICK[name]!r}.*{name} = {value!r}"):
         run_finetune(trained / "run", run=str(trained / "whole"), **{**QUICK, name: value})
@@ -558,7 +558,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert "verdict" not in Run.open(trained / "killed").record.get("finetune", {})
+    assert Run.open(trained / "killed").record.finetuned().verdict is None
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines
