@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.cli.command import Call, Tables
 from pipeline.cli.commands import find, perform
-from pipeline.cli.main import TerminalReporter
+from pipeline.cli.progress import TerminalReporter
 from pipeline.cli.text import as_html, as_lines
 from pipeline.config.options import CommonOptions, default_of, options_of
 

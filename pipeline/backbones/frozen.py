@@ -5,6 +5,7 @@ seconds.
 """
 
 import importlib
+import io
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -152,7 +153,8 @@ def _download(name: str, spec: Backbone, image_size: int, pooling: str) -> Any:
     """Build with Keras' own download, which checks the file's hash and caches it."""
     try:
         # Keras reports the download on stdout, which belongs to machines.
-        with redirect_stdout(sys.stderr), _socket_timeout(DOWNLOAD_TIMEOUT):
+        shown = sys.stderr if sys.stderr.isatty() else _WithoutBar()
+        with redirect_stdout(shown), _socket_timeout(DOWNLOAD_TIMEOUT):
             return _build(spec, "imagenet", image_size, pooling)
     except Exception as error:  # Keras raises bare Exception when a download fails
         cause = " ".join(str(error).split()).rstrip(".")
@@ -161,6 +163,16 @@ def _download(name: str, spec: Backbone, image_size: int, pooling: str) -> Any:
             f"Received: {cause}.",
             hint=weights_file.WAYS_OUT,
         ) from error
+
+
+class _WithoutBar(io.TextIOBase):
+    """What Keras reports of a download, for a log: what it loads, and not hundreds of bars."""
+
+    def write(self, text: str) -> int:
+        """Pass on the line that names the file."""
+        if text.startswith("Downloading"):
+            sys.stderr.write(text.rstrip() + "\n")
+        return len(text)
 
 
 @contextmanager

@@ -7,14 +7,15 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from pipeline._version import __version__
 from pipeline.cli.command import Call, Command
 from pipeline.cli.commands import COMMANDS, find, perform, records
+from pipeline.cli.progress import TerminalReporter
 from pipeline.cli.text import as_lines
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
@@ -23,7 +24,6 @@ from pipeline.config.toml_file import load_file
 from pipeline.errors import ConfigError, PipelineError, hint_for, unknown_name
 from pipeline.system import streams
 from pipeline.system.interrupts import status_of
-from pipeline.system.progress import Bar
 
 STARTED: Final = time.monotonic()
 
@@ -112,50 +112,6 @@ class _Parser(argparse.ArgumentParser):
             name = message.partition("invalid choice: ")[2].split("'")[1]
             raise unknown_name("command", name, COMMANDS)
         raise ConfigError(f"{message[:1].upper()}{message[1:]}.", hint=f"See {self.prog} --help.")
-
-
-class TerminalReporter:
-    """Notes and progress bars on stderr."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        if not self._quiet:
-            from tqdm import tqdm
-
-            tqdm.write(text, file=sys.stderr)
-
-    def bar(self, total: int, unit: str) -> AbstractContextManager[Bar]:
-        """Show a bar with rate and time left."""
-        return _bar(total, unit, self._quiet)
-
-
-class _TqdmBar:
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-
-    def advance(self, **shown: object) -> None:
-        """Move by one."""
-        if shown:
-            self._bar.set_postfix(shown, refresh=False)
-        self._bar.update()
-
-
-@contextmanager
-def _bar(total: int, unit: str, quiet: bool) -> Iterator[Bar]:
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total,
-        unit=unit,
-        disable=quiet or not total,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        leave=False,
-    ) as bar:
-        yield _TqdmBar(bar)
 
 
 def _run(arguments: Sequence[str]) -> int:

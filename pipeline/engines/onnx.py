@@ -1,8 +1,6 @@
 """The ONNX Runtime engine: on its CUDA provider where there is one, else on the processor."""
 
-import logging
 import mmap
-import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +18,7 @@ from pipeline.engines.encoder import Images, Pending
 from pipeline.engines.graph import converted, frozen_graph
 from pipeline.errors import PipelineError
 from pipeline.system import machine
+from pipeline.system.keras_setup import import_converter, quiet_loggers
 
 # Operators of ONNX as of 2022: every runtime that is still in use has them.
 OPSET: Final = 17
@@ -99,15 +98,32 @@ def _require_whole(path: Path) -> None:
             )
 
 
-def _onnx_bytes(loaded: FrozenBackbone) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tf2onnx
+def onnx_model(loaded: FrozenBackbone, *, name: str, rename: tuple[str, str] | None = None) -> Any:
+    """Return a backbone as an ONNX model with its weights inside.
 
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    Args:
+        loaded: The backbone, or what stands in the place of one.
+        name: Name of the graph.
+        rename: What its input and output are to be called; by default as in TensorFlow.
+
+    Raises:
+        EngineUnavailableError: Keras does not run on TensorFlow.
+    """
     graph, images, features = frozen_graph(loaded)
-    model, _ = tf2onnx.convert.from_graph_def(
-        graph, input_names=[images], output_names=[features], opset=OPSET
-    )
-    content: bytes = model.SerializeToString()
+    # After Keras, which makes TensorFlow quiet.
+    tf2onnx = import_converter()
+    with quiet_loggers("tensorflow", "tf2onnx"):
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph,
+            name=name,
+            input_names=[images],
+            output_names=[features],
+            opset=OPSET,
+            tensors_to_rename=dict(zip((images, features), rename, strict=True)) if rename else {},
+        )
+    return model
+
+
+def _onnx_bytes(loaded: FrozenBackbone) -> bytes:
+    content: bytes = onnx_model(loaded, name="encoder").SerializeToString()
     return content

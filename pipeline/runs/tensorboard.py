@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.files.atomic import remove_leftovers, write_atomically
-from pipeline.system.keras_setup import tensorflow_writing
+from pipeline.system.keras_setup import import_tensorflow, tensorflow_writing
 
 _PREFIX: Final = "events.out.tfevents."
 _VERSION: Final = "brain.Event:2"
@@ -39,7 +39,7 @@ def keep(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
 
 def _write(path: Path, row: Mapping[str, Any]) -> None:
     """Write the numbers of one epoch."""
-    import tensorflow as tf
+    tf = import_tensorflow()
 
     now, proto = time.time(), tf.compat.v1
     values = [

@@ -5,9 +5,7 @@ will, so that it can be checked before it gets its final name.
 """
 
 import json
-import logging
 import os
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,15 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.engines.graph import frozen_graph
-from pipeline.engines.onnx import OPSET
+from pipeline.engines.onnx import onnx_model
 from pipeline.errors import ConfigError
 from pipeline.files.atomic import recover, rename_durably, set_aside, temporary_folder, write_json
 from pipeline.runs import model_folder
 from pipeline.runs.model_folder import ModelRecord
 from pipeline.runs.stitch import Predict, cached_probabilities, runner
 from pipeline.serving import assembly
-from pipeline.system.keras_setup import import_keras, tensorflow_writing
+from pipeline.system.keras_setup import (
+    import_keras,
+    import_tensorflow,
+    quiet_loggers,
+    tensorflow_writing,
+)
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -201,8 +203,7 @@ def _load_keras(path: Path) -> Predict:
 
 
 def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
-    keras = import_keras()
-    import tensorflow as tf
+    keras, tf = import_keras(), import_tensorflow()
 
     side = package.backbone.image_size
     signature = tf.TensorSpec((None, side, side, 3), tf.uint8, name=INPUT)
@@ -211,7 +212,7 @@ def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
     archive.add_endpoint(
         "serve", lambda images: {OUTPUT: model(images, training=False)}, [signature]
     )
-    with _quiet("tensorflow"), tensorflow_writing():
+    with quiet_loggers("tensorflow"), tensorflow_writing():
         archive.write_out(str(path), verbose=False)
     (path / _EXTRA).mkdir()
     write_json(path / _EXTRA / METADATA, package.record.as_json())
@@ -222,7 +223,7 @@ def _describe_savedmodel(path: Path) -> Mapping[str, Any]:
 
 
 def _load_savedmodel(path: Path) -> Predict:
-    import tensorflow as tf
+    tf = import_tensorflow()
 
     loaded = tf.saved_model.load(str(path))
 
@@ -236,20 +237,8 @@ def _load_savedmodel(path: Path) -> Predict:
 
 def _write_onnx(package: Package, model: Any, path: Path) -> None:
     """Convert the graph with its weights as constants; metadata are texts of JSON by name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tf2onnx
-
-    graph, images, probabilities = frozen_graph(_whole(package, model))
-    with _quiet("tensorflow", "tf2onnx"):
-        converted, _ = tf2onnx.convert.from_graph_def(
-            graph,
-            name="classifier",
-            input_names=[images],
-            output_names=[probabilities],
-            opset=OPSET,
-            tensors_to_rename={images: INPUT, probabilities: OUTPUT},
-        )
+    whole = _whole(package, model)
+    converted = onnx_model(whole, name="classifier", rename=(INPUT, OUTPUT))
     for name, value in package.record.as_json().items():
         converted.metadata_props.add(key=name, value=json.dumps(value, allow_nan=False))
     path.write_bytes(converted.SerializeToString())
@@ -299,19 +288,6 @@ def _describe_folder(path: Path) -> Mapping[str, Any]:
 def _read_json(path: Path) -> Mapping[str, Any]:
     found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-@contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Keep libraries' notes from stderr while the context lasts."""
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 _FORMATS: Final = (

@@ -6,10 +6,12 @@ The import takes seconds, so it happens inside functions, where a network is bui
 import errno
 import importlib
 import json
+import logging
 import os
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -61,6 +63,35 @@ def import_keras() -> ModuleType:
     if keras.backend.backend() == "tensorflow":
         _prepare_tensorflow()
     return keras
+
+
+def import_tensorflow() -> ModuleType:
+    """Import TensorFlow, for what it alone can do, whatever backend Keras runs on."""
+    if "tensorflow" in sys.modules:
+        return importlib.import_module("tensorflow")
+    with _without_noise():
+        return importlib.import_module("tensorflow")
+
+
+def import_converter() -> ModuleType:
+    """Import tf2onnx, which warns of NumPy and imports TensorFlow."""
+    import_tensorflow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("tf2onnx")
+
+
+@contextmanager
+def quiet_loggers(*names: str) -> Iterator[None]:
+    """Keep notes and warnings of libraries' loggers from stderr while the context lasts."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def backend_name() -> str:

@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,9 @@ from fakes import (
 
 from pipeline import engines, heads
 from pipeline.backbones import frozen
+from pipeline.cli.commands import find
 from pipeline.cli.main import main
+from pipeline.cli.text import as_lines
 from pipeline.config.options import CommonOptions, build
 from pipeline.config.serving import PredictOptions
 from pipeline.errors import (
@@ -960,3 +964,35 @@ def test_a_network_of_ones_own_is_kept_in_its_store(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         matrix(classifier.predict(paths, top=3), CLASSES), expected, atol=1e-4
     )
+
+
+def test_many_images_in_a_csv_are_counted_by_class(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    out = tmp_path / "out.csv"
+    arguments = ["predict", str(made / "run"), str(made / "photos"), str(bad), "--quiet"]
+    assert main([*arguments, "--csv", str(out)]) == 0
+    said = capsys.readouterr().out
+    with out.open(newline="") as file:
+        found = Counter(row["label"] for row in csv.DictReader(file) if row["status"] == "ok")
+    for name, count in found.items():
+        assert re.search(rf"^{name} +{count}$", said, re.MULTILINE)
+    assert "ant/000.png" not in said and f"skipped {bad}" in said
+    assert "90 images classified, 1 skipped" in said and f"wrote {out}" in said
+    assert main(arguments) == 0
+    assert "ant/000.png" in capsys.readouterr().out, "without a CSV they are shown"
+    few = ["predict", str(made / "run"), str(made / "photos/ant/000.png"), "--quiet"]
+    assert main([*few, "--csv", str(out), "--force"]) == 0
+    assert "ant/000.png" in capsys.readouterr().out
+
+
+def test_of_many_predicted_classes_the_most_frequent_are_counted() -> None:
+    labels = [f"class {number}" for number in range(30) for _ in range(40 - number)]
+    predictions = [{"path": "a", "label": label, "top": []} for label in labels]
+    result = {"predictions": predictions, "errors": [], "skipped": 0, "csv": "out.csv",
+              "images_per_second": 1.0, "engine": "keras"}  # fmt: skip
+    lines = list(as_lines(find("predict").text(result)))
+    assert lines[1].split() == ["class", "0", "40"]
+    assert lines[21] == f"and 10 classes more, {sum(40 - n for n in range(20, 30))} images"
