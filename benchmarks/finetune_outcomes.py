@@ -2,7 +2,7 @@
 
 By default a class is a picture, and its images are crops of it: train from the left, val and test
 from two parts further right, so that no image of test shows what one of train does. Stage 2, our
-fine-tuning and ``--preset seed`` run as commands, and their answers to the same test images are
+fine-tuning and ``--preset tutorial`` run as commands, and their answers to the same test images are
 compared in pairs. Weights are random unless given, and the same for every seed.
 
 Crops of one picture overlap, so that intervals and p-values of one seed look narrower than they
@@ -35,7 +35,7 @@ WIDTH, HEIGHT = 1280, 960
 SMALLEST_CROP, LARGEST_CROP = 0.25, 0.5
 SUFFIXES = (".avif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SCORES = ("n", "accuracy", "accuracy_ci95", "log_loss")
-TRAININGS = ("default", "preset_seed")
+TRAININGS = ("default", "preset_tutorial")
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def outcome(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         heads = [part for head in HEADS for part in ("--head", head)]
         stage_two = pipeline("train-head", "--store", work / "store", "--run", work / "run", *heads,
                              "--split-seed", seed, "--seed", seed)  # fmt: skip
-        flags = (shlex.split(options.finetune_flags), ("--preset", "seed"))
+        flags = (shlex.split(options.finetune_flags), ("--preset", "tutorial"))
         trained = {
             name: pipeline("finetune", work / "run", "--run", work / name, "--seed", seed, *more)
             for name, more in zip(TRAININGS, flags, strict=True)
@@ -86,7 +86,7 @@ def outcome(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "stage_two": {head: scores(stage_two["heads"][head]) for head in HEADS},
         "starting_head": start,
         **{name: training(result) for name, result in trained.items()},
-        "default_against_preset_seed": between,
+        "default_against_preset_tutorial": between,
     }
 
 
@@ -121,7 +121,7 @@ def paired(default: Run, preset: Run) -> dict[str, Any]:
     return {
         "n": len(first),
         "only_default": only_first,
-        "only_preset_seed": only_second,
+        "only_preset_tutorial": only_second,
         "difference": (only_first - only_second) / len(first),
         "difference_ci95": metrics.paired_difference(only_first, only_second, len(first)),
         "p_value": metrics.mcnemar(only_first, only_second),
@@ -152,8 +152,8 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for method, items in methods.items()
     }
-    differences = [item["default_against_preset_seed"]["difference"] for item in found]
-    return {**means, "default_less_preset_seed": {"test_accuracy": spread(differences)}}
+    differences = [item["default_against_preset_tutorial"]["difference"] for item in found]
+    return {**means, "default_less_preset_tutorial": {"test_accuracy": spread(differences)}}
 
 
 def spread(values: Sequence[float]) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ from pipeline.store.store import Store
 from pipeline.train.fit import fit_head
 
 SPLIT_SEEDS = range(5)
-TUTORIAL_PRESET = dict(heads.PRESETS["seed"]["dense"])
+TUTORIAL_PRESET = dict(heads.PRESETS["tutorial"]["dense"])
 CASES = {
     "majority": ("majority", {}),
     "centroid": ("centroid", {}),
@@ -25,8 +25,8 @@ CASES = {
     "linear-svc": ("linear-svc", {}),
     "ridge": ("ridge", {}),
     "logreg": ("logreg", {}),
-    "dense: seed preset": ("dense", TUTORIAL_PRESET),
-    "dense: seed preset + scaler": ("dense", {**TUTORIAL_PRESET, "scale": True}),
+    "dense: tutorial preset": ("dense", TUTORIAL_PRESET),
+    "dense: tutorial preset + scaler": ("dense", {**TUTORIAL_PRESET, "scale": True}),
     "dense: + dropout 0.5, 30 epochs": (
         "dense",
         {**TUTORIAL_PRESET, "scale": True, "dropout": 0.5, "epochs": 30},

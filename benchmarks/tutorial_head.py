@@ -47,7 +47,7 @@ def main() -> None:
 def tutorial_head(options: Any) -> dict[str, Any]:
     """Measure the preset once all are compiled."""
     X, y = features(options, options.rows)
-    params = {**heads.PRESETS["seed"]["dense"], "epochs": options.epochs, "seed": options.seed}
+    params = {**heads.PRESETS["tutorial"]["dense"], "epochs": options.epochs, "seed": options.seed}
     calls = {
         "keras_fit": keras_fit(options, X, y, params, {}),
         "keras_fit_compiled": keras_fit(

@@ -28,7 +28,8 @@ def document() -> str:
 def _table(title: str, record: type) -> list[str]:
     lines = ["", f"## {title}", "", (record.__doc__ or "").strip(), ""]
     lines += ["| option | values | default | what |", "|--|--|--|--|"]
-    for name, option in options.options_of(record).items():
+    listed = sorted(options.options_of(record).items(), key=lambda item: not item[1].positional)
+    for name, option in listed:
         shown = option.metavar if option.positional else f"`{flag_of(name)}`"
         values = " ".join(option.choices) or ("" if option.positional else option.metavar)
         default = options.default_of(record, name)

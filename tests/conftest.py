@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Command, FakeBackbone, FakeEncoder
+from fakes import Command, FakeEncoder, replace_network
 
-from pipeline import engines
-from pipeline.backbones import frozen
 from pipeline.cli.main import main
 
 
@@ -29,19 +27,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
-    """Replace the backbone by a random projection; the weights' digest follows name and seed."""
-    encoder = FakeEncoder()
-
-    def load(name: str, *, weights: str, seed: int, **_: object) -> FakeBackbone:
-        return FakeBackbone.drawn(f"{name}{weights}{seed}")
-
-    def create(*_: object, batch_size: int, **__: object) -> FakeEncoder:
-        encoder.batch_size = batch_size
-        return encoder
-
-    monkeypatch.setattr(frozen, "load", load)
-    monkeypatch.setattr(engines, "create", create)
-    return encoder
+    """Replace the backbone; see ``fakes.replace_network``."""
+    return replace_network(monkeypatch)
 
 
 @pytest.fixture

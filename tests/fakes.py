@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import backbones
+from pipeline import backbones, engines
+from pipeline.backbones import frozen, weights
 from pipeline.backbones import identity as identities
-from pipeline.backbones import weights
 from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
@@ -69,6 +70,22 @@ class FakeBackbone:
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         return {"conv/kernel": np.full((2, 2), self.scale, np.float32)}
+
+
+def replace_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
+    """Replace the backbone by a random projection; the weights' digest follows name and seed."""
+    encoder = FakeEncoder()
+
+    def load(name: str, *, weights: str, seed: int, **_: object) -> FakeBackbone:
+        return FakeBackbone.drawn(f"{name}{weights}{seed}")
+
+    def create(*_: object, batch_size: int, **__: object) -> FakeEncoder:
+        encoder.batch_size = batch_size
+        return encoder
+
+    monkeypatch.setattr(frozen, "load", load)
+    monkeypatch.setattr(engines, "create", create)
+    return encoder
 
 
 class Bar:

@@ -84,13 +84,13 @@ def test_finetune_outcomes() -> None:
     (found,) = result["by_seed"]
     assert found["images"] == {"train": 27, "val": 9, "test": 9}
     assert found["default"]["start_difference"] < 1e-3
-    assert found["preset_seed"]["start_difference"] is None
-    assert found["preset_seed"]["kept_epoch"] == 10
-    pair = found["default_against_preset_seed"]
-    accuracies = [found[name]["test"]["accuracy"] for name in ("default", "preset_seed")]
+    assert found["preset_tutorial"]["start_difference"] is None
+    assert found["preset_tutorial"]["kept_epoch"] == 10
+    pair = found["default_against_preset_tutorial"]
+    accuracies = [found[name]["test"]["accuracy"] for name in ("default", "preset_tutorial")]
     assert pair["difference"] == pytest.approx(accuracies[0] - accuracies[1])
     start = found["stage_two"][found["starting_head"]]
-    for name, accuracy in zip(("default", "preset_seed"), accuracies, strict=True):
+    for name, accuracy in zip(("default", "preset_tutorial"), accuracies, strict=True):
         difference = found[name]["against_stage_two"]["difference"]
         assert difference == pytest.approx(accuracy - start["test"]["accuracy"])
         assert result["summary"][name]["test_accuracy"] == {"mean": round(accuracy, 4), "sd": None}

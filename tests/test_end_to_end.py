@@ -140,9 +140,9 @@ def test_sample_is_learned(tmp_path: Path) -> None:
     result = run("train-head", "--store", "s", "--run", "r", cwd=tmp_path)
     scores = {name: head["test"]["accuracy"] for name, head in result["heads"].items()}
     assert scores["logreg"] > 0.92 and scores["dense"] > 0.92 and scores["majority"] < 0.2
-    seed = run("train-head", "--store", "s", "--run", "seed", "--head", "dense", "--preset", "seed",
-               cwd=tmp_path)  # fmt: skip
-    assert seed["heads"]["dense"]["test"]["accuracy"] > 0.6
+    tutorial = run("train-head", "--store", "s", "--run", "t", "--head", "dense",
+                   "--preset", "tutorial", cwd=tmp_path)  # fmt: skip
+    assert tutorial["heads"]["dense"]["test"]["accuracy"] > 0.6
     assert (tmp_path / "r/predictions.csv").exists()
 
 

@@ -1,7 +1,7 @@
 """The frozen network: a table of backbones, their weights, preprocessing and identity.
 
-The only module that builds a backbone. Called by ``extract``'s command, by the engines and,
-later, by fine-tuning. Keras is imported inside functions: importing it takes seconds.
+The only module that builds a backbone. Keras is imported inside functions: importing it takes
+seconds.
 """
 
 import importlib

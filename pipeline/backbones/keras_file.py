@@ -1,7 +1,7 @@
 """A user's own network: a ``.keras`` file as a backbone, with a declared preprocessing.
 
-Called by ``backbone``. A file is loaded only if its architecture is made of Keras' own classes,
-whatever the program that loads it has registered; see ``_require_built_in``.
+A file is loaded only if its architecture is made of Keras' own classes, whatever the program that
+loads it has registered; see ``_require_built_in``.
 """
 
 import functools

@@ -1,6 +1,6 @@
 """What a network of one's own must take and give, and what to do where it does not.
 
-Called by ``keras_file``, with shapes that Keras tells or that a file's architecture declares.
+Shapes are plain tuples, told by Keras or declared in a file's architecture; Keras is not imported.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """Backbone weights as plain arrays: drawn, read from Keras' files, digested, kept in a store.
 
-Called by ``backbone``; knows HDF5 and NumPy, and neither Keras nor TensorFlow. Files are read by
-our own code because Keras' loaders accept wrong ones without a word: legacy ``by_name`` loading
-leaves unmatched layers random, and surplus layers pass. Nothing in a file is ever executed.
+Knows HDF5 and NumPy, and neither Keras nor TensorFlow. Files are read by our own code because
+Keras' loaders accept wrong ones without a word: legacy ``by_name`` loading leaves unmatched layers
+random, and surplus layers pass. Nothing in a file is ever executed.
 """
 
 import hashlib

@@ -27,13 +27,20 @@ def worst_classes(run: Mapping[str, Any]) -> Text:
     return worst_of(best, run["classes"], title=f"on test, {run['best']}")
 
 
-def worst_of(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> Text:
+def worst_of(
+    scores: Mapping[str, Any],
+    classes: Sequence[str],
+    *,
+    title: str,
+    all_by: str = "info --per-class",
+) -> Text:
     """Show the classes of lowest recall and what they are mistaken for.
 
     Args:
         scores: ``per_class`` and ``confusion_matrix``.
         classes: Class names.
         title: Of what these scores are.
+        all_by: What shows all classes.
     """
     recall, support = (scores["per_class"][name] for name in ("recall", "support"))
     known = [place for place, value in enumerate(recall) if value is not None]
@@ -52,7 +59,7 @@ def worst_of(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -
     return [
         f"Lowest recall {title}:",
         Table(table, has_words=True),
-        *([f"and {counted(more, *CLASS)} more with mistakes (info --per-class)"] if more else []),
+        *([f"and {counted(more, *CLASS)} more with mistakes ({all_by})"] if more else []),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Tables, numbers, sizes and bad images as text; called by whatever shows a result."""
+"""Tables, numbers, sizes and bad images as text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

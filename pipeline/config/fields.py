@@ -1,11 +1,13 @@
 """What an option is, and its value checked: one mechanism for flags, files and Python.
 
-Called by ``config``, which holds the options themselves. Imports nothing heavy.
+A value that passes has the type of its field; one that does not is refused with what was expected.
+Imports nothing heavy.
 """
 
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -27,6 +29,7 @@ class Option:
         help: One line for ``--help`` and the documentation.
         metavar: The value's name in ``--help``.
         choices: The valid values, when they are few.
+        old_names: What choices were called in earlier releases; still taken for them.
         minimum: The least valid number.
         maximum: The greatest valid number.
         positional: Whether it is an argument rather than a flag.
@@ -37,6 +40,7 @@ class Option:
     help: str
     metavar: str = ""
     choices: tuple[str, ...] = ()
+    old_names: Mapping[str, str] = field(default_factory=dict)
     minimum: float = 0
     maximum: float = math.inf
     positional: bool = False
@@ -147,11 +151,12 @@ def _checked_path(value: Any, *, may_be_empty: bool = False) -> str:
 def _checked_text(option: Option, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("a text")
-    if option.choices and value not in option.choices:
+    meant = option.old_names.get(value, value)
+    if option.choices and meant not in option.choices:
         raise ValueError("one of " + ", ".join(option.choices))
     if not value and not option.positional:
         raise ValueError("a text that is not empty")
-    return value
+    return meant
 
 
 def _checked_integer(option: Option, value: Any) -> int:
@@ -205,9 +210,11 @@ def paths(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any
     )
 
 
-def choice(default: str | None, choices: tuple[str, ...], help: str) -> Any:  # noqa: A002
+def choice(default: str | None, choices: tuple[str, ...], help: str, **more: Any) -> Any:  # noqa: A002
     """Return the field of one of a few texts."""
-    return field(default=default, metadata={"option": Option("text", help, choices=choices)})
+    return field(
+        default=default, metadata={"option": Option("text", help, choices=choices, **more)}
+    )
 
 
 def integer(default: int | None, help: str, minimum: int) -> Any:  # noqa: A002

@@ -30,6 +30,11 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+def _preset(what: str) -> Any:
+    text = f"'tutorial': {what} exactly as in the tutorial this grew from"
+    return fields.choice(None, ("tutorial",), text, old_names={"seed": "tutorial"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
     """Options of every command."""
@@ -158,9 +163,7 @@ class TrainHeadOptions(StageTwoOptions):
     head: tuple[str, ...] = fields.texts(
         ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
     )
-    preset: str | None = fields.choice(
-        None, ("seed",), "'seed': the dense head exactly as in the tutorial this grew from"
-    )
+    preset: str | None = _preset("the dense head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,61 +201,6 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PredictOptions:
-    """Classify images with a head of a run."""
-
-    run: str = fields.path(
-        "",
-        "run directory, or a folder of export --format folder",
-        "RUN",
-        positional=True,
-        required=True,
-    )
-    paths: tuple[str, ...] = fields.paths(
-        (), "image files and folders", "PATH", positional=True, required=True
-    )
-    head: str | None = fields.text(None, "head to predict with (default: the run's best)", "NAME")
-    top: int = fields.integer(1, "classes to list for each image", 1)
-    csv: str | None = fields.path(
-        None, "write path,label,probability and the other classes here", "FILE"
-    )
-    weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
-    )
-    store: str | None = fields.path(
-        None, "store of the run, where it is no longer where the run was made from it", "DIR"
-    )
-    engine: str = fields.text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
-    batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(
-        None, "decoding threads (default: the processors at hand)", 1
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportOptions:
-    """Write a head with its backbone as one model that takes decoded images."""
-
-    run: str = fields.path("", "run directory", "RUN", positional=True, required=True)
-    out: str = fields.path("", "file or folder to write", "OUT", positional=True, required=True)
-    head: str | None = fields.text(None, "head to export (default: the run's best)", "NAME")
-    format: str | None = fields.choice(
-        None,
-        ("folder", "keras", "onnx", "savedmodel"),
-        "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
-    )
-    weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
-    )
-    store: str | None = fields.path(
-        None, "store of the run, where it is no longer where the run was made from it", "DIR"
-    )
-    data: str | None = fields.path(
-        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneOptions:
     """Stage 3: put a trained head on the backbone and train its top layers at a low rate."""
 
@@ -265,9 +213,7 @@ class FinetuneOptions:
     head: str | None = fields.text(
         None, "dense, linear or logreg head to start from (default: the best of these)", "NAME"
     )
-    preset: str | None = fields.choice(
-        None, ("seed",), "'seed': fine-tuning exactly as in the tutorial this grew from"
-    )
+    preset: str | None = _preset("fine-tuning")
     unfreeze_from: str = fields.text(
         "conv5", "first part to train: conv5, conv4, a block, a layer's name, or all", "NAME"
     )

@@ -1,6 +1,6 @@
 """Features and class numbers by split, as stage 2 fits and scores them.
 
-Called by ``train_head``, ``sweep`` and ``scoring``; made by ``stage_two``.
+They are in memory or on disk; fitting and scoring a head is the same for both.
 """
 
 from collections.abc import Mapping, Sequence

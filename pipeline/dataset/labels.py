@@ -1,7 +1,7 @@
 """Labels that look alike: found and pointed out, and made one where that was asked for.
 
 A class that is spelled in two ways is two classes, each with part of the images; nothing but a
-person can tell whether that is meant. Called by ``dataset`` and ``extract_command``.
+person can tell whether that is meant.
 """
 
 import re

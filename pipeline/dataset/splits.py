@@ -3,7 +3,7 @@
 An image's place is ``u = sha256("<split seed>:<key>")`` read as a number in [0, 1), compared
 with the shares of train, val and test. It depends on nothing else, so adding, deleting or
 relabelling images never moves another, and copies of one image never straddle. Declared splits
-win; where only one of val and test is declared, it is the test split. Called by ``dataset``.
+win; where only one of val and test is declared, it is the test split.
 """
 
 import hashlib

@@ -2,7 +2,6 @@
 
 Reader → encoder → writer, overlapped: threads read, hash and decode; the calling thread encodes;
 another writes shards. Every hand-over is bounded, so memory does not grow with the data set.
-Called by ``commands``, which brings the store and the encoder.
 """
 
 import time

@@ -1,7 +1,7 @@
 """What stage 1 does for whoever wants features: store, network, encoding what is missing.
 
-Called by ``extract_command`` and ``feature_extractor``. Loads the network only when an image needs
-it, or when only the network can tell the weights' digest.
+Loads the network only when an image needs it, or when only the network can tell the weights'
+digest.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.backbones import identity, weights
+from pipeline.backbones import identity, kept_file, weights
 from pipeline.config.options import ExtractOptions
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract.extraction import Extraction
@@ -259,10 +259,15 @@ def _note_unproven(store: Store, reporter: Reporter) -> None:
 
 
 def _keep_encoder(store: Store, network: LazyEncoder) -> None:
-    """Keep the weights in use in the store, so that later stages find them by digest."""
+    """Keep the weights in use in the store, so that later stages find them by digest.
+
+    Of a network that is in no table the file is kept too, which alone tells its layers.
+    """
     path = store.encoder_path(store.identity["weights_sha256"])
     if not path.exists():
         weights.save(path, network.backbone().arrays())
+    if network.spec.file is not None:
+        kept_file.keep(store.encoder_folder, network.spec.file)
 
 
 def _note_provenance(store: Store, network: LazyEncoder, extraction: Extraction) -> None:

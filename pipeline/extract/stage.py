@@ -1,6 +1,6 @@
 """The ``extract`` command: stage 1 on a data set, its dry run, and what it reports.
 
-Called by ``commands``.
+What can be refused is refused before the network is loaded, and a dry run writes nothing.
 """
 
 import time
@@ -33,7 +33,7 @@ _TIMED_BATCHES: Final = 2
 def extract(
     options: ExtractOptions, common: CommonOptions, reporter: Reporter, *, started: float
 ) -> dict[str, Any]:
-    """Run stage 1; see ``contract`` in the documentation for the keys of the result.
+    """Run stage 1; see docs/json.md for the keys of the result.
 
     Args:
         options: What to extract.

@@ -1,7 +1,7 @@
 """Arrays in files: ``.npy`` and ``.npz`` without pickle, no larger in memory than on disk.
 
-Called by ``run`` and ``heads``. A header may promise more values than there are: it is compared
-with the bytes at hand before memory is taken for it.
+A header may promise more values than there are: it is compared with the bytes at hand before
+memory is taken for it.
 """
 
 import math

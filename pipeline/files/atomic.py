@@ -1,7 +1,7 @@
 """Files that are complete when they exist: write to a temporary name, fsync, rename.
 
-Called by whatever writes into a store or a run; nothing else in the package opens a final
-name for writing. What is read is opened here too, where it may be something else than a file.
+Nothing else in the package opens a final name in a store or a run for writing. What is read is
+opened here too, where it may be something else than a file.
 """
 
 import errno

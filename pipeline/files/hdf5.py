@@ -1,7 +1,7 @@
 """HDF5 files that may come from anywhere: what is read is data of their own, and all there.
 
 An HDF5 file can name other files (links, external and virtual datasets), promise more values than
-it has, or have them unpacked from a few bytes. Called by whatever reads HDF5.
+it has, or have them unpacked from a few bytes. All of that is refused here.
 """
 
 import math

@@ -1,7 +1,6 @@
 """Places for results, refused before the work that they are to hold.
 
-Called by the commands, first of all. A place is looked at and tried by a temporary file; nothing
-stays, and no folder is made.
+A place is looked at and tried by a temporary file; nothing stays, and no folder is made.
 """
 
 from collections.abc import Iterator
@@ -33,6 +32,21 @@ def require_file(option: str, path: Path, reporter: Reporter) -> None:
         _require_room(option, path)
         if not path.parent.exists():
             reporter.say(f"{option}: the folder {str(path.parent)!r} is to be made")
+
+
+def require_new_file(option: str, path: Path, reporter: Reporter, *, force: bool) -> None:
+    """Refuse a file that cannot be written, or is there and is not to be replaced.
+
+    Raises:
+        ConfigError: Something is there and ``force`` is not set, or see ``require_file``.
+    """
+    require_file(option, path, reporter)
+    if path.exists() and not (force and path.is_file()):
+        raise ConfigError(
+            f"{option}: expected nothing at {str(path)!r}, or with --force a file. "
+            "Received: a file that is there.",
+            hint="Replace it with --force, or choose another name.",
+        )
 
 
 def require_folder(option: str, path: Path) -> None:

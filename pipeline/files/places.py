@@ -1,9 +1,8 @@
 """How records name other places on disk, so that what moves together still finds itself.
 
-Called by ``store`` and ``run``. A record holds a place twice: absolute, and relative to the folder
-of the record. The relative one is looked at first: a project that was moved, renamed or copied is
-whole in itself. The absolute one finds what stayed where it was when the record's folder alone
-was moved.
+A record holds a place twice: absolute, and relative to the folder of the record. The relative one
+is looked at first: a project that was moved, renamed or copied is whole in itself. The absolute one
+finds what stayed where it was when the record's folder alone was moved.
 """
 
 import os

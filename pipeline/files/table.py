@@ -1,14 +1,14 @@
-"""Tables that people write: a CSV as it comes out of a spreadsheet, read strictly or refused.
+"""Tables: CSVs that people write, read strictly or refused, and those that we write.
 
 Header cells are stripped and case-folded; commas, semicolons and tabs part cells; UTF-8, UTF-16
-and Windows-1252 are recognised. What was assumed or left out is noted. Called by ``manifest`` and
-``source_csv``.
+and Windows-1252 are recognised. What was assumed or left out is noted. What ``write_csv`` writes is
+read back cell by cell as it was, here and by every other reader of CSV.
 """
 
 import codecs
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from pathlib import Path
@@ -65,6 +65,24 @@ class _Header:
     def has_blanks(self) -> bool:
         """Whether a blank follows every delimiter, as in ``path, label``."""
         return len(self.cells) > 1 and all(cell.startswith(" ") for cell in self.cells[1:])
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write rows, the header first, in UTF-8; bytes of file names that are none are kept.
+
+    Args:
+        path: A file that is not in its place yet; see ``files.atomic``.
+        rows: Cells, which may hold any text but NUL.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        # Python leaves a lone carriage return unquoted, and then reads a row's end there.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in rows:
+            (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
 
 
 def read_table(

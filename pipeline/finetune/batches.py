@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.system.randomness import RandomStream
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     pass
 
 
 # Streams of random numbers that belong to one seed.
-_ORDER: Final = 1
 
 
 Part = TypeVar("Part")
@@ -31,7 +32,7 @@ class BatchSource(Protocol):
 
 def order_of(seed: int, epoch: int, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return rows in the order of one epoch."""
-    return np.random.default_rng([seed, _ORDER, epoch]).permutation(rows)
+    return RandomStream.ORDER.generator(seed, epoch).permutation(rows)
 
 
 def parts_of(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:

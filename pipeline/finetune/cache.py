@@ -1,8 +1,7 @@
 """The boundary cache: activations at the last frozen block, computed once for all epochs.
 
-Called by ``finetune_command``. Like features, activations are keyed by image content, in shards
-that are immutable and complete if present (``boundary_shards``). Images and each of their views
-have a cache of their own.
+Like features, activations are keyed by image content, in shards that are immutable and complete if
+present (``store.activations``). Images and each of their views have a cache of their own.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What is checked and said before fine-tuning trains: that it starts at stage 2, and what it costs.
 
-Called by ``finetune_command``.
+A network that does not give stage 2's answers is refused here, before a run is made or replaced.
 """
 
 import math

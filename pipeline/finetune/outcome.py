@@ -1,6 +1,6 @@
 """What fine-tuning leaves behind: two heads in a run, the changed weights, and a verdict.
 
-Called by ``finetune_command``.
+The verdict comes last: a run that has one is complete.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""What fine-tuning starts from and is trained on: a run, and batches of its images.
+"""The images that fine-tuning is trained on: read, checked against their keys, decoded, augmented.
 
-Called by ``finetune``, its cache and its command. Everything random is a function of the seed, the
-epoch and the row, so that a run that was killed goes on exactly as it would have.
+Everything random is a function of the seed, the epoch and the row, so that a run that was killed
+goes on exactly as it would have.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from pipeline.images import decoder, reading, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.system import machine
+from pipeline.system.randomness import RandomStream
 
 # Factors of brightness, contrast and of each channel are drawn from 1 less and 1 more than these.
 _BRIGHTNESS: Final = 0.2
@@ -31,7 +32,6 @@ _CONTRAST: Final = 0.2
 _COLOUR: Final = 0.1
 # What the larger decoding is called, beside the names of views.
 _WIDE: Final = "wide"
-_AUGMENTATION: Final = 3
 
 
 class Photos:
@@ -122,7 +122,7 @@ class Photos:
         def wide() -> Pixels:
             return decoder.decode(self._read(row), self._wide)
 
-        generator = np.random.default_rng([seed, _AUGMENTATION, epoch, row])
+        generator = RandomStream.AUGMENTATION.generator(seed, epoch, row)
         pixels = self._keep(row, _WIDE, self._decoded(row, _WIDE, wide))
         return augmented(pixels, self._size, generator)
 
@@ -172,7 +172,7 @@ def augmented(pixels: Pixels, size: int, generator: np.random.Generator) -> Pixe
     Args:
         pixels: uint8, larger than the window.
         size: Side of the window.
-        generator: Where everything random is drawn from.
+        generator: Where everything random is generator from.
 
     Returns:
         uint8 ``(size, size, 3)``.

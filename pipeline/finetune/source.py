@@ -1,6 +1,6 @@
 """What a network is trained on: cached activations at its boundary where that is sound, or images.
 
-Called by ``finetune_command``.
+Either trains the same function, and where activations are not cached, the reason is said.
 """
 
 from collections.abc import Iterator

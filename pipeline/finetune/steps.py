@@ -1,9 +1,9 @@
 """The compiled parts of fine-tuning: the optimizer, one step, and outputs in inference mode.
 
-Called by ``finetune``. Frozen state and inference mode are two things: layers below the cut are
-frozen, and the whole backbone is called with ``training=False``, so that BatchNorm above the cut
-learns scale and shift and keeps its moving statistics. The preset ``seed`` alone calls it with
-``training=True``. The head is always trained with its dropout.
+Frozen state and inference mode are two things: layers below the cut are frozen, and the whole
+backbone is called with ``training=False``, so that BatchNorm above the cut learns scale and shift
+and keeps its moving statistics. The preset ``tutorial`` alone calls it with ``training=True``. The
+head is always trained with its dropout.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from pipeline.errors import ConfigError
 from pipeline.finetune.surgery import assign
 from pipeline.system.keras_setup import gpu_name, import_keras
+from pipeline.system.randomness import RandomStream
 
 # What each optimizer takes of a kernel, times the rate, at every step. Biases, and the scale and
 # shift of normalizations, are left alone.
 WEIGHT_DECAYS: Final[Mapping[str, float]] = MappingProxyType({"adam": 0.0, "adamw": 1e-2})
-# The stream of random numbers, of a seed, that is for layers that draw.
-_RANDOM_LAYERS: Final = 2
 
 Step = Callable[[NDArray[Any], NDArray[np.int32], NDArray[np.float32]], Any]
 Compile = Callable[..., Callable[..., Any]]
@@ -126,7 +125,7 @@ def seed_random_layers(model: Any, seed: int, step: int) -> None:
         for layer in _all_layers(model)
         if getattr(layer, "seed_generator", None) is not None
     ]
-    drawn = np.random.default_rng([seed, _RANDOM_LAYERS, step])
+    drawn = RandomStream.LAYERS.generator(seed, step)
     # From the top down: layers above a cut draw the same whether the part below is there or not.
     for generator in reversed(generators):
         generator.state.assign(drawn.integers(0, 2**31, 2).astype(generator.state.dtype))

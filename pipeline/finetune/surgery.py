@@ -1,6 +1,6 @@
 """The network that fine-tuning trains: its blocks, where it is cut, and what is frozen.
 
-Called by ``finetune`` and its command.
+The part above the cut shares its layers with the whole, so training one trains the other.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.finetune.cut import Cut, blocks_of
 from pipeline.system.keras_setup import import_keras
+from pipeline.system.randomness import RandomStream
 
 # The tutorial counts layers from the input: it freezes 15 and trains the others.
 TUTORIAL_FROZEN: Final = 15
@@ -126,7 +127,7 @@ def tutorial_head(num_classes: int, dim: int, seed: int) -> Any:
                                    name=name)  # fmt: skip
         network.add(layer)
         limit = math.sqrt(6 / (widths[number] + width))
-        generator = np.random.default_rng([seed, 0, number])
+        generator = RandomStream.WEIGHTS.generator(seed, number)
         kernel = generator.uniform(-limit, limit, (widths[number], width))
         layer.set_weights([kernel.astype(np.float32), np.zeros(width, np.float32)])
     return network

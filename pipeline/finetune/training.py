@@ -1,7 +1,6 @@
 """Stage 3: trains the top of a network with its head at a low rate; resumable after any epoch.
 
-Called by ``finetune_command``, which brings the network and what it is trained on. A checkpoint is
-written after every epoch; with it the same call goes on as if nothing had happened.
+A checkpoint is written after every epoch; with it the same call goes on as if nothing had happened.
 """
 
 import json

@@ -1,20 +1,17 @@
 """Which view of each image an epoch of fine-tuning shows: all of them, in turn.
 
-Called by ``finetune_command``; images and the boundary cache follow it, so that both show the
-same. It is a function of the seed, the epoch and the row.
+It is a function of the seed, the epoch and the row, so that images and cached activations show the
+same.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.images.views import PLAIN
-
-# The stream of random numbers, of a seed, that is for views; others are in ``finetune_data``.
-_STREAM: Final = 4
+from pipeline.system.randomness import RandomStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +40,7 @@ class Turns:
             rows: How many rows there are.
         """
         names = (PLAIN, *views)
-        generator = np.random.default_rng([seed, _STREAM])
+        generator = RandomStream.VIEWS.generator(seed)
         return cls(names, generator.integers(0, len(names), rows))
 
     def shown(self, rows: NDArray[np.intp], epoch: int | None) -> list[str]:

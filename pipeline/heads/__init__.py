@@ -52,7 +52,7 @@ ON_KERAS: Final = frozenset({"dense"})
 # batches of 32, on features as they are.
 PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = MappingProxyType(
     {
-        "seed": {
+        "tutorial": {
             "dense": {
                 "hidden": (1024,),
                 "dropout": 0.0,

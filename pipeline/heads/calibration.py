@@ -1,7 +1,7 @@
 """Calibration: one temperature for a head's scores, and when to give no answer.
 
-Called by heads that choose on val, and by stage 2. Guo et al. 2017, "On Calibration of Modern
-Neural Networks": probabilities are ``softmax(scores / T)``, with T of the lowest log loss on val.
+Guo et al. 2017, "On Calibration of Modern Neural Networks": probabilities are
+``softmax(scores / T)``, with T of the lowest log loss on val.
 """
 
 from collections.abc import Sequence

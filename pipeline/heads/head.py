@@ -43,7 +43,7 @@ class Head(ClassifierMixin, BaseEstimator):
             chooses it on val, sets it.
         converged_: Whether the fit converged; None where that has no meaning.
         notes_: Plain sentences that the user should read.
-        progress: Called by ``fit_many`` with what was done since the last call, as a share of the
+        progress: Told by ``fit_many`` what was done since the last call, as a share of the
             whole; whoever wants to hear of it sets it.
     """
 

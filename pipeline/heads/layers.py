@@ -1,7 +1,6 @@
-"""A backbone and a head as one Keras model, from images to probabilities.
+"""A head as layers of a Keras model, for fine-tuning to train and for exports to ship.
 
-Called by fine-tuning, which trains the head's layers, and by ``export``, which ships them. A head
-becomes float64 arrays first, with NumPy; Keras' layers are made of these.
+A head becomes float64 arrays first, with NumPy; Keras' layers are made of these.
 """
 
 from collections.abc import Callable, Mapping, Sequence

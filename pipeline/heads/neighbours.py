@@ -1,8 +1,8 @@
 """Nearest rows by cosine, without rounding: a row's neighbours never depend on its company.
 
-Called by ``knn``. A product of matrices rounds each of its sums in an order of its own, which
-depends on the kernel, the threads and the rows beside it. So it only proposes candidates here; the
-similarities that count are sums of integers, which are the same in every order.
+A product of matrices rounds each of its sums in an order of its own, which depends on the kernel,
+the threads and the rows beside it. So it only proposes candidates here; the similarities that count
+are sums of integers, which are the same in every order.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""How many threads of linear algebra a fit takes; called by heads that solve equations."""
+"""How many threads of linear algebra a fit takes: one where the rows are few."""
 
 from contextlib import AbstractContextManager
 from typing import Any, Final

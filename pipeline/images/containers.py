@@ -1,8 +1,7 @@
 """What lies around the pixels in an image file: metadata, and the scans of a JPEG.
 
-Called by ``images`` for a file that Pillow refused: a profile, a text or a date that is broken or
-too large must not cost an image whose pixels are whole. What is kept is what decides over the
-pixels and over which way is up.
+A profile, a text or a date that is broken or too large must not cost an image whose pixels are
+whole. What is kept is what decides over the pixels and over which way is up.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Which image formats are read, and why others are not; called by ``images``."""
+"""Which image formats are read, and why others are not."""
 
 import re
 from collections.abc import Mapping

@@ -5,12 +5,12 @@ the store. Labels and splits live here alone, so relabelling or re-splitting nev
 feature.
 """
 
-import csv
 import posixpath
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError
 from pipeline.files.atomic import write_atomically
-from pipeline.files.table import Row, read_table
+from pipeline.files.table import Row, read_table, write_csv
 from pipeline.images.split_names import splits_of
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
@@ -110,13 +110,7 @@ def write(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -
 
 def fill(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -> None:
     """Write a manifest as CSV into a file that is not in its place yet."""
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        # Python leaves a lone carriage return unquoted, and then reads a row's end there.
-        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(columns)
-        for row in _rows(manifest, columns):
-            (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
+    write_csv(path, chain([columns], _rows(manifest, columns)))
 
 
 def mark_conflicts(manifest: Manifest) -> Manifest:

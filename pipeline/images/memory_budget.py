@@ -1,4 +1,4 @@
-"""A budget of memory that threads draw from before they decode; called by ``images``.
+"""A budget of memory that threads draw from before they decode.
 
 What is decoded at once then takes a bounded number of bytes, however many threads decode and
 however large the images are.

@@ -1,4 +1,4 @@
-"""The pixels of PBM, PGM and PPM files whose values have to be converted; called by ``images``.
+"""The pixels of PBM, PGM and PPM files whose values have to be converted.
 
 Pillow converts text, and any largest value but 255 and 65535 of grey, one value at a time in
 Python: up to minutes an image. This gives the same pixels in array operations.

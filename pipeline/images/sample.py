@@ -1,7 +1,7 @@
 """The embedded sample: scikit-learn's handwritten digits as PNG files in ten class folders.
 
-Called by the command ``sample``. The files are the same bytes everywhere and always, so that
-splits, which depend on bytes alone, and the scores printed in the documentation can be repeated.
+The files are the same bytes everywhere and always, so that splits, which depend on bytes alone, and
+the scores printed in the documentation can be repeated.
 """
 
 import struct

@@ -1,6 +1,6 @@
 """What folders, and cells of a table, call a split.
 
-Called by the sources and by ``manifest``, so that a name means the same in all of them.
+One rule for all sources of names, so that a name means the same in each of them.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The backbone that a run was made with, found by the digest of its weights.
 
-Called by ``trained_head``, ``export_command`` and fine-tuning. Its weights are in the run's store,
-else they are given, else they are those that Keras downloads or that a seed draws; wherever they
-come from, their digest must be the run's. Keras is imported only when the network is built.
+Its weights are in the run's store, else they are given, else they are those that Keras downloads or
+that a seed draws; wherever they come from, their digest must be the run's. Keras is imported only
+when the network is built.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import backbones
-from pipeline.backbones import frozen, weights_file
+from pipeline.backbones import frozen, kept_file, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import is_from_file, require_equal, require_reproducible
@@ -141,9 +141,10 @@ def load(
     kept = store.encoder_path(expected) if store is not None else None
     saved = kept if kept is not None and kept.is_file() else None
     asked = weights or source.get("weights")
+    where = f"from --weights {asked}"
     if is_from_file(identity):
-        name, preprocessing = _network_file(identity, weights), identity["preprocessing"]
-        asked, saved = default_of(ExtractOptions, "weights"), None
+        name, preprocessing = str(network_file(identity, weights, store)), identity["preprocessing"]
+        asked, saved, where = default_of(ExtractOptions, "weights"), None, f"in {name!r}"
     elif saved is None and weights is None and not _is_known_by_name(source, identity):
         raise WeightsUnavailableError(
             f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: no such file.",
@@ -159,8 +160,39 @@ def load(
         preprocessing=preprocessing,
     )
     received = {**identity, "weights_sha256": loaded.weights_sha256}
-    require_equal(identity, received, f"from --weights {asked}")
+    require_equal(identity, received, where)
     return loaded
+
+
+def network_file(identity: Mapping[str, Any], weights: str | None, store: Store | None) -> Path:
+    """Return the file of a network that is in no table: what is given, else what a store keeps.
+
+    Args:
+        identity: How the network's features were made.
+        weights: What the user gives.
+        store: Where ``extract`` kept it.
+
+    Raises:
+        WeightsUnavailableError: There is none, or the kept one is damaged.
+        StaleFeaturesError: It is of another architecture.
+    """
+    kept = kept_file.find(store.encoder_folder) if store is not None else None
+    path, where = str(kept), "in its store"
+    if weights is None and kept is not None:
+        kept_file.require_as_kept(kept)
+    elif weights is not None and weights.endswith(SUFFIX):
+        path, where = weights, f"from --weights {weights}"
+    else:
+        place = f" in {str(store.encoder_folder)!r}" if store is not None else ""
+        raise WeightsUnavailableError(
+            f"Expected the {SUFFIX} file of the network that made the run's features. "
+            f"Received: {f'--weights {weights}' if weights else f'no --weights, and none{place}'}.",
+            hint=f"Give it with --weights PATH{SUFFIX}, or to extract, which keeps it in the "
+            "store.",
+        )
+    spec = backbones.find(path, identity["preprocessing"])
+    require_equal(identity, {**identity, "backbone": spec.name}, where)
+    return Path(path)
 
 
 def is_finetuned(run: Run, name: str) -> bool:
@@ -248,16 +280,3 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
     schemes = {name: views.VIEWS[name].scheme for name in average}
     require_equal(schemes, {name: store.record["views"].get(name) for name in average}, where)
     return store
-
-
-def _network_file(identity: Mapping[str, Any], given: str | None) -> str:
-    """Return the file of a network that is in no table; its architecture must be the run's."""
-    if given is None or not given.endswith(SUFFIX):
-        raise WeightsUnavailableError(
-            f"Expected the {SUFFIX} file of the network that made the run's features. "
-            f"Received: {f'--weights {given}' if given else 'no --weights'}.",
-            hint=f"Give it with --weights PATH{SUFFIX}.",
-        )
-    spec = backbones.find(given, identity["preprocessing"])
-    require_equal(identity, {**identity, "backbone": spec.name}, f"from --weights {given}")
-    return given

@@ -1,6 +1,6 @@
 """The checkpoint of fine-tuning: how far it is, and the arrays that it goes on from.
 
-Called by ``finetune``. What is read is checked as a whole before anything of it is used.
+What is read is checked as a whole before anything of it is used.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """The leaderboard: heads of one or more runs on the test images that all of them share.
 
-Called by ``commands``. Pairs are tested on the same images (McNemar), which shows differences
-that two intervals side by side would hide. Runs that share no test image are in groups of their
-own.
+Pairs are tested on the same images (McNemar), which shows differences that two intervals side by
+side would hide. Runs that share no test image are in groups of their own.
 """
 
 from collections.abc import Mapping, Sequence

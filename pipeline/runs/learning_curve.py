@@ -1,7 +1,7 @@
 """Learning curves: a head fitted on growing parts of train, each within the next.
 
-Called by ``compare_command``, for a curve of accuracy on test, and by ``finetune_command``, for
-what is to gain before anything is trained: the val error on a quarter, a half and all of train.
+On test, a curve shows what more photos bring; on val, from a quarter, a half and all of train, what
+is to gain before anything is fine-tuned.
 """
 
 from collections.abc import Iterator, Sequence

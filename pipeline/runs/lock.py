@@ -1,7 +1,7 @@
 """One process at a time trains into a run, and what was not begun leaves nothing behind.
 
-Called by the commands that train. The lock is taken before anything of the run is looked at,
-deleted or made; the system drops it when the process dies.
+The lock is taken before anything of the run is looked at, deleted or made; the system drops it when
+the process dies.
 """
 
 import os

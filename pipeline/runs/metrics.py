@@ -1,7 +1,6 @@
 """Scores with their uncertainty: labels and probabilities in, plain numbers out.
 
-Called by stage 2 and ``compare``. What is undefined is None, never NaN, so that every number
-can be written as JSON.
+What is undefined is None, never NaN, so that every number can be written as JSON.
 """
 
 import math

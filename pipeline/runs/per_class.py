@@ -1,7 +1,6 @@
 """Scores of each class, and which classes are mistaken for which.
 
-Called by whatever scores labelled images, and by ``info``. What is undefined is None, as in
-``metrics``. Class numbers are places in the list of class names.
+What is undefined is None, as in ``metrics``. Class numbers are places in the list of class names.
 """
 
 from collections.abc import Mapping

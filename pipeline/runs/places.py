@@ -1,6 +1,6 @@
 """Where the store and the images of a run are: beside it, where they were, or where a user says.
 
-Called by ``run``; the store and the images are no part of a run, and may move with it or without.
+The store and the images are no part of a run, and may move with it or without.
 """
 
 from collections.abc import Mapping

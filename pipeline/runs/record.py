@@ -1,6 +1,6 @@
 """The record of a run: what ``run.json`` must hold, and the digests in it of the run's files.
 
-Called by ``run``.
+What is read is checked as a whole before anything of it is used.
 """
 
 from collections.abc import Mapping, Sequence

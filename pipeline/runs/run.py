@@ -6,9 +6,8 @@ keeps. Written by stages 2 and 3, read by ``compare`` and ``info``. A head that 
 complete.
 """
 
-import csv
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from pipeline.files.atomic import (
     sha256_file,
     temporary_sibling,
 )
+from pipeline.files.table import write_csv
 from pipeline.images import manifest as manifests
 from pipeline.images.manifest import Manifest
 from pipeline.runs import places as run_places
@@ -401,27 +401,25 @@ class Run:
 
     def write_predictions(self) -> None:
         """Write ``predictions.csv``: every head's prediction for every val and test row."""
-        rows = self.manifest()
-        scored = [index for index, split in enumerate(rows.splits) if split != "train"]
-        classes = self.record["classes"]
-
         path = self.path / PREDICTIONS
         with temporary_sibling(path) as temporary:
-            with temporary.open(
-                "w", encoding="utf-8", errors="surrogateescape", newline=""
-            ) as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(PREDICTION_COLUMNS)
-                for name in self.record["heads"]:
-                    for index, row in zip(scored, self.probabilities(name), strict=True):
-                        top, key = int(row.argmax()), rows.keys[index].decode()
-                        about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
-                        writer.writerow((*about, name, classes[top], f"{row[top]:.6f}"))
+            write_csv(temporary, self._predictions())
             # The record comes first: killed between the two, the old file is still known as ours.
             known = self.record.setdefault(DIGESTS, {}).get(PREDICTIONS, [])
             self.record[DIGESTS][PREDICTIONS] = [sha256_file(temporary), *known[:1]]
             self.save_record()
             rename_durably(temporary, path)
+
+    def _predictions(self) -> Iterator[tuple[str, ...]]:
+        """Yield the header of ``predictions.csv``, then the rows, head by head."""
+        rows, classes = self.manifest(), self.record["classes"]
+        scored = [index for index, split in enumerate(rows.splits) if split != "train"]
+        yield PREDICTION_COLUMNS
+        for name in self.record["heads"]:
+            for index, row in zip(scored, self.probabilities(name), strict=True):
+                top, key = int(row.argmax()), rows.keys[index].decode()
+                about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
+                yield (*about, name, classes[top], f"{row[top]:.6f}")
 
 
 def _rows_of(examples: Examples, root: Path) -> Manifest:

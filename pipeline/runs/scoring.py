@@ -1,6 +1,6 @@
 """What stage 2 records of a fitted head: temperature, scores by split, what withholding brings.
 
-Called by ``train_head`` and ``sweep``. The temperature comes from val; test is looked at last.
+The temperature comes from val; test is looked at last.
 """
 
 import time

@@ -1,9 +1,8 @@
 """Event files of numbers by epoch, which TensorBoard shows.
 
-Called by ``finetune_command``. Every epoch has a file of its own: it is complete if it exists, none
-is written to twice, and TensorBoard, which reads the files of a folder in order of their names,
-shows it at once. TensorFlow writes them, whatever backend Keras runs on; it computes nothing here,
-so that it takes no GPU.
+Every epoch has a file of its own: it is complete if it exists, none is written to twice, and
+TensorBoard, which reads the files of a folder in order of their names, shows it at once. TensorFlow
+writes them, whatever backend Keras runs on; it computes nothing here, so that it takes no GPU.
 """
 
 import time

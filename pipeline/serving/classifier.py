@@ -1,7 +1,7 @@
 """The classifier: encoder, head, temperature and class names, from image files to labels.
 
-Made from a run, without pickle; decodes and encodes as stage 1 did. Called by ``predict_command``
-and by users of the library, as ``pipeline.Classifier``.
+Made from a run, without pickle; decodes and encodes as stage 1 did. Programs know it as
+``pipeline.Classifier``.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline import engines
 from pipeline.config.fields import expanded
-from pipeline.config.options import PredictOptions, default_of
+from pipeline.config.options import default_of
+from pipeline.config.serving import PredictOptions
 from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow
@@ -212,10 +213,10 @@ class Classifier:
         inputs = listed(images)
         predictions: list[Prediction] = []
 
-        def keep(place: int, found: NDArray[np.float64]) -> None:
+        def keep(place: int, key: str, found: NDArray[np.float64]) -> None:
             predictions.append(self._prediction(inputs[place].name, found, top))
 
-        return Predictions(predictions, self._classify(inputs, keep, bar))
+        return Predictions(predictions, self.classify(inputs, keep, bar=bar))
 
     def predict_proba(self, images: Any) -> NDArray[np.float64]:
         """Return probabilities, float64 ``(n, classes)``, in the order of ``classes``.
@@ -231,7 +232,11 @@ class Classifier:
         """
         inputs = listed(images)
         out = np.full((len(inputs), len(self.classes)), np.nan)
-        bad = self._classify(inputs, out.__setitem__, _SILENCE)
+
+        def keep(place: int, key: str, found: NDArray[np.float64]) -> None:
+            out[place] = found
+
+        bad = self.classify(inputs, keep)
         if bad:
             raise DecodeError(
                 f"Expected images that can be decoded. Received {len(bad):,} that cannot; the "
@@ -240,10 +245,22 @@ class Classifier:
             )
         return out
 
-    def _classify(
-        self, inputs: Sequence[ImageInput], keep: "Keep", bar: Bar
+    def classify(
+        self, inputs: Sequence[ImageInput], keep: "Keep", *, bar: Bar = _SILENCE
     ) -> list[dict[str, str]]:
-        """Hand on the probabilities of each good image, in order; return the bad ones."""
+        """Hand on the probabilities of each good image, in order; return the bad ones.
+
+        Args:
+            inputs: The images.
+            keep: Takes the place of an image, the key of its bytes, and float64 ``(classes,)``.
+            bar: Progress, one step per image.
+
+        Returns:
+            The bad images, each with its ``path`` and the ``reason``.
+
+        Raises:
+            PipelineError: See ``predict``.
+        """
         names = [image.name for image in inputs]
         scoring = _Scoring(self, names, keep)
         errors: list[dict[str, str]] = []
@@ -273,7 +290,7 @@ class Classifier:
         return Prediction(name, label if answers else NO_ANSWER, probability, listed)
 
 
-Keep = Callable[[int, NDArray[np.float64]], None]
+Keep = Callable[[int, str, NDArray[np.float64]], None]
 
 
 def _loaded_again(kind: type[Classifier], arguments: dict[str, Any]) -> Classifier:
@@ -287,8 +304,8 @@ class _Scoring:
         self._classifier = classifier
         self._paths = paths
         self._keep = keep
-        # Of an image of which some views are still to come.
-        self._indices: list[int] = []
+        # Place and key of an image of which some views are still to come.
+        self._images: list[tuple[int, str]] = []
         self._scores = np.empty((0, len(classifier.classes)))
 
     def deliver(self, rows: Sequence[EncodingRow], features: Features) -> None:
@@ -300,16 +317,16 @@ class _Scoring:
                 f"Expected finite features. Received: infinity or not-a-number for {path!r}.",
                 hint="The weights are unusable for images; train on others.",
             )
-        # Pixels are let go: an image whose last view is in the next batch keeps its index alone.
-        self._indices += [row.index for row in rows]
+        # Pixels are let go: an image whose last view is in the next batch keeps this alone.
+        self._images += [(row.index, row.key) for row in rows]
         self._scores = np.concatenate([self._scores, self._scored(features)])
         width = len(self._classifier.views)
-        done = len(self._indices) // width * width
+        done = len(self._images) // width * width
         by_view = [self._scores[view:done:width] for view in range(width)]
         found = probabilities(by_view, self._classifier.head.temperature_)
-        for index, row in zip(self._indices[:done:width], found, strict=True):
-            self._keep(index, row)
-        del self._indices[:done]
+        for (index, key), row in zip(self._images[:done:width], found, strict=True):
+            self._keep(index, key, row)
+        del self._images[:done]
         self._scores = self._scores[done:]
 
     def _scored(self, features: Features) -> NDArray[np.float64]:

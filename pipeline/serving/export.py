@@ -1,6 +1,6 @@
 """The ``export`` command: a head of a run with its backbone as one model, checked and written.
 
-Called by ``commands``.
+Nothing is written where the model disagrees with the stored features on images of the data.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,8 @@ from pipeline._version import __version__
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import is_from_file
-from pipeline.config.options import CommonOptions, ExportOptions
+from pipeline.config.options import CommonOptions
+from pipeline.config.serving import ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
@@ -162,7 +163,8 @@ def open_source(options: ExportOptions) -> ExportedRun:
     if _form(options).is_network:
         layers.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
-    file = Path(str(options.weights)) if is_from_file(identity) else None
+    is_file = is_from_file(identity)
+    file = run_backbone.network_file(identity, options.weights, store) if is_file else None
     return ExportedRun(run, store, name, head, network, file)
 
 

@@ -1,7 +1,7 @@
 """The forms in which a model leaves the package; how each is written and run.
 
-Called by ``export_command``. Every form carries class names and identity; one that was written is
-loaded again the way its users will, so that it can be checked before it gets its final name.
+Every form carries class names and identity; one that was written is loaded again the way its users
+will, so that it can be checked before it gets its final name.
 """
 
 import json

@@ -1,7 +1,6 @@
 """What a classifier takes for an image: a path, a file's bytes, pixels; read when its turn comes.
 
-Called by ``classifier``. Pixels become a PNG, which keeps every value, so that there is one decoder
-for all of them.
+Pixels become a PNG, which keeps every value, so that there is one decoder for all of them.
 """
 
 import io

@@ -1,20 +1,21 @@
 """The ``predict`` command: classifies files and folders with a head of a run.
 
-Called by ``commands``.
+Every file that was named is in the result: with a prediction, or with the reason why it has none.
 """
 
-import csv
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.backbones import weights
-from pipeline.config.options import CommonOptions, PredictOptions
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.config.options import CommonOptions
+from pipeline.config.serving import PredictOptions
+from pipeline.errors import ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
+from pipeline.files.table import write_csv
 from pipeline.images import manifest
 from pipeline.images.sources import walk
 from pipeline.serving.classifier import Classifier, Prediction, Predictions
@@ -28,7 +29,7 @@ _PLACE: Final = ("label", "probability")
 def predict(
     options: PredictOptions, common: CommonOptions, reporter: Reporter, *, started: float
 ) -> dict[str, Any]:
-    """Classify images; see ``contract`` in the documentation for the keys of the result.
+    """Classify images; see docs/json.md for the keys of the result.
 
     Args:
         options: What to classify with what.
@@ -63,7 +64,8 @@ def predict(
     ended = time.monotonic()
     _require_one(found)
     if options.csv:
-        _write_csv(Path(options.csv), files, found)
+        rows = list(_rows(files, found))
+        write_atomically(Path(options.csv), lambda temporary: write_csv(temporary, rows))
     return {
         "predictions": [_record(prediction) for prediction in found.predictions],
         "errors": found.errors,
@@ -129,15 +131,8 @@ def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> lis
     files = list_files(options.paths, reporter, without=options.csv)
     if options.weights is not None:
         weights.require_source(options.weights)
-    out = Path(options.csv) if options.csv else None
-    if out is not None:
-        outputs.require_file("--csv", out, reporter)
-        if out.exists() and not (force and out.is_file()):
-            raise ConfigError(
-                f"--csv: expected nothing at {options.csv!r}, or with --force a file. "
-                "Received: a file that is there.",
-                hint="Replace it with --force, or choose another name.",
-            )
+    if options.csv is not None:
+        outputs.require_new_file("--csv", Path(options.csv), reporter, force=force)
     return files
 
 
@@ -189,8 +184,8 @@ def _record(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, files: Sequence[str], found: Predictions) -> None:
-    """Write a row a file, in the order given, atomically.
+def _rows(files: Sequence[str], found: Predictions) -> Iterator[list[str]]:
+    """Yield the rows of a CSV: its header, then one for each file, in the order given.
 
     ``path,label,probability``, then ``label_2,probability_2`` and so on, then ``status``: ``ok``,
     or the reason why there is nothing in the other columns.
@@ -200,21 +195,12 @@ def _write_csv(path: Path, files: Sequence[str], found: Predictions) -> None:
     header[: len(_PLACE)] = _PLACE
     good = {item.path: item for item in found.predictions}
     bad = {item["path"]: item["reason"] for item in found.errors}
-
-    def fill(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            # Python leaves a lone carriage return unquoted, and then reads a row's end there.
-            quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            writer.writerow(["path", *header, "status"])
-            for name in files:
-                if name in good:
-                    row = [name, *_cells(good[name]), manifest.OK]
-                else:
-                    row = [name, *[""] * len(header), bad[name]]
-                (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
-
-    write_atomically(path, fill)
+    yield ["path", *header, "status"]
+    for name in files:
+        if name in good:
+            yield [name, *_cells(good[name]), manifest.OK]
+        else:
+            yield [name, *[""] * len(header), bad[name]]
 
 
 def _cells(item: Prediction) -> list[str]:

@@ -1,7 +1,7 @@
 """A fitted head with the backbone and the engine that it predicts with.
 
-Called by ``classifier`` and ``export_command``: of a run, or of an exported folder. Keras is
-imported only when an engine asks for the network.
+It comes from a run, or from an exported folder. Keras is imported only when an engine asks for the
+network.
 """
 
 from collections.abc import Mapping, Sequence

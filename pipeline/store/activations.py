@@ -1,7 +1,7 @@
 """Boundary shards: HDF5 files of frozen activations, immutable and named by their own digest.
 
 They lie in ``STORE/boundary``, in a folder for each way to make activations, and say themselves
-how they were made. ``finetune_cache`` writes and reads them; ``verify``, ``prune`` and ``info``
+how they were made. ``finetune.cache`` writes and reads them; ``verify``, ``prune`` and ``info``
 look after them.
 """
 

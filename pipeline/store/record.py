@@ -1,4 +1,4 @@
-"""The record of a store: what ``store.json`` must hold. Called by ``store``."""
+"""The record of a store: what ``store.json`` must hold."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,7 @@
 """The scan cache: what earlier runs learned about files, so that a rerun opens none of them.
 
 A small SQLite file in the store, safe to delete: (path, size, times, inode) → key of the bytes;
-key → why it could not be decoded; shard → state at its last good check. Called by ``store``,
-stage 1 and ``finetune_cache``, always from one thread.
+key → why it could not be decoded; shard → state at its last good check. One thread uses it.
 
 Every row has a checksum, so that a byte that changed on the disk makes no other key; a file that
 SQLite finds damaged, whenever that is, is made anew.

@@ -1,6 +1,6 @@
 """Importing Keras, the one way: quietly, with float32 meaning float32.
 
-Called by whatever builds a network, inside functions: the import takes seconds.
+The import takes seconds, so it happens inside functions, where a network is built.
 """
 
 import errno

@@ -1,7 +1,6 @@
-"""What this process may use of the machine: processors, their instructions, GPUs.
+"""What this process may use of the machine: processors, their instructions, memory, GPUs.
 
-Reads Linux's own files; imports nothing heavy. Called by whatever chooses threads, an engine or a
-precision.
+Reads Linux's own files; imports nothing heavy.
 """
 
 import math

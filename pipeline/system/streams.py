@@ -1,6 +1,6 @@
 """Standard output and error as a program finds them: closed, given up by their reader, not UTF-8.
 
-Called by ``cli`` and ``__main__``. Imports nothing of the package, and prints nothing.
+Imports nothing of the package, and prints nothing.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Words for people: counts with their nouns; called by whatever writes a sentence."""
+"""Words for people: counts with their nouns."""
 
 
 def counted(count: int, one: str, many: str = "") -> str:

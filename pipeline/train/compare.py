@@ -1,7 +1,7 @@
 """The ``compare`` command: a leaderboard, and on request other seeds and a learning curve.
 
-Called by ``commands``. Seeds and curve train the run's heads anew from its store, with the very
-parameters that the run chose; the run itself is left as it is.
+Seeds and curve train the run's heads anew from its store, with the very parameters that the run
+chose; the run itself is left as it is.
 """
 
 from pathlib import Path

@@ -1,7 +1,6 @@
 """Stage 2: fit heads on train, choose on val, score test once.
 
-Called by ``train_command``, which brings the run, the rows and their features. A head that the run
-already holds is left as it is.
+A head that the run already holds is left as it is; with other parameters it is refused.
 """
 
 import time

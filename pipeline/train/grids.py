@@ -1,4 +1,4 @@
-"""What a sweep tries of each head; called by ``sweep_command``.
+"""What a sweep tries of each head.
 
 A grid maps parameters to the values to try; a sweep tries every combination.
 """

@@ -1,6 +1,6 @@
 """What every command that trains heads begins with: rows, features, and the run they go into.
 
-Called by ``train_command``, ``sweep_command`` and ``compare_command``.
+What cannot be trained on is refused here, before anything is written.
 """
 
 import hashlib

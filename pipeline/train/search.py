@@ -1,8 +1,8 @@
 """Many heads and settings in one pass over the features: val chooses, test is scored once.
 
-Called by ``sweep_command``. Settings of one head are fitted together wherever the head can share
-work (``Head.fit_many``). Without val, cross-validation on train chooses, and the chosen setting is
-fitted once more on all of train.
+Settings of one head are fitted together wherever the head can share work (``Head.fit_many``).
+Without val, cross-validation on train chooses, and the chosen setting is fitted once more on all of
+train.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The ``sweep`` command: many heads and settings on stored features, the best of each kept.
 
-Called by ``commands``.
+A head that the run already holds is kept; one that was tried with other settings is refused.
 """
 
 from collections.abc import Mapping

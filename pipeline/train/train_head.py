@@ -1,6 +1,7 @@
 """The ``train-head`` command: trains the heads asked for on stored features.
 
-Called by ``commands``.
+Heads that the run already holds are kept, new ones are added, and one that the run holds with other
+parameters is refused.
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ def train_head(
     reporter: Reporter,
     parameters: HeadParameters,
 ) -> dict[str, Any]:
-    """Run stage 2; see ``contract`` in the documentation for the keys of the result.
+    """Run stage 2; see docs/json.md for the keys of the result.
 
     Args:
         options: What to train on what.

@@ -1,6 +1,6 @@
 """The ``verify`` command: whether a store, a run or an exported folder is as it was written.
 
-Called by ``commands``.
+Nothing is changed unless a repair is asked for; every problem comes with the way to mend it.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.verify.store import verify as verify_store
 
 
 def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
-    """Check every byte, and on request what the bytes say; see ``contract`` for the keys.
+    """Check every byte, and on request what the bytes say; see docs/json.md for the keys.
 
     Args:
         options: What to check, and whether to mend it.

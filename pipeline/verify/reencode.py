@@ -1,7 +1,6 @@
 """The check that features are those of their images: some rows of every shard are encoded again.
 
-Checksums tell that a file is as it was written; this tells that what was written was right. Called
-by ``verify_command``.
+Checksums tell that a file is as it was written; this tells that what was written was right.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """The check of every byte of a run or of an exported folder, and the repair of what is bad.
 
-Called by ``commands``. What a repair drops from a run is made again by the next ``train-head``,
-``sweep`` or ``finetune`` into it, and nothing else is.
+What a repair drops from a run is made again by the next ``train-head``, ``sweep`` or ``finetune``
+into it, and nothing else is.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The check of every byte of a store, and the repair of what is bad; called by ``commands``.
+"""The check of every byte of a store, and the repair of what is bad.
 
 Everything is read and hashed again, whatever earlier checks found. What a repair drops is made
 again by the next ``extract``, and nothing else is.
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.backbones import weights
+from pipeline.backbones import kept_file, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
@@ -24,6 +24,9 @@ from pipeline.system.wording import counted
 from pipeline.verify.problems import Problem, repaired, without
 
 _EXTRACT: Final = "Run extract again; only those are encoded."
+_KEEP_AGAIN: Final = (
+    "Delete it; extract with --backbone FILE.keras keeps it again, or give it with --weights."
+)
 _DAMAGED: Final = ".damaged"
 
 
@@ -106,6 +109,12 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
                 weights.load(path)
             except PipelineError as error:
                 yield Problem(path.name, error.message, fix, without(path))
+            continue
+        if kept_file.is_one(path):
+            try:
+                kept_file.require_as_kept(path)
+            except PipelineError as error:
+                yield Problem(path.name, error.message, _KEEP_AGAIN, without(path))
             continue
         try:
             kept = weights.converted_digest(store.identity["weights_sha256"], sha256_file(path))

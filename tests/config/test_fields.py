@@ -10,13 +10,12 @@ from pipeline.cli.commands import records
 from pipeline.config.fields import expanded, spelled
 from pipeline.config.options import (
     CommonOptions,
-    ExportOptions,
     ExtractOptions,
-    PredictOptions,
     TrainHeadOptions,
     build,
     options_of,
 )
+from pipeline.config.serving import ExportOptions, PredictOptions
 from pipeline.dataset import examples
 from pipeline.errors import ConfigError, RunError, StoreError
 from pipeline.serving.classifier import Classifier

@@ -12,6 +12,7 @@ from pipeline.cli.commands import records
 from pipeline.config.fields import flag_of
 from pipeline.config.options import (
     ExtractOptions,
+    FinetuneOptions,
     SampleOptions,
     TrainHeadOptions,
     build,
@@ -50,6 +51,15 @@ def test_unknown_options_name_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"Unknown option '{name}'. Did you mean '{meant}'") as it:
         build(ExtractOptions, {name: 1})
     assert all(valid in it.value.hint for valid in options_of(ExtractOptions))
+
+
+@pytest.mark.parametrize("record", [FinetuneOptions, TrainHeadOptions])
+def test_the_old_name_of_the_preset_is_the_new_one(record: type[Any], tmp_path: Path) -> None:
+    assert options_of(record)["preset"].choices == ("tutorial",)
+    old, new = (build(record, {"preset": name}) for name in ("seed", "tutorial"))
+    assert old == new and old.preset == "tutorial"
+    with pytest.raises(ConfigError, match=r"--preset: expected one of tutorial. Received: 'none'"):
+        build(record, {"preset": "none"})
 
 
 def test_nothing_is_suggested_where_nothing_is_near() -> None:

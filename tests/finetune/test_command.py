@@ -23,6 +23,7 @@ from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
 from pipeline.cli.commands import find
 from pipeline.cli.main import main
+from pipeline.config.options import CommonOptions, FinetuneOptions, build
 from pipeline.errors import (
     ConfigError,
     ManifestError,
@@ -186,15 +187,24 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
     }  # fmt: skip
     monkeypatch.setattr(finetune_command, "TUTORIAL_PRESET", short)
     notes = Notes()
-    result = run_finetune(trained / "run", run=str(trained / "seed"), preset="seed", notes=notes)
+    path = trained / "tutorial"
+    result = run_finetune(trained / "run", run=str(path), preset="tutorial", notes=notes)
     assert [row["epoch"] for row in result["finetune"]["epochs"]] == [1, 2]
     assert result["finetune"]["kept_epoch"] == 2
     assert any("inside a block" in line for line in notes.lines)
-    saved = weights.load(trained / "seed/finetune" / f"{result['finetune']['weights_sha256']}.h5")
+    saved = weights.load(path / "finetune" / f"{result['finetune']['weights_sha256']}.h5")
     assert saved["head/hidden_1/kernel"].shape == (2048, 1024)
     assert "backbone/conv5_block3_3_bn/moving_mean" in saved
     frozen = {layer.name for layer in network_layers(trained)[: surgery_of.TUTORIAL_FROZEN]}
-    assert not frozen & {path.split("/")[1] for path in saved}
+    assert not frozen & {name.split("/")[1] for name in saved}
+    # As earlier releases recorded it, so that their runs are kept, whichever name is given.
+    assert Run.open(path).record["inputs"]["preset"] == "seed"
+    for name in ("seed", "tutorial"):
+        values = {"source": str(trained / "run"), "run": str(path), "preset": name}
+        notes = Notes()
+        again = finetune_command.finetune(build(FinetuneOptions, values), CommonOptions(), notes)
+        assert again["finetune"] == result["finetune"]
+        assert notes.lines == [f"finetune: already in {path}, kept"]
 
 
 def network_layers(folder: Path) -> list[Any]:
@@ -323,7 +333,7 @@ def test_the_preset_starts_from_a_run_of_any_heads(trained: Path, tmp_path: Path
     assert main([*map(str, train), "--quiet"]) == 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune_command, "TUTORIAL_PRESET", {"epochs": 1})
-        result = run_finetune(tmp_path / "knn", preset="seed")
+        result = run_finetune(tmp_path / "knn", preset="tutorial")
     assert set(result["heads"]) == {"finetune", "knn"}
 
 

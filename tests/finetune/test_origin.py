@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def test_the_preset_refuses_what_it_fixes(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--epochs, --augment"):
-        run_finetune(tmp_path, preset="seed", epochs=3, augment=True)
+        run_finetune(tmp_path, preset="tutorial", epochs=3, augment=True)
 
 
 def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -573,7 +573,7 @@ def test_a_killed_run_with_dropout_ends_in_the_same_weights(
 def test_the_preset_fixes_optimizer_and_decay(tmp_path: Path, options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ConfigError, match=flag_of(name)):
-        run_finetune(tmp_path, preset="seed", **options)
+        run_finetune(tmp_path, preset="tutorial", **options)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.5, -0.5])

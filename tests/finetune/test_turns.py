@@ -219,7 +219,7 @@ def test_views_and_augmentation_exclude_each_other(tmp_path: Path) -> None:
 
 def test_the_preset_has_no_views(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Received: --views"):
-        run_finetune(tmp_path, views=NAMES, preset="seed")
+        run_finetune(tmp_path, views=NAMES, preset="tutorial")
 
 
 # The command, on the real network with random weights

@@ -270,8 +270,8 @@ def test_dense_repeats_itself_and_touches_no_global_generator() -> None:
 
 
 @pytest.mark.slow
-def test_seed_preset_is_exactly_the_tutorials_head() -> None:
-    head = heads.create("dense", heads.PRESETS["seed"]["dense"], seed=0)
+def test_tutorial_preset_is_exactly_the_tutorials_head() -> None:
+    head = heads.create("dense", heads.PRESETS["tutorial"]["dense"], seed=0)
     network = head.network(2048, 10, num_rows=100)  # type: ignore[attr-defined]
     config = [(type(layer).__name__, layer.units, layer.activation.__name__)
               for layer in network.layers]  # fmt: skip

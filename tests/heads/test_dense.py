@@ -162,9 +162,9 @@ def test_updates_are_those_of_keras_fit(params: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_updates_of_the_seed_preset_are_those_of_keras_fit() -> None:
+def test_updates_of_the_tutorial_preset_are_those_of_keras_fit() -> None:
     X, y = blobs(dim=2048)
-    head = heads.create("dense", {**heads.PRESETS["seed"]["dense"], "epochs": 3}, seed=1)
+    head = heads.create("dense", {**heads.PRESETS["tutorial"]["dense"], "epochs": 3}, seed=1)
     assert isinstance(head, DenseHead)
     head.fit(X, y)
     assert_same_training(head, *keras_fit(head, X, y))

@@ -20,7 +20,8 @@ from PIL import Image
 
 from pipeline import heads
 from pipeline.cli.main import main
-from pipeline.config.options import CommonOptions, ExportOptions
+from pipeline.config.options import CommonOptions
+from pipeline.config.serving import ExportOptions
 from pipeline.errors import (
     ConfigError,
     EngineUnavailableError,
@@ -422,7 +423,8 @@ def test_on_jax_keras_files_are_written_and_other_formats_refused(
 ) -> None:
     code = (
         "import sys\n"
-        "from pipeline.config.options import CommonOptions, ExportOptions\n"
+        "from pipeline.config.options import CommonOptions\n"
+        "from pipeline.config.serving import ExportOptions\n"
         "from pipeline.errors import EngineUnavailableError\n"
         "from pipeline.serving.export import export\n"
         "from pipeline.system.progress import Silence\n"

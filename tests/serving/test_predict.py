@@ -31,7 +31,8 @@ from fakes import (
 from pipeline import engines, heads
 from pipeline.backbones import frozen
 from pipeline.cli.main import main
-from pipeline.config.options import CommonOptions, PredictOptions, build
+from pipeline.config.options import CommonOptions, build
+from pipeline.config.serving import PredictOptions
 from pipeline.errors import (
     ConfigError,
     ManifestError,
@@ -913,22 +914,47 @@ def save_network(path: Path, kernel: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_a_network_of_ones_own_needs_its_file(tmp_path: Path) -> None:
+def test_a_network_of_ones_own_is_kept_in_its_store(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 12)
     own, other = tmp_path / "own.keras", tmp_path / "other.keras"
     save_network(own, 5)
     save_network(other, 3)
-    succeed("extract", tmp_path / "photos", "--store", tmp_path / "store", "--image-size", 32,
-            "--backbone", own, "--preprocessing", "unit", "--engine", "openvino")  # fmt: skip
+    network = ("--backbone", own, "--preprocessing", "unit", "--engine", "openvino")
+    flags = ("extract", tmp_path / "photos", "--store", tmp_path / "store", "--image-size", 32)
+    succeed(*flags, *network)
     train(tmp_path, "run")
     run = Run.open(tmp_path / "run")
     paths, rows = held_out(run)
     expected = run.probabilities("logreg")[rows]
-    with pytest.raises(WeightsUnavailableError, match="no --weights"):
-        Classifier.load(run.path, engine="keras")
+    kept = tmp_path / "store" / "encoder" / f"{sha256_file(own)}.keras"
+    assert kept.read_bytes() == own.read_bytes()
     with pytest.raises(StaleFeaturesError, match="backbone = 'keras-file:"):
         Classifier.load(run.path, engine="keras", weights=str(other))
-    for engine, weights in (("keras", str(own)), ("openvino", None)):
+    mine = own.rename(tmp_path / "mine.keras")
+    for engine, weights in (("keras", str(mine)), ("openvino", None), ("keras", None)):
         classifier = Classifier.load(run.path, engine=engine, weights=weights)
         found = matrix(classifier.predict(paths, top=3), CLASSES)
         np.testing.assert_allclose(found, expected, atol=1e-4)
+    for out in ("model.onnx", "folder"):
+        succeed("export", run.path, tmp_path / out)
+    succeed("evaluate", tmp_path / "folder", tmp_path / "photos")
+    succeed("finetune", run.path, "--unfreeze-from", "all", "--epochs", 1)
+    succeed("verify", tmp_path / "store", "--reencode", 3)
+    succeed("prune", tmp_path / "store")
+    kept.write_bytes(b"other")
+    with pytest.raises(WeightsUnavailableError, match="by the SHA-256 in its name"):
+        Classifier.load(run.path, engine="keras")
+    assert main(["verify", str(tmp_path / "store"), "--repair", "--quiet"]) == 2
+    assert not kept.exists()
+    with pytest.raises(WeightsUnavailableError, match="no --weights, and none in"):
+        Classifier.load(run.path, engine="keras")
+    mine.rename(own)
+    succeed(*flags, *network)
+    assert kept.exists(), "as in a store of an older release"
+    own.unlink()
+    moved = (tmp_path / "store").rename(tmp_path / "elsewhere")
+    (moved / "encoder").chmod(0o555)
+    classifier = Classifier.load(run.path, engine="keras", store=str(moved))
+    np.testing.assert_allclose(
+        matrix(classifier.predict(paths, top=3), CLASSES), expected, atol=1e-4
+    )

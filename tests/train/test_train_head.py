@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from fakes import Command, edit_record, planted_store
 
+import pipeline
 from pipeline import heads
 from pipeline.files.atomic import temporary_sibling
 from pipeline.images import manifest
@@ -326,11 +327,25 @@ def test_declared_splits_win(command: Command, tmp_path: Path) -> None:
     assert result["split"]["val"] > 0 and result["split"]["train"] > result["split"]["val"]
 
 
+def test_a_preset_is_the_same_by_its_old_name(command: Command, store: Store) -> None:
+    dense = ("train-head", "--store", "store", "--head", "dense", "--run")
+    Path("c.toml").write_text('[train-head]\npreset = "seed"\n')
+    status, first = command(*dense, "new", "--preset", "tutorial")
+    assert status == 0
+    for flags in (("--preset", "seed"), ("--config", "c.toml")):
+        assert command(*dense, "new", *flags)[1]["heads"] == first["heads"], "it is kept"
+    found = pipeline.train_heads("store", heads=["dense"], run="old", preset="seed", quiet=True)
+    for one, other in zip(*(Run.open(Path(run)).record["heads"].values() for run in ("new", "old")),
+                          strict=True):  # fmt: skip
+        assert one["params"] == other["params"]
+    assert found["heads"]["dense"]["test"] == first["heads"]["dense"]["test"]
+
+
 def test_preset_and_parameters_exclude_each_other(command: Command, store: Store) -> None:
     Path("c.toml").write_text("[heads.dense]\nepochs = 3\n")
-    status, result = command("train-head", "--store", "store", "--preset", "seed", "--config",
+    status, result = command("train-head", "--store", "store", "--preset", "tutorial", "--config",
                              "c.toml")  # fmt: skip
-    assert status == 2 and "--preset seed" in result["error"]["message"]
+    assert status == 2 and "--preset tutorial" in result["error"]["message"]
 
 
 def test_sklearn_heads_import_no_tensorflow(command: Command, store: Store) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fakes import Command, FakeEncoder, as_before, planted_store, write_classes
 
+from pipeline.backbones import kept_file
 from pipeline.cli.commands import find
 from pipeline.errors import ManifestError, RunError, StoreError
 from pipeline.runs.run import Run
@@ -257,3 +258,18 @@ def test_runs_and_stores_of_the_version_before_are_read(run: Run, command: Comma
     assert status == 0
     assert Run.open(run.path).record["schema_version"] == 3
     assert is_ok(command, "run")
+
+
+def test_a_kept_network_is_checked_and_kept(command: Command, store: Store) -> None:
+    (Path("own.keras")).write_bytes(b"a network")
+    kept_file.keep(store.encoder_folder, Path("own.keras"))
+    kept = kept_file.find(store.encoder_folder)
+    assert kept is not None and is_ok(command, "store")
+    assert command("prune", "store")[0] == 0
+    assert kept.exists()
+    flip(kept, -1)
+    found = command("verify", "store")[1]
+    assert [item["shard"] for item in found["problems"]] == [kept.name]
+    assert "--backbone FILE.keras" in found["problems"][0]["fix"]
+    assert repair(command) == [f"removed store/encoder/{kept.name}"]
+    assert not kept.exists() and is_ok(command, "store")

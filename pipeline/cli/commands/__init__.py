@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "compare": "pipeline.cli.commands.compare",
         "finetune": "pipeline.cli.commands.finetune",
         "predict": "pipeline.cli.commands.predict",
+        "evaluate": "pipeline.cli.commands.evaluate",
         "export": "pipeline.cli.commands.export",
         "info": "pipeline.cli.commands.info",
         "verify": "pipeline.cli.commands.verify",

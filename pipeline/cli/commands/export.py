@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
 from pipeline.cli.text import CLASS, Text, size
-from pipeline.config.options import ExportOptions
+from pipeline.config.serving import ExportOptions
 from pipeline.system.wording import counted
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pipeline.cli.command import Call, Command, Result
 from pipeline.cli.text import Text, errors
-from pipeline.config.options import PredictOptions
+from pipeline.config.serving import PredictOptions
 from pipeline.system.wording import counted
 
 

@@ -1,7 +1,7 @@
 """What dense heads are trained on, step by step: order of rows, dropout and rates.
 
-Called by ``dense_training``. Everything is drawn with NumPy from seeds, so it is the same on every
-Keras backend. Features on disk come in windows, of which a few are in memory at a time.
+Everything is drawn with NumPy from seeds, so it is the same on every Keras backend. Features on
+disk come in windows, of which a few are in memory at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from pipeline.heads.dense.steps import BETA_1, BETA_2, Steps
 from pipeline.heads.rows import WINDOW_ROWS, Block, is_stream, shuffled
 from pipeline.heads.scaler import scale_into
 from pipeline.system.keras_setup import import_keras
+from pipeline.system.randomness import RandomStream
 
 Array = NDArray[np.float32]
 
@@ -99,7 +100,7 @@ class Planner:
 
     def epoch(self, epoch: int) -> Iterator[Steps]:
         """Yield the steps of an epoch; dropout follows from (seed, epoch) of each head."""
-        generators = [np.random.default_rng([recipe.seed, 2, epoch]) for recipe in self.recipes]
+        generators = [RandomStream.LAYERS.generator(recipe.seed, epoch) for recipe in self.recipes]
         done = epoch * self.num_steps
         for window in self._windows(epoch):
             yield self._steps(window, done, generators)
@@ -107,7 +108,7 @@ class Planner:
 
     def _windows(self, epoch: int) -> Iterator[Window]:
         """Yield windows of whole batches; only the last of an epoch may end in a smaller one."""
-        generator = np.random.default_rng([self.first.order_seed, 1, epoch])
+        generator = RandomStream.ORDER.generator(self.first.order_seed, epoch)
         if self._whole is not None:
             order = generator.permutation(self.num_rows)
             size = self.capacity * self.batch

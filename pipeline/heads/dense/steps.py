@@ -1,9 +1,9 @@
 """The compiled part of training dense heads: many steps of Adam on several heads at once.
 
-Called by ``dense_training``. Heads lie side by side: kernels are ``(inputs, heads, outputs)``,
-biases ``(heads, outputs)``, activations ``(rows, heads, outputs)``; a single head is a row of one.
-So the first layer is one matrix product for all heads, and a rate of each head, ``(heads, 1)``,
-fits kernels and biases alike. Written with Keras' operations, and compiled by its backend.
+Heads lie side by side: kernels are ``(inputs, heads, outputs)``, biases ``(heads, outputs)``,
+activations ``(rows, heads, outputs)``; a single head is a row of one. So the first layer is one
+matrix product for all heads, and a rate of each head, ``(heads, 1)``, fits kernels and biases
+alike. Written with Keras' operations, and compiled by its backend.
 """
 
 from collections.abc import Callable, Sequence

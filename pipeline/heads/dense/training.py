@@ -1,6 +1,6 @@
 """Training dense heads: one or several in one pass over the features.
 
-Called by ``dense``. ``dense_batches`` says what each step takes, ``dense_steps`` does it.
+``batches`` says what each step takes, ``steps`` does it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.heads.dense.batches import Planner, Recipe, Rows
 from pipeline.heads.dense.steps import State, compiled
 from pipeline.system.keras_setup import import_keras
+from pipeline.system.randomness import RandomStream
 
 Array = NDArray[np.float32]
 
@@ -27,7 +28,7 @@ class TrainedWeights(NamedTuple):
 
 def initial_weights(recipe: Recipe, dim: int, num_classes: int) -> list[Array]:
     """Draw Glorot uniform kernels (Glorot and Bengio 2010); biases are zero."""
-    generator = np.random.default_rng([recipe.seed, 0])
+    generator = RandomStream.WEIGHTS.generator(recipe.seed)
     weights = []
     for fan_in, fan_out in pairwise((dim, *recipe.hidden, num_classes)):
         limit = np.sqrt(6 / (fan_in + fan_out))

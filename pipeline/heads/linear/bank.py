@@ -1,7 +1,7 @@
 """The bank: linear heads that differ in learning rate and weight decay, trained in one pass.
 
-Called by ``linear``; a single head is a bank of one. Every batch is read and scaled once for all
-heads, and multiplied with their kernels side by side.
+Every batch is read and scaled once for all heads, and multiplied with their kernels side by side; a
+single head is a bank of one.
 """
 
 from abc import ABC, abstractmethod
@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.heads import rows
 from pipeline.heads.scaler import FeatureScaler, scale_into
 from pipeline.system import machine
+from pipeline.system.randomness import RandomStream
 
 Array = NDArray[np.float32]
 
@@ -127,7 +128,7 @@ class LinearBank:
 
     def _batches(self, X: Any, scaler: FeatureScaler, epoch: int) -> Iterator[tuple[Any, Array]]:
         """Yield (row numbers, scaled features and a one in each row, for the bias)."""
-        generator = np.random.default_rng([self._plan.seed, 1, epoch])
+        generator = RandomStream.ORDER.generator(self._plan.seed, epoch)
         inputs: Array = np.ones((self._plan.batch_size, self._dim + 1), np.float32)
         for chosen, features in rows.batches(X, generator, self._plan.batch_size):
             scale_into(features, scaler.mean_, scaler.scale_, inputs[: len(chosen), :-1])

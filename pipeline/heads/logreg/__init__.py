@@ -56,7 +56,7 @@ class LogregHead(GridHead):
         weights: NDArray[np.float64] | None,
         values: Sequence[float],
     ) -> Iterator[State]:
-        """Fit all values together; see ``logistic_path``."""
+        """Fit all values together; see ``path``."""
         scaler = FeatureScaler().fit(X, sample_weight=weights)
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         fits = fit_path(

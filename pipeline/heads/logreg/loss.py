@@ -1,8 +1,8 @@
 """The logistic loss of a stack of coefficients, its gradient, and both along a line.
 
-Called by the solver in ``logistic_steps``. Arrays are stacks ``(values, rows, n)`` of scores and
-``(values, rows, dim + 1)`` of coefficients, the last column being intercepts. ``n`` comes last,
-so that sums over the few rows run along contiguous memory.
+Arrays are stacks ``(values, rows, n)`` of scores and ``(values, rows, dim + 1)`` of coefficients,
+the last column being intercepts. ``n`` comes last, so that sums over the few rows run along
+contiguous memory.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Logistic regression for many values of C at once; called by the logistic-regression head.
+"""Logistic regression for many values of C at once.
 
 For each C the objective is scikit-learn's, with ``w`` the row weights over their sum:
 
@@ -7,7 +7,7 @@ For each C the objective is scikit-learn's, with ``w`` the row weights over thei
 
 Two classes have one row of coefficients, more have one each; intercepts are not penalized. All
 values move together, so that the two products with the features, which take most of the time, are
-matrix products of many rows instead of few. What makes the steps few is in ``logistic_steps``.
+matrix products of many rows instead of few. What makes the steps few is in ``steps``.
 """
 
 from collections.abc import Callable, Iterator, Sequence

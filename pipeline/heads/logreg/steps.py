@@ -1,4 +1,4 @@
-"""Preconditioned L-BFGS on a stack of logistic regressions; called by ``logistic_path``.
+"""Preconditioned L-BFGS on a stack of logistic regressions.
 
 Pooled features are badly conditioned: a few directions hold most of their spread, and plain
 L-BFGS spends its iterations on that. The Hessian for class k is about

@@ -1,4 +1,4 @@
-"""Where images come from: a folder or a table; called by ``extract_command`` and ``predict``."""
+"""Where images come from: a folder or a table, listed without opening an image."""
 
 from pathlib import Path
 from typing import Final

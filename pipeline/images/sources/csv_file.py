@@ -1,4 +1,4 @@
-"""A data set as a CSV with columns ``path,label[,split]``; called by ``sources``."""
+"""A data set as a CSV with columns ``path,label[,split]``."""
 
 import sys
 import unicodedata

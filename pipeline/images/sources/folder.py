@@ -1,4 +1,4 @@
-"""A data set as folders: one a class, or one a split above those; called by ``sources``.
+"""A data set as folders: one a class, or one a split above those.
 
 Names tell which. Where they leave it open, that is refused, not guessed; what is assumed or left
 out is noted.

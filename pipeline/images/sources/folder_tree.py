@@ -1,6 +1,6 @@
 """What lies below a folder, without what operating systems and this package leave there.
 
-Called by ``source_folder``, which tells classes and splits, and by ``sources.walk``.
+Which folders are classes and which are splits is not told here.
 """
 
 import errno

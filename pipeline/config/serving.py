@@ -1,0 +1,85 @@
+"""The options of whatever uses a trained head; see ``options``."""
+
+from dataclasses import dataclass
+
+from pipeline.config import fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingOptions:
+    """Options of whatever classifies images with a head of a run."""
+
+    run: str = fields.path(
+        "",
+        "run directory, or a folder of export --format folder",
+        "RUN",
+        positional=True,
+        required=True,
+    )
+    head: str | None = fields.text(None, "head to use (default: the run's best)", "NAME")
+    weights: str | None = fields.path(
+        None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    store: str | None = fields.path(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    engine: str = fields.text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
+    batch_size: int = fields.integer(32, "images per call of the backbone", 1)
+    workers: int | None = fields.integer(
+        None, "decoding threads (default: the processors at hand)", 1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictOptions(ServingOptions):
+    """Classify images with a head of a run."""
+
+    paths: tuple[str, ...] = fields.paths(
+        (), "image files and folders", "PATH", positional=True, required=True
+    )
+    top: int = fields.integer(1, "classes to list for each image", 1)
+    csv: str | None = fields.path(
+        None, "write path,label,probability and the other classes here", "FILE"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions(ServingOptions):
+    """Score a saved head on other labelled data."""
+
+    data: str = fields.path(
+        "",
+        "labelled images: class folders, split folders above those, or a CSV path,label",
+        "DATA",
+        positional=True,
+        required=True,
+    )
+    layout: str = fields.choice(
+        "auto", ("auto", "classes", "splits"), "what the top folders of DATA are, as for extract"
+    )
+    csv: str | None = fields.path(
+        None, "write path,label,predicted,probability,status here", "FILE"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Write a head with its backbone as one model that takes decoded images."""
+
+    run: str = fields.path("", "run directory", "RUN", positional=True, required=True)
+    out: str = fields.path("", "file or folder to write", "OUT", positional=True, required=True)
+    head: str | None = fields.text(None, "head to export (default: the run's best)", "NAME")
+    format: str | None = fields.choice(
+        None,
+        ("folder", "keras", "onnx", "savedmodel"),
+        "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
+    )
+    weights: str | None = fields.path(
+        None, "weights file, where the run's store no longer has them", "PATH"
+    )
+    store: str | None = fields.path(
+        None, "store of the run, where it is no longer where the run was made from it", "DIR"
+    )
+    data: str | None = fields.path(
+        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
+    )
