@@ -177,6 +177,7 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
     _require_finite(path, model, keras)
     network_shapes.check_inputs(path, [tuple(item.shape) for item in model.inputs], image_size)
     network_shapes.check_outputs(path, [tuple(item.shape) for item in model.outputs])
+    model = _of_size(keras, model, image_size)
     shape = model.outputs[0].shape
     features = model.outputs[0]
     if len(shape) == 4:
@@ -184,6 +185,19 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
         features = getattr(keras.layers, layer)()(features)
     # Also where nothing is added: a Sequential tells nothing of its graph, which cuts are made in.
     return keras.Model(model.inputs, features)
+
+
+def _of_size(keras: Any, model: Any, image_size: int) -> Any:
+    """Return a network that takes images of any size as one for a single size.
+
+    Fine-tuning keeps what is computed at a cut, and has to know how large that is.
+    """
+    if None not in model.inputs[0].shape[1:]:
+        return model
+    pixels = keras.Input((image_size, image_size, 3), name=model.inputs[0].name)
+    sized = keras.models.clone_model(model, input_tensors=pixels)
+    sized.set_weights(model.get_weights())
+    return sized
 
 
 def _config(path: Path) -> dict[str, Any]:

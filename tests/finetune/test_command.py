@@ -1,11 +1,6 @@
 """The command: results, killing, resuming, and what it refuses."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import Notes, edit_record
-from finetuning import FLAGS, QUICK, ROOT, SIZE, Command, run_finetune
+import tiny_resnet
+from finetuning import QUICK, SIZE, Command, killed_after_an_epoch, run_finetune
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline import heads
 from pipeline.backbones import frozen as backbone
@@ -43,7 +38,10 @@ from pipeline.runs.run import Run
 from pipeline.store.store import Store
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("tiny"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,34 +120,15 @@ def test_the_same_command_keeps_what_is_there_and_others_are_refused(
     options = {"run": str(trained / "whole"), **QUICK}
     again = run_finetune(trained / "run", **options)
     assert again["finetune"] == uninterrupted["finetune"]
-    with pytest.raises(RunError, match=r"learning_rate = 0\.0001\..*learning_rate = 0\.01"):
-        run_finetune(trained / "run", **{**options, "learning_rate": 0.01})
-
-
-def finetune_process(folder: Path, run: str) -> subprocess.Popen[str]:
-    code = (
-        "from pipeline.finetune.stage import finetune\n"
-        "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
-        "from pipeline.system.progress import Silence\n"
-        f"options = FinetuneOptions(source='run', run={run!r}, **{QUICK!r})\n"
-        "finetune(options, CommonOptions(), Silence())\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    with pytest.raises(RunError, match=r"learning_rate = 0\.01\..*learning_rate = 0\.1"):
+        run_finetune(trained / "run", **{**options, "learning_rate": 0.1})
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_weights(
     trained: Path, uninterrupted: dict[str, Any]
 ) -> None:
-    process, checkpoint = finetune_process(trained, "killed"), trained / "killed/finetune"
-    while process.poll() is None and not (checkpoint / "checkpoint.h5").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert "verdict" not in Run.open(trained / "killed").record["finetune"]
+    killed_after_an_epoch(trained, "killed", QUICK)
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines
@@ -161,7 +140,7 @@ def test_a_killed_run_ends_in_the_same_weights(
         Run.open(trained / "whole").probabilities("finetune"),
     )
     assert not list((trained / "killed").rglob(".tmp-*"))
-    assert not (checkpoint / "checkpoint.h5").exists()
+    assert not (trained / "killed/finetune/checkpoint.h5").exists()
 
 
 @pytest.mark.slow
@@ -193,7 +172,7 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
     assert result["finetune"]["kept_epoch"] == 2
     assert any("inside a block" in line for line in notes.lines)
     saved = weights.load(path / "finetune" / f"{result['finetune']['weights_sha256']}.h5")
-    assert saved["head/hidden_1/kernel"].shape == (2048, 1024)
+    assert saved["head/hidden_1/kernel"].shape == (tiny_resnet.DIM, 1024)
     assert "backbone/conv5_block3_3_bn/moving_mean" in saved
     frozen = {layer.name for layer in network_layers(trained)[: surgery_of.TUTORIAL_FROZEN]}
     assert not frozen & {name.split("/")[1] for name in saved}
@@ -362,37 +341,3 @@ def load_network_arrays(path: Path, name: Path) -> dict[str, NDArray[np.float32]
     arrays = weights.load(name)
     name.unlink()
     return arrays
-
-
-def strokes(path: Path, count: int) -> None:
-    """Write images of a faint diagonal stroke, rising or falling, on coloured squares."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        squares = rng.integers(88, 168, (4, 4, 3))
-        pixels = np.kron(squares, np.ones((8, 8, 1), np.int64))
-        top, left = rng.integers(0, 16, 2)
-        level = 75 * rng.choice([-1, 1])
-        for step in range(16):
-            place = left + (step if number % 2 else 15 - step)
-            pixels[top + step, max(place - 1, 0) : place + 2] += level
-        file = path / f"class{number % 2}" / f"{number:03}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
-
-
-@pytest.mark.slow
-def test_it_beats_stage_two_where_frozen_features_miss_the_label(tmp_path: Path) -> None:
-    strokes(tmp_path / "photos", 600)
-    for arguments in (
-        ("extract", tmp_path / "photos", "--store", tmp_path / "store", *FLAGS),
-        ("train-head", "--store", tmp_path / "store", "--run", tmp_path / "run", "--head",
-         "logreg", "--split", "60/10/30"),
-    ):  # fmt: skip
-        assert main([str(argument) for argument in (*arguments, "--quiet")]) == 0
-    result = run_finetune(
-        tmp_path / "run", unfreeze_from="conv2", epochs=8, learning_rate=1e-3, patience=8
-    )
-    verdict = result["finetune"]["verdict"]
-    assert verdict["recommended"] == result["best"] == "finetune"
-    assert verdict["difference"] > 0 and verdict["p_value"] < 0.01
-    assert result["finetune"]["boundary"] == "pool1_pool"

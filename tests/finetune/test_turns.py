@@ -222,11 +222,11 @@ def test_the_preset_has_no_views(tmp_path: Path) -> None:
         run_finetune(tmp_path, views=NAMES, preset="tutorial")
 
 
-# The command, on the real network with random weights
+# The command
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
     """A folder with photos, their store, and a run of stage 2."""
     folder = tmp_path_factory.mktemp("views")
     bars(folder / "photos", 40)
