@@ -14,12 +14,24 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from pipeline import backbones
+from pipeline.backbones import identity as identities
 from pipeline.system import machine
 from pipeline.system.provenance import provenance
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 photos = importlib.import_module("photos")
+
+# Of features that no network made.
+IDENTITY: Final = identities.of(
+    backbones.find("resnet50"),
+    weights_sha256="0" * 64,
+    image_size=224,
+    pooling="avg",
+    precision="float32",
+    engine="",
+)
 
 _BASE_PICTURES: Final = 24
 _INSTRUCTIONS: Final = ("bfloat16", "float16")

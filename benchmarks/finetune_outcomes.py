@@ -133,7 +133,7 @@ def correct(run: Run) -> NDArray[np.bool_]:
     rows = run.manifest()
     splits, labels = np.array(rows.splits), np.array(rows.labels)
     is_scored = splits != "train"
-    predicted = np.array(run.record["classes"])[run.probabilities("finetune").argmax(axis=1)]
+    predicted = np.array(run.record.classes)[run.probabilities("finetune").argmax(axis=1)]
     right: NDArray[np.bool_] = (predicted == labels[is_scored])[splits[is_scored] == "test"]
     return right
 

@@ -63,8 +63,7 @@ def measure(store: Store, head: str, params: dict, split_seed: int) -> tuple[flo
     examples = prepare(store.read_manifest(), SplitRule(seed=split_seed))
     data = SplitFeatures.of(examples, store.read(examples.keys))
     record = fit_head(heads.create(head, params, seed=0), data).record
-    test = record["test"]
-    return record["val"]["accuracy"], test["accuracy"], record["fit_seconds"], test["log_loss"]
+    return record.val.accuracy, record.test.accuracy, record.fit_seconds, record.test.log_loss
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import note, ratio, report
+from common import IDENTITY, note, ratio, report
 
 from pipeline.store.shard_set import SHARD_ROWS
 from pipeline.store.store import Store
@@ -32,7 +32,7 @@ def main() -> None:
         plain = Path(temporary) / "features.npy"
         np.save(plain, features)
         path = Path(temporary) / "store"
-        store = Store.create(path, identity={}, dim=options.dim, root=path)
+        store = Store.create(path, identity=IDENTITY, dim=options.dim, root=path)
         for start in range(0, options.rows, SHARD_ROWS):
             rows = slice(start, start + SHARD_ROWS)
             store.plain.add_shard(keys[rows], features[rows])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import note, report
+from common import IDENTITY, note, report
 
 from pipeline.heads.linear import LinearHead
 from pipeline.store.shard_set import SHARD_ROWS
@@ -78,7 +78,7 @@ def write(path: Path, options: Any) -> tuple[StoredFeatures, Any]:
     y = np.sort(np.arange(options.rows) % options.classes)
     centres = 0.2 * rng.standard_normal((options.classes, options.dim), dtype=np.float32)
     keys = np.array([rng.bytes(32).hex().encode() for _ in range(options.rows)], dtype="S64")
-    store = Store.create(path, identity={}, dim=options.dim, root=path)
+    store = Store.create(path, identity=IDENTITY, dim=options.dim, root=path)
     for start in range(0, options.rows, SHARD_ROWS):
         rows = slice(start, min(start + SHARD_ROWS, options.rows))
         features = rng.standard_normal((rows.stop - start, options.dim), dtype=np.float32)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import command, pooled_features, ratio, report, timed
+from common import IDENTITY, command, pooled_features, ratio, report, timed
 
 from pipeline.heads.logreg import LogregHead
 from pipeline.images.manifest import Manifest
@@ -90,7 +90,7 @@ def write(work: Path, options: argparse.Namespace) -> Path:
     rng = np.random.default_rng(options.seed)
     keys = np.array([rng.bytes(32).hex().encode() for _ in range(options.rows)], dtype="S64")
     split = rng.choice(3, options.rows, p=(0.7, 0.15, 0.15))
-    store = Store.create(work / "store", identity={}, dim=options.dim, root=work)
+    store = Store.create(work / "store", identity=IDENTITY, dim=options.dim, root=work)
     for start in range(0, options.rows, SHARD_ROWS):
         store.plain.add_shard(keys[start : start + SHARD_ROWS], X[start : start + SHARD_ROWS])
     names = ["train", "val", "test"]

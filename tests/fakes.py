@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,14 @@ from pipeline.system.progress import Silence
 
 DIM = 16
 PLANTED_DIM = 12
+IDENTITY = identities.of(
+    backbones.find("resnet50"),
+    weights_sha256="0" * 64,
+    image_size=32,
+    pooling="avg",
+    precision="float32",
+    engine="",
+)
 
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -126,15 +134,7 @@ def planted_store(
     centres = {name: rng.normal(size=PLANTED_DIM) * separation for name in counts}
     features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
     keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
-    identity = identities.of(
-        backbones.find("resnet50"),
-        weights_sha256="0" * 64,
-        image_size=32,
-        pooling="avg",
-        precision="float32",
-        engine="",
-    )
-    store = Store.create(path, identity=identity, dim=PLANTED_DIM, root=path)
+    store = Store.create(path, identity=IDENTITY, dim=PLANTED_DIM, root=path)
     store.plain.add_shard(keys, features.astype(np.float32))
     with store.scan_cache() as cache:
         store.reindex(cache)
@@ -205,10 +205,10 @@ def write_photos(folder: Path, count: int) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
 
 
-def on_jax(file: str, names: str) -> str:
-    """Run the tests of a file that ``-k`` selects on JAX; return what pytest says."""
+def on_jax(files: Sequence[str], names: str) -> str:
+    """Run the tests of files that ``-k`` selects on JAX; return what pytest says."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", names],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", names],
         env={**os.environ, "KERAS_BACKEND": "jax"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,

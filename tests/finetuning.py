@@ -62,10 +62,10 @@ def cache_of(folder: Path, rows: Manifest, **changes: Any) -> BoundaryCache:
     return BoundaryCache(folder, identity, rows.keys, **options)
 
 
-def small_network(keras: Any) -> Any:
+def small_network(keras: Any, size: int = 8) -> Any:
     """Two single-tensor cuts, a block with a shortcut, and a BatchNorm in each part."""
     layers = keras.layers
-    pixels = keras.Input((8, 8, 3), name="pixels")
+    pixels = keras.Input((size, size, 3), name="pixels")
     low = layers.Conv2D(6, 3, padding="same", name="conv2_block1_conv")(pixels)
     low = layers.BatchNormalization(name="conv2_block1_bn")(low)
     low = layers.Activation("relu", name="conv2_block1_out")(low)
@@ -156,4 +156,4 @@ def killed_after_an_epoch(folder: Path, run: str, options: dict[str, Any]) -> No
     process.send_signal(signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == -signal.SIGKILL, said
-    assert "verdict" not in Run.open(folder / run).record.get("finetune", {})
+    assert Run.open(folder / run).record.finetuned().verdict is None

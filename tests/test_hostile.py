@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -345,11 +346,17 @@ def shipped(made: Path) -> Path:
     """An exported folder."""
     run = Run.open(made / "run")
     network = FakeBackbone.drawn("shipped")
-    identity = {**run.record["inputs"]["identity"], "weights_sha256": network.weights_sha256}
-    metadata = {"classes": run.record["classes"], "identity": identity, "dim": 12,
-                "head": "logreg", "average": [], "reject_below": 0.0}  # fmt: skip
+    record = model_folder.ModelRecord(
+        schema_version=model_folder.SCHEMA_VERSION,
+        classes=run.record.classes,
+        identity=replace(run.inputs.identity, weights_sha256=network.weights_sha256),
+        dim=12,
+        head="logreg",
+        average=[],
+        reject_below=0.0,
+    )
     head = heads.load(made / "run/heads/logreg")
-    model_folder.write(made / "model", network, head, metadata, None)  # type: ignore[arg-type]
+    model_folder.write(made / "model", network, head, record, None)  # type: ignore[arg-type]
     write_classes(made / "photos", {"ant": 1})
     return made / "model"
 

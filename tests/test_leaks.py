@@ -45,13 +45,13 @@ def all_but_test(make: Make, data: SplitFeatures) -> dict[str, Any]:
     record = fitted.record
     return {
         **{name: getattr(fitted.head, name) for name in fitted.head.fitted},
-        "train": record["train"],
-        "val": record["val"],
-        "selected": record["selected"],
-        "temperature": record["calibration"]["temperature"],
-        "threshold": record["reject"]["threshold"],
-        "reject on val": record["reject"]["val"],
-        "notes": record["notes"],
+        "train": record.train,
+        "val": record.val,
+        "selected": record.selected,
+        "temperature": record.calibration.temperature,
+        "threshold": record.reject["threshold"],
+        "reject on val": record.reject["val"],
+        "notes": record.notes,
     }
 
 

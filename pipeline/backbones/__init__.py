@@ -24,6 +24,7 @@ class Backbone:
         dim: Number of features; None where only the loaded network tells.
         file: The ``.keras`` file that holds it, network and weights, instead of a builder.
         name: What it is called in the features' identity.
+        last_stage: What fine-tuning trains unless told otherwise; of a file its layers tell.
     """
 
     preprocessing: str
@@ -32,6 +33,7 @@ class Backbone:
     dim: int | None = None
     file: Path | None = None
     name: str = ""
+    last_stage: str = ""
 
 
 # "included" is a network that takes pixels of 0 to 255 and scales them itself.
@@ -42,42 +44,49 @@ BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
             preprocess="keras.applications.convnext:preprocess_input",
             preprocessing="included",
             dim=768,
+            last_stage="convnext_tiny_stage_3",
         ),
         "efficientnetv2b0": Backbone(
             builder="keras.applications.efficientnet_v2:EfficientNetV2B0",
             preprocess="keras.applications.efficientnet_v2:preprocess_input",
             preprocessing="included",
             dim=1280,
+            last_stage="block6",
         ),
         "mobilenetv3large": Backbone(
             builder="keras.applications:MobileNetV3Large",
             preprocess="keras.applications.mobilenet_v3:preprocess_input",
             preprocessing="included",
             dim=960,
+            last_stage="expanded_conv_12",
         ),
         "resnet101": Backbone(
             builder="keras.applications.resnet:ResNet101",
             preprocess="keras.applications.resnet:preprocess_input",
             preprocessing="caffe",
             dim=2048,
+            last_stage="conv5",
         ),
         "resnet152": Backbone(
             builder="keras.applications.resnet:ResNet152",
             preprocess="keras.applications.resnet:preprocess_input",
             preprocessing="caffe",
             dim=2048,
+            last_stage="conv5",
         ),
         "resnet50": Backbone(
             builder="keras.applications.resnet50:ResNet50",
             preprocess="keras.applications.resnet50:preprocess_input",
             preprocessing="caffe",
             dim=2048,
+            last_stage="conv5",
         ),
         "resnet50v2": Backbone(
             builder="keras.applications.resnet_v2:ResNet50V2",
             preprocess="keras.applications.resnet_v2:preprocess_input",
             preprocessing="tf",
             dim=2048,
+            last_stage="conv5",
         ),
     }
 )

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, Final
+from dataclasses import dataclass, fields, replace
+from typing import Final
 
 from pipeline import backbones
 from pipeline.backbones import Backbone, weights_file
@@ -11,13 +11,46 @@ from pipeline.backbones import weights as weight_files
 from pipeline.backbones.keras_file import PREFIX
 from pipeline.config.options import ExtractOptions
 from pipeline.errors import ConfigError, RunError, StaleFeaturesError
-from pipeline.files.records import Kind, misfit
-from pipeline.images.decoder import DECODER
+from pipeline.files.typed_record import Record, first_difference
 
 # What names a file, in no other folder.
 _DIGEST: Final = re.compile(r"[\w-]+", re.ASCII)
 # Of an image: beyond it a batch of one fits into no memory.
 _MAX_SIDE: Final = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity(Record):
+    """What makes features comparable: equal, or the features must not be mixed.
+
+    Attributes:
+        backbone: Name of the network in the table, or one that begins with ``keras-file:``.
+        weights_sha256: Digest of its weights.
+        image_size: Side of its input in pixels.
+        pooling: How positions become one row.
+        preprocessing: What is done to pixels before the first layer.
+        decoder: What decodes images, with its version.
+        precision: What the network computes in.
+        engine: What ran it; None in float32, in which every engine agrees with Keras.
+    """
+
+    backbone: str
+    weights_sha256: str
+    image_size: int
+    pooling: str
+    preprocessing: str
+    decoder: str
+    precision: str
+    engine: str | None = None
+
+    @property
+    def is_from_file(self) -> bool:
+        """Whether the network is in no table, but in a ``.keras`` file."""
+        return self.backbone.startswith(PREFIX)
+
+    def in_float32(self) -> "Identity":
+        """Return the identity of the same features made in float32, which is of no engine."""
+        return replace(self.without("engine"), precision="float32")
 
 
 def source_token(spec: Backbone, *, weights: str, seed: int) -> str:
@@ -46,24 +79,27 @@ def of(
     pooling: str,
     precision: str,
     engine: str,
-) -> dict[str, object]:
+) -> Identity:
     """Return what makes features comparable; equal, or the features must not be mixed.
 
     Every float32 engine agrees with Keras, so the engine counts only at other precisions.
     """
-    fields: dict[str, object] = {
-        "backbone": spec.name,
-        "weights_sha256": weights_sha256,
-        "image_size": image_size,
-        "pooling": pooling,
-        "preprocessing": spec.preprocessing,
-        "decoder": DECODER,
-        "precision": precision,
-    }
-    return fields if precision == "float32" else {**fields, "engine": engine}
+    # Pillow is not needed to read the identity of a store.
+    from pipeline.images.decoder import DECODER
+
+    return Identity(
+        backbone=spec.name,
+        weights_sha256=weights_sha256,
+        image_size=image_size,
+        pooling=pooling,
+        preprocessing=spec.preprocessing,
+        decoder=DECODER,
+        precision=precision,
+        engine=None if precision == "float32" else engine,
+    )
 
 
-def require_reproducible(identity: Mapping[str, Any]) -> None:
+def require_reproducible(identity: Identity) -> None:
     """Refuse features that this release makes in another way.
 
     Raises:
@@ -73,64 +109,60 @@ def require_reproducible(identity: Mapping[str, Any]) -> None:
     """
     wrong = _wrong_in(identity)
     if wrong is not None:
-        raise RunError(
-            f"Expected the identity of features. Received: {wrong}.",
-            hint="Train again with train-head, or export again.",
-        )
-    require_equal(identity, _identity_here(identity), "in this release")
+        raise unusable(wrong)
+    require_equal(identity.as_json(), _identity_here(identity).as_json(), "in this release")
 
 
-def is_from_file(identity: Mapping[str, Any]) -> bool:
-    """Tell whether features are of a network that is in no table, but in a ``.keras`` file."""
-    return str(identity["backbone"]).startswith(PREFIX)
-
-
-def require_equal(identity: Mapping[str, Any], other: Mapping[str, Any], where: str) -> None:
-    """Refuse features that were made in another way.
-
-    Raises:
-        StaleFeaturesError: Names the first field that differs, with both values.
-    """
-    for name in (*identity, *other):
-        if identity.get(name) != other.get(name):
-            raise StaleFeaturesError(
-                f"The run is on features of {name} = {identity.get(name)!r}. "
-                f"Received: {name} = {other.get(name)!r} {where}.",
-                hint="Use what made them: release, store and weights (--weights PATH).",
-            )
-
-
-def _identity_here(identity: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the identity of features made now with what an identity asks for."""
-    name = identity["backbone"]
-    is_file = is_from_file(identity)
-    spec = Backbone(identity["preprocessing"], name=name) if is_file else backbones.find(name)
-    return of(
-        spec,
-        weights_sha256=identity["weights_sha256"],
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
-        precision=identity["precision"],
-        engine=identity.get("engine", ""),
+def unusable(received: str) -> RunError:
+    """Return the error for an identity that no features can have."""
+    return RunError(
+        f"Expected the identity of features. Received: {received}.",
+        hint="Train again with train-head, or export again.",
     )
 
 
-def _wrong_in(identity: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the fields of an identity; None where each can be."""
-    kinds: Mapping[str, Kind] = {
-        **dict.fromkeys(("backbone", "weights_sha256", "preprocessing", "decoder"), str),
-        "image_size": int,
-    }
+def require_equal(
+    expected: Mapping[str, object], received: Mapping[str, object], where: str
+) -> None:
+    """Refuse what features depend on, if it is not what they were made with.
+
+    Raises:
+        StaleFeaturesError: Names the first that differs, with both values.
+    """
+    found = first_difference(expected, received)
+    if found is not None:
+        raise StaleFeaturesError(
+            f"The run is on features of {found.name} = {found.first!r}. "
+            f"Received: {found.name} = {found.second!r} {where}.",
+            hint="Use what made them: release, store and weights (--weights PATH).",
+        )
+
+
+def _identity_here(identity: Identity) -> Identity:
+    """Return the identity of features made now with what an identity asks for."""
+    name = identity.backbone
+    is_file = identity.is_from_file
+    spec = Backbone(identity.preprocessing, name=name) if is_file else backbones.find(name)
+    return of(
+        spec,
+        weights_sha256=identity.weights_sha256,
+        image_size=identity.image_size,
+        pooling=identity.pooling,
+        precision=identity.precision,
+        engine=identity.engine or "",
+    )
+
+
+def _wrong_in(identity: Identity) -> str | None:
+    """Return what is wrong with the values of an identity; None where each can be."""
     options = {item.name: item.metadata["option"] for item in fields(ExtractOptions)}
-    wrong = misfit(identity, kinds)
-    for name in ("pooling", "precision", "preprocessing"):
-        is_open = name == "preprocessing" and not is_from_file(identity)
-        if wrong is None and not is_open and identity.get(name) not in options[name].choices:
-            wrong = f"{name} = {identity.get(name)!r}"
-    if wrong is None and not _DIGEST.fullmatch(identity["weights_sha256"]):
-        wrong = f"weights_sha256 = {identity['weights_sha256']!r}"
-    if wrong is None and not options["image_size"].minimum <= identity["image_size"] <= _MAX_SIDE:
-        wrong = f"image_size = {identity['image_size']!r}"
-    if wrong is None and identity["precision"] != "float32":
-        wrong = misfit(identity, {"engine": str})
-    return wrong
+    values = identity.as_json()
+    closed = ("pooling", "precision", *(("preprocessing",) if identity.is_from_file else ()))
+    wrong = [name for name in closed if values[name] not in options[name].choices]
+    if not _DIGEST.fullmatch(identity.weights_sha256):
+        wrong.append("weights_sha256")
+    if not options["image_size"].minimum <= identity.image_size <= _MAX_SIDE:
+        wrong.append("image_size")
+    if wrong:
+        return f"{wrong[0]} = {values[wrong[0]]!r}"
+    return "no 'engine'" if identity.precision != "float32" and identity.engine is None else None

@@ -214,8 +214,11 @@ class FinetuneOptions:
         None, "dense, linear or logreg head to start from (default: the best of these)", "NAME"
     )
     preset: str | None = _preset("fine-tuning")
-    unfreeze_from: str = fields.text(
-        "conv5", "first part to train: conv5, conv4, a block, a layer's name, or all", "NAME"
+    unfreeze_from: str | None = fields.text(
+        None,
+        "first part to train: a stage such as conv5, a block, a layer's name, or all "
+        "(default: the last stage)",
+        "NAME",
     )
     epochs: int = fields.integer(20, "most passes over train", 1)
     learning_rate: float = fields.number(1e-5, "rate after warm-up", 1e-9, 1.0)

@@ -74,3 +74,18 @@ class Encoder(ABC):
 # Stored features that are encoded again must agree this well, relative to the largest value:
 # engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.
 DRIFT_TOLERANCE: Final = 1e-3
+
+
+def drift(stored: Features, made: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return how far features that are made now are from stored ones.
+
+    Args:
+        stored: float32 ``(n, dim)``.
+        made: The same features, floats ``(n, dim)``.
+
+    Returns:
+        Floats ``(n,)``: the largest difference of each row, as a share of its largest value.
+    """
+    largest = np.maximum(np.abs(stored).max(axis=1), np.float32(1e-30))
+    found: NDArray[np.floating] = np.abs(made - stored).max(axis=1) / largest
+    return found

@@ -38,6 +38,29 @@ class EncodingRow:
     pixels: Pixels
 
 
+def require_finite(
+    rows: Sequence[EncodingRow], features: Features, paths: Sequence[str], *, remedy: str
+) -> None:
+    """Refuse features that are infinite or not-a-number, which only unusable weights make.
+
+    Args:
+        rows: What was encoded.
+        features: float32 ``(n, dim)`` of these rows.
+        paths: Names of all images, by ``index`` of a row.
+        remedy: What to do about it.
+
+    Raises:
+        PipelineError: Names the first image.
+    """
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        path = paths[rows[int(np.argmin(finite))].index]
+        raise PipelineError(
+            f"Expected finite features. Received: infinity or not-a-number for {path!r}.",
+            hint=f"The weights are unusable for images; {remedy}.",
+        )
+
+
 class EncodingQueue:
     """Batch rows, encode them in order and deliver their features.
 

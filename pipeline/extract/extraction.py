@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 
 from pipeline.engines.clock import Clock
-from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, Features
-from pipeline.engines.queue import EncodingQueue, EncodingRow
-from pipeline.errors import DecodeError, ManifestError, PipelineError, StaleFeaturesError
+from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, Features, drift
+from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
+from pipeline.errors import DecodeError, ManifestError, StaleFeaturesError
 from pipeline.images import decoder, reading
-from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts
+from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts, none_usable
 from pipeline.images.reading import ReadFile, in_threads
 from pipeline.images.views import PLAIN
 from pipeline.store.scan_cache import ScanCache
@@ -28,7 +28,6 @@ from pipeline.store.shard_set import ShardSet
 from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
 from pipeline.system.progress import Bar
-from pipeline.system.wording import counted
 
 DRIFT_IMAGES: Final = 2
 
@@ -181,16 +180,15 @@ class Extraction:
             changed = self._keys[index] not in (b"", key)
             if not file.pixels or changed or file.key not in self._store.plain:
                 continue
-            kept = self._store.read(np.array([key], dtype=KEY_DTYPE))[0]
-            made = encoder(file.pixels[PLAIN][np.newaxis])[0]
-            difference = float(np.abs(kept - made).max() / max(np.abs(kept).max(), 1e-30))
+            kept = self._store.read(np.array([key], dtype=KEY_DTYPE))
+            difference = float(drift(kept, encoder(file.pixels[PLAIN][np.newaxis]))[0])
             if difference > DRIFT_TOLERANCE:
                 raise StaleFeaturesError(
                     f"The store {str(self._store.path)!r} is stale: "
                     f"{self._listing.paths[index]!r} encoded again differs from its stored "
                     f"features by {difference:.1e} of the largest value (allowed: "
                     f"{DRIFT_TOLERANCE:.0e}). Received: {self._decoder}, {encoder.engine}; "
-                    f"stored with: {self._store.record['provenance']}.",
+                    f"stored with: {self._store.record.provenance.as_json()}.",
                     hint="Extract into another --store, or replace this one with --force.",
                 )
 
@@ -210,12 +208,7 @@ class Extraction:
             ManifestError: Every image is bad.
         """
         if self.skipped == len(self._listing):
-            first = self.errors[0]
-            raise ManifestError(
-                f"Not one of {counted(self.skipped, 'file')} could be used; the first, "
-                f"{first['path']!r}: {first['reason']}.",
-                hint="Give a folder of images.",
-            )
+            raise none_usable(self.errors, hint="Give a folder of images.")
         return mark_conflicts(
             replace(self._listing, keys=self._keys.copy(), statuses=tuple(self._statuses))
         )
@@ -327,13 +320,7 @@ class Extraction:
     def _deliver(
         self, writers: Mapping[str, ShardWriter], rows: Sequence[EncodingRow], features: Features
     ) -> None:
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            path = self._listing.paths[rows[int(np.argmin(finite))].index]
-            raise PipelineError(
-                f"Expected finite features. Received: infinity or not-a-number for {path!r}.",
-                hint="The weights are unusable for images; use others with --weights.",
-            )
+        require_finite(rows, features, self._listing.paths, remedy="use others with --weights")
         for view, writer in writers.items():
             places = [place for place, row in enumerate(rows) if row.view == view]
             if places:

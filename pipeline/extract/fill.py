@@ -7,13 +7,14 @@ digest.
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from pipeline.backbones import identity, kept_file, weights
+from pipeline.backbones.identity import Identity
 from pipeline.config.options import ExtractOptions
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract.extraction import Extraction
@@ -22,12 +23,12 @@ from pipeline.files.records import canonical_json
 from pipeline.images import views
 from pipeline.images.manifest import Manifest
 from pipeline.images.views import PLAIN
+from pipeline.store.record import StoreProvenance
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard_set import SHARD_ROWS
 from pipeline.store.store import Store, lock
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
-from pipeline.system.provenance import provenance
 
 # Of a digest, in the name of a store within a folder of stores.
 _DIGITS: Final = 8
@@ -110,7 +111,7 @@ def store_of(network: LazyEncoder, folder: Path) -> Path:
             return folder
     options = network.options
     # The token stands for the weights, so that the network need not be loaded.
-    asked = canonical_json(_identity_of(network, network.token))
+    asked = canonical_json(identity_of_options(network, network.token).as_json())
     digest = hashlib.sha256(asked.encode()).hexdigest()[:_DIGITS]
     name = Path(options.backbone).stem
     return folder / f"{name}-{options.image_size}-{options.pooling}-{digest}"
@@ -165,33 +166,33 @@ def _opened(path: Path, network: LazyEncoder, listing: Manifest, *, force: bool)
         store.remove_features()
         return _created(path, network, listing)
     store.require_identity(identity_of(network, store))
-    store.record["weights"][network.token] = store.identity["weights_sha256"]
     store.remove_leftovers()
-    return Store.open(path).adopt(store.record)
+    record = store.record.with_weights(network.token, store.identity.weights_sha256)
+    return Store.open(path).adopt(record)
 
 
 def _created(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
     loaded = network.backbone()
-    identity = _identity_of(network, loaded.weights_sha256)
+    identity = identity_of_options(network, loaded.weights_sha256)
     store = Store.create(path, identity=identity, dim=loaded.dim, root=listing.root)
-    store.record["weights"][network.token] = loaded.weights_sha256
-    store.save_record()
+    store.adopt(store.record.with_weights(network.token, loaded.weights_sha256)).save_record()
     return store
 
 
-def identity_of(network: LazyEncoder, store: Store) -> dict[str, Any]:
+def identity_of(network: LazyEncoder, store: Store) -> Identity:
     """Return the identity asked for; the network is loaded only if the store cannot tell it.
 
     Fields that need no weights are compared first, so that a wrong size is refused at once.
     """
-    known = store.record["weights"].get(network.token)
-    cheap = _identity_of(network, store.identity["weights_sha256"])
+    known = store.record.weights.get(network.token)
+    cheap = identity_of_options(network, store.identity.weights_sha256)
     if known is not None or cheap != store.identity:
-        return _identity_of(network, known or store.identity["weights_sha256"])
-    return _identity_of(network, network.backbone().weights_sha256)
+        return identity_of_options(network, known or store.identity.weights_sha256)
+    return identity_of_options(network, network.backbone().weights_sha256)
 
 
-def _identity_of(network: LazyEncoder, digest: str) -> dict[str, Any]:
+def identity_of_options(network: LazyEncoder, digest: str) -> Identity:
+    """Return the identity of what options ask for, made with weights of a digest."""
     options = network.options
     return identity.of(
         network.spec,
@@ -208,7 +209,7 @@ def _add_views(options: ExtractOptions, store: Store) -> None:
     """Make room for the views asked for; refuse those that were made by another rule."""
     for name in options.views:
         scheme = views.VIEWS[name].scheme
-        stored = store.record.get("views", {}).get(name, scheme)
+        stored = store.record.views.get(name, scheme)
         if stored != scheme:
             raise StaleFeaturesError(
                 f"The view {name!r} of the store {str(store.path)!r} was made by the rule "
@@ -263,7 +264,7 @@ def _keep_encoder(store: Store, network: LazyEncoder) -> None:
 
     Of a network that is in no table the file is kept too, which alone tells its layers.
     """
-    path = store.encoder_path(store.identity["weights_sha256"])
+    path = store.encoder_path(store.identity.weights_sha256)
     if not path.exists():
         weights.save(path, network.backbone().arrays())
     if network.spec.file is not None:
@@ -274,15 +275,14 @@ def _note_provenance(store: Store, network: LazyEncoder, extraction: Extraction)
     encoder = network.encoder_if_loaded
     if encoder is None:
         return
-    store.record["provenance"] = {
-        **provenance(),
-        "weights": network.options.weights,
-        "seed": network.options.seed,
-        "engine": encoder.engine,
-        "device": encoder.device,
-        "images_per_second": rate_of(extraction)
-        or store.record["provenance"].get("images_per_second"),
-    }
+    made = StoreProvenance.made_here(
+        weights=network.options.weights,
+        seed=network.options.seed,
+        engine=encoder.engine,
+        device=encoder.device,
+        images_per_second=rate_of(extraction) or store.record.provenance.images_per_second,
+    )
+    store.adopt(replace(store.record, provenance=made))
 
 
 def rate_of(extraction: Extraction) -> float | None:

@@ -63,7 +63,7 @@ class LazyEncoder:
     def attach(self, store: Store) -> None:
         """Use what a store, whose identity is the one asked for, keeps of the network."""
         if self._backbone is None:
-            digest = store.identity["weights_sha256"]
+            digest = store.identity.weights_sha256
             self._backbone = FrozenBackbone(
                 lambda: self._load_again(store).model,
                 name=self.options.backbone,
@@ -112,7 +112,7 @@ class LazyEncoder:
 
     def _load_again(self, store: Store) -> FrozenBackbone:
         """Load the network of a store, from the weights that it keeps or from their source."""
-        expected = store.identity["weights_sha256"]
+        expected = store.identity.weights_sha256
         loaded = self._load(store.encoder_path(expected))
         if loaded.weights_sha256 != expected:
             raise StaleFeaturesError(

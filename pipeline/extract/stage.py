@@ -15,11 +15,19 @@ from pipeline.dataset.labels import merged as merge_labels
 from pipeline.engines.encoder import Encoder
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
-from pipeline.extract.fill import FilledStore, fill, identity_of, rate_of, start
+from pipeline.extract.fill import (
+    FilledStore,
+    fill,
+    identity_of,
+    identity_of_options,
+    rate_of,
+    start,
+)
 from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files import outputs
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
+from pipeline.store.record import StoreRecord
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
 from pipeline.system import machine
@@ -96,17 +104,18 @@ def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, A
 def _planned(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
     """Return a store that exists in memory alone."""
     dim = network.spec.dim or network.backbone().dim
-    record = {"identity": {}, "dim": dim, "provenance": {}, "root": str(listing.root)}
-    return Store(path, record)
+    # Its features are those asked for, of weights that nobody has looked at.
+    made = identity_of_options(network, "")
+    return Store(path, StoreRecord.empty(made, dim=dim, root=listing.root, store=path))
 
 
 def _expected_rate(
     store: Store, extraction: Extraction, network: LazyEncoder, rows: list[int]
 ) -> tuple[float, str]:
     """Return rows per second: as the store remembers, or timed on a few images."""
-    known = store.record["provenance"].get("images_per_second")
+    known = store.record.provenance.images_per_second
     if known:
-        return float(known), "the last extract into this store"
+        return known, "the last extract into this store"
     encoder = network.encoder()
     count = min(len(rows), _TIMED_BATCHES * encoder.batch_size)
     return extraction.rate(encoder, rows[:count]), f"{counted(count, 'image')} timed now"
@@ -127,9 +136,9 @@ def _result(
         "seconds": round(time.monotonic() - started, 3),
         "startup_seconds": round(filled.startup, 3),
         "images_per_second": rate_of(extraction),
-        "engine": encoder.engine if encoder else store.record["provenance"].get("engine"),
+        "engine": encoder.engine if encoder else store.record.provenance.engine,
         "precision": options.precision,
-        "device": encoder.device if encoder else store.record["provenance"].get("device"),
+        "device": encoder.device if encoder else store.record.provenance.device,
         "dim": store.dim,
         "views": {name: extraction.rows[name] for name in options.views},
         "bottleneck": _bottleneck(options, encoder, extraction),

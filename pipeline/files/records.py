@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import GenericAlias
 from typing import Any, Final
 
 from pipeline.errors import StoreError
@@ -19,10 +18,6 @@ DIGEST: Final = "record_sha256"
 VERSION: Final = "schema_version"
 # Records of a thousand classes and a hundred heads are a fifth of this.
 MAX_BYTES: Final = 256 << 20
-# Letters of a wrong value that a message shows.
-_SHOWN: Final = 200
-
-Kind = type | tuple[type, ...] | GenericAlias
 
 
 def write_record(path: Path, record: Mapping[str, Any], *, version: int) -> None:
@@ -83,30 +78,6 @@ def digest_of(record: Any) -> str:
     plain = json.loads(json.dumps(record, allow_nan=False))
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def misfit(record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> str | None:
-    """Return what is wrong with the fields of a JSON object; None where each is of its kind.
-
-    Args:
-        record: The object.
-        kinds: The types that a field may have, by its name, or ``list[str]``; other fields are not
-            looked at.
-    """
-    for name, kind in kinds.items():
-        if name not in record:
-            return f"no {name!r}"
-        if not _is_of(record[name], kind):
-            return f"{name} = {record[name]!r}"[:_SHOWN]
-    return None
-
-
-def _is_of(value: Any, kind: Kind) -> bool:
-    if isinstance(kind, GenericAlias):
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    # To Python, true and false are numbers.
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    return isinstance(value, kind) and (bool in kinds or not isinstance(value, bool))
 
 
 def _changed(path: Path, kind: str, received: str) -> StoreError:

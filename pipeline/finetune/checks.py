@@ -51,7 +51,7 @@ def check_network(
     forward, head = compile_forward(surgery.whole), origin.head
     stitch.check_features(found, lambda pixels: forward(pixels)[0], origin.store, allowed)
     stitch.check_head(origin.run, origin.store, origin.name, head)
-    num_classes = len(origin.run.record["classes"])
+    num_classes = len(origin.run.record.classes)
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
         scores = np.full((len(pixels), num_classes), -np.inf)
@@ -128,7 +128,7 @@ def measure_head_room(origin: Origin) -> dict[str, Any]:
         What ``head_room`` does, and ``seconds``.
     """
     began = time.perf_counter()
-    augment = tuple(origin.run.record["inputs"]["augment"] or ())
+    augment = tuple(origin.run.inputs.augment or ())
     data = features_of(origin.store, origin.examples, TrainHeadOptions(augment=augment))
     return {**head_room(origin.head, data), "seconds": time.perf_counter() - began}
 
@@ -142,17 +142,17 @@ def say_estimate(origin: Origin, seconds: float, epochs: int, reporter: Reporter
         epochs: Most epochs that are left.
         reporter: Where it is said.
     """
-    val = origin.run.record["heads"][origin.name]["val"]
-    low, high = val["accuracy_ci95"]
+    val = origin.run.record.heads[origin.name].val
+    accuracy, (low, high) = val.accuracy or 0.0, val.accuracy_ci95 or (0.0, 1.0)
     reporter.say(
         f"About {seconds:.1f} s an epoch, val included; at most {seconds * epochs:.0f} s for the "
         f"{epochs} left. "
-        f"Stage 2 ({origin.name}): val accuracy {val['accuracy']:.4f} (95 % interval {low:.4f} to "
-        f"{high:.4f}), so that {1 - val['accuracy']:.4f} is left to gain"
+        f"Stage 2 ({origin.name}): val accuracy {accuracy:.4f} (95 % interval {low:.4f} to "
+        f"{high:.4f}), so that {1 - accuracy:.4f} is left to gain"
     )
 
 
 def _tolerance(options: FinetuneOptions, origin: Origin) -> float:
     """Return what the start may differ by from stage 2's answers."""
-    kinds = (options.precision, options.cache_precision, origin.store.identity["precision"])
+    kinds = (options.precision, options.cache_precision, origin.store.identity.precision)
     return TOLERANCE if set(kinds) == {"float32"} else HALF_TOLERANCE

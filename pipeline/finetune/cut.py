@@ -64,6 +64,36 @@ def find_cut(network: Any, unfreeze_from: str) -> Cut:
     raise _unknown_part(unfreeze_from, network)
 
 
+def last_stage(network: Any) -> str:
+    """Return the name of the last stage of a backbone, as ``find_cut`` takes it.
+
+    It is the last that layers' names tell (``conv5``, ``block6``). Where names tell blocks alone,
+    or none, it begins with the first of the last blocks whose feature maps are of one size; of a
+    network whose blocks end in none, such as a transformer, it is the last block.
+
+    Raises:
+        ConfigError: The network has no blocks; lists its layers.
+    """
+    stages = [parts[1:] for layer in network.layers if (parts := _parts(layer.name))]
+    if stages and stages[-1]:
+        return stages[-1][0]
+    sizes: dict[str, tuple[int, ...] | None] = {}
+    for layer, block in zip(network.layers, blocks_of(network), strict=True):
+        sizes[block] = _map_size(layer) or sizes.get(block)
+    blocks = [block for block in sizes if block]
+    if not blocks:
+        listed = ", ".join(layer.name for layer in network.layers)
+        raise ConfigError(
+            "--unfreeze-from: expected a part to train, as the layers of this network tell no "
+            "stage. Received: nothing.",
+            hint=f"Name a layer, or all. Layers: {listed}.",
+        )
+    first = last = blocks.pop()
+    while blocks and sizes[last] is not None and sizes[blocks[-1]] == sizes[last]:
+        first = blocks.pop()
+    return first
+
+
 def blocks_of(network: Any) -> list[str]:
     """Return the name of the block of each layer of a backbone; see ``docs/finetune.md``.
 
@@ -150,6 +180,13 @@ def _parts(name: str) -> tuple[str, ...]:
         if found is not None:
             return found.groups()
     return ()
+
+
+def _map_size(layer: Any) -> tuple[int, ...] | None:
+    """Return height and width of the feature map that a layer gives; None where it gives none."""
+    outputs = layer.output if isinstance(layer.output, list) else [layer.output]
+    shape = tuple(outputs[0].shape)
+    return shape[1:3] if len(shape) == 4 else None
 
 
 def _begins_block(network: Any, number: int) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from pipeline.errors import (
 from pipeline.heads import layers
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs.fitted_head import fitted_head, head_name
-from pipeline.runs.run import Run, best
+from pipeline.runs.record import best
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.system.progress import Reporter
+from pipeline.system.progress import Reporter, Silence
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 # The best of these on val is the default.
 STARTING_HEADS: Final = ("dense", "linear", "logreg")
 
+
+_SILENCE: Final = Silence()
 
 _HINT: Final = (
     "Put the images back, say where they are with --data DIR, or extract again and train again."
@@ -44,6 +47,9 @@ class Origin:
         name: The head to start from, and to compare with.
         head: The fitted head.
         examples: The run's rows.
+        network: The backbone of its features; built when it is first needed, which raises
+            WeightsUnavailableError where its weights are nowhere, and StaleFeaturesError where
+            those given are others.
     """
 
     run: Run
@@ -51,6 +57,7 @@ class Origin:
     name: str
     head: "Head"
     examples: Examples
+    network: FrozenBackbone
 
     def rows(self, split: str) -> NDArray[np.intp]:
         """Return the row numbers of a split."""
@@ -58,8 +65,12 @@ class Origin:
         return np.arange(place.start, place.stop)
 
 
-def open_origin(options: FinetuneOptions) -> Origin:
+def open_origin(options: FinetuneOptions, reporter: Reporter = _SILENCE) -> Origin:
     """Open the run to start from, its store and one of its heads.
+
+    Args:
+        options: What to start from.
+        reporter: Where it is said that the backbone is loaded.
 
     Raises:
         ConfigError: The run's val or answers cannot be compared, or the head is unknown.
@@ -70,26 +81,27 @@ def open_origin(options: FinetuneOptions) -> Origin:
     run = Run.open(Path(options.source)).at(store=options.store, data=options.data)
     inputs = run_backbone.inputs_of(run)
     for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
-        if inputs.get(name):
+        if getattr(inputs, name):
             raise ConfigError(
                 f"finetune: expected a run without --{name}. Received: {options.source!r}, made "
                 f"with it: {why}, so that nothing fair can be compared.",
                 hint=f"Train again with train-head, without --{name}, into another --run.",
             )
-    if not run.record["split"]["val"]:
+    if not run.record.split.val:
         raise ConfigError(
             f"finetune: expected a run with images in val to choose on. "
-            f"Received: {options.source!r} with {run.record['split']}.",
+            f"Received: {options.source!r} with {run.record.split.as_json()}.",
             hint="Train with train-head, whose --split gives val a share.",
         )
     # The preset has a head of its own, and is compared with any.
     name = head_name(run, None) if options.preset else _head_name(run, options.head)
     store = run_backbone.open_store(run)
-    return Origin(run, store, name, fitted_head(run, name, store.dim), _examples(run))
+    head, network = fitted_head(run, name, store.dim), _backbone(run, store, options, reporter)
+    return Origin(run, store, name, head, _examples(run), network)
 
 
 def _head_name(run: Run, asked: str | None) -> str:
-    records = run.record["heads"]
+    records = run.record.heads
     if asked is not None:
         name = head_name(run, asked)
         layers.require_network(name)
@@ -106,17 +118,25 @@ def _head_name(run: Run, asked: str | None) -> str:
 
 def _examples(run: Run) -> Examples:
     rows = run.manifest()
-    names = tuple(run.record["classes"])
+    names = tuple(run.record.classes)
     return Examples(rows.paths, rows.labels, rows.splits, rows.keys, names, (), {})
 
 
-def load_backbone(options: FinetuneOptions, origin: Origin, reporter: Reporter) -> FrozenBackbone:
-    """Load the backbone of a run's features, by the digest of its weights.
+def _backbone(
+    run: Run, store: Store, options: FinetuneOptions, reporter: Reporter
+) -> FrozenBackbone:
+    """Return the backbone of a run's features, by the digest of its weights; built when needed."""
+    identity, source = store.identity, run_backbone.WeightsSource.of_run(run)
 
-    Raises:
-        WeightsUnavailableError: The weights are neither in the store, nor given, nor known by name.
-        StaleFeaturesError: Those given are others.
-    """
-    identity, source = origin.store.identity, origin.run.record["source"]
-    reporter.say(f"Loading {identity['backbone']}")
-    return run_backbone.load(identity, options.weights, source=source, store=origin.store)
+    def build() -> Any:
+        reporter.say(f"Loading {identity.backbone}")
+        return run_backbone.load(identity, options.weights, source=source, store=store).model
+
+    return FrozenBackbone(
+        build,
+        name=identity.backbone,
+        image_size=identity.image_size,
+        pooling=identity.pooling,
+        dim=store.dim,
+        weights_sha256=identity.weights_sha256,
+    )

@@ -4,9 +4,9 @@ The verdict comes last: a run that has one is complete.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,11 @@ from pipeline.runs.scoring import ChosenHead, score_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.dense import DenseHead
+
+
+# What a run says of training that has ended.
+_TRAINED: Final = ("weights_sha256", "backbone_sha256", "layer", "boundary", "start_difference",
+                   "estimated_seconds_per_epoch", "kept_epoch", "stopped", "epochs")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,55 +77,57 @@ def record_outcome(
         original: Weights of the backbone before training, by variable path.
         surgery: The trained network.
     """
-    run.record[FINETUNED] = {
-        # What is to gain, which was recorded before training.
-        **run.record.get("finetune", {}),
-        **_save_weights(run.path / FINETUNED, original, surgery),
-        "layer": surgery.cut.layer,
-        "boundary": surgery.cut.below or None,
-        "start_difference": outcome.start_difference,
-        "estimated_seconds_per_epoch": outcome.estimated_seconds,
-        "kept_epoch": outcome.progress.best_epoch,
-        "stopped": outcome.progress.stopped or None,
-        "epochs": outcome.progress.epochs,
-    }
-    kept = dict(origin.run.record["heads"][origin.name])
-    kept.pop("not_saved")
+    weights_sha256, backbone_sha256 = _save_weights(run.path / FINETUNED, original, surgery)
+    # What is to gain was recorded before training.
+    trained = run.record.finetuned().naming(*_TRAINED)
+    trained = replace(
+        trained,
+        weights_sha256=weights_sha256,
+        backbone_sha256=backbone_sha256,
+        layer=surgery.cut.layer,
+        boundary=surgery.cut.below or None,
+        start_difference=outcome.start_difference,
+        estimated_seconds_per_epoch=outcome.estimated_seconds,
+        kept_epoch=outcome.progress.best_epoch,
+        stopped=outcome.progress.stopped or None,
+        epochs=outcome.progress.epochs,
+    )
+    run.record = replace(run.record, finetune=trained)
+    kept = origin.run.record.heads[origin.name].without("not_saved")
     before = FittedHead(origin.head, origin.run.probabilities(origin.name), kept)
     run.add_head(origin.name, before)
     run.add_head(name, _scored(outcome, origin.examples, surgery))
     found = verdict(run, name, origin.name)
     run.write_predictions()
-    # Last: by its verdict a run is known to be finished.
-    run.record[FINETUNED]["verdict"] = found
-    # Where the start was kept, the two differ by rounding alone.
-    run.record["best"] = found["recommended"]
+    # Last: by its verdict a run is known to be finished. Where the start was kept, the two heads
+    # differ by rounding alone.
+    trained = replace(trained, verdict=found)
+    run.record = replace(run.record, finetune=trained, best=str(found["recommended"]))
     run.save_record()
 
 
-def verdict(run: Run, name: str, other: str) -> dict[str, Any]:
+def verdict(run: Run, name: str, other: str) -> dict[str, object]:
     """Return whether fine-tuning was worth it: by val, and paired on the test images (McNemar)."""
     rows = run.manifest()
     scored = [index for index, split in enumerate(rows.splits) if split != "train"]
-    number = {label: place for place, label in enumerate(run.record["classes"])}
+    number = {label: place for place, label in enumerate(run.record.classes)}
     is_test = np.array([rows.splits[index] == "test" for index in scored])
     y = np.array([number[rows.labels[index]] for index in scored])[is_test]
     first, second = (run.probabilities(head)[is_test].argmax(axis=1) == y for head in (name, other))
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     count = len(y)
     compared = metrics.compared(only_first, only_second, count)
-    val = {head: run.record["heads"][head]["val"] for head in (name, other)}
-    kept = run.record[FINETUNED]["kept_epoch"]
-    is_better = kept > 0 and run.record["best"] == name
+    val = {head: run.record.heads[head].val for head in (name, other)}
+    kept = run.record.finetuned().kept_epoch or 0
+    is_better = kept > 0 and run.record.best == name
     recommended = name if is_better else other
     scores = " against ".join(
-        f"{val[head]['accuracy']:.4f} (log loss {val[head]['log_loss']:.4f})"
-        for head in (name, other)
+        f"{val[head].accuracy:.4f} (log loss {val[head].log_loss:.4f})" for head in (name, other)
     )
     return {
         "recommended": recommended,
         "is_better_on_val": is_better,
-        "val_accuracy": {head: val[head]["accuracy"] for head in val},
+        "val_accuracy": {head: val[head].accuracy for head in val},
         **compared,
         "text": (
             f"{'Fine-tuning' if kept else 'No epoch of fine-tuning'} is "
@@ -156,8 +163,12 @@ def _as_dense(network: Any, outcome: Outcome) -> "DenseHead":
 
 def _save_weights(
     folder: Path, original: Mapping[str, NDArray[np.float32]], surgery: Surgery
-) -> dict[str, str]:
-    """Save the backbone's variables that changed, and the head's, under their digest."""
+) -> tuple[str, str]:
+    """Save the backbone's variables that changed, and the head's, under their digest.
+
+    Returns:
+        That digest, and the digest of the whole backbone.
+    """
     now = surgery.loaded.arrays()
     arrays = {
         f"backbone/{path}": value
@@ -169,4 +180,4 @@ def _save_weights(
             arrays[f"head/{layer.name}/{variable.name}"] = value
     digest = weights.digest(arrays)
     weights.save(folder / f"{digest}.h5", arrays)
-    return {"weights_sha256": digest, "backbone_sha256": weights.digest(now)}
+    return digest, weights.digest(now)

@@ -85,7 +85,7 @@ def _why_not_cached(options: FinetuneOptions, surgery: Surgery) -> str:
 
 def _engine(store: Store, reporter: Reporter) -> str:
     """Return stage 1's engine, or the fastest at hand where that is not installed."""
-    recorded = str(store.record["provenance"].get("engine", "auto"))
+    recorded = store.record.provenance.engine or "auto"
     try:
         engines.require(recorded)
     except EngineUnavailableError as error:
@@ -99,7 +99,7 @@ def _cached_views(
     options: FinetuneOptions, origin: Origin, surgery: Surgery, turns: Turns
 ) -> CachedViews:
     """Return a cache a view: of all images as they are, and of what train shows of its own."""
-    how = {activations.FEATURES: origin.store.identity, "boundary": surgery.cut.below}
+    how = {activations.FEATURES: origin.store.identity.as_json(), "boundary": surgery.cut.below}
     caches = {}
     for name in turns.names:
         rule = {} if name == PLAIN else {"view": f"{name}:{views.VIEWS[name].scheme}"}

@@ -14,8 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline import heads
-from pipeline.backbones import weights
-from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones import BACKBONES, weights
 from pipeline.config.fields import flag_of
 from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
 from pipeline.errors import ConfigError, RunError
@@ -23,8 +22,8 @@ from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
 from pipeline.finetune.batches import BatchSource, class_weights
 from pipeline.finetune.checks import check_network, check_start, measure_head_room, say_estimate
-from pipeline.finetune.cut import cut_at, find_cut
-from pipeline.finetune.origin import Origin, load_backbone, open_origin
+from pipeline.finetune.cut import cut_at, find_cut, last_stage
+from pipeline.finetune.origin import Origin, open_origin
 from pipeline.finetune.outcome import Outcome, record_outcome
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows
@@ -48,6 +47,7 @@ from pipeline.runs.places import apart_from_places
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.system import keras_setup
 from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 # The tutorial's fine-tuning; what it does not name (layers, BatchNorm) is in ``surgery``.
 TUTORIAL_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
@@ -56,6 +56,8 @@ TUTORIAL_PRESET: Final[Mapping[str, Any]] = MappingProxyType(
 # Records keep the old name of the preset: a run or a checkpoint of an earlier release is equal to
 # what is asked for now, and one that is made now is equal for an earlier release.
 _RECORDED_PRESET: Final = "seed"
+# The tutorial counts layers instead of naming a part; its runs record this.
+_RECORDED_BY_TUTORIAL: Final = "conv5"
 # Options that make another result.
 _COUNTED: Final = ("unfreeze_from", "epochs", "learning_rate", "batch_size", "optimizer",
                    "layer_decay", "precision", "cache_precision", "class_weight",
@@ -86,7 +88,8 @@ def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter
         PipelineError: The network as a whole disagrees with the head on stored features.
     """
     options = _checked(options)
-    origin = open_origin(options)
+    origin = open_origin(options, reporter)
+    options = _resolved(options, origin)
     path, inputs = _path_of(options), _inputs(options, origin)
     _require_other(path, origin)
     with reserved(path, "finetune", wait=options.wait, reporter=reporter):
@@ -97,7 +100,7 @@ def _finetune(
     options: FinetuneOptions,
     origin: Origin,
     path: Path,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     reporter: Reporter,
     *,
     force: bool,
@@ -105,18 +108,17 @@ def _finetune(
     run = _begun_run(path, inputs, force=force)
     if run is not None:
         _as_in_origin(run, origin).restore_manifest(origin.examples)
-    if run is not None and "verdict" in run.record.get("finetune", {}):
+    if run is not None and run.record.finetuned().verdict is not None:
         reporter.say(f"finetune: already in {run.path}, kept")
         _remove_checkpoint(run)
         return _result(run)
     rows = origin.run.manifest()
     turns = Turns.drawn(options.views, seed=options.seed, rows=len(rows))
-    seed, size = options.seed if options.augment else None, origin.store.identity["image_size"]
+    seed, size = options.seed if options.augment else None, origin.store.identity.image_size
     with Photos(rows, size, augment_seed=seed, turns=turns) as photos:
         photos.require()
-        loaded = load_backbone(options, origin, reporter)
-        original = loaded.arrays()
-        surgery = _surgery(options, origin, loaded)
+        original = origin.network.arrays()
+        surgery = _surgery(options, origin, reporter)
         if options.preset is None:
             check_network(options, origin, surgery, reporter)
         with open_source(options, origin, surgery, photos, turns, reporter) as (source, model):
@@ -175,15 +177,31 @@ def _checked(options: FinetuneOptions) -> FinetuneOptions:
     return replace(options, **TUTORIAL_PRESET)
 
 
+def _resolved(options: FinetuneOptions, origin: Origin) -> FinetuneOptions:
+    """Put in the last stage of the backbone, where nothing says what to train.
+
+    Raises:
+        ConfigError: The network of a file has no stages.
+    """
+    if options.unfreeze_from is not None:
+        return options
+    if options.preset is not None:
+        return replace(options, unfreeze_from=_RECORDED_BY_TUTORIAL)
+    name = origin.store.identity.backbone
+    # Of a network in the table it is known without building it.
+    known = BACKBONES[name].last_stage if name in BACKBONES else ""
+    return replace(options, unfreeze_from=known or last_stage(origin.network.network))
+
+
 def _path_of(options: FinetuneOptions) -> Path:
     return Path(options.run or f"{options.source.rstrip('/')}-{FINETUNED}")
 
 
-def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, Any]:
+def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, object]:
     """Return everything that the result depends on, as a run records it."""
     head = heads.record_path(origin.run.path / "heads" / origin.name)
     return {
-        **origin.run.record["inputs"],
+        **origin.run.record.inputs,
         "store": places.absolute(origin.store.path),
         "finetuned_run": places.absolute(origin.run.path),
         "starting_head": origin.name,
@@ -210,7 +228,7 @@ def _require_other(path: Path, origin: Origin) -> None:
         )
 
 
-def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | None:
+def _begun_run(path: Path, inputs: Mapping[str, object], *, force: bool) -> Run | None:
     """Return the run to go on with; None where one is to be made.
 
     Raises:
@@ -223,9 +241,8 @@ def _begun_run(path: Path, inputs: Mapping[str, Any], *, force: bool) -> Run | N
     return run
 
 
-def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
-    record = origin.run.record
-    source, root = record["source"], origin.run.manifest().root
+def _create_run(path: Path, inputs: Mapping[str, object], origin: Origin) -> Run:
+    source, root = origin.run.record.source, origin.run.manifest().root
     run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
     _as_in_origin(run, origin).save_record()
     return run
@@ -233,17 +250,24 @@ def _create_run(path: Path, inputs: Mapping[str, Any], origin: Origin) -> Run:
 
 def _as_in_origin(run: Run, origin: Origin) -> Run:
     """Say of a run's rows what the run that it starts from says, which moved and dropped them."""
-    run.record |= {name: origin.run.record[name] for name in ("moved", "dropped")}
+    said = origin.run.record
+    run.record = replace(run.record, moved=said.moved, dropped=said.dropped)
     return run
 
 
-def _surgery(options: FinetuneOptions, origin: Origin, loaded: FrozenBackbone) -> Surgery:
+def _surgery(options: FinetuneOptions, origin: Origin, reporter: Reporter) -> Surgery:
     """Put the head on the backbone and cut it."""
+    loaded = origin.network
     if options.preset is not None:
         present = np.unique(origin.examples.y[origin.examples.rows("train")])
         head = tutorial_head(len(present), loaded.dim, options.seed)
         return operate(loaded, head, cut_at(loaded.network, TUTORIAL_FROZEN))
-    cut = find_cut(loaded.network, options.unfreeze_from)
+    cut = find_cut(loaded.network, str(options.unfreeze_from))
+    count = len(loaded.network.layers)
+    reporter.say(
+        f"Training from {options.unfreeze_from} on: the last {count - cut.first:,} of "
+        f"{counted(count, 'layer')}, and the head"
+    )
     surgery = operate(loaded, head_layers.head_network(origin.head), cut)
     set_precision(surgery, options.precision)
     return surgery
@@ -253,7 +277,7 @@ def _training(
     options: FinetuneOptions,
     origin: Origin,
     path: Path,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     surgery: Surgery,
     source: BatchSource,
     model: Any,
@@ -335,19 +359,20 @@ def _train(
         progress=training.progress,
         estimated_seconds=seconds,
         start_difference=None,
-        reject_below=origin.run.record["inputs"].get("reject_below") or 0.0,
+        reject_below=origin.run.inputs.reject_below or 0.0,
     )
 
 
 def _say_head_room(run: Run, origin: Origin, reporter: Reporter) -> None:
     """Say whether more photos or better features are to gain by; record it in the run once."""
-    record = run.record.setdefault(FINETUNED, {})
-    if "head_room" not in record:
-        record["head_room"] = measure_head_room(origin)
+    found = run.record.finetuned().head_room
+    if found is None:
+        found = measure_head_room(origin)
+        finetuned = replace(run.record.finetuned(), head_room=found)
+        run.record = replace(run.record, finetune=finetuned)
         run.save_record()
-    found = record["head_room"]
     reporter.say(f"{found['text']} ({found['seconds']:.1f} s)")
 
 
 def _result(run: Run) -> dict[str, Any]:
-    return {**result_of(run), "finetune": run.record["finetune"]}
+    return {**result_of(run), "finetune": run.record.finetuned().as_json()}

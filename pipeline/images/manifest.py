@@ -8,7 +8,7 @@ feature.
 import posixpath
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.errors import ManifestError
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import Row, read_table, write_csv
 from pipeline.images.split_names import splits_of
+from pipeline.system.wording import counted
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
 OK: Final = "ok"
@@ -167,6 +168,20 @@ def listing_of(
         keys=np.zeros(len(rows), dtype=KEY_DTYPE),
         statuses=[""] * len(rows),
         notes=notes,
+    )
+
+
+def none_usable(errors: Sequence[Mapping[str, str]], *, hint: str) -> ManifestError:
+    """Return the error for a list of files of which not one is an image.
+
+    Args:
+        errors: Each file with its ``path`` and the ``reason``.
+        hint: What to give instead.
+    """
+    first, count = errors[0], counted(len(errors), "file")
+    return ManifestError(
+        f"Not one of {count} could be used; the first, {first['path']!r}: {first['reason']}.",
+        hint=hint,
     )
 
 

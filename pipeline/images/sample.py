@@ -13,13 +13,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
-from pipeline.system.wording import counted
+from pipeline.errors import ConfigError, mention
 
 CLASSES: Final = 10
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_MENTIONED: Final = 3
 
 
 def write_sample(out: Path, *, force: bool = False) -> dict[str, object]:
@@ -111,9 +109,8 @@ def _write(path: Path, data: bytes) -> bool:
 
 
 def _not_ours(out: Path, foreign: list[str]) -> ConfigError:
-    names = ", ".join(foreign[:_MENTIONED]) + (", …" if len(foreign) > _MENTIONED else "")
     return ConfigError(
         f"Expected an empty folder or the sample in {str(out)!r}. "
-        f"Received: {counted(len(foreign), 'other file')} ({names}).",
+        f"Received: other files, {mention(foreign)}.",
         hint="Give another folder, or --force to write among them; nothing is deleted.",
     )

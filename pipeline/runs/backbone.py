@@ -5,7 +5,8 @@ that a seed draws; wherever they come from, their digest must be the run's. Kera
 when the network is built.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,18 +14,41 @@ from pipeline import backbones
 from pipeline.backbones import frozen, kept_file, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.backbones.identity import is_from_file, require_equal, require_reproducible
+from pipeline.backbones.identity import Identity, require_equal, require_reproducible
 from pipeline.backbones.keras_file import SUFFIX
 from pipeline.config.options import ExtractOptions, default_of
 from pipeline.errors import RunError, WeightsUnavailableError
 from pipeline.images import views
+from pipeline.runs.record import RunInputs
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.store.store import Store
 
 _BACKBONE: Final = "backbone/"
 
 
-def inputs_of(run: Run) -> Mapping[str, Any]:
+@dataclass(frozen=True, slots=True)
+class WeightsSource:
+    """Where ``extract`` had weights from, where that is known.
+
+    Attributes:
+        option: The option that they were asked for with.
+        seed: The seed of weights that are drawn.
+    """
+
+    option: str | None
+    seed: int | None
+
+    @classmethod
+    def of_run(cls, run: Run) -> "WeightsSource":
+        """Return where the weights of a run's backbone came from."""
+        return cls(run.record.source.weights, run.record.source.weights_seed)
+
+    def is_known_by_name(self, identity: Identity) -> bool:
+        """Tell whether the weights can be had without a file: downloaded, or drawn."""
+        return self.option in weights_file.KEYWORDS and not identity.is_from_file
+
+
+def inputs_of(run: Run) -> RunInputs:
     """Return what a run was made from, if this release makes its features the same way.
 
     Raises:
@@ -32,17 +56,9 @@ def inputs_of(run: Run) -> Mapping[str, Any]:
         ConfigError: The backbone or a view is unknown.
         StaleFeaturesError: The features were made in another way.
     """
-    inputs: Mapping[str, Any] = run.record["inputs"]
-    try:
-        identity, _ = inputs["identity"], Path(inputs["store"])
-        require_reproducible(identity)
-        views.check(list(dict.fromkeys(inputs.get("average") or ())))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise RunError(
-            f"Expected {str(run.path)!r} to name its store and the identity of its features. "
-            f"Received: {type(error).__name__}: {error}.",
-            hint="Train again with train-head.",
-        ) from error
+    inputs = run.inputs
+    require_reproducible(inputs.identity)
+    views.check(list(dict.fromkeys(inputs.average or ())))
     return inputs
 
 
@@ -53,7 +69,7 @@ def open_store(run: Run) -> Store:
         RunError: It is gone.
         StoreError: It is damaged, or of other features.
     """
-    path, identity = run.store_path, run.record["inputs"]["identity"]
+    path, identity = run.store_path, run.inputs.identity
     if not Store.exists(path):
         raise RunError(
             f"Expected the store of the run {str(run.path)!r} at {str(path)!r}. "
@@ -76,7 +92,7 @@ def averages_of(run: Run, name: str) -> Sequence[str]:
 
     Fine-tuning scores its head on the images as they are.
     """
-    return () if is_finetuned(run, name) else tuple(run.record["inputs"].get("average") or ())
+    return () if is_finetuned(run, name) else tuple(run.inputs.average or ())
 
 
 def find(run: Run, weights: str | None) -> FrozenBackbone:
@@ -90,39 +106,38 @@ def find(run: Run, weights: str | None) -> FrozenBackbone:
         WeightsUnavailableError: The store is gone, and no weights are given or known by name.
         StaleFeaturesError: The store holds features that were made in another way.
     """
-    inputs = run.record["inputs"]
-    identity, source = inputs["identity"], run.record["source"]
-    store = _store(run, is_needed=weights is None and not _is_known_by_name(source, identity))
+    identity, source = run.inputs.identity, WeightsSource.of_run(run)
+    store = _store(run, is_needed=weights is None and not source.is_known_by_name(identity))
     if store is None:
         return load(identity, weights, source=source)
     return of_store(store, weights, source)
 
 
-def of_store(store: Store, weights: str | None, source: Mapping[str, Any]) -> FrozenBackbone:
+def of_store(store: Store, weights: str | None, source: WeightsSource) -> FrozenBackbone:
     """Return the backbone of a store's features; it is built when it is first needed.
 
     Args:
         store: The store.
         weights: Where the weights are, if not in the store.
-        source: ``weights`` and ``weights_seed`` as ``extract`` had them, where they are known.
+        source: Where ``extract`` had them from.
     """
     identity = store.identity
     return FrozenBackbone(
         lambda: load(identity, weights, source=source, store=store).model,
-        name=identity["backbone"],
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
+        name=identity.backbone,
+        image_size=identity.image_size,
+        pooling=identity.pooling,
         dim=store.dim,
-        weights_sha256=identity["weights_sha256"],
+        weights_sha256=identity.weights_sha256,
         converted=store.encoder_folder,
     )
 
 
 def load(
-    identity: Mapping[str, Any],
+    identity: Identity,
     weights: str | None,
     *,
-    source: Mapping[str, Any],
+    source: WeightsSource,
     store: Store | None = None,
 ) -> FrozenBackbone:
     """Load a backbone by its weights' digest: from the store, else what is given, else by name.
@@ -130,22 +145,22 @@ def load(
     Args:
         identity: How the features were made.
         weights: What the user gives: as for ``extract``, or the file of a network in no table.
-        source: ``weights`` and ``weights_seed`` as ``extract`` had them, where they are known.
+        source: Where ``extract`` had them from.
         store: Where the weights are kept.
 
     Raises:
         WeightsUnavailableError: The weights are nowhere.
         StaleFeaturesError: They are others than those of the identity.
     """
-    expected, name, preprocessing = identity["weights_sha256"], identity["backbone"], None
+    expected, name, preprocessing = identity.weights_sha256, identity.backbone, None
     kept = store.encoder_path(expected) if store is not None else None
     saved = kept if kept is not None and kept.is_file() else None
-    asked = weights or source.get("weights")
+    asked = weights or source.option
     where = f"from --weights {asked}"
-    if is_from_file(identity):
-        name, preprocessing = str(network_file(identity, weights, store)), identity["preprocessing"]
+    if identity.is_from_file:
+        name, preprocessing = str(network_file(identity, weights, store)), identity.preprocessing
         asked, saved, where = default_of(ExtractOptions, "weights"), None, f"in {name!r}"
-    elif saved is None and weights is None and not _is_known_by_name(source, identity):
+    elif saved is None and weights is None and not source.is_known_by_name(identity):
         raise WeightsUnavailableError(
             f"Expected the weights {expected} of {name} at {str(kept)!r}. Received: no such file.",
             hint="Give them with --weights PATH.",
@@ -153,18 +168,18 @@ def load(
     loaded = frozen.load(
         name,
         weights=str(asked),
-        seed=source.get("weights_seed") or default_of(ExtractOptions, "seed"),
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
+        seed=source.seed or default_of(ExtractOptions, "seed"),
+        image_size=identity.image_size,
+        pooling=identity.pooling,
         saved=saved,
         preprocessing=preprocessing,
     )
-    received = {**identity, "weights_sha256": loaded.weights_sha256}
-    require_equal(identity, received, where)
+    received = replace(identity, weights_sha256=loaded.weights_sha256)
+    require_equal(identity.as_json(), received.as_json(), where)
     return loaded
 
 
-def network_file(identity: Mapping[str, Any], weights: str | None, store: Store | None) -> Path:
+def network_file(identity: Identity, weights: str | None, store: Store | None) -> Path:
     """Return the file of a network that is in no table: what is given, else what a store keeps.
 
     Args:
@@ -190,29 +205,26 @@ def network_file(identity: Mapping[str, Any], weights: str | None, store: Store 
             hint=f"Give it with --weights PATH{SUFFIX}, or to extract, which keeps it in the "
             "store.",
         )
-    spec = backbones.find(path, identity["preprocessing"])
-    require_equal(identity, {**identity, "backbone": spec.name}, where)
+    received = replace(identity, backbone=backbones.find(path, identity.preprocessing).name)
+    require_equal(identity.as_json(), received.as_json(), where)
     return Path(path)
 
 
 def is_finetuned(run: Run, name: str) -> bool:
     """Tell whether a head is for a network that fine-tuning changed."""
-    return name == FINETUNED and FINETUNED in run.record
+    return name == FINETUNED and run.record.finetune is not None
 
 
-def identity_of(run: Run, name: str) -> Mapping[str, Any]:
+def identity_of(run: Run, name: str) -> Identity:
     """Return how the features are made that a head of a run is for.
 
     Args:
         run: The run, of which ``inputs_of`` was asked.
         name: Name of the head.
     """
-    identity: Mapping[str, Any] = run.record["inputs"]["identity"]
-    if not is_finetuned(run, name):
-        return identity
-    # Fine-tuning scores its head in float32, which is of no engine, whatever the store holds.
-    fields = {field: value for field, value in identity.items() if field != "engine"}
-    return {**fields, "precision": "float32"}
+    identity = run.inputs.identity
+    # Fine-tuning scores its head in float32, whatever the store holds.
+    return identity.in_float32() if is_finetuned(run, name) else identity
 
 
 def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
@@ -222,11 +234,11 @@ def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
         WeightsUnavailableError: They are gone, damaged, or of another network.
         StaleFeaturesError: They do not make the network that the run's head is for.
     """
-    record, folder = run.record[FINETUNED], run.path / FINETUNED
-    expected = record["backbone_sha256"]
+    record, folder = run.record.finetuned(), run.path / FINETUNED
+    expected = str(record.backbone_sha256)
 
     def build() -> Any:
-        changed = weight_files.load(folder / f"{record['weights_sha256']}.h5")
+        changed = weight_files.load(folder / f"{record.weights_sha256}.h5")
         arrays = original.arrays() | {
             path.removeprefix(_BACKBONE): values
             for path, values in changed.items()
@@ -248,11 +260,6 @@ def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
     )
 
 
-def _is_known_by_name(source: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Tell whether the weights can be had without a file: downloaded, or drawn."""
-    return source.get("weights") in weights_file.KEYWORDS and not is_from_file(identity)
-
-
 def _store(run: Run, *, is_needed: bool) -> Store | None:
     """Open the run's store; None where it is gone or another, and not needed.
 
@@ -260,23 +267,22 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
         WeightsUnavailableError: It is gone.
         StaleFeaturesError: It holds features that were made in another way.
     """
-    inputs = run.record["inputs"]
-    path, identity = run.store_path, inputs["identity"]
-    average: Sequence[str] = inputs.get("average") or ()
+    path, identity = run.store_path, run.inputs.identity
+    average = run.inputs.average or ()
     where = f"in its store {str(path)!r}"
     if not Store.exists(path):
         if not is_needed:
             return None
         raise WeightsUnavailableError(
             f"Expected the run's store at {str(path)!r}, which keeps the backbone's weights "
-            f"{identity['weights_sha256']}. Received: no store there.",
+            f"{identity.weights_sha256}. Received: no store there.",
             hint="Put it back, say where it is with --store DIR, or give the weights with "
             "--weights PATH.",
         )
     store = Store.unchecked(path)
     if store.identity != identity and not is_needed:
         return None
-    require_equal(identity, store.identity, where)
+    require_equal(identity.as_json(), store.identity.as_json(), where)
     schemes = {name: views.VIEWS[name].scheme for name in average}
-    require_equal(schemes, {name: store.record["views"].get(name) for name in average}, where)
+    require_equal(schemes, {name: store.record.views.get(name) for name in average}, where)
     return store

@@ -25,8 +25,8 @@ def head_name(run: Run, asked: str | None) -> str:
         ConfigError: The run has no such head.
         RunError: It has none at all, or could not save this one.
     """
-    records = run.record["heads"]
-    name = asked or run.record["best"]
+    records = run.record.heads
+    name = asked or run.record.best
     if not records or name is None:
         raise RunError(
             f"Expected a run with heads at {str(run.path)!r}. Received: none is trained yet.",
@@ -34,12 +34,12 @@ def head_name(run: Run, asked: str | None) -> str:
         )
     if name not in records:
         raise unknown_name("head", name, records, where=str(run.path))
-    if records[name].get("not_saved"):
+    if records[name].not_saved:
         raise RunError(
-            f"Expected a head that was saved. Received: {name}: {records[name]['not_saved']}",
+            f"Expected a head that was saved. Received: {name}: {records[name].not_saved}",
             hint="Choose another --head.",
         )
-    return str(name)
+    return name
 
 
 def fitted_head(run: Run, name: str, dim: int) -> "Head":
@@ -56,7 +56,7 @@ def fitted_head(run: Run, name: str, dim: int) -> "Head":
     head = run.load_head(name)
     command = "finetune" if run_backbone.is_finetuned(run, name) else "train-head"
     hint = f"Train it again with {command} --force."
-    require_fit(head, name, run.path, len(run.record["classes"]), dim, hint)
+    require_fit(head, name, run.path, len(run.record.classes), dim, hint)
     return head
 
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import ConfigError, StoreError
 from pipeline.runs import per_class as class_scores
@@ -12,7 +11,7 @@ from pipeline.store.prune import boundary_size_of, size_of
 from pipeline.store.store import Store
 
 
-def info(path: Path, *, per_class: bool = False, head: str | None = None) -> dict[str, Any]:
+def info(path: Path, *, per_class: bool = False, head: str | None = None) -> dict[str, object]:
     """Describe the store or run at a path; ``kind`` says which.
 
     Args:
@@ -32,7 +31,7 @@ def info(path: Path, *, per_class: bool = False, head: str | None = None) -> dic
         return {
             "kind": "run",
             "path": str(path),
-            **run.record,
+            **run.record.as_json(),
             "store": str(run.store_path),
             "shown": shown,
         }
@@ -49,7 +48,7 @@ def info(path: Path, *, per_class: bool = False, head: str | None = None) -> dic
     return _of_store(Store.open(path))
 
 
-def _of_store(store: Store) -> dict[str, Any]:
+def _of_store(store: Store) -> dict[str, object]:
     manifest = store.read_manifest() if store.manifest_path.exists() else None
     return {
         "kind": "store",
@@ -64,7 +63,7 @@ def _of_store(store: Store) -> dict[str, Any]:
         "images": len(manifest) if manifest else 0,
         "classes": dict(sorted(Counter(manifest.labels).items())) if manifest else {},
         "statuses": dict(Counter(manifest.statuses).most_common()) if manifest else {},
-        "root": store.record["root"],
-        "identity": store.identity,
-        "provenance": store.record["provenance"],
+        "root": store.record.root,
+        "identity": store.identity.as_json(),
+        "provenance": store.record.provenance.as_json(),
     }

@@ -117,9 +117,9 @@ def _leaderboard(group: Group) -> dict[str, Any]:
 
 
 def _test_rows(run: Run) -> TestRows:
-    if not run.record["heads"]:
+    if not run.record.heads:
         raise RunError(f"The run {str(run.path)!r} has no finished head.", hint="Run train-head.")
-    number = {name: index for index, name in enumerate(run.record["classes"])}
+    number = {name: index for index, name in enumerate(run.record.classes)}
     manifest = run.manifest()
     scored = [index for index, split in enumerate(manifest.splits) if split != "train"]
     return {
@@ -133,17 +133,17 @@ def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[ScoredHead]:
     places = np.array([place for place, _ in rows])
     y = np.array([label for _, label in rows])
     scored = []
-    for head, record in run.record["heads"].items():
+    for head, record in run.record.heads.items():
         probabilities = run.probabilities(head)[places]
         row = {
             "run": str(run.path),
             "head": head,
             **metrics.score(y, probabilities),
-            "val_accuracy": record["val"]["accuracy"],
-            "fit_seconds": record["fit_seconds"],
-            "predict_seconds": record["predict_seconds"],
-            "temperature": record["calibration"]["temperature"],
-            "best": head == run.record["best"],
+            "val_accuracy": record.val.accuracy,
+            "fit_seconds": record.fit_seconds,
+            "predict_seconds": record.predict_seconds,
+            "temperature": record.calibration.temperature,
+            "best": head == run.record.best,
         }
         scored.append(ScoredHead(str(run.path), head, row, probabilities.argmax(axis=1) == y))
     return scored
@@ -170,13 +170,13 @@ def result_of(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "heads": {
-            head: {name: record[name] for name in _RECORDED}
-            for head, record in run.record["heads"].items()
+            head: {name: said[name] for name in _RECORDED if name in (said := record.as_json())}
+            for head, record in run.record.heads.items()
         },
-        "best": run.record["best"],
-        "classes": run.record["classes"],
-        "split": run.record["split"],
-        "dropped": run.record["dropped"],
-        "moved": run.record["moved"],
+        "best": run.record.best,
+        "classes": list(run.record.classes),
+        "split": run.record.split.as_json(),
+        "dropped": dict(run.record.dropped),
+        "moved": list(run.record.moved),
         "pairs": leaderboard["pairs"],
     }

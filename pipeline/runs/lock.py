@@ -82,5 +82,6 @@ def _remove_empty(path: Path) -> None:
     """Delete a run that was made and holds nothing."""
     with suppress(PipelineError):
         run = Run.open(path)
-        if not run.record["heads"] and not {FINETUNED} & {*run.record, *os.listdir(path)}:
+        is_begun = run.record.finetune is not None or FINETUNED in os.listdir(path)
+        if not run.record.heads and not is_begun:
             Run.remove(path)

@@ -1,22 +1,22 @@
 """The self-contained folder: a backbone's weights, a head of any kind, and ``model.json``.
 
-Written by ``export``, read by ``trained_head``. Like a run and its store it holds arrays and JSON;
-nothing in it is executed.
+Like a run and its store it holds arrays and JSON; nothing in it is executed.
 """
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline import backbones, heads
 from pipeline.backbones import frozen, weights
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones.identity import Identity
 from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
 from pipeline.files import atomic
-from pipeline.files.records import Kind, misfit, read_record, write_record
+from pipeline.files.records import read_record, write_record
+from pipeline.files.typed_record import MisfitError, Record, lenient
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -31,34 +31,43 @@ _ENCODER: Final = "encoder"
 # The architecture of a network that is in no table; its weights are taken from the other file.
 _NETWORK: Final = "network.keras"
 
-# Where the record keeps the digests of files. The weights are named by theirs, and the head's
-# record holds that of its arrays.
-_DIGESTS: Final = "files"
+# The files whose digests the record holds. The weights are named by theirs, and the head's record
+# holds that of its arrays.
 _LISTED: Final = (f"{_HEAD}/{heads.RECORD}", f"{_ENCODER}/{_NETWORK}")
 
 # No network has a thousandth of it.
 _MAX_DIM: Final = 1 << 30
 
-_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {
-        "head": str,
-        "classes": list[str],
-        "identity": dict,
-        "dim": int,
-        "average": list[str],
-        "reject_below": (int, float),
-    }
-)
-_IDENTITY_FIELDS: Final[Mapping[str, Kind]] = MappingProxyType(
-    {
-        "backbone": str,
-        "weights_sha256": str,
-        "image_size": int,
-        "pooling": str,
-        "preprocessing": str,
-        "precision": str,
-    }
-)
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord(Record):
+    """What an exported model says of itself, in every form.
+
+    Attributes:
+        schema_version: Version of these fields.
+        pipeline: The release that wrote it.
+        classes: Class names, in the order of class numbers.
+        identity: How the features of its head are made, with the weights that are exported.
+        dim: Length of its features.
+        head: Name of the head.
+        head_sha256: Digest of the head's record in the run.
+        temperature: What scores are divided by.
+        average: Views that probabilities are averaged over.
+        reject_below: Probability below which no answer is given.
+        files: Digests of files in the folder; None in other forms and of older releases.
+    """
+
+    schema_version: int = field(metadata=lenient(SCHEMA_VERSION))
+    pipeline: str | None = None
+    classes: Sequence[str]
+    identity: Identity
+    dim: int
+    head: str
+    head_sha256: str | None = None
+    temperature: float | None = None
+    average: Sequence[str]
+    reject_below: float
+    files: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +77,12 @@ class ModelFolder:
     Attributes:
         backbone: Built when it is first needed.
         head: The fitted head.
-        metadata: Class names, identity and more, as JSON values.
+        record: What it says of itself.
     """
 
     backbone: FrozenBackbone
     head: "Head"
-    metadata: Mapping[str, Any]
+    record: ModelRecord
 
 
 def exists(path: Path) -> bool:
@@ -85,7 +94,7 @@ def write(
     path: Path,
     loaded: FrozenBackbone,
     head: "Head",
-    metadata: Mapping[str, Any],
+    record: ModelRecord,
     network_file: Path | None,
 ) -> None:
     """Write a folder.
@@ -94,7 +103,7 @@ def write(
         path: Where; made here.
         loaded: The backbone.
         head: The fitted head.
-        metadata: What ``model.json`` is to say, with ``schema_version``.
+        record: What ``model.json`` is to say, but for the digests of files.
         network_file: The ``.keras`` file of a backbone that is in no table.
 
     Raises:
@@ -111,7 +120,8 @@ def write(
             hint="Choose another --head.",
         )
     digests = {name: atomic.sha256_file(path / name) for name in _LISTED if (path / name).exists()}
-    write_record(path / RECORD, {**metadata, _DIGESTS: digests}, version=SCHEMA_VERSION)
+    record = replace(record, files=digests)
+    write_record(path / RECORD, record.as_json(), version=SCHEMA_VERSION)
 
 
 def read(path: Path) -> ModelFolder:
@@ -121,36 +131,23 @@ def read(path: Path) -> ModelFolder:
         RunError: It lacks something, or the head is damaged.
         StoreError: The record cannot be read, or is of another version.
     """
-    metadata = (
-        read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION, older=_OLDER)
-        or {}
-    )
-    wrong = misfit(metadata, _FIELDS) or misfit(metadata["identity"], _IDENTITY_FIELDS)
-    if wrong is None and _DIGESTS in metadata:
-        wrong = misfit(metadata, {_DIGESTS: dict})
-    if wrong is None and not 0 < metadata["dim"] <= _MAX_DIM:
-        wrong = f"dim = {metadata['dim']}"
-    if wrong is not None:
-        raise RunError(
-            f"Expected {str(path / RECORD)!r} to describe a model. Received: {wrong}.",
-            hint="Export it again.",
-        )
+    record = _read_record(path)
     for name in _LISTED:
-        _require_as_written(path, name, metadata)
+        _require_as_written(path, name, record)
     head = heads.load(path / _HEAD)
-    identity = metadata["identity"]
+    identity = record.identity
     network = path / _ENCODER / _NETWORK
-    name = str(network) if network.is_file() else identity["backbone"]
+    name = str(network) if network.is_file() else identity.backbone
     found = FrozenBackbone(
         # Keeps no converted copies: a shipped folder is only read, and its weights alone are used.
         lambda: _loaded(path, name, identity).model,
         name=name,
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
-        dim=metadata["dim"],
-        weights_sha256=identity["weights_sha256"],
+        image_size=identity.image_size,
+        pooling=identity.pooling,
+        dim=record.dim,
+        weights_sha256=identity.weights_sha256,
     )
-    return ModelFolder(found, head, metadata)
+    return ModelFolder(found, head, record)
 
 
 def check(path: Path) -> list[tuple[str, str]]:
@@ -167,15 +164,35 @@ def check(path: Path) -> list[tuple[str, str]]:
     return []
 
 
-def _require_as_written(path: Path, name: str, metadata: Mapping[str, Any]) -> None:
+def _read_record(path: Path) -> ModelRecord:
+    """Read the record of a folder.
+
+    Raises:
+        RunError: It lacks something, or has a value that none can have.
+        StoreError: It cannot be read, or is of another version.
+    """
+    said = read_record(path / RECORD, kind="exported model", version=SCHEMA_VERSION, older=_OLDER)
+    try:
+        record = ModelRecord.of(said or {})
+        if not 0 < record.dim <= _MAX_DIM:
+            raise MisfitError(f"dim = {record.dim}")
+    except MisfitError as error:
+        raise RunError(
+            f"Expected {str(path / RECORD)!r} to describe a model. Received: {error}.",
+            hint="Export it again.",
+        ) from error
+    return record
+
+
+def _require_as_written(path: Path, name: str, record: ModelRecord) -> None:
     """Refuse a file that is not the one that the record was written with.
 
     Raises:
         RunError: It is another, is gone, or was not there.
     """
-    if _DIGESTS not in metadata:  # written by an older release
+    if record.files is None:  # written by an older release
         return
-    known = metadata[_DIGESTS].get(name)
+    known = record.files.get(name)
     try:
         received = atomic.sha256_file(path / name)
     except FileNotFoundError:
@@ -190,27 +207,27 @@ def _require_as_written(path: Path, name: str, metadata: Mapping[str, Any]) -> N
         )
 
 
-def _loaded(path: Path, name: str, identity: Mapping[str, Any]) -> FrozenBackbone:
+def _loaded(path: Path, name: str, identity: Identity) -> FrozenBackbone:
     """Build the network of a name or file, with the weights of the folder.
 
     Raises:
         WeightsUnavailableError: They are gone, damaged, or of another network.
     """
-    saved = path / _ENCODER / f"{identity['weights_sha256']}.h5"
+    saved = path / _ENCODER / f"{identity.weights_sha256}.h5"
     is_file = name.endswith(_NETWORK)
-    if is_file and backbones.find(name, identity["preprocessing"]).name != identity["backbone"]:
+    if is_file and backbones.find(name, identity.preprocessing).name != identity.backbone:
         raise WeightsUnavailableError(
-            f"Expected the network {identity['backbone']} in {name!r}. Received: another.",
+            f"Expected the network {identity.backbone} in {name!r}. Received: another.",
             hint="Export it again.",
         )
     loaded = frozen.load(
         name,
         weights="random",  # looked at in neither case: the values are those of the file
         seed=0,
-        image_size=identity["image_size"],
-        pooling=identity["pooling"],
+        image_size=identity.image_size,
+        pooling=identity.pooling,
         saved=None if is_file else saved,
-        preprocessing=identity["preprocessing"] if is_file else None,
+        preprocessing=identity.preprocessing if is_file else None,
     )
     if is_file:
         frozen.assign(loaded.network, weights.load(saved))

@@ -15,9 +15,6 @@ from pipeline.runs.run import Run
 # A matrix of more classes is nearly all zeros: its other cells alone are recorded.
 DENSE_CLASSES: Final = 100
 
-# Where scores are shown from, the first that has images.
-_SHOWN: Final = ("test", "val")
-
 SCORES: Final = ("precision", "recall", "f1", "support")
 
 
@@ -70,29 +67,30 @@ def of_head(run: Run, asked: str | None) -> dict[str, Any]:
         ConfigError: The run has no such head, or no head.
         RunError: What an older run recorded of the head is damaged.
     """
-    heads = run.record["heads"]
+    heads = run.record.heads
     if not heads:
         raise ConfigError(
             f"--per-class: expected a run with a finished head. Received: {str(run.path)!r}.",
             hint="Run train-head.",
         )
-    name = asked or run.record["best"]
+    name = asked or str(run.record.best)
     if name not in heads:
         raise unknown_name("head", name, heads, where=str(run.path))
-    split = next((split for split in _SHOWN if run.record["split"][split]), _SHOWN[0])
-    recorded = heads[name][split]
-    if "per_class" not in recorded:
-        recorded = _scored_now(run, name, split)
+    split = "test" if run.record.split.test or not run.record.split.val else "val"
+    recorded = heads[name].test if split == "test" else heads[name].val
+    if recorded.per_class is None:
+        return {"head": name, "split": split, **_scored_now(run, name, split)}
     return {
         "head": name,
         "split": split,
-        **{key: recorded[key] for key in ("per_class", "confusion_matrix")},
+        "per_class": recorded.per_class,
+        "confusion_matrix": recorded.confusion_matrix,
     }
 
 
 def _scored_now(run: Run, name: str, split: str) -> dict[str, Any]:
     rows = run.manifest()
-    number = {label: place for place, label in enumerate(run.record["classes"])}
+    number = {label: place for place, label in enumerate(run.record.classes)}
     scored = [index for index, found in enumerate(rows.splits) if found != "train"]
     is_asked = np.array([rows.splits[index] == split for index in scored], dtype=bool)
     y = np.array([number[rows.labels[index]] for index in scored], dtype=np.int64)

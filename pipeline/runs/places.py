@@ -4,28 +4,28 @@ The store and the images are no part of a run, and may move with it or without.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.errors import RunError
 from pipeline.files import places
+from pipeline.runs.record import Nearby, RunRecord
 from pipeline.store.store import Store
 
 # Inputs that say where something lies. What it is, other inputs say: the identity of the features,
 # the digest of the rows, that of the head to start from.
 PLACES: Final = ("store", "finetuned_run")
 
-_NEARBY: Final = "nearby"
 
-
-def apart_from_places(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def apart_from_places(inputs: Mapping[str, object]) -> dict[str, object]:
     """Return what results depend on; not where it lies."""
     return {name: value for name, value in inputs.items() if name not in PLACES}
 
 
-def note(record: dict[str, Any], folder: Path, *, store: Path, root: Path) -> None:
-    """Take down in a run's record where the store and the images are.
+def noted(record: RunRecord, folder: Path, *, store: Path, root: Path) -> RunRecord:
+    """Return a run's record that says where the store and the images are.
 
     Args:
         record: The run's record.
@@ -33,26 +33,30 @@ def note(record: dict[str, Any], folder: Path, *, store: Path, root: Path) -> No
         store: The store of its features.
         root: What the paths of its images are relative to.
     """
-    record["inputs"]["store"] = places.absolute(store)
-    record["root"] = places.absolute(root)
-    record[_NEARBY] = {
-        "store": places.relative(store, folder),
-        "root": places.relative(root, folder),
-    }
+    return replace(
+        record,
+        inputs={**record.inputs, "store": places.absolute(store)},
+        root=places.absolute(root),
+        nearby=Nearby(
+            store=places.relative(store, folder),
+            root=places.relative(root, folder),
+        ),
+    )
 
 
-def stores(record: Mapping[str, Any], folder: Path) -> list[Path]:
+def stores(record: RunRecord, folder: Path) -> list[Path]:
     """Return where the store of a run may be, the likeliest first."""
-    return places.candidates(record["inputs"]["store"], _nearby(record, "store"), folder)
+    nearby = record.nearby.store if record.nearby else None
+    return places.candidates(str(record.inputs.get("store", "")), nearby, folder)
 
 
-def store_of(record: Mapping[str, Any], folder: Path) -> Path:
+def store_of(record: RunRecord, folder: Path) -> Path:
     """Return where the store of a run is: one of its features, else any, else the likeliest."""
-    fits = partial(_has_identity, identity=record["inputs"].get("identity"))
+    fits = partial(_has_identity, identity=record.inputs.get("identity"))
     return places.choose(stores(record, folder), fits, Store.exists)
 
 
-def root_of(record: Mapping[str, Any], folder: Path, first: str) -> Path:
+def root_of(record: RunRecord, folder: Path, first: str) -> Path:
     """Return where the images of a run are, or were last.
 
     Args:
@@ -60,8 +64,8 @@ def root_of(record: Mapping[str, Any], folder: Path, first: str) -> Path:
         folder: The run.
         first: The path of one image.
     """
-    found = places.candidates(record["root"], _nearby(record, "root"), folder)
-    return places.of_images(found, first)
+    nearby = record.nearby.root if record.nearby else None
+    return places.of_images(places.candidates(record.root, nearby, folder), first)
 
 
 def given(flag: str, place: str | None) -> Path | None:
@@ -82,10 +86,5 @@ def given(flag: str, place: str | None) -> Path | None:
     return Path(place)
 
 
-def _nearby(record: Mapping[str, Any], name: str) -> str | None:
-    found: str | None = record.get(_NEARBY, {}).get(name)
-    return found
-
-
-def _has_identity(path: Path, *, identity: Any) -> bool:
-    return Store.exists(path) and Store.unchecked(path).identity == identity
+def _has_identity(path: Path, *, identity: object) -> bool:
+    return Store.exists(path) and Store.unchecked(path).identity.as_json() == identity

@@ -10,13 +10,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import heads
+from pipeline.backbones import identity
+from pipeline.backbones.identity import Identity
 from pipeline.dataset.examples import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
@@ -28,12 +29,22 @@ from pipeline.files.atomic import (
     temporary_sibling,
 )
 from pipeline.files.table import write_csv
+from pipeline.files.typed_record import MisfitError, first_difference
 from pipeline.images import manifest as manifests
 from pipeline.images.manifest import Manifest
 from pipeline.runs import places as run_places
 from pipeline.runs import record as run_record
-from pipeline.runs.record import DIGESTS, RECORD, damaged, require_as_written
 from pipeline.runs.record import FINETUNED as FINETUNED
+from pipeline.runs.record import (
+    RECORD,
+    HeadRecord,
+    RunInputs,
+    RunRecord,
+    RunSource,
+    SplitCounts,
+    damaged,
+    require_as_written,
+)
 from pipeline.system.progress import Reporter
 from pipeline.system.provenance import provenance
 
@@ -49,6 +60,8 @@ PREDICTIONS: Final = "predictions.csv"
 _FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
 _FILES: Final = (PREDICTIONS, MANIFEST, RECORD)
+# Of rows that were made by hand.
+_NOWHERE: Final = RunSource.of({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class FittedHead:
 
     head: "Head"
     probabilities: NDArray[np.float32]
-    record: Mapping[str, Any]
+    record: HeadRecord
 
 
 class Run:
@@ -71,13 +84,13 @@ class Run:
 
     Example:
         run = Run.open(Path("runs/sample"))
-        run.record["heads"]["logreg"]["test"]["accuracy"]
+        run.record.heads["logreg"].test.accuracy
     """
 
     # Held by whoever trains into a run for long.
     LOCK: Final = ".lock"
 
-    def __init__(self, path: Path, record: dict[str, Any], *, rows: Manifest | None = None) -> None:
+    def __init__(self, path: Path, record: RunRecord, *, rows: Manifest | None = None) -> None:
         self.path = path
         self.record = record
         # Those of a run that is not on disk yet.
@@ -111,10 +124,10 @@ class Run:
         cls,
         path: Path,
         *,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, object],
         examples: Examples,
         root: Path,
-        source: Mapping[str, Any] = MappingProxyType({}),
+        source: RunSource = _NOWHERE,
     ) -> "Run":
         """Describe a run without heads; nothing is on disk before the first head, or ``begin``.
 
@@ -127,21 +140,21 @@ class Run:
             source: Where the rows came from; recorded and never compared.
         """
         rows = _rows_of(examples, root)
-        record = {
-            "inputs": dict(inputs),
-            "classes": list(examples.names),
-            "split": examples.counts(),
-            "moved": [
+        record = RunRecord(
+            inputs=inputs,
+            classes=examples.names,
+            split=SplitCounts.of(examples.counts()),
+            moved=[
                 {"label": item.label, "key": item.key, "from": item.source, "to": item.target}
                 for item in examples.moved
             ],
-            "dropped": examples.dropped,
-            "root": str(root),
-            "source": dict(source),
-            "provenance": provenance(),
-            "heads": {},
-            "best": None,
-        }
+            dropped=examples.dropped,
+            root=str(root),
+            source=source,
+            provenance=provenance(),
+            heads={},
+            best=None,
+        )
         return cls(path, record, rows=rows)
 
     @classmethod
@@ -149,10 +162,10 @@ class Run:
         cls,
         path: Path,
         *,
-        inputs: Mapping[str, Any],
+        inputs: Mapping[str, object],
         examples: Examples,
         root: Path,
-        source: Mapping[str, Any] = MappingProxyType({}),
+        source: RunSource = _NOWHERE,
     ) -> "Run":
         """Make a run without heads; see ``planned``.
 
@@ -175,7 +188,7 @@ class Run:
             Run.remove(self.path)
         Run.require_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.note_places(Path(self.record["inputs"]["store"]), self._rows.root)
+        self.note_places(Path(str(self.record.inputs["store"])), self._rows.root)
         self._write_rows(self._rows)
         self._rows = None
 
@@ -202,8 +215,7 @@ class Run:
         """
         run = cls.open(path)
         cls.require_nothing_else(path)
-        run.record = {**run.record, "heads": {}, "best": None}
-        run.record.pop(FINETUNED, None)
+        run.record = run.record.with_heads({}).without(FINETUNED)
         run.save_record()
         for name in _FOLDERS:
             if (path / name).exists():
@@ -226,38 +238,59 @@ class Run:
                 hint="Move it elsewhere, or choose another --run.",
             )
 
-    def require_inputs(self, inputs: Mapping[str, Any]) -> None:
+    @property
+    def inputs(self) -> RunInputs:
+        """What the results depend on besides the heads.
+
+        Raises:
+            RunError: The record lacks some of it, or has it in another form.
+        """
+        said = self.record.inputs
+        try:
+            found = said.get("identity")
+            if isinstance(found, Mapping):
+                Identity.of(found)
+        except MisfitError as error:
+            raise identity.unusable(str(error)) from error
+        try:
+            return RunInputs.of(said)
+        except MisfitError as error:
+            raise RunError(
+                f"Expected {str(self.path)!r} to name its store and the identity of its features. "
+                f"Received: {error}.",
+                hint="Train again with train-head.",
+            ) from error
+
+    def require_inputs(self, inputs: Mapping[str, object]) -> None:
         """Refuse to add to a run that was made from something else.
 
         Raises:
             RunError: Names the first input that differs, with both values.
         """
-        known = self.record["inputs"]
-        for name in (*inputs, *known):
-            if name not in run_places.PLACES and known.get(name) != inputs.get(name):
-                raise RunError(
-                    f"The run {str(self.path)!r} was made with {name} = {known.get(name)!r}. "
-                    f"Received: {name} = {inputs.get(name)!r}.",
-                    hint="Choose another --run, or replace this one with --force.",
-                )
+        known = run_places.apart_from_places(self.record.inputs)
+        self._require_equal(run_places.apart_from_places(inputs), known, "was made")
 
-    def has_head(self, name: str, params: Mapping[str, Any]) -> bool:
+    def has_head(self, name: str, params: Mapping[str, object]) -> bool:
         """Tell whether a head is finished.
 
         Raises:
             RunError: It is, with other parameters.
         """
-        if name not in self.record["heads"]:
+        if name not in self.record.heads:
             return False
-        known = self.record["heads"][name]["params"]
-        for key in (*params, *known):
-            if known.get(key) != params.get(key):
-                raise RunError(
-                    f"The run {str(self.path)!r} holds {name} with {key} = {known.get(key)!r}. "
-                    f"Received: {key} = {params.get(key)!r}.",
-                    hint="Choose another --run, or replace this one with --force.",
-                )
+        self._require_equal(params, self.record.heads[name].params, f"holds {name}")
         return True
+
+    def _require_equal(
+        self, asked: Mapping[str, object], known: Mapping[str, object], what: str
+    ) -> None:
+        found = first_difference(asked, known)
+        if found is not None:
+            raise RunError(
+                f"The run {str(self.path)!r} {what} with {found.name} = {found.second!r}. "
+                f"Received: {found.name} = {found.first!r}.",
+                hint="Choose another --run, or replace this one with --force.",
+            )
 
     def restore_manifest(self, examples: Examples) -> None:
         """Write the rows again where there are none, after a repair; they are those of the run."""
@@ -277,18 +310,17 @@ class Run:
         with temporary_sibling(path) as temporary:
             manifests.fill(temporary, rows, columns=MANIFEST_COLUMNS)
             digest = sha256_file(temporary)
-            self.record[DIGESTS] = {**self.record.get(DIGESTS, {}), MANIFEST: [digest]}
+            self.record = self.record.with_file(MANIFEST, [digest])
             # The record comes first: killed between the two, there is a run that lacks its rows.
             self.save_record()
             rename_durably(temporary, path)
 
     def drop_head(self, name: str) -> None:
         """Take a head out of the run, with what was derived from it."""
-        self.record["heads"].pop(name)
-        self.record["best"] = best(self.record["heads"]) if self.record["heads"] else None
-        self.record.pop("lead", None)
+        heads = {other: head for other, head in self.record.heads.items() if other != name}
+        self.record = self.record.with_heads(heads).without("lead")
         if name == FINETUNED:
-            self.record.pop(FINETUNED, None)
+            self.record = self.record.without(FINETUNED)
         self.save_record()
         shutil.rmtree(self.path / "heads" / name, ignore_errors=True)
         if (self.path / PREDICTIONS).exists():
@@ -305,18 +337,14 @@ class Run:
         arrays.write(folder / _PROBABILITIES, fitted.probabilities)
         names = (_PROBABILITIES,) if not_saved else (heads.RECORD, _PROBABILITIES)
         digests = {file: [sha256_file(folder / file)] for file in names}
-        self.record["heads"][name] = {
-            **fitted.record,
-            "not_saved": not_saved,
-            DIGESTS: digests,
-        }
-        self.record["best"] = best(self.record["heads"])
+        listed = replace(fitted.record, not_saved=not_saved, files=digests)
+        self.record = self.record.with_heads({**self.record.heads, name: listed})
         self.save_record()
 
     def say_notes(self, name: str, reporter: Reporter) -> None:
         """Say what the user should read about a head, and why it could not be saved."""
-        record = self.record["heads"][name]
-        for note in (*record["notes"], record["not_saved"]):
+        record = self.record.heads[name]
+        for note in (*record.notes, record.not_saved):
             if note:
                 reporter.say(note)
 
@@ -336,7 +364,7 @@ class Run:
 
     def note_places(self, store: Path, root: Path) -> None:
         """Take down where the store and the images are; see ``run_places``."""
-        run_places.note(self.record, self.path, store=store, root=root)
+        self.record = run_places.noted(self.record, self.path, store=store, root=root)
 
     @property
     def store_path(self) -> Path:
@@ -377,8 +405,8 @@ class Run:
             RunError: It is gone, or changed.
         """
         path = self.path / file if head is None else self.path / "heads" / head / file
-        record = self.record if head is None else self.record["heads"][head]
-        require_as_written(path, record.get(DIGESTS, {}).get(file))
+        record = self.record if head is None else self.record.heads[head]
+        require_as_written(path, (record.files or {}).get(file))
 
     def probabilities(self, name: str) -> NDArray[np.float32]:
         """Return a head's probabilities over the val and test rows, float32 ``(n, classes)``.
@@ -388,8 +416,8 @@ class Run:
         """
         self.require_file(_PROBABILITIES, head=name)
         path = self.path / "heads" / name / _PROBABILITIES
-        counts = self.record["split"]
-        shape = (counts["val"] + counts["test"], len(self.record["classes"]))
+        counts = self.record.split
+        shape = (counts.val + counts.test, len(self.record.classes))
         try:
             array = arrays.read(path)
         except (OSError, ValueError) as error:
@@ -405,17 +433,17 @@ class Run:
         with temporary_sibling(path) as temporary:
             write_csv(temporary, self._predictions())
             # The record comes first: killed between the two, the old file is still known as ours.
-            known = self.record.setdefault(DIGESTS, {}).get(PREDICTIONS, [])
-            self.record[DIGESTS][PREDICTIONS] = [sha256_file(temporary), *known[:1]]
+            known = (self.record.files or {}).get(PREDICTIONS, [])
+            self.record = self.record.with_file(PREDICTIONS, [sha256_file(temporary), *known[:1]])
             self.save_record()
             rename_durably(temporary, path)
 
     def _predictions(self) -> Iterator[tuple[str, ...]]:
         """Yield the header of ``predictions.csv``, then the rows, head by head."""
-        rows, classes = self.manifest(), self.record["classes"]
+        rows, classes = self.manifest(), self.record.classes
         scored = [index for index, split in enumerate(rows.splits) if split != "train"]
         yield PREDICTION_COLUMNS
-        for name in self.record["heads"]:
+        for name in self.record.heads:
             for index, row in zip(scored, self.probabilities(name), strict=True):
                 top, key = int(row.argmax()), rows.keys[index].decode()
                 about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
@@ -424,11 +452,3 @@ class Run:
 
 def _rows_of(examples: Examples, root: Path) -> Manifest:
     return Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
-
-
-def best(records: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the head of highest val accuracy, ties by lower val log loss."""
-    return min(
-        records,
-        key=lambda name: (-records[name]["val"]["accuracy"], records[name]["val"]["log_loss"]),
-    )

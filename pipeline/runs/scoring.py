@@ -16,6 +16,7 @@ from pipeline.dataset.splits import SPLITS
 from pipeline.heads.calibration import coverage_curve, fit_temperature, probabilities
 from pipeline.runs import metrics
 from pipeline.runs.per_class import per_class
+from pipeline.runs.record import Calibration, HeadRecord, Score
 from pipeline.runs.run import FittedHead
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -69,19 +70,22 @@ def score_head(
     scores = {"train": train, "val": chosen.scores, "test": test}
     labels = {name: data.part(name)[1] for name in SPLITS} | {"val": chosen.y}
     found = {name: probabilities(views, temperature) for name, views in scores.items()}
-    record = {
-        **{name: _scores(name, labels[name], found[name]) for name in SPLITS},
-        "fit_seconds": chosen.seconds,
-        "predict_seconds": predict_seconds,
-        "converged": head.converged_,
-        "calibration": _calibration(head, scores, labels, temperature),
-        "reject": _reject(found, labels, reject_below),
-        "prior": head.prior,
-        "refit": refit,
-        "params": parameters(head),
-        "selected": plain(head.selected_params()),
-        "notes": list(head.notes_),
-    }
+    parts = {name: _scores(name, labels[name], found[name]) for name in SPLITS}
+    record = HeadRecord(
+        train=parts["train"],
+        val=parts["val"],
+        test=parts["test"],
+        fit_seconds=chosen.seconds,
+        predict_seconds=predict_seconds,
+        converged=head.converged_,
+        calibration=_calibration(head, scores, labels, temperature),
+        reject=_reject(found, labels, reject_below),
+        prior=head.prior,
+        refit=refit,
+        params=parameters(head),
+        selected=plain(head.selected_params()),
+        notes=list(head.notes_),
+    )
     kept = [found["val"]] if len(data.part("val")[1]) else []
     return FittedHead(final, np.concatenate([*kept, found["test"]]).astype(np.float32), record)
 
@@ -110,12 +114,12 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _scores(name: str, y: NDArray[np.int64], found: NDArray[np.float64]) -> dict[str, Any]:
+def _scores(name: str, y: NDArray[np.int64], found: NDArray[np.float64]) -> Score:
     """Return the scores of one split; those of each class are of images not trained on."""
     scores = metrics.score(y, found)
     if name == "train":
-        return scores
-    return {**scores, **per_class(y, found.argmax(axis=1), found.shape[1])}
+        return Score.of(scores)
+    return Score.of({**scores, **per_class(y, found.argmax(axis=1), found.shape[1])})
 
 
 def _calibration(
@@ -123,29 +127,30 @@ def _calibration(
     scores: Mapping[str, Scores],
     labels: Mapping[str, NDArray[np.int64]],
     temperature: float,
-) -> dict[str, Any]:
-    """Return the temperature and what it changes; before it means a temperature of 1."""
-    at = {"ece_before": 1.0, "ece_after": temperature}
-    return {
-        "temperature": temperature,
-        "calibrated": not head.has_probabilities,
-        **{
-            title: {
-                name: metrics.expected_calibration_error(
-                    labels[name], probabilities(scores[name], value)
-                )
-                for name in ("val", "test")
-            }
-            for title, value in at.items()
-        },
-    }
+) -> Calibration:
+    """Return the temperature and what it changes."""
+
+    def errors(value: float) -> dict[str, float]:
+        return {
+            name: metrics.expected_calibration_error(
+                labels[name], probabilities(scores[name], value)
+            )
+            for name in ("val", "test")
+        }
+
+    return Calibration(
+        temperature=temperature,
+        calibrated=not head.has_probabilities,
+        ece_before=errors(1.0),
+        ece_after=errors(temperature),
+    )
 
 
 def _reject(
     found: Mapping[str, NDArray[np.float64]],
     labels: Mapping[str, NDArray[np.int64]],
     threshold: float,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what withholding answers below a threshold does, and the whole curve."""
     rows = {
         name: coverage_curve(labels[name], found[name], (threshold, *CURVE_THRESHOLDS))

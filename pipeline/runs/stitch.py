@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.features import SplitFeatures
+from pipeline.engines.encoder import drift
 from pipeline.errors import (
     DecodeError,
     PipelineError,
@@ -142,8 +143,7 @@ def check_features(
         StaleFeaturesError: They differ; names the image that differs most.
     """
     made = in_batches(encode, found.pixels)
-    largest = np.maximum(np.abs(found.features).max(axis=1), 1e-30)
-    differences = np.abs(made - found.features).max(axis=1) / largest
+    differences = drift(found.features, made)
     worst = int(_nan_as_infinity(differences).argmax())
     if not differences[worst] <= tolerance:
         raise StaleFeaturesError(
@@ -165,8 +165,8 @@ def check_head(run: Run, store: Store, name: str, head: "Head") -> None:
     # A refit changes test alone: the probabilities of val stay those of the head before.
     recorded = run.probabilities(name)[splits[splits != "train"] == "test"][:HEAD_ROWS]
     keys = rows.keys[splits == "test"][:HEAD_ROWS]
-    views = [store.read(keys, view) for view in run.record["inputs"].get("average") or ()]
-    found = cached_probabilities(head, [store.read(keys), *views], len(run.record["classes"]))
+    views = [store.read(keys, view) for view in run.inputs.average or ()]
+    found = cached_probabilities(head, [store.read(keys), *views], len(run.record.classes))
     fits = found.shape == recorded.shape
     difference = float(np.abs(found - recorded).max(initial=0)) if fits else np.inf
     if not difference <= HEAD_TOLERANCE:
@@ -305,7 +305,7 @@ def _decoded(path: Path, content: Content, key: str, store: Store) -> decoder.Pi
             hint="Put the image back, or extract again and train again.",
         )
     try:
-        return decoder.decode(content.data, store.identity["image_size"])
+        return decoder.decode(content.data, store.identity.image_size)
     except DecodeError as error:
         raise StaleFeaturesError(
             f"The image {str(path)!r} has stored features and cannot be decoded any more: {error}. "

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pipeline import engines
 from pipeline.config.fields import expanded
 from pipeline.config.options import default_of
-from pipeline.config.serving import PredictOptions
+from pipeline.config.serving import EvaluateOptions, PredictOptions
 from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
-from pipeline.engines.queue import EncodingQueue, EncodingRow
-from pipeline.errors import ConfigError, DecodeError, PipelineError
+from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
+from pipeline.errors import ConfigError, DecodeError
 from pipeline.heads.calibration import probabilities
 from pipeline.images import reading
 from pipeline.images.reading import ReadFile, in_threads
@@ -177,15 +177,28 @@ class Classifier:
                 found.engine,
                 found.network,
                 batch_size=batch_size,
-                precision=found.identity["precision"],
+                precision=found.identity.precision,
             ),
             head=found.head,
             name=found.name,
             classes=found.classes,
-            image_size=found.identity["image_size"],
+            image_size=found.identity.image_size,
             average=found.average,
             reject_below=found.reject_below,
             workers=workers or machine.processors(),
+        )
+
+    @classmethod
+    def of(cls, options: PredictOptions | EvaluateOptions) -> Self:
+        """Load what the options of a command ask for; see ``load``."""
+        return cls.load(
+            options.run,
+            options.head,
+            weights=options.weights,
+            engine=options.engine,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            store=options.store,
         )
 
     @property
@@ -310,13 +323,7 @@ class _Scoring:
 
     def deliver(self, rows: Sequence[EncodingRow], features: Features) -> None:
         """Take the features of some rows; the views of an image are neighbours."""
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            path = self._paths[rows[int(np.argmin(finite))].index]
-            raise PipelineError(
-                f"Expected finite features. Received: infinity or not-a-number for {path!r}.",
-                hint="The weights are unusable for images; train on others.",
-            )
+        require_finite(rows, features, self._paths, remedy="train on others")
         # Pixels are let go: an image whose last view is in the next batch keeps this alone.
         self._images += [(row.index, row.key) for row in rows]
         self._scores = np.concatenate([self._scores, self._scored(features)])

@@ -88,15 +88,7 @@ def evaluate(
         PipelineError: See ``Classifier.load``.
     """
     listing = _checked(options, reporter, force=common.force)
-    classifier = Classifier.load(
-        options.run,
-        options.head,
-        weights=options.weights,
-        engine=options.engine,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        store=options.store,
-    )
+    classifier = Classifier.of(options)
     splits = _splits_by_key(Path(options.run))
     rows = _known_rows(listing, classifier, options)
     reporter.say(

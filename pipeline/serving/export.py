@@ -16,7 +16,7 @@ from pipeline import engines, heads
 from pipeline._version import __version__
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.backbones.identity import is_from_file
+from pipeline.backbones.identity import Identity
 from pipeline.config.options import CommonOptions
 from pipeline.config.serving import ExportOptions
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError
@@ -25,7 +25,7 @@ from pipeline.files.atomic import recover, sha256_file
 from pipeline.heads import layers
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs import fitted_head, stitch
-from pipeline.runs.model_folder import SCHEMA_VERSION
+from pipeline.runs.model_folder import SCHEMA_VERSION, ModelRecord
 from pipeline.runs.run import Run
 from pipeline.runs.stitch import Agreement, Sample
 from pipeline.serving.formats import (
@@ -98,7 +98,7 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
     form, out = _form(options), Path(options.out)
     source = open_source(options)
     package = _package(source)
-    if there is not None and {**there, **package.metadata} != there:
+    if there is not None and {**there, **package.record.as_json()} != there:
         require_free(out, form, force=False)
     _note_what_is_left_out(package, form, reporter)
     found, expected = _sample(source, reporter)
@@ -113,7 +113,7 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
         "out": str(out),
         "format": options.format,
         "head": source.name,
-        "classes": package.metadata["classes"],
+        "classes": list(package.record.classes),
         "bytes": size_of(out),
         "stitch": asdict(agreement),
     }
@@ -163,7 +163,7 @@ def open_source(options: ExportOptions) -> ExportedRun:
     if _form(options).is_network:
         layers.require_network(head.name)
     network = run_backbone.find_for(run, name, options.weights)
-    is_file = is_from_file(identity)
+    is_file = identity.is_from_file
     file = run_backbone.network_file(identity, options.weights, store) if is_file else None
     return ExportedRun(run, store, name, head, network, file)
 
@@ -232,33 +232,33 @@ def _format_by_name(out: str, reporter: Reporter) -> str:
     return _FOLDER
 
 
-def _require_exportable(run: Run, identity: Mapping[str, Any]) -> None:
+def _require_exportable(run: Run, identity: Identity) -> None:
     """Refuse features that no exported model makes."""
-    if identity["precision"] != "float32":
+    if identity.precision != "float32":
         raise RunError(
             "export: expected a run on features of precision = 'float32', which exported models "
-            f"compute. Received: {str(run.path)!r} with {identity['precision']!r}.",
+            f"compute. Received: {str(run.path)!r} with {identity.precision!r}.",
             hint="Extract with it into another --store, and train again.",
         )
 
 
 def _package(source: ExportedRun) -> Package:
-    inputs, network = source.run.record["inputs"], source.backbone
+    network = source.backbone
     identity = run_backbone.identity_of(source.run, source.name)
-    metadata = {
-        "schema_version": SCHEMA_VERSION,
-        "pipeline": __version__,
-        "classes": source.run.record["classes"],
+    record = ModelRecord(
+        schema_version=SCHEMA_VERSION,
+        pipeline=__version__,
+        classes=source.run.record.classes,
         # Of the weights that are exported, which fine-tuning may have changed.
-        "identity": {**identity, "weights_sha256": network.weights_sha256},
-        "dim": network.dim,
-        "head": source.name,
-        "head_sha256": sha256_file(heads.record_path(source.run.path / "heads" / source.name)),
-        "temperature": float(source.head.temperature_),
-        "average": list(run_backbone.averages_of(source.run, source.name)),
-        "reject_below": inputs.get("reject_below") or 0.0,
-    }
-    return Package(network, source.head, metadata, source.network_file)
+        identity=replace(identity, weights_sha256=network.weights_sha256),
+        dim=network.dim,
+        head=source.name,
+        head_sha256=sha256_file(heads.record_path(source.run.path / "heads" / source.name)),
+        temperature=float(source.head.temperature_),
+        average=run_backbone.averages_of(source.run, source.name),
+        reject_below=source.run.inputs.reject_below or 0.0,
+    )
+    return Package(network, source.head, record, source.network_file)
 
 
 def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np.floating]]:
@@ -281,12 +281,12 @@ def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np
         return found, expected
     stitch.check_features(found, encode, store)
     stitch.check_head(run, store, name, head)
-    return found, stitch.cached_probabilities(head, [found.features], len(run.record["classes"]))
+    return found, stitch.cached_probabilities(head, [found.features], len(run.record.classes))
 
 
 def _note_what_is_left_out(package: Package, form: Format, reporter: Reporter) -> None:
     """Say what a model of one image in, probabilities out, does not do."""
-    views, threshold = package.metadata["average"], package.metadata["reject_below"]
+    views, threshold = package.record.average, package.record.reject_below
     if views and form.is_network:
         reporter.say(
             f"The run averages probabilities over {', '.join(views)}; the model does not: its "

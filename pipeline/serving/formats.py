@@ -25,6 +25,7 @@ from pipeline.engines.onnx import OPSET
 from pipeline.errors import ConfigError
 from pipeline.files.atomic import recover, rename_durably, set_aside, temporary_folder, write_json
 from pipeline.runs import model_folder
+from pipeline.runs.model_folder import ModelRecord
 from pipeline.runs.stitch import Predict, cached_probabilities, runner
 from pipeline.serving import assembly
 from pipeline.system.keras_setup import import_keras, tensorflow_writing
@@ -48,19 +49,19 @@ class Package:
     Attributes:
         backbone: The frozen backbone.
         head: The fitted head.
-        metadata: Class names, identity and more, as JSON values.
+        record: What the model is to say of itself.
         network_file: The ``.keras`` file of a backbone that is in no table.
     """
 
     backbone: FrozenBackbone
     head: "Head"
-    metadata: Mapping[str, Any]
+    record: ModelRecord
     network_file: Path | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes of the run."""
-        return len(self.metadata["classes"])
+        return len(self.record.classes)
 
     def assembled(self) -> Any:
         """Return the whole as one Keras model; see ``assembly.assemble``."""
@@ -186,7 +187,7 @@ def _write_keras(package: Package, model: Any, path: Path) -> None:
     """Save a ``.keras`` archive with one more member, which Keras passes over."""
     model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(METADATA, json.dumps(package.metadata, indent=2, allow_nan=False))
+        archive.writestr(METADATA, json.dumps(package.record.as_json(), indent=2, allow_nan=False))
 
 
 def _describe_keras(path: Path) -> Mapping[str, Any]:
@@ -213,7 +214,7 @@ def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
     with _quiet("tensorflow"), tensorflow_writing():
         archive.write_out(str(path), verbose=False)
     (path / _EXTRA).mkdir()
-    write_json(path / _EXTRA / METADATA, package.metadata)
+    write_json(path / _EXTRA / METADATA, package.record.as_json())
 
 
 def _describe_savedmodel(path: Path) -> Mapping[str, Any]:
@@ -249,7 +250,7 @@ def _write_onnx(package: Package, model: Any, path: Path) -> None:
             opset=OPSET,
             tensors_to_rename={images: INPUT, probabilities: OUTPUT},
         )
-    for name, value in package.metadata.items():
+    for name, value in package.record.as_json().items():
         converted.metadata_props.add(key=name, value=json.dumps(value, allow_nan=False))
     path.write_bytes(converted.SerializeToString())
 
@@ -283,12 +284,12 @@ def _onnx_session(path: Path) -> Any:
 
 
 def _write_folder(package: Package, model: Any, path: Path) -> None:
-    model_folder.write(path, package.backbone, package.head, package.metadata, package.network_file)
+    model_folder.write(path, package.backbone, package.head, package.record, package.network_file)
 
 
 def _load_folder(path: Path) -> Predict:
     found = model_folder.read(path)
-    return Package(found.backbone, found.head, found.metadata).predict()
+    return Package(found.backbone, found.head, found.record).predict()
 
 
 def _describe_folder(path: Path) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.errors import ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
-from pipeline.images import manifest
+from pipeline.images.manifest import OK, exists_at, none_usable
 from pipeline.images.sources import walk
 from pipeline.serving.classifier import Classifier, Prediction, Predictions
 from pipeline.system.progress import Reporter
@@ -48,21 +48,14 @@ def predict(
         PipelineError: See ``Classifier.load``.
     """
     files = _checked(options, reporter, force=common.force)
-    classifier = Classifier.load(
-        options.run,
-        options.head,
-        weights=options.weights,
-        engine=options.engine,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        store=options.store,
-    )
+    classifier = Classifier.of(options)
     _note(classifier, options, len(files), reporter)
     began = time.monotonic()
     with reporter.bar(len(files), "img") as bar:
         found = classifier.predict(files, options.top, bar=bar)
     ended = time.monotonic()
-    _require_one(found)
+    if not found.predictions:
+        raise none_usable(found.errors, hint="Give image files, or folders of images.")
     if options.csv:
         rows = list(_rows(files, found))
         write_atomically(Path(options.csv), lambda temporary: write_csv(temporary, rows))
@@ -109,7 +102,7 @@ def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None)
 
 def _files_of(text: str, without: str | None) -> list[str]:
     path = Path(text)
-    if not _exists(path):
+    if not exists_at(Path(), text):
         raise ManifestError(
             f"Expected image files and folders. Received: {text!r}, which does not exist.",
             hint="Correct the path.",
@@ -136,13 +129,6 @@ def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> lis
     return files
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # such as a name too long for the file system
-        return False
-
-
 def _note(
     classifier: Classifier, options: PredictOptions, num_files: int, reporter: Reporter
 ) -> None:
@@ -157,21 +143,6 @@ def _note(
         reporter.say(f"Averaging over the image as it is and {views}, as the run does")
     if classifier.reject_below:
         reporter.say(f"No answer is given below {classifier.reject_below:g}, as in the run")
-
-
-def _require_one(found: Predictions) -> None:
-    """Refuse a result without any image.
-
-    Raises:
-        ManifestError: Every image is bad.
-    """
-    if not found.predictions:
-        first = found.errors[0]
-        of = counted(len(found.errors), "file")
-        raise ManifestError(
-            f"Not one of {of} could be used; the first, {first['path']!r}: {first['reason']}.",
-            hint="Give image files, or folders of images.",
-        )
 
 
 def _record(prediction: Prediction) -> dict[str, Any]:
@@ -198,7 +169,7 @@ def _rows(files: Sequence[str], found: Predictions) -> Iterator[list[str]]:
     yield ["path", *header, "status"]
     for name in files:
         if name in good:
-            yield [name, *_cells(good[name]), manifest.OK]
+            yield [name, *_cells(good[name]), OK]
         else:
             yield [name, *[""] * len(header), bad[name]]
 

@@ -4,14 +4,14 @@ It comes from a run, or from an exported folder. Keras is imported only when an 
 network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import engines
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.backbones.identity import require_reproducible
+from pipeline.backbones.identity import Identity, require_reproducible
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.images import views
 from pipeline.runs import backbone as run_backbone
@@ -42,7 +42,7 @@ class TrainedHead:
     head: "Head"
     classes: Sequence[str]
     network: FrozenBackbone
-    identity: Mapping[str, Any]
+    identity: Identity
     engine: str
     average: Sequence[str]
     reject_below: float
@@ -76,12 +76,12 @@ def load(
     return TrainedHead(
         name=name,
         head=fitted_head(run, name, network.dim),
-        classes=tuple(run.record["classes"]),
+        classes=tuple(run.record.classes),
         network=network,
         identity=identity,
         engine=chosen,
         average=run_backbone.averages_of(run, name),
-        reject_below=inputs.get("reject_below") or 0.0,
+        reject_below=inputs.reject_below or 0.0,
     )
 
 
@@ -93,12 +93,12 @@ def _of_folder(path: Path, asked: str | None, weights: str | None, engine: str) 
             hint="Leave it out.",
         )
     found = model_folder.read(path)
-    name, classes = found.metadata["head"], found.metadata["classes"]
+    name, classes = found.record.head, found.record.classes
     if asked not in (None, name):
         raise unknown_name("head", str(asked), [name], where=str(path))
-    identity = found.metadata["identity"]
+    identity = found.record.identity
     require_reproducible(identity)
-    views.check(found.metadata["average"])
+    views.check(found.record.average)
     require_fit(found.head, name, path, len(classes), found.backbone.dim, "Export it again.")
     return TrainedHead(
         name=name,
@@ -107,26 +107,26 @@ def _of_folder(path: Path, asked: str | None, weights: str | None, engine: str) 
         network=found.backbone,
         identity=identity,
         engine=_engine(identity, engine),
-        average=tuple(found.metadata["average"]),
-        reject_below=found.metadata["reject_below"],
+        average=tuple(found.record.average),
+        reject_below=found.record.reject_below,
     )
 
 
-def _engine(identity: Mapping[str, Any], asked: str) -> str:
+def _engine(identity: Identity, asked: str) -> str:
     """Return the engine to use; below float32 only the one that made the features.
 
     Raises:
         ConfigError: It is unknown, or another one than the features need.
         EngineUnavailableError: It is not installed.
     """
-    if identity["precision"] == "float32":
+    if identity.precision == "float32":
         return engines.resolve(asked)[0]
-    family = str(identity["engine"])
+    family = str(identity.engine)
     engines.require(family)
     if asked not in ("auto", family):
         raise ConfigError(
             f"--engine: expected {family}, which made the run's features in "
-            f"{identity['precision']}, where engines differ. Received: {asked!r}.",
+            f"{identity.precision}, where engines differ. Received: {asked!r}.",
             hint=f"Use --engine {family}.",
         )
     return family

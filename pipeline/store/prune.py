@@ -57,4 +57,4 @@ def _prune_boundary(store: Store, needed: NDArray[np.bytes_]) -> int:
     if not folder.exists():
         return 0
     with activations.pruning(folder):
-        return activations.remove_unneeded(folder, store.identity, needed)
+        return activations.remove_unneeded(folder, store.identity.as_json(), needed)

@@ -7,14 +7,15 @@ it. The layout is in ``docs/store.md``.
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from pipeline.backbones.identity import Identity
 from pipeline.errors import (
     ManifestError,
     StaleFeaturesError,
@@ -33,13 +34,14 @@ from pipeline.files.atomic import (
     temporary_sibling,
 )
 from pipeline.files.records import canonical_json
+from pipeline.files.typed_record import first_difference
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import fill as fill_manifest
 from pipeline.images.manifest import read as read_manifest
 from pipeline.store import record as store_record
 from pipeline.store.features_file import write_view
 from pipeline.store.key_index import KeyIndex
-from pipeline.store.record import RECORD
+from pipeline.store.record import RECORD, StoreRecord, WrittenManifest
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import Features, Keys
 from pipeline.store.shard_set import ShardSet
@@ -58,7 +60,6 @@ _FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER)
 # In the order of removing: until the record goes, this is a store, though one without features.
 # A killed process leaves a journal beside the scan cache.
 _FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), _SCAN, f"{_SCAN}-journal", RECORD)
-_VIEW_DIGESTS = "features_sha256"
 
 
 class Store:
@@ -69,11 +70,11 @@ class Store:
         features = store.read(keys)
     """
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+    def __init__(self, path: Path, record: StoreRecord) -> None:
         self.path = path
         self.record = record
         self.plain = self._set(_SHARDS, "", "")
-        self.views = {name: self._view(name) for name in record.get("views", {})}
+        self.views = {name: self._view(name) for name in record.views}
 
     @classmethod
     def exists(cls, path: Path) -> bool:
@@ -98,7 +99,7 @@ class Store:
         return cls(path, store_record.read(path))
 
     @classmethod
-    def create(cls, path: Path, *, identity: Mapping[str, Any], dim: int, root: Path) -> "Store":
+    def create(cls, path: Path, *, identity: Identity, dim: int, root: Path) -> "Store":
         """Make an empty store.
 
         Raises:
@@ -107,28 +108,19 @@ class Store:
         path.mkdir(parents=True, exist_ok=True)
         _require_empty(path)
         remove_leftovers(path)
-        record = {
-            "identity": dict(identity),
-            "dim": dim,
-            **_root(root, path),
-            "manifests": {},
-            "views": {},
-            "weights": {},
-            "provenance": {},
-        }
-        store = cls(path, record)
+        store = cls(path, StoreRecord.empty(identity, dim=dim, root=root, store=path))
         store.save_record()
         return store
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """How the features were made."""
-        return dict(self.record["identity"])
+        return self.record.identity
 
     @property
     def dim(self) -> int:
         """Length of a feature row."""
-        return int(self.record["dim"])
+        return self.record.dim
 
     @property
     def manifest_path(self) -> Path:
@@ -157,7 +149,7 @@ class Store:
         """Open the cache of what earlier runs learned about files."""
         return ScanCache(self.path / _SCAN)
 
-    def adopt(self, record: dict[str, Any]) -> "Store":
+    def adopt(self, record: StoreRecord) -> "Store":
         """Return this store with another record."""
         self.record = record
         return self
@@ -169,29 +161,28 @@ class Store:
     @property
     def is_unproven(self) -> bool:
         """Whether rows are of a release that could store others' after an interrupt."""
-        return bool(self.record.get(store_record.UNPROVEN))
+        return bool(self.record.unproven)
 
     def note_proven(self) -> None:
         """Record that every row is that of its image."""
         if self.is_unproven:
-            self.record[store_record.UNPROVEN] = False
+            self.record = replace(self.record, unproven=False)
             self.save_record()
 
-    def require_identity(self, identity: Mapping[str, Any]) -> None:
+    def require_identity(self, identity: Identity) -> None:
         """Refuse features that were made in another way.
 
         Raises:
             StaleFeaturesError: Names the first field that differs, with both values.
         """
-        for field in (*identity, *self.identity):
-            stored, asked = self.identity.get(field), identity.get(field)
-            if stored != asked:
-                raise StaleFeaturesError(
-                    f"The store {str(self.path)!r} holds features of {field} = {stored!r}. "
-                    f"Received: {field} = {asked!r}.",
-                    hint="Choose another --store, go back to the stored value, or replace the "
-                    "store with --force.",
-                )
+        found = first_difference(identity.as_json(), self.identity.as_json())
+        if found is not None:
+            raise StaleFeaturesError(
+                f"The store {str(self.path)!r} holds features of {found.name} = "
+                f"{found.second!r}. Received: {found.name} = {found.first!r}.",
+                hint="Choose another --store, go back to the stored value, or replace the store "
+                "with --force.",
+            )
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -234,7 +225,7 @@ class Store:
                 hint="Run extract again; it goes on where it stopped.",
             )
         name = self._manifest_name(chosen)
-        is_own = self._is_inside(chosen) and (name in self.record["manifests"] or name == MANIFEST)
+        is_own = self._is_inside(chosen) and (name in self.record.manifests or name == MANIFEST)
         if is_own and not self._is_as_written(chosen):
             raise ManifestError(
                 f"Expected the manifest {str(chosen)!r} as extract wrote it. Received: another "
@@ -242,9 +233,9 @@ class Store:
                 hint="Move it elsewhere: give it with --manifest if the edits are yours, and run "
                 "extract again, which makes another.",
             )
-        known = self.record["manifests"].get(name, self.record)
+        known = self.record.manifests.get(name, self.record)
         rows = read_manifest(chosen, root=Path())
-        found = places.candidates(known["root"], known.get("nearby_root"), self.path)
+        found = places.candidates(known.root, known.nearby_root, self.path)
         return replace(rows, root=places.of_images(found, rows.paths[0] if rows.paths else ""))
 
     def needed_keys(self) -> Keys:
@@ -253,7 +244,7 @@ class Store:
         Raises:
             ManifestError: One of them is gone, so nobody knows what it needs.
         """
-        paths = [self._manifest_place(name) for name in self.record["manifests"]]
+        paths = [self._manifest_place(name) for name in self.record.manifests]
         keys = [self.read_manifest(path).keys for path in paths]
         return np.unique(np.concatenate(keys)) if keys else self.index.keys
 
@@ -278,7 +269,9 @@ class Store:
     def save_manifest(self, path: Path, manifest: Manifest) -> None:
         """Write a generated manifest and remember that it is ours."""
         name = self._manifest_name(path)
-        known = self.record["manifests"].pop(name, {}).get("sha256", [])
+        others = dict(self.record.manifests)
+        before = others.pop(name, None)
+        known = list(before.sha256) if before is not None else []
         path.parent.mkdir(parents=True, exist_ok=True)
         recover(path)
         path.with_name(_STAGED.format(path.name)).unlink(missing_ok=True)
@@ -286,19 +279,23 @@ class Store:
         with temporary_sibling(path) as staged:
             fill_manifest(staged, manifest)
             # The record comes first: killed between the two, the old file is still known as ours.
-            self.record["manifests"][self._new_manifest_name(path)] = {
-                **_root(manifest.root, self.path),
-                "nearby": places.relative(path, self.path),
-                "sha256": [sha256_file(staged), *([present] if present in known else known[:1])],
-            }
-            self.record |= _root(manifest.root, self.path)
+            written = WrittenManifest(
+                root=places.absolute(manifest.root),
+                nearby_root=places.relative(manifest.root, self.path),
+                nearby=places.relative(path, self.path),
+                sha256=[sha256_file(staged), *([present] if present in known else known[:1])],
+            )
+            manifests = {**others, self._new_manifest_name(path): written}
+            self.record = replace(
+                self.record.with_root(manifest.root, self.path), manifests=manifests
+            )
             self.save_record()
             rename_durably(staged, path)
 
     def add_view(self, name: str, scheme: str) -> None:
         """Make room for a view; nothing changes where there is one of that name."""
         if name not in self.views:
-            self.record["views"] = {**self.record.get("views", {}), name: scheme}
+            self.record = replace(self.record, views={**self.record.views, name: scheme})
             self.save_record()
             self.views[name] = self._view(name)
 
@@ -318,15 +315,16 @@ class Store:
         with temporary_sibling(self.view_path) as temporary:
             views = {name: item.index for name, item in self.views.items()}
             write_view(temporary, self.path, self.index, views, self.dim)
-            known = self.record.get(_VIEW_DIGESTS, [])
+            known = self.record.features_sha256 or []
             # The record comes first: killed between the two, the old file is still known as ours.
-            self.record[_VIEW_DIGESTS] = [sha256_file(temporary), *known[:1]]
+            digests = [sha256_file(temporary), *known[:1]]
+            self.record = replace(self.record, features_sha256=digests)
             self.save_record()
             rename_durably(temporary, self.view_path)
 
     def has_view_as_written(self) -> bool:
         """Tell whether ``features.h5`` is what was written, where the record tells."""
-        known = self.record.get(_VIEW_DIGESTS)
+        known = self.record.features_sha256
         return known is None or sha256_file(self.view_path) in known
 
     def remove_features(self) -> None:
@@ -372,18 +370,19 @@ class Store:
         return [path for item in self.sets for path in item.shard_paths()]
 
     def _view(self, name: str) -> ShardSet:
-        scheme = self.record["views"][name]
+        scheme = self.record.views[name]
         return self._set(f"{_VIEWS}/{name}", f"{name}:{scheme}", name)
 
     def _set(self, folder: str, rule: str, view: str) -> ShardSet:
-        identity = hashlib.sha256((canonical_json(self.identity) + rule).encode()).hexdigest()
+        made = canonical_json(self.identity.as_json()) + rule
+        identity = hashlib.sha256(made.encode()).hexdigest()
         where = self.path / folder
         return ShardSet(where, identity=identity, dim=self.dim, store=self.path, view=view)
 
     def _manifest_name(self, path: Path) -> str:
         """Return how a manifest is known, which may have moved with the store."""
         full = path.resolve()
-        known = self.record["manifests"]
+        known = self.record.manifests
         return next(
             (name for name in known if self._manifest_place(name).resolve() == full),
             self._new_manifest_name(path),
@@ -400,9 +399,9 @@ class Store:
 
     def _is_as_written(self, path: Path) -> bool:
         """Tell whether a manifest is one that this store wrote, byte for byte."""
-        known = self.record["manifests"].get(self._manifest_name(path), {})
+        known = self.record.manifests.get(self._manifest_name(path))
         try:
-            return sha256_file(path) in known.get("sha256", ())
+            return known is not None and sha256_file(path) in known.sha256
         except UnfitFileError:
             return False
 
@@ -410,13 +409,8 @@ class Store:
         """Return where a manifest is that is known by a name, or was last."""
         if not Path(name).is_absolute():
             return self.path / name
-        nearby = self.record["manifests"][name].get("nearby")
+        nearby = self.record.manifests[name].nearby
         return places.choose(places.candidates(name, nearby, self.path), Path.is_file)
-
-
-def _root(root: Path, store: Path) -> dict[str, str]:
-    """Return what a record says of where images are."""
-    return {"root": places.absolute(root), "nearby_root": places.relative(root, store)}
 
 
 @contextmanager

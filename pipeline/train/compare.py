@@ -61,7 +61,7 @@ def _opened(options: CompareOptions) -> tuple[list[Run], list[dict[str, str]]]:
     left_out: list[dict[str, str]] = []
     for path in paths:
         run = Run.open(Path(path)).at(store=options.store) if Run.exists(Path(path)) else None
-        if run is not None and run.record["heads"]:
+        if run is not None and run.record.heads:
             runs.append(run)
         else:
             left_out.append({"run": path, "reason": "no finished head" if run else "no run"})

@@ -16,6 +16,7 @@ from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
 from pipeline.files.records import canonical_json
+from pipeline.runs.record import RunInputs, RunSource
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system import keras_setup
@@ -43,9 +44,9 @@ class TrainingData:
 
     examples: Examples
     data: SplitFeatures
-    inputs: dict[str, Any]
+    inputs: RunInputs
     root: Path
-    source: dict[str, Any]
+    source: RunSource
 
 
 def run_path(options: StageTwoOptions, suffix: str = "") -> Path:
@@ -95,13 +96,13 @@ def prepare_data(options: StageTwoOptions) -> TrainingData:
         data=features_of(store, examples, options),
         inputs=_inputs(options, store, examples),
         root=manifest.root,
-        source={
-            "manifest": options.manifest,
-            "declared_splits": examples.is_declared,
-            "notes": list(examples.notes),
-            "weights": store.record["provenance"].get("weights"),
-            "weights_seed": store.record["provenance"].get("seed"),
-        },
+        source=RunSource(
+            manifest=options.manifest,
+            declared_splits=examples.is_declared,
+            notes=list(examples.notes),
+            weights=store.record.provenance.weights,
+            weights_seed=store.record.provenance.seed,
+        ),
     )
 
 
@@ -124,14 +125,14 @@ def open_run(prepared: TrainingData, path: Path, *, force: bool, reporter: Repor
     if force or not Run.exists(path):
         return Run.planned(
             path,
-            inputs=prepared.inputs,
+            inputs=prepared.inputs.as_json(),
             examples=prepared.examples,
             root=prepared.root,
             source=prepared.source,
         )
     run = Run.open(path)
-    run.require_inputs(prepared.inputs)
-    before, store = run.store_path, Path(prepared.inputs["store"])
+    run.require_inputs(prepared.inputs.as_json())
+    before, store = run.store_path, Path(prepared.inputs.store)
     if before.resolve() != store.resolve():
         reporter.say(f"The store of {str(path)!r} was {str(before)!r}, and is {str(store)!r} now")
     run.note_places(store, prepared.root)
@@ -186,22 +187,21 @@ def note_rows(examples: Examples, reporter: Reporter) -> None:
         )
 
 
-def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> dict[str, Any]:
+def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> RunInputs:
     """Return everything that results depend on besides the heads' own parameters."""
     rows = hashlib.sha256()
     for row in zip(examples.paths, examples.labels, examples.splits, examples.keys, strict=True):
         rows.update(canonical_json([*row[:3], row[3].decode()]).encode())
-    return {
-        "store": places.absolute(store.path),
-        "identity": store.identity,
-        "split": options.split,
-        "split_seed": options.split_seed,
-        "min_per_class": options.min_per_class,
-        "rare": options.rare,
-        "refit": options.refit,
-        "augment": list(options.augment) or None,
-        "average": list(options.average) or None,
-        "reject_below": options.reject_below or None,
-        # Last, so that an option that changes the rows is named before their digest.
-        "manifest_sha256": rows.hexdigest(),
-    }
+    return RunInputs(
+        store=places.absolute(store.path),
+        identity=store.identity,
+        split=options.split,
+        split_seed=options.split_seed,
+        min_per_class=options.min_per_class,
+        rare=options.rare,
+        refit=options.refit,
+        augment=list(options.augment) or None,
+        average=list(options.average) or None,
+        reject_below=options.reject_below or None,
+        manifest_sha256=rows.hexdigest(),
+    )

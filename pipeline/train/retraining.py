@@ -14,6 +14,7 @@ from pipeline.errors import RunError
 from pipeline.images.manifest import OK, Manifest
 from pipeline.runs import metrics
 from pipeline.runs.learning_curve import fit_on, is_right, nested
+from pipeline.runs.record import HeadRecord
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.train.fit import fit_head
@@ -42,7 +43,7 @@ class Retraining:
             RunError: The store holds other features than the run was made from, or a head was
                 not trained on stored features.
         """
-        foreign = [name for name in run.record["heads"] if not heads.is_known(name)]
+        foreign = [name for name in run.record.heads if not heads.is_known(name)]
         if foreign:
             raise RunError(
                 "--seeds and --curve train heads on stored features again. "
@@ -50,7 +51,7 @@ class Retraining:
                 hint="Compare without these flags, or give runs of train-head and sweep.",
             )
         self.run = run
-        inputs = run.record["inputs"]
+        inputs = run.inputs
         path = run.store_path
         if not Store.exists(path):
             raise RunError(
@@ -59,22 +60,22 @@ class Retraining:
                 hint="Put it back, or say where it is with --store DIR.",
             )
         found = Store.unchecked(path).identity
-        if found != inputs["identity"]:
+        if found != inputs.identity:
             raise RunError(
-                f"The run {str(run.path)!r} was made from features of {inputs['identity']}. "
-                f"Received: {found} in {str(path)!r}.",
+                f"The run {str(run.path)!r} was made from features of "
+                f"{inputs.identity.as_json()}. Received: {found.as_json()} in {str(path)!r}.",
                 hint="Say where its store is with --store DIR, or train again with train-head.",
             )
         self._store = Store.open(path)
         self._rows = replace(run.manifest(), statuses=[OK] * len(run.manifest()))
-        self.is_declared = bool(run.record["source"].get("declared_splits", True))
-        self.heads = {name: _parameters(record) for name, record in run.record["heads"].items()}
+        self.is_declared = run.record.source.declared_splits
+        self.heads = {name: _parameters(record) for name, record in run.record.heads.items()}
         self._options = TrainHeadOptions(
-            split=inputs["split"],
-            split_seed=inputs["split_seed"],
+            split=inputs.split,
+            split_seed=inputs.split_seed,
             min_per_class=1,
-            augment=tuple(inputs["augment"] or ()),
-            average=tuple(inputs["average"] or ()),
+            augment=tuple(inputs.augment or ()),
+            average=tuple(inputs.average or ()),
         )
 
     def split(self, seed: int) -> SplitFeatures:
@@ -103,7 +104,7 @@ def by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[str
         data = training.split(seed)
         for name in training.heads:
             record = fit_head(training.create(name, seed), data).record
-            found[name].append(record["test"]["accuracy"])
+            found[name].append(record.test.accuracy or 0.0)
             advance()
     for name, values in found.items():
         yield {
@@ -137,12 +138,15 @@ def by_number(training: Retraining, advance: Any) -> Iterator[dict[str, Any]]:
             }
 
 
-def _parameters(record: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(record: HeadRecord) -> dict[str, object]:
     """Return a head's parameters; of a swept head with the setting that was chosen.
 
     A head that chooses on val itself, such as logreg its C, does so again.
     """
-    params = {name: value for name, value in record["params"].items() if name != "sweep"}
-    chosen = {**params, **record["selected"]} if "sweep" in record["params"] else params
+    params = {name: value for name, value in record.params.items() if name != "sweep"}
+    chosen = {**params, **record.selected} if "sweep" in record.params else params
+    if "target" not in chosen:
+        return chosen
     # A head by dotted name is made from what its own constructor is given.
-    return dict(chosen["params"] or {}) if "target" in chosen else chosen
+    own = chosen.get("params")
+    return dict(own) if isinstance(own, Mapping) else {}

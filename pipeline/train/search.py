@@ -19,6 +19,7 @@ from pipeline.dataset.features import Scores, SplitFeatures
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.heads.calibration import fit_temperature, probabilities
 from pipeline.runs import metrics
+from pipeline.runs.record import Choice, HeadRecord
 from pipeline.runs.scoring import ChosenHead, plain
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -57,13 +58,13 @@ class Trial:
             "converged": self.converged,
         }
 
-    def choice(self) -> dict[str, Any]:
+    def choice(self) -> Choice:
         """Return what ``lead`` needs of the chosen trial: its loss, and its rows as hex bits."""
-        return {
-            "log_loss": self.log_loss,
-            "n": len(self.correct),
-            "correct": np.packbits(self.correct).tobytes().hex(),
-        }
+        return Choice(
+            log_loss=self.log_loss,
+            n=len(self.correct),
+            correct=np.packbits(self.correct).tobytes().hex(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class _Steps:
             self._progress(self.best)
 
 
-def lead(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+def lead(heads: Mapping[str, HeadRecord]) -> dict[str, object] | None:
     """Return how far the best head leads the next one on the rows to choose on; None of one.
 
     It follows from what is recorded of the heads alone, so that a sweep that was interrupted comes
@@ -172,8 +173,8 @@ def lead(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
         ``best``, ``next``, their ``log_loss``, and what ``metrics.compared`` says of two heads
         that any pair of them might have been.
     """
-    chosen = {name: record["choice"] for name, record in heads.items() if "choice" in record}
-    ordered = sorted(chosen, key=lambda name: float(chosen[name]["log_loss"]))
+    chosen = {name: head.choice for name, head in heads.items() if head.choice is not None}
+    ordered = sorted(chosen, key=lambda name: chosen[name].log_loss)
     if len(ordered) < 2:
         return None
     first, second = (_unpacked(chosen[name]) for name in ordered[:2])
@@ -186,14 +187,14 @@ def lead(heads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
             len(first),
             comparisons=math.comb(len(ordered), 2),
         ),
-        "log_loss": [chosen[name]["log_loss"] for name in ordered[:2]],
+        "log_loss": [chosen[name].log_loss for name in ordered[:2]],
     }
 
 
-def _unpacked(choice: Mapping[str, Any]) -> NDArray[np.bool_]:
+def _unpacked(choice: Choice) -> NDArray[np.bool_]:
     """Return which of the rows to choose on were classified rightly, as ``Trial.choice`` says."""
-    packed = np.frombuffer(bytes.fromhex(choice["correct"]), np.uint8)
-    return np.unpackbits(packed, count=choice["n"]).astype(np.bool_)
+    packed = np.frombuffer(bytes.fromhex(choice.correct), np.uint8)
+    return np.unpackbits(packed, count=choice.n).astype(np.bool_)
 
 
 Fitted = tuple["Head", Scores, NDArray[np.int64]]

@@ -80,15 +80,16 @@ def sweep(
                 _say(swept, reporter)
                 run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
                 run.say_notes(name, reporter)
-        run.record["lead"] = lead(run.record["heads"]) or _known_lead(run)
+        found = lead(run.record.heads) or _known_lead(run)
+        run.record = replace(run.record.naming("lead"), lead=found)
         run.write_predictions()
         run.save_record()
-        return {**result_of(run), "trials": _trials(run), "lead": run.record["lead"]}
+        return {**result_of(run), "trials": _trials(run), "lead": found}
 
 
-def _known_lead(run: Run) -> dict[str, Any] | None:
+def _known_lead(run: Run) -> Mapping[str, Any] | None:
     """Return the lead that an older release recorded, in which two heads were compared alone."""
-    known: dict[str, Any] | None = run.record.get("lead")
+    known: Mapping[str, Any] | None = run.record.lead
     if known is None or "is_real" in known:
         return known
     low, high = interval = known["difference_ci95"]
@@ -117,15 +118,15 @@ def _scored(
 ) -> FittedHead:
     fitted = score_head(swept.chosen, data, refit=options.refit, reject_below=options.reject_below)
     has_val = bool(len(data.part("val")[1]))
-    record = {
-        **fitted.record,
-        "params": dict(asked),
-        "selected": plain(swept.best.setting),
-        "selected_on": "val" if has_val else f"{options.folds} folds of train",
-        "notes": list(dict.fromkeys((*swept.notes, *fitted.record["notes"]))),
-        "choice": swept.best.choice(),
-        "trials": [trial.record() for trial in swept.trials],
-    }
+    record = replace(
+        fitted.record,
+        params=asked,
+        selected=plain(swept.best.setting),
+        selected_on="val" if has_val else f"{options.folds} folds of train",
+        notes=list(dict.fromkeys((*swept.notes, *fitted.record.notes))),
+        choice=swept.best.choice(),
+        trials=[trial.record() for trial in swept.trials],
+    )
     return replace(fitted, record=record)
 
 
@@ -152,4 +153,4 @@ def _shown(value: Any) -> str:
 
 
 def _trials(run: Run) -> dict[str, Any]:
-    return {name: record.get("trials", []) for name, record in run.record["heads"].items()}
+    return {name: record.trials or [] for name, record in run.record.heads.items()}

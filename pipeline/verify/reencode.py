@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import engines
-from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder
+from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, drift
 from pipeline.errors import DecodeError
 from pipeline.images import reading, views
 from pipeline.images.decoder import Pixels
@@ -96,7 +96,7 @@ def _drawn(rows: int, count: int) -> NDArray[np.intp]:
 
 def _images(store: Store) -> _Images:
     images: dict[bytes, tuple[Manifest, int]] = {}
-    for name in {store.manifest_path.name, *store.record["manifests"]}:
+    for name in {store.manifest_path.name, *store.record.manifests}:
         path = store.path / name
         if not path.exists():
             continue
@@ -108,13 +108,12 @@ def _images(store: Store) -> _Images:
 
 
 def _encoder(store: Store, weights: str | None) -> Encoder:
-    provenance, identity = store.record["provenance"], store.identity
-    source = {"weights": provenance.get("weights"), "weights_seed": provenance.get("seed")}
+    provenance, identity = store.record.provenance, store.identity
+    source = run_backbone.WeightsSource(provenance.weights, provenance.seed)
     backbone = run_backbone.of_store(store, weights, source)
-    precision = str(identity["precision"])
-    asked = "auto" if precision == "float32" else str(identity["engine"])
+    asked = "auto" if identity.precision == "float32" else str(identity.engine)
     engine, _ = engines.resolve(asked)
-    return engines.create(engine, backbone, batch_size=_BATCH, precision=precision)
+    return engines.create(engine, backbone, batch_size=_BATCH, precision=identity.precision)
 
 
 def _differences(
@@ -125,9 +124,9 @@ def _differences(
     view: str,
     images: _Images,
     encoder: Encoder,
-) -> Iterator[NDArray[np.float32]]:
+) -> Iterator[NDArray[np.floating]]:
     """Yield, batch by batch, how far rows are off, as a share of the largest value of each."""
-    size = int(store.identity["image_size"])
+    size = store.identity.image_size
     kept = shard_set.read_shard(shard)
 
     def read(row: int) -> Pixels | None:
@@ -147,12 +146,9 @@ def _differences(
 
 def _compared(
     kept: Features, batch: Iterable[tuple[int, Pixels]], encoder: Encoder
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     rows, pixels = zip(*batch, strict=True)
-    stored, made = kept[list(rows)], encoder(np.stack(pixels))
-    largest = np.maximum(np.abs(stored).max(axis=1), np.float32(1e-30))
-    found: NDArray[np.float32] = np.abs(stored - made).max(axis=1) / largest
-    return found
+    return drift(kept[list(rows)], encoder(np.stack(pixels)))
 
 
 def _pixels(key: bytes, images: _Images, view: str, size: int) -> Pixels | None:

@@ -51,11 +51,11 @@ def verify_folder(path: Path) -> dict[str, Any]:
 def _verify(run: Run, *, repair: bool) -> dict[str, Any]:
     problems = list(_of_rows(run))
     rows = 0 if problems else len(run.manifest())
-    bad = {name: found for name in run.record["heads"] if (found := _of_head(run, name))}
+    bad = {name: found for name in run.record.heads if (found := _of_head(run, name))}
     problems += bad.values()
     problems += _of_finetuning(run)
     problems += _of_predictions(run, can_be_made=not problems)
-    good = len(run.record["heads"]) - len(bad)
+    good = len(run.record.heads) - len(bad)
     return _result("run", problems, rows=rows, good=good, repair=repair)
 
 
@@ -77,10 +77,11 @@ def _of_rows(run: Run) -> Iterator[Problem]:
     path = run.path / MANIFEST
     try:
         rows = run.manifest()
-        counts = {name: list(rows.splits).count(name) for name in run.record["split"]}
-        if counts == run.record["split"]:
+        expected = run.record.split.as_json()
+        counts = {name: list(rows.splits).count(name) for name in expected}
+        if counts == expected:
             return
-        problem = f"Expected {str(path)!r} of {run.record['split']} rows. Received: {counts}."
+        problem = f"Expected {str(path)!r} of {expected} rows. Received: {counts}."
     except PipelineError as error:
         problem = error.message
     fix = "Delete it and train again into the run, with the same store and options."
@@ -91,7 +92,7 @@ def _of_head(run: Run, name: str) -> Problem | None:
     where = f"heads/{name}"
     try:
         run.probabilities(name)
-        if not run.record["heads"][name].get("not_saved"):
+        if not run.record.heads[name].not_saved:
             run.load_head(name)
     except EngineUnavailableError as error:
         return Problem(where, error.message, error.hint)
@@ -101,9 +102,9 @@ def _of_head(run: Run, name: str) -> Problem | None:
 
 
 def _of_finetuning(run: Run) -> Iterator[Problem]:
-    folder, record = run.path / FINETUNED, run.record.get(FINETUNED, {})
-    if FINETUNED in run.record["heads"]:
-        path = folder / f"{record['weights_sha256']}.h5"
+    folder, record = run.path / FINETUNED, run.record.finetuned()
+    if FINETUNED in run.record.heads:
+        path = folder / f"{record.weights_sha256}.h5"
         try:
             weights.load(path)
         except PipelineError as error:
@@ -120,7 +121,7 @@ def _of_finetuning(run: Run) -> Iterator[Problem]:
 
 def _of_predictions(run: Run, *, can_be_made: bool) -> Iterator[Problem]:
     path = run.path / PREDICTIONS
-    if not path.exists() and PREDICTIONS not in run.record.get("files", {}):
+    if not path.exists() and PREDICTIONS not in (run.record.files or {}):
         return
     try:
         run.require_file(PREDICTIONS)

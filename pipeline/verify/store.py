@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.backbones import kept_file, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
-from pipeline.files.atomic import sha256_file
+from pipeline.files.atomic import complete, sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
 from pipeline.images.manifest import OK
 from pipeline.store import activations, features_file
@@ -103,7 +103,7 @@ def _of_activations(path: Path) -> Iterator[Problem]:
 def _of_encoder(store: Store) -> Iterator[Problem]:
     """Yield what is wrong with the weights in use and the converted copies of the network."""
     fix = "Delete it; it is made again when it is needed."
-    for path in sorted(store.encoder_folder.glob("[!.]*")):
+    for path in complete(store.encoder_folder, ""):
         if path.suffix == ".h5":
             try:
                 weights.load(path)
@@ -117,7 +117,7 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
                 yield Problem(path.name, error.message, _KEEP_AGAIN, without(path))
             continue
         try:
-            kept = weights.converted_digest(store.identity["weights_sha256"], sha256_file(path))
+            kept = weights.converted_digest(store.identity.weights_sha256, sha256_file(path))
             is_bad = path.name.partition(".")[0] != kept
         except OSError:
             is_bad = True
@@ -128,7 +128,7 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
 
 def _of_manifests(store: Store) -> Iterator[Problem]:
     """Yield the manifests in the store that are not as they were written."""
-    for name in sorted({store.manifest_path.name, *store.record["manifests"]}):
+    for name in sorted({store.manifest_path.name, *store.record.manifests}):
         path = store.path / name
         if Path(name).name != name or not path.exists():
             continue

@@ -43,7 +43,7 @@ def load(**changes: Any) -> FrozenBackbone:
     return frozen.load("resnet50", **{**options, **changes})
 
 
-def identity(**changes: Any) -> dict[str, object]:
+def identity(**changes: Any) -> identities.Identity:
     options: dict[str, Any] = {
         "weights_sha256": "0" * 64,
         "image_size": 64,
@@ -63,7 +63,7 @@ def loaded() -> FrozenBackbone:
 
 
 def test_the_identity_has_the_fields_of_the_contract() -> None:
-    assert identity() == {
+    assert identity().as_json() == {
         "backbone": "resnet50",
         "weights_sha256": "0" * 64,
         "image_size": 64,
@@ -77,7 +77,7 @@ def test_the_identity_has_the_fields_of_the_contract() -> None:
 def test_the_engine_counts_below_float32_only() -> None:
     assert identity(engine="keras") == identity(engine="onnx")
     low = identity(precision="float16", engine="onnx")
-    assert low["engine"] == "onnx"
+    assert low.engine == "onnx"
     assert low != identity(precision="float16", engine="keras")
 
 

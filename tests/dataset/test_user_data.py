@@ -97,8 +97,8 @@ def test_labels_that_look_alike_are_said_and_merged_on_request(
     write_classes(Path("d"), {names[0]: 6, names[1]: 4, "dog": 6})
     assert "look alike" in said(capsys, "extract", "d", *EXTRACT)
     assert "differ only" in said(capsys, *TRAIN)
-    assert len(Run.open(Path("run")).record["classes"]) == 3
-    assert any("look alike" in note for note in Run.open(Path("run")).record["source"]["notes"])
+    assert len(Run.open(Path("run")).record.classes) == 3
+    assert any("look alike" in note for note in Run.open(Path("run")).record.source.notes)
     status, result = command("extract", "d", *EXTRACT, "--merge-labels")
     assert (status, result["encoded"]) == (0, 0)
     assert any("Labels merged" in note and note.endswith("images: 4") for note in result["notes"])
@@ -133,7 +133,7 @@ def test_many_small_classes_are_one_line(capsys: pytest.CaptureFixture[str]) -> 
     planted_store(Path("store"), {f"c{number:03}": 3 for number in range(120)})
     shown = said(capsys, *TRAIN, "--head", "logreg", "--head", "ridge")
     (line,) = [line for line in shown.splitlines() if "moved" in line]
-    moved = Run.open(Path("run")).record["moved"]
+    moved = Run.open(Path("run")).record.moved
     assert f"class, {len(moved)} (" in line and len(moved) > 120
     assert "more" in line and len(line) < 400
 
@@ -163,7 +163,7 @@ def test_train_and_val_are_scored_on_val(
     shown = said(capsys, *TRAIN)
     assert "val is the test split, scored once" in shown
     run = Run.open(Path("run"))
-    assert run.record["split"]["test"] == 20 and run.record["split"]["val"] > 0
+    assert run.record.split.test == 20 and run.record.split.val > 0
     declared = dict(zip(store.read_manifest().paths, splits, strict=True))
     rows = run.manifest()
     for path, split in zip(rows.paths, rows.splits, strict=True):
@@ -172,7 +172,7 @@ def test_train_and_val_are_scored_on_val(
     assert set(store.read_manifest().splits) == {"train", "val"}
     Path("m.csv").write_bytes(store.manifest_path.read_bytes())
     status, result = command(*TRAIN, "--manifest", "m.csv")
-    assert status == 0 and result["split"] == run.record["split"]
+    assert status == 0 and result["split"] == run.record.split.as_json()
     X, _, _ = pipeline.load("store", split="test")
     assert len(X) == 20
     status, result = command(*TRAIN[:3], "--run", "other", *TRAIN[5:], "--split", "70/15/15")

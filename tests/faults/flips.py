@@ -6,7 +6,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from pipeline.files.atomic import sha256_file
 from pipeline.runs import checkpoint, model_folder
 from pipeline.runs.checkpoint import Arrays, Progress
 from pipeline.runs.leaderboard import compare
+from pipeline.runs.model_folder import ModelRecord
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.store import activations, scan_cache
 from pipeline.store.store import Store
@@ -82,7 +83,7 @@ def build(folder: Path) -> Path:
     content = bytes(range(200))
     name = weights.converted_digest("0" * 64, hashlib.sha256(content).hexdigest())
     (store.encoder_folder / f"{name}.graph-1.pb").write_bytes(content)
-    identity = {"features": store.identity, "cut": "conv5"}
+    identity = {"features": store.identity.as_json(), "cut": "conv5"}
     values = np.random.default_rng(0).normal(size=(42, 3, 3)).astype("<f2")
     where = activations.folder_of(store.boundary_folder, identity)
     activations.write(where, identity, store.index.keys, values)
@@ -218,7 +219,7 @@ def use_store(folder: Path) -> Any:
     """Load features, labels and splits, and prepare a training."""
     X, y, names = load(folder / "store")
     store = Store.open(folder / "store")
-    found = [X.tobytes(), y.tobytes(), names, store.identity, store.dim, store.record["root"]]
+    found = [X.tobytes(), y.tobytes(), names, store.identity, store.dim, store.record.root]
     options = TrainHeadOptions(store=str(folder / "store"), run=str(folder / "none"), **_OPTIONS)
     prepared = prepare_data(options)
     return [*found, prepared.examples.splits, prepared.examples.paths, prepared.inputs]
@@ -296,7 +297,7 @@ def use_folder(folder: Path) -> Any:
     X = np.linspace(-1, 1, 36, dtype=np.float32).reshape(3, 12)
     path = folder / "model/encoder" / f"{found.backbone.weights_sha256}.h5"
     arrays = {name: array.tobytes() for name, array in weights.load(path).items()}
-    return [found.head.predict_proba(X).tobytes(), dict(found.metadata), arrays]
+    return [found.head.predict_proba(X).tobytes(), found.record.as_json(), arrays]
 
 
 def check_store(folder: Path) -> bool:
@@ -335,8 +336,14 @@ class _Network:
 
 def _export(folder: Path, digest: str, arrays: dict[str, Any]) -> None:
     run = Run.open(folder / "run")
-    identity = {**run.record["inputs"]["identity"], "weights_sha256": digest}
-    metadata = {"classes": run.record["classes"], "identity": identity, "dim": 12,
-                "head": "logreg", "average": [], "reject_below": 0.0}  # fmt: skip
+    record = ModelRecord(
+        schema_version=model_folder.SCHEMA_VERSION,
+        classes=run.record.classes,
+        identity=replace(run.inputs.identity, weights_sha256=digest),
+        dim=12,
+        head="logreg",
+        average=[],
+        reject_below=0.0,
+    )
     head = heads.load(folder / "run/heads/logreg")
-    model_folder.write(folder / "model", _Network(digest, arrays), head, metadata, None)  # type: ignore[arg-type]
+    model_folder.write(folder / "model", _Network(digest, arrays), head, record, None)  # type: ignore[arg-type]

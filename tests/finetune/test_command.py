@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Notes, edit_record
 import tiny_resnet
-from finetuning import QUICK, SIZE, Command, killed_after_an_epoch, run_finetune
+from fakes import Notes, edit_record
+from finetuning import (
+    QUICK,
+    SIZE,
+    Command,
+    bars,
+    killed_after_an_epoch,
+    run_finetune,
+    small_network,
+)
 from numpy.typing import NDArray
 
 from pipeline import heads
@@ -36,6 +44,7 @@ from pipeline.finetune.training import FineTuning
 from pipeline.heads import layers as head_layers
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = [
@@ -55,10 +64,10 @@ def uninterrupted(trained: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_result_has_the_keys_of_stage_two(trained: Path, uninterrupted: dict[str, Any]) -> None:
     assert set(uninterrupted["heads"]) == {"finetune", "majority"}
-    record = Run.open(trained / "run").record["heads"]["majority"]
+    record = Run.open(trained / "run").record.heads["majority"]
     assert uninterrupted["heads"]["finetune"].keys() == uninterrupted["heads"]["majority"].keys()
-    assert uninterrupted["heads"]["majority"]["test"] == record["test"]
-    assert uninterrupted["split"] == Run.open(trained / "run").record["split"]
+    assert uninterrupted["heads"]["majority"]["test"] == record.test.as_json()
+    assert uninterrupted["split"] == Run.open(trained / "run").record.split.as_json()
     (pair,) = uninterrupted["pairs"]
     assert {pair["a"], pair["b"]} == {"finetune", "majority"}
     verdict = uninterrupted["finetune"]["verdict"]
@@ -83,8 +92,8 @@ def test_what_is_saved_gives_the_recorded_answers_of_images(
         path = tmp_path / "half"
         run_finetune(trained / "run", run=str(path), cache_precision="float16", **QUICK)
     run = Run.open(path)
-    record = run.record["finetune"]
-    saved = weights.load(path / "finetune" / f"{record['weights_sha256']}.h5")
+    record = run.record.finetuned()
+    saved = weights.load(path / "finetune" / f"{record.weights_sha256}.h5")
     changed = {
         name.removeprefix("backbone/"): value
         for name, value in saved.items()
@@ -92,10 +101,10 @@ def test_what_is_saved_gives_the_recorded_answers_of_images(
     }
     assert changed and all(name.startswith("conv5_block3") for name in changed)
     assert not [name for name in changed if "moving" in name]
-    digest = run.record["inputs"]["identity"]["weights_sha256"]
+    digest = run.inputs.identity.weights_sha256
     loaded = load_network(trained / "store" / "encoder" / f"{digest}.h5")
     backbone.assign(loaded.network, {**loaded.arrays(), **changed})
-    assert weights.digest(loaded.arrays()) == record["backbone_sha256"]
+    assert weights.digest(loaded.arrays()) == record.backbone_sha256
     rows = run.manifest()
     scored = [index for index, split in enumerate(rows.splits) if split != "train"]
     with Photos(rows, SIZE, augment_seed=None) as photos:
@@ -177,7 +186,7 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
     frozen = {layer.name for layer in network_layers(trained)[: surgery_of.TUTORIAL_FROZEN]}
     assert not frozen & {name.split("/")[1] for name in saved}
     # As earlier releases recorded it, so that their runs are kept, whichever name is given.
-    assert Run.open(path).record["inputs"]["preset"] == "seed"
+    assert Run.open(path).record.inputs["preset"] == "seed"
     for name in ("seed", "tutorial"):
         values = {"source": str(trained / "run"), "run": str(path), "preset": name}
         notes = Notes()
@@ -187,7 +196,7 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
 
 
 def network_layers(folder: Path) -> list[Any]:
-    digest = Store.unchecked(folder / "store").identity["weights_sha256"]
+    digest = Store.unchecked(folder / "store").identity.weights_sha256
     layers: list[Any] = load_network(folder / "store/encoder" / f"{digest}.h5").network.layers
     return layers
 
@@ -203,7 +212,7 @@ def test_what_cannot_begin_leaves_nothing_behind(trained: Path, tmp_path: Path) 
     for force in (False, True):
         with pytest.raises(RunError, match="another --run"):
             run_finetune(trained / "run", run=str(trained / "run"), force=force)
-    assert Run.open(trained / "run").record["heads"]
+    assert Run.open(trained / "run").record.heads
 
 
 @pytest.mark.slow
@@ -341,3 +350,27 @@ def load_network_arrays(path: Path, name: Path) -> dict[str, NDArray[np.float32]
     arrays = weights.load(name)
     name.unlink()
     return arrays
+
+
+@pytest.mark.slow
+def test_the_last_stage_of_a_network_of_ones_own_is_the_default(
+    tmp_path: Path, command: Command
+) -> None:
+    # It takes images of every size; the boundary has one all the same.
+    small_network(import_keras(), None).save(tmp_path / "small.keras")
+    bars(tmp_path / "photos", 60)
+    for arguments in (
+        ("extract", tmp_path / "photos", "--store", tmp_path / "store", "--image-size", SIZE,
+         "--backbone", tmp_path / "small.keras", "--preprocessing", "unit", "--engine", "keras"),
+        ("train-head", "--store", tmp_path / "store", "--run", tmp_path / "run", "--head", "logreg",
+         "--split", "60/20/20"),
+    ):  # fmt: skip
+        assert command(*arguments)[0] == 0
+    notes = Notes()
+    result = run_finetune(tmp_path / "run", notes=notes, epochs=1)
+    assert "Training from conv3 on: the last 6 of 10 layers, and the head" in notes.lines
+    assert result["finetune"]["layer"] == "conv3_block1_1_conv"
+    assert Run.open(tmp_path / "run-finetune").record.inputs["unfreeze_from"] == "conv3"
+    again = Notes()
+    assert run_finetune(tmp_path / "run", notes=again, epochs=1, unfreeze_from="conv3") == result
+    assert any("kept" in line for line in again.lines)

@@ -1,15 +1,16 @@
 """Where a network is cut."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from finetuning import operated, small_backbone, small_batch
 
-from pipeline.errors import (
-    ConfigError,
-)
+from pipeline.backbones import BACKBONES, frozen
+from pipeline.errors import ConfigError
 from pipeline.finetune import steps
 from pipeline.finetune import surgery as surgery_of
-from pipeline.finetune.cut import cut_at, find_cut
+from pipeline.finetune.cut import cut_at, find_cut, last_stage
 from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
@@ -88,3 +89,61 @@ def test_exactly_what_is_above_the_cut_is_trained(name: str) -> None:
     names = {variable.path.split("/")[-2] for variable in trained}
     assert ("conv2_block1_conv" in names) == (name == "all")
     assert {"hidden_1", "logits"} <= names
+
+
+def network_of(*chain: tuple[int, str]) -> Any:
+    """A chain of convolutions by stride, and the pooling."""
+    keras = import_keras()
+    pixels = features = keras.Input((32, 32, 3), name="pixels")
+    for stride, name in chain:
+        features = keras.layers.Conv2D(2, 3, stride, padding="same", name=name)(features)
+    return keras.Model(pixels, keras.layers.GlobalAveragePooling2D(name="pool")(features))
+
+
+@pytest.mark.parametrize(
+    ("chain", "expected"),
+    [
+        (((2, "conv4_block1_conv"), (2, "conv5_block1_conv"), (1, "conv5_block2_conv")), "conv5"),
+        # Names tell blocks alone: the last ones of one size.
+        (((2, "block1_conv"), (2, "block2_conv"), (1, "block3_conv")), "block2"),
+        (((2, "block1_conv"), (1, "block2_conv"), (2, "block3_conv")), "block3"),
+        # Names tell nothing.
+        (((2, "stem"), (2, "two"), (2, "three"), (1, "four")), "three"),
+        (((2, "stem"), (1, "two"), (1, "three")), "two"),
+    ],
+)
+def test_the_last_stage(chain: tuple[tuple[int, str], ...], expected: str) -> None:
+    network = network_of(*chain)
+    assert last_stage(network) == expected
+    cut = find_cut(network, expected)
+    assert cut.layer.startswith(expected) and cut.boundary is not None
+
+
+def test_the_last_stage_of_a_network_without_maps_is_its_last_block() -> None:
+    keras = import_keras()
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    patches = keras.layers.Conv2D(4, 8, 8, name="patches")(pixels)
+    tokens = keras.layers.Reshape((16, 4), name="tokens")(patches)
+    for name in ("one", "two"):
+        tokens = keras.layers.Dense(4, name=name)(tokens)
+    network = keras.Model(pixels, keras.layers.GlobalAveragePooling1D(name="pool")(tokens))
+    assert last_stage(network) == "two"
+
+
+def test_a_network_without_blocks_has_to_be_told() -> None:
+    keras = import_keras()
+    inner = network_of((2, "conv5_block1_conv"))
+    pixels = keras.Input((32, 32, 3), name="image")
+    network = keras.Model(pixels, inner(pixels))
+    with pytest.raises(ConfigError, match="tell no stage") as caught:
+        last_stage(network)
+    assert "Layers: image, " in caught.value.hint and "all" in caught.value.hint
+    assert find_cut(network, "all").first == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet152"])
+def test_the_table_says_the_last_stage_of_every_backbone(name: str) -> None:
+    network = frozen.load(name, weights="random", seed=0, image_size=64, pooling="avg").network
+    assert last_stage(network) == BACKBONES[name].last_stage
+    assert find_cut(network, BACKBONES[name].last_stage).boundary is not None

@@ -45,11 +45,11 @@ def test_a_head_that_is_no_network_is_refused(planted: Callable[..., Path]) -> N
 
 def test_the_best_network_is_the_default(planted: Callable[..., Path]) -> None:
     run = planted("--head", "knn", "--head", "logreg", "--head", "linear")
-    records = Run.open(run).record["heads"]
+    records = Run.open(run).record.heads
     origin = open_origin(FinetuneOptions(source=str(run)))
     other = {"logreg": "linear", "linear": "logreg"}[origin.name]
-    best, second = records[origin.name]["val"], records[other]["val"]
-    assert (best["accuracy"], -best["log_loss"]) >= (second["accuracy"], -second["log_loss"])
+    best, second = records[origin.name].val, records[other].val
+    assert (best.accuracy, -best.log_loss) >= (second.accuracy, -second.log_loss)
 
 
 def test_a_run_whose_val_was_trained_on_is_refused(planted: Callable[..., Path]) -> None:

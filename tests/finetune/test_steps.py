@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import on_jax
-from finetuning import killed_after_an_epoch, FLAGS, Arrays, Notes, bars, run_finetune, small_backbone, small_batch
+from finetuning import (
+    FLAGS,
+    Arrays,
+    Notes,
+    bars,
+    killed_after_an_epoch,
+    run_finetune,
+    small_backbone,
+    small_batch,
+)
 from numpy.typing import NDArray
 
 from pipeline import backbones, heads
@@ -476,15 +484,6 @@ def test_training_with_dropout_resumes_bit_for_bit(tmp_path: Path) -> None:
         assert surgery_of.digest_of(trained) == expected
 
 
-@pytest.mark.slow
-def test_jax_makes_the_same_steps() -> None:
-    names = (
-        "first_update or one_rate or kernels_alone or scaled_loss or drops_a_share "
-        "or follows_the_seed or other_units or do_not_depend or keeps_what or bit_for_bit"
-    )
-    assert "13 passed" in on_jax(__file__, names)
-
-
 # The command, on the real network with random weights
 
 
@@ -530,7 +529,7 @@ def test_a_dense_head_starts_at_its_answers_and_keeps_its_dropout(
 def test_another_optimizer_or_decay_is_another_run(
     trained: Path, uninterrupted: dict[str, Any], name: str, value: Any
 ) -> None:
-    inputs = Run.open(trained / "whole").record["inputs"]
+    inputs = Run.open(trained / "whole").record.inputs
     assert inputs[name] == QUICK[name]
     with pytest.raises(RunError, match=f"{name} = {QUICK[name]!r}.*{name} = {value!r}"):
         run_finetune(trained / "run", run=str(trained / "whole"), **{**QUICK, name: value})

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Command, planted_store
+from fakes import Command, edit_record, planted_store
 
 from pipeline.cli import leaderboard as text
 from pipeline.cli.main import main
@@ -71,7 +71,7 @@ def test_the_curve_grows_and_ends_at_the_run(command: Command, store: Store) -> 
     counts = [row["n_train"] for row in rows]
     run = Run.open(Path("run"))
     assert counts == sorted(set(counts))
-    assert counts[-1] == run.record["split"]["train"]
+    assert counts[-1] == run.record.split.train
     whole = next(item for item in result["rows"] if item["head"] == "logreg")
     assert rows[-1]["accuracy"] == pytest.approx(whole["accuracy"])
     assert rows[0]["accuracy"] < rows[-1]["accuracy"]
@@ -90,9 +90,7 @@ def test_parts_of_the_curve_lie_in_each_other_and_hold_every_class(store: Store)
 
 
 def test_a_store_that_changed_is_refused(command: Command, store: Store) -> None:
-    run = Run.open(Path("run"))
-    run.record["inputs"]["identity"] = {"precision": "bfloat16"}
-    run.save_record()
+    edit_record(Path("run/run.json"), lambda it: it["inputs"]["identity"].update(pooling="max"))
     status, result = command("compare", "run", "--seeds", 2)
     assert status == 2
     assert "was made from features of" in result["error"]["message"]
@@ -101,9 +99,9 @@ def test_a_store_that_changed_is_refused(command: Command, store: Store) -> None
 def test_heads_that_are_no_heads_on_stored_features_are_refused(
     command: Command, store: Store
 ) -> None:
-    run = Run.open(Path("run"))
-    run.record["heads"]["finetune"] = run.record["heads"]["logreg"]
-    run.save_record()
+    changed = {"weights_sha256": "0" * 64, "backbone_sha256": "1" * 64}
+    edit_record(Path("run/run.json"), lambda record: record.update(finetune=changed))
+    edit_record(Path("run/run.json"), lambda it: it["heads"].update(finetune=it["heads"]["logreg"]))
     status, result = command("compare", "run", "--curve")
     assert status == 2
     assert "finetune" in result["error"]["message"]
@@ -145,8 +143,7 @@ def others(command: Command, store: Store, tmp_path: Path) -> None:
     Path("runs/file.txt").touch()
     empty = Run.open(Path("runs/a"))
     shutil.copytree("runs/a", "runs/empty")
-    record = {**empty.record, "heads": {}, "best": None}
-    Run(Path("runs/empty"), record).save_record()
+    Run(Path("runs/empty"), empty.record.with_heads({})).save_record()
 
 
 def all_runs() -> list[str]:

@@ -72,7 +72,7 @@ def test_the_second_is_told_which_process_keeps_it_out(
     assert status == 0, result
     assert f"Another {first} trains into 'run' (process {os.getpid()} on" in told[0]
     assert "--wait" in told[0]
-    heads = set(Run.open(Path("run")).record["heads"])
+    heads = set(Run.open(Path("run")).record.heads)
     assert heads == ({"ridge"} if force else {"majority", "ridge"})
     assert Path("run/run.json").read_bytes() != before
 
@@ -119,7 +119,7 @@ def test_with_wait_the_second_adds_its_head_after_the_first(command: Command, st
     assert status == 0, result
     _, said = started[0].communicate(timeout=120)
     assert started[0].returncode == 0, said
-    assert set(Run.open(Path("run")).record["heads"]) == {"ridge", "centroid"}
+    assert set(Run.open(Path("run")).record.heads) == {"ridge", "centroid"}
 
 
 def test_many_at_once_into_a_run_that_is_not_there(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_what_is_there_stays(command: Command, store: Store) -> None:
         reserved(Path("run"), "test", wait=False, reporter=Silence()),
     ):
         raise ValueError("of mine")
-    assert list(Run.open(Path("run")).record["heads"]) == ["majority"]
+    assert list(Run.open(Path("run")).record.heads) == ["majority"]
 
 
 def test_a_lock_that_was_deleted_under_way_holds_nobody(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.finetune.origin import open_origin
 from pipeline.finetune.photos import Photos
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs import checkpoint, stitch
+from pipeline.runs.record import HeadRecord
 from pipeline.runs.run import Run
 from pipeline.serving.classifier import Classifier
 from pipeline.store.store import Store
@@ -217,7 +219,7 @@ def test_manifests_elsewhere_move_with_the_store(
     assert (status, result["dropped"]) == (0, 0)
     # It is still known as ours, and under one name.
     assert command("extract", *arguments)[0] == 0
-    names = Store.open(Path("stores/photos")).record["manifests"]
+    names = Store.open(Path("stores/photos")).record.manifests
     assert sorted(names) == [str(project.parent / "two/mine.csv"), "manifest.csv"]
     status, result = command("train-head", "--store", "stores/photos", "--manifest", "mine.csv",
                              "--run", "runs/mine", "--head", "logreg")  # fmt: skip
@@ -249,7 +251,7 @@ def test_fine_tuning_depends_on_no_place(project: Path, monkeypatch: pytest.Monk
     options = FinetuneOptions(source="runs/photos")
     inputs = stage._inputs(options, open_origin(options))
     run = stage._create_run(Path("runs/fine"), inputs, open_origin(options))
-    run.record["heads"]["logreg"] = {}
+    run.record = replace(run.record, heads={"logreg": HeadRecord.of({})})
     run.save_record()
     two = moved(project, project.parent / "two", monkeypatch)
     again = stage._inputs(options, open_origin(options))

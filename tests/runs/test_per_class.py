@@ -75,16 +75,13 @@ def train(command: Command, folder: Path) -> Run:
 
 def test_every_run_records_them_for_val_and_test(command: Command, tmp_path: Path) -> None:
     run = train(command, tmp_path)
-    for head in run.record["heads"].values():
-        assert "per_class" not in head["train"]
-        for split in ("val", "test"):
-            scores = head[split]
-            assert sum(scores["per_class"]["support"]) == scores["n"]
-            matrix = np.array(scores["confusion_matrix"])
-            assert matrix.trace() / scores["n"] == pytest.approx(scores["accuracy"])
-            assert np.mean(scores["per_class"]["recall"]) == pytest.approx(
-                scores["balanced_accuracy"]
-            )
+    for head in run.record.heads.values():
+        assert head.train.per_class is None
+        for scores in (head.val, head.test):
+            assert sum(scores.per_class["support"]) == scores.n
+            matrix = np.array(scores.confusion_matrix)
+            assert matrix.trace() / scores.n == pytest.approx(scores.accuracy)
+            assert np.mean(scores.per_class["recall"]) == pytest.approx(scores.balanced_accuracy)
 
 
 def test_info_shows_all_classes_of_a_head(
@@ -95,14 +92,14 @@ def test_info_shows_all_classes_of_a_head(
     assert status == 0
     shown = result["shown"]
     assert (shown["head"], shown["split"]) == ("majority", "test")
-    test = run.record["heads"]["majority"]["test"]
-    assert shown["per_class"] == test["per_class"]
+    test = run.record.heads["majority"].test
+    assert shown["per_class"] == test.per_class
     assert main(["info", str(run.path), "--per-class", "--head", "majority"]) == 0
     said = capsys.readouterr().out.splitlines()
     place = next(n for n, line in enumerate(said) if line.startswith("Confusion matrix on test"))
     assert said[place + 1].split() == ["true", "ant", "bee", "cow"]
-    for row, name in enumerate(run.record["classes"]):
-        assert said[place + 2 + row].split() == [name, *map(str, test["confusion_matrix"][row])]
+    for row, name in enumerate(run.record.classes):
+        assert said[place + 2 + row].split() == [name, *map(str, test.confusion_matrix[row])]
     assert any(line.split() == ["class", "precision", "recall", "F1", "images"] for line in said)
 
 
@@ -110,7 +107,7 @@ def test_runs_of_older_releases_are_read(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(command, tmp_path)
-    known = run.record["heads"]["logreg"]
+    known = run.record.heads["logreg"]
 
     def without(record: dict[str, object]) -> None:
         for head in record["heads"].values():
@@ -123,7 +120,7 @@ def test_runs_of_older_releases_are_read(
     status, result = command("info", run.path, "--per-class", "--head", "logreg")
     assert status == 0
     for key in ("per_class", "confusion_matrix"):
-        assert result["shown"][key] == known["test"][key], "scored from the probabilities"
+        assert result["shown"][key] == getattr(known.test, key), "scored from the probabilities"
     again = ("train-head", "--store", tmp_path / "store", "--run", run.path, "--head", "logreg")
     status, result = command(*again)
     assert status == 0 and "per_class" not in result["heads"]["logreg"]["test"], "kept as it is"

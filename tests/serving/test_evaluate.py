@@ -57,7 +57,7 @@ def test_on_the_test_images_it_gives_the_scores_of_the_run(
     data = part_of(run, tmp_path / "more", "test")
     status, result = command("evaluate", run.path, data, "--head", head)
     assert status == 0, result
-    known = run.record["heads"][head]["test"]
+    known = run.record.heads[head].test.as_json()
     for key, value in known.items():
         if key not in ("confusion_matrix", "per_class"):
             assert result["scores"][key] == pytest.approx(value, abs=1e-6), key
@@ -66,7 +66,7 @@ def test_on_the_test_images_it_gives_the_scores_of_the_run(
         assert result["scores"]["per_class"][key] == pytest.approx(values), key
     assert result["classes"] == ["ant", "bee", "cow"]
     assert result["seen"] == {"train": 0, "val": 0}
-    reject = run.record["heads"][head]["reject"]
+    reject = run.record.heads[head].reject
     assert result["reject"]["threshold"] == reject["threshold"]
     assert result["reject"]["coverage"] == pytest.approx(reject["test"]["coverage"])
 
@@ -78,7 +78,7 @@ def test_images_that_the_run_was_trained_on_are_found_under_other_names(
     data = part_of(run, tmp_path / "more", "val", "train")
     for number, path in enumerate(sorted(data.rglob("*.png"))):
         path.rename(path.with_name(f"renamed-{number}.png"))
-    split = run.record["split"]
+    split = run.record.split.as_json()
     status, result = command("evaluate", run.path, data)
     assert status == 0
     assert result["seen"] == {"train": split["train"], "val": split["val"]}
@@ -145,17 +145,24 @@ def test_an_exported_folder_is_scored_and_tells_of_no_training_images(
     command: Command, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Run.open(made / "run")
-    backbone, identity = FakeBackbone.drawn("resnet50random0"), run.record["inputs"]["identity"]
-    assert backbone.weights_sha256 == identity["weights_sha256"]
-    metadata = {"head": "logreg", "classes": run.record["classes"], "identity": identity,
-                "dim": backbone.dim, "average": [], "reject_below": 0.0}  # fmt: skip
+    backbone, identity = FakeBackbone.drawn("resnet50random0"), run.inputs.identity
+    assert backbone.weights_sha256 == identity.weights_sha256
+    record = model_folder.ModelRecord(
+        schema_version=model_folder.SCHEMA_VERSION,
+        classes=run.record.classes,
+        identity=identity,
+        dim=backbone.dim,
+        head="logreg",
+        average=[],
+        reject_below=0.0,
+    )
     folder = tmp_path / "exported"
-    model_folder.write(folder, cast(Any, backbone), run.load_head("logreg"), metadata, None)
+    model_folder.write(folder, cast(Any, backbone), run.load_head("logreg"), record, None)
     data = part_of(run, tmp_path / "more", "test")
     status, result = command("evaluate", folder, data)
     assert (status, result["seen"]) == (0, None)
-    known = run.record["heads"]["logreg"]["test"]
-    assert result["scores"]["accuracy"] == pytest.approx(known["accuracy"])
+    known = run.record.heads["logreg"].test
+    assert result["scores"]["accuracy"] == pytest.approx(known.accuracy)
     assert main(["evaluate", str(folder), str(data), "--quiet"]) == 0
     assert "does not tell" in capsys.readouterr().out
 

@@ -253,9 +253,9 @@ def test_metadata_travel(form: str, own: Path, tmp_path: Path) -> None:
     metadata = metadata_of(out, form)
     run = Run.open(own / "averaged")
     assert metadata["classes"] == ["ant", "bee", "cow"]
-    assert metadata["identity"] == run.record["inputs"]["identity"]
+    assert metadata["identity"] == run.inputs.identity.as_json()
     assert metadata["head"] == "logreg"
-    recorded = run.record["heads"]["logreg"]["calibration"]["temperature"]
+    recorded = run.record.heads["logreg"].calibration.temperature
     assert metadata["temperature"] == recorded
     assert (metadata["average"], metadata["reject_below"]) == (["flip"], 0.6)
     # A folder is loaded by this package, which does both.
@@ -347,7 +347,7 @@ def test_a_finetuned_head_is_of_float32_whatever_the_store_holds(tmp_path: Path)
     for engine in ("keras", "openvino"):
         classifier = Classifier.load(run.path, "finetune", engine=engine, weights=weights)
         tops = [dict(item.top) for item in classifier.predict(paths, top=3).predictions]
-        received = [[top[name] for name in run.record["classes"]] for top in tops]
+        received = [[top[name] for name in run.record.classes] for top in tops]
         np.testing.assert_allclose(received, expected, atol=TOLERANCE)
     with pytest.raises(ConfigError, match="expected openvino, which made"):
         Classifier.load(run.path, "linear", engine="keras", weights=weights)
@@ -483,7 +483,7 @@ def spoil_store(folder: Path) -> None:
     keys = store.read_manifest(None).keys
     features = store.read(keys)
     views = {name: store.read(keys, name) for name in store.views}
-    record = dict(store.record)
+    record = store.record
     for name in ("shards", "views"):
         shutil.rmtree(store.path / name)
     (store.path / "scan.sqlite").unlink()
@@ -562,9 +562,7 @@ def test_images_that_are_gone(own: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_store_that_is_gone_or_another(own: Path, tmp_path: Path) -> None:
     options = options_of(own, tmp_path / "model.keras", "keras")
-    store = Store.unchecked(own / "store")
-    store.record["identity"]["pooling"] = "max"
-    store.save_record()
+    edit_record(own / "store/store.json", lambda it: it["identity"].update(pooling="max"))
     with pytest.raises(StaleFeaturesError, match="pooling"):
         exported(options)
     shutil.rmtree(own / "store")

@@ -271,7 +271,7 @@ def test_result_has_the_keys_that_programs_rely_on(made: Path) -> None:
     assert set(result) == KEYS
     json.dumps(result, allow_nan=False)
     assert (result["images"], result["skipped"], result["errors"]) == (90, 0, [])
-    assert (result["head"], result["engine"]) == (Run.open(made / "run").record["best"], "fake")
+    assert (result["head"], result["engine"]) == (Run.open(made / "run").record.best, "fake")
     assert result["images_per_second"] > 0
     assert result["seconds"] >= result["startup_seconds"] >= 0
     for item in result["predictions"]:
@@ -496,17 +496,17 @@ def shipped(copy: Path) -> Path:
     from pipeline.runs import model_folder
 
     run = Run.open(copy / "run")
-    metadata = {
-        "schema_version": model_folder.SCHEMA_VERSION,
-        "classes": run.record["classes"],
-        "identity": run.record["inputs"]["identity"],
-        "dim": 16,
-        "head": "logreg",
-        "average": [],
-        "reject_below": 0.0,
-    }
+    record = model_folder.ModelRecord(
+        schema_version=model_folder.SCHEMA_VERSION,
+        classes=run.record.classes,
+        identity=run.inputs.identity,
+        dim=16,
+        head="logreg",
+        average=[],
+        reject_below=0.0,
+    )
     head = heads.load(copy / "run/heads/logreg")
-    model_folder.write(copy / "model", FakeBackbone("0" * 64), head, metadata, None)  # type: ignore[arg-type]
+    model_folder.write(copy / "model", FakeBackbone("0" * 64), head, record, None)  # type: ignore[arg-type]
     return copy / "model"
 
 
@@ -797,7 +797,7 @@ def test_every_engine_predicts_as_the_run_and_only_one_imports_keras(real: Path)
     run = Run.open(real / "run")
     paths, rows = held_out(run)
     assert len(paths) > 1
-    best = run.record["best"]
+    best = run.record.best
     for engine, expected in (("openvino", []), ("onnx", []), ("keras", ["keras", "tensorflow"])):
         loaded, tops = in_new_process(run.path, engine, paths)
         assert loaded == expected, engine
@@ -938,6 +938,8 @@ def test_a_network_of_ones_own_is_kept_in_its_store(tmp_path: Path) -> None:
     for out in ("model.onnx", "folder"):
         succeed("export", run.path, tmp_path / out)
     succeed("evaluate", tmp_path / "folder", tmp_path / "photos")
+    with pytest.raises(ConfigError, match="tell no stage"):
+        main(["finetune", str(run.path), "--quiet", "--debug"])
     succeed("finetune", run.path, "--unfreeze-from", "all", "--epochs", 1)
     succeed("verify", tmp_path / "store", "--reencode", 3)
     succeed("prune", tmp_path / "store")

@@ -24,7 +24,7 @@ KEY_DTYPE = "S64"
 
 
 def how(store: Store, cut: str = "conv4", **changes: Any) -> dict[str, Any]:
-    return {activations.FEATURES: {**store.identity, **changes}, "boundary": cut}
+    return {activations.FEATURES: {**store.identity.as_json(), **changes}, "boundary": cut}
 
 
 def add(store: Store, identity: dict[str, Any], keys: list[bytes]) -> Path:

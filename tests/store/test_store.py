@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from fakes import IDENTITY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +29,6 @@ from pipeline.store.writer import ShardWriter
 from pipeline.verify.store import verify
 
 DIM = 4
-IDENTITY = {"backbone": "fake", "image_size": 32}
 
 
 def keys_of(numbers: list[int]) -> np.ndarray:
@@ -133,7 +134,9 @@ def test_damaged_shard_is_named(tmp_path: Path, damage: str) -> None:
     elif damage == "renamed":
         path = path.rename(path.with_name("0" * 64 + ".h5"))
     else:
-        other = Store.create(tmp_path / "o", identity={"other": 1}, dim=DIM, root=tmp_path)
+        other = Store.create(
+            tmp_path / "o", identity=replace(IDENTITY, pooling="max"), dim=DIM, root=tmp_path
+        )
         shard = other.plain.add_shard(keys_of([99]), features_of([99]))
         path = Path(shutil.copy(shard.path, path.parent))
     with pytest.raises(CorruptShardError) as caught:
@@ -170,7 +173,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_another_identity_names_field_and_both_values(tmp_path: Path) -> None:
     store = make(tmp_path / "store")
     with pytest.raises(StaleFeaturesError, match="image_size = 32") as caught:
-        store.require_identity({**IDENTITY, "image_size": 64})
+        store.require_identity(replace(IDENTITY, image_size=64))
     assert "image_size = 64" in caught.value.message
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import IDENTITY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +44,7 @@ def keys_of(numbers: Any) -> Any:
 
 def make_store(path: Path, features: Any, sizes: list[int]) -> Store:
     """Write shards of the sizes given; the key of row i is the number i."""
-    store = Store.create(path, identity={}, dim=features.shape[1], root=path)
+    store = Store.create(path, identity=IDENTITY, dim=features.shape[1], root=path)
     start = 0
     for size in sizes:
         store.plain.add_shard(keys_of(range(start, start + size)), features[start : start + size])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Command, planted_store
+from fakes import Command, edit_record, planted_store
 
 from pipeline import heads
 from pipeline.cli.main import main
@@ -135,7 +135,7 @@ def test_without_val_cross_validation_chooses(command: Command, store: Store) ->
     assert result["heads"]["logreg"]["val"]["n"] == result["split"]["train"]
     assert result["heads"]["logreg"]["test"]["accuracy"] > 0.6
     run = Run.open(Path("run"))
-    assert run.record["heads"]["logreg"]["selected_on"] == "5 folds of train"
+    assert run.record.heads["logreg"].selected_on == "5 folds of train"
     assert len(run.probabilities("logreg")) == result["split"]["test"]
     status, error = command("train-head", "--store", "store", "--run", "other", "--split",
                             "85/0/15", "--head", "majority")  # fmt: skip
@@ -251,7 +251,7 @@ def test_a_sweep_that_was_killed_comes_to_the_same_record(
         patch.setattr(Run, "add_head", stopping)
         assert main([*arguments, "--quiet"]) == (130 if stop_at else 0)
     assert main([*arguments, "--quiet"]) == 0
-    record, expected = Run.open(Path("other")).record, Run.open(Path("run")).record
+    record, expected = (json.loads(Path(name, "run.json").read_text()) for name in ("other", "run"))
     assert record["lead"] == expected["lead"] == whole
     assert list(record) == list(expected)
     assert list(record["heads"]) == list(expected["heads"])
@@ -271,12 +271,15 @@ def test_the_lead_of_an_older_release_is_kept(
     command: Command, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = sweep(command, *flags("ridge", "majority"))["lead"]
-    run = Run.open(Path("run"))
     new = ("p_value", "p_adjusted", "simultaneous_ci95", "comparisons", "is_real")
-    run.record["lead"] = {name: value for name, value in first.items() if name not in new}
-    for record in run.record["heads"].values():
-        record.pop("choice")
-    run.save_record()
+    older = {name: value for name, value in first.items() if name not in new}
+
+    def change(record: dict[str, Any]) -> None:
+        record["lead"] = older
+        for head in record["heads"].values():
+            head.pop("choice")
+
+    edit_record(Path("run/run.json"), change)
     again = sweep(command, *flags("ridge"))["lead"]
     assert again["difference_ci95"] == first["difference_ci95"]
     assert main(["sweep", "--store", "store", "--run", "run", *flags("ridge")]) == 0

@@ -148,7 +148,7 @@ def test_force_replaces_a_run_of_fine_tuning(command: Command, store: Store, nam
     status, result = command(name, *flags)
     assert status == 0, result
     assert not Path("run/finetune").exists()
-    assert all(head.startswith("majority") for head in Run.open(Path("run")).record["heads"])
+    assert all(head.startswith("majority") for head in Run.open(Path("run")).record.heads)
 
 
 @pytest.mark.parametrize("steps", range(7))
@@ -173,7 +173,7 @@ def test_a_run_that_is_removed_in_part_can_be_replaced(
         killed.setattr(Path, "unlink", or_die(Path.unlink))
         with pytest.raises(KeyboardInterrupt):
             Run.remove(Path("run"))
-    assert bool(Run.open(Path("run")).record["heads"]) == (steps == 0)
+    assert bool(Run.open(Path("run")).record.heads) == (steps == 0)
     status, result = command("train-head", "--store", "store", "--run", "run", "--head",
                              "majority", "--force")  # fmt: skip
     assert (status, list(result["heads"])) == (0, ["majority"])
@@ -335,9 +335,9 @@ def test_a_preset_is_the_same_by_its_old_name(command: Command, store: Store) ->
     for flags in (("--preset", "seed"), ("--config", "c.toml")):
         assert command(*dense, "new", *flags)[1]["heads"] == first["heads"], "it is kept"
     found = pipeline.train_heads("store", heads=["dense"], run="old", preset="seed", quiet=True)
-    for one, other in zip(*(Run.open(Path(run)).record["heads"].values() for run in ("new", "old")),
+    for one, other in zip(*(Run.open(Path(run)).record.heads.values() for run in ("new", "old")),
                           strict=True):  # fmt: skip
-        assert one["params"] == other["params"]
+        assert one.params == other.params
     assert found["heads"]["dense"]["test"] == first["heads"]["dense"]["test"]
 
 
@@ -475,7 +475,7 @@ def test_info_of_a_run_has_its_scores(
     assert str(store.path) in said
     shutil.rmtree("run/heads")
     run = Run.open(Path("run"))
-    Run(Path("run"), {**run.record, "heads": {}, "best": None}).save_record()
+    Run(Path("run"), run.record.with_heads({})).save_record()
     assert main(["info", "run"]) == 0
     assert "heads none" in capsys.readouterr().out
 

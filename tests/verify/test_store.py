@@ -1,5 +1,6 @@
 """Verify of stores, runs and exported folders, and the repair of each, up to the next command."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_a_bad_head_is_dropped_and_only_that_is_trained_again(
     run: Run, command: Command, file: str, damage: str
 ) -> None:
     before = {path: path.read_bytes() for path in run.path.rglob("heads/*/*")}
-    scores = {name: head["test"] for name, head in run.record["heads"].items()}
+    scores = {name: head.test for name, head in run.record.heads.items()}
     path = run.path / "heads/logreg" / file
     if damage == "flip":
         flip(path)
@@ -206,11 +207,11 @@ def test_a_bad_head_is_dropped_and_only_that_is_trained_again(
         run.load_head("logreg")
         run.probabilities("logreg")
     assert repair(command, "run") == ["dropped the head logreg from run; train it again"]
-    assert list(Run.open(run.path).record["heads"]) == ["centroid"]
-    assert Run.open(run.path).record["best"] == "centroid"
+    assert list(Run.open(run.path).record.heads) == ["centroid"]
+    assert Run.open(run.path).record.best == "centroid"
     assert is_ok(command, "run")
     again = train(command)
-    assert {name: head["test"] for name, head in again.record["heads"].items()} == scores
+    assert {name: head.test for name, head in again.record.heads.items()} == scores
     assert is_ok(command, "run")
     assert {path: path.read_bytes() for path in before} == before
 
@@ -239,7 +240,7 @@ def test_heads_that_changed_places_are_found(run: Run, command: Command) -> None
     with pytest.raises(RunError, match="another content"):
         run.load_head("centroid")
     repair(command, "run")
-    assert list(Run.open(run.path).record["heads"]) == ["logreg"]
+    assert list(Run.open(run.path).record.heads) == ["logreg"]
 
 
 def test_a_run_whose_record_changed_is_not_added_to(run: Run, command: Command) -> None:
@@ -256,7 +257,7 @@ def test_runs_and_stores_of_the_version_before_are_read(run: Run, command: Comma
     assert is_ok(command, "run") and is_ok(command, "store")
     status, _ = command("train-head", "--store", "store", "--run", "run", "--head", "ridge")
     assert status == 0
-    assert Run.open(run.path).record["schema_version"] == 3
+    assert json.loads((run.path / "run.json").read_text())["schema_version"] == 3
     assert is_ok(command, "run")
 
 
