@@ -179,6 +179,11 @@ def remove_leftovers(folder: Path) -> None:
             _remove_unused(leftover)
 
 
+def complete(folder: Path, suffix: str) -> list[Path]:
+    """Return the files of a folder of ours that are in their place, sorted."""
+    return sorted(path for path in folder.glob(f"*{suffix}") if path.name[0] != ".")
+
+
 def foreign(folder: Path, own: Collection[str]) -> list[str]:
     """Return the names in a folder of ours that are neither ``own`` nor temporary, sorted.
 

@@ -20,6 +20,7 @@ from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files.arrays import AnyArray, row_sums
 from pipeline.files.atomic import (
     UnfitFileError,
+    complete,
     exclusive,
     remove_leftovers,
     rename_durably,
@@ -55,7 +56,7 @@ def folder_of(parent: Path, identity: Mapping[str, object]) -> Path:
 
 def paths(folder: Path) -> list[Path]:
     """Return the shards in one folder, in a fixed order."""
-    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if path.name[0] != ".")
+    return complete(folder, _SUFFIX)
 
 
 def all_paths(parent: Path) -> list[Path]:

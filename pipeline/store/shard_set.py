@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import MissingFeaturesError
+from pipeline.files.atomic import complete
 from pipeline.store import shard as shards
 from pipeline.store.key_index import KeyIndex
 from pipeline.store.scan_cache import ScanCache
@@ -106,7 +107,7 @@ class ShardSet:
 
     def shard_paths(self) -> list[Path]:
         """Return the shard files at hand."""
-        return sorted(path for path in self.folder.glob(f"*{shards.SUFFIX}") if path.name[0] != ".")
+        return complete(self.folder, shards.SUFFIX)
 
     def open_shard(self, path: Path, *, is_checked: Callable[[Path], bool]) -> Shard:
         """Read a shard's keys, hashing it unless ``is_checked`` vouches for it.

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.backbones import kept_file, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
-from pipeline.files.atomic import sha256_file
+from pipeline.files.atomic import complete, sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
 from pipeline.images.manifest import OK
 from pipeline.store import activations, features_file
@@ -103,7 +103,7 @@ def _of_activations(path: Path) -> Iterator[Problem]:
 def _of_encoder(store: Store) -> Iterator[Problem]:
     """Yield what is wrong with the weights in use and the converted copies of the network."""
     fix = "Delete it; it is made again when it is needed."
-    for path in sorted(store.encoder_folder.glob("[!.]*")):
+    for path in complete(store.encoder_folder, ""):
         if path.suffix == ".h5":
             try:
                 weights.load(path)

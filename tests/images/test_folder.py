@@ -273,3 +273,10 @@ def test_walk_takes_files_as_they_lie(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no files") as caught:
         sources.walk(tmp_path / "none")
     assert "class" not in str(caught.value)
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/notes.pdf").touch()
+    with pytest.raises(ManifestError, match=r"Received: 1 file of other kinds, such as 'a/notes"):
+        sources.scan(tmp_path)

@@ -13,6 +13,7 @@ from pipeline.errors import ManifestError, mention
 from pipeline.images.manifest import Manifest, listing_of
 from pipeline.images.sources.folder_tree import Tree, may_be_image, parent
 from pipeline.images.split_names import splits_of
+from pipeline.system.wording import counted
 
 _HINT: Final = "Give a folder with one sub-folder of images a class."
 
@@ -39,8 +40,8 @@ def scan_folder(data: Path, layout: str) -> Manifest:
         raise ManifestError(f"There are no files in {str(data)!r}.", hint=_HINT)
     if not tree.images[""]:
         raise ManifestError(
-            f"Expected image files in {str(data)!r}. Received: {len(tree.paths):,} files of other "
-            f"kinds, such as {tree.paths[0]!r}.",
+            f"Expected image files in {str(data)!r}. Received: "
+            f"{counted(len(tree.paths), 'file')} of other kinds, such as {tree.paths[0]!r}.",
             hint=_HINT,
         )
     found = _layout(tree, data, layout)

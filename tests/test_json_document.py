@@ -1,0 +1,280 @@
+"""``docs/json.md`` against the results of the commands, in both directions."""
+
+import io
+import json
+import math
+import re
+import shutil
+from contextlib import redirect_stdout
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from fakes import FakeBackbone, edit_record, planted_store, replace_network, write_photos
+from json_document import PAGE, UNITS, Document, is_known
+
+from pipeline.cli.commands import COMMANDS
+from pipeline.cli.main import main
+from pipeline.finetune import stage
+from pipeline.finetune.training import FineTuning
+from pipeline.heads.knn import KnnHead
+from pipeline.runs import model_folder
+from pipeline.runs.per_class import DENSE_CLASSES
+from pipeline.runs.run import Run
+
+# Keras reads its variables in a way that NumPy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+INFO_STORE, INFO_RUN = "info-of-a-store", "info-of-a-run"
+VERIFY_STORE, VERIFY_RUN = "verify-of-a-store", "verify-of-a-run-or-an-exported-folder"
+DRY_RUN, ERROR = "extract---dry-run", "an-error"
+FINETUNED = "info-of-a-run-of-finetune"
+NEED_TENSORFLOW = {"finetune", "export", FINETUNED, "fine-tuning", "head-room", "verdict"}
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def document() -> Document:
+    return Document(PAGE.read_text())
+
+
+class Workplace:
+    """A folder to run commands in; keeps what they print, by section of the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results: list[tuple[str, dict[str, Any]]] = []
+
+    def run(self, section: str, *arguments: object, status: int = 0) -> dict[str, Any]:
+        printed = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+        with redirect_stdout(printed):
+            found = main([*map(str, arguments), "--json", "--quiet"])
+        printed.seek(0)
+        result: dict[str, Any] = json.loads(printed.read())
+        assert found == status, result
+        self.results.append((section, result))
+        return result
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
+def test_the_page_is_well_formed(document: Document) -> None:
+    rows = [row for section in document.sections.values() for row in section.rows]
+    assert len(rows) > 300
+    for row in rows:
+        assert all(is_known(kind, document) for kind in row.kinds), row
+        assert row.unit in UNITS, row
+        assert re.match(r"`|[A-Z].*\.$", row.meaning), row
+        assert sum(row.path == other.path for other in document.sections[row.section].rows) == 1
+    for name, section in document.sections.items():
+        assert set(section.included) <= set(document.sections), name
+    assert {name.partition("-of-")[0] for name in document.sections} >= set(COMMANDS)
+
+
+# Without TensorFlow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """What every command prints that needs no TensorFlow."""
+    work = Workplace(tmp_path_factory.mktemp("json"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "version", version_without_jax)
+        replace_network(patch)
+        run_extract(work)
+        run_stage_two(work)
+        run_readers(work)
+        run_verify(work)
+    work.run("sample", "sample", work / "digits")
+    work.run(ERROR, "prune", work / "none", status=2)
+    return work
+
+
+def version_without_jax(name: str, of: Any = metadata.version) -> str:
+    """As ``metadata.version`` where JAX is not installed."""
+    if name == "jax":
+        raise metadata.PackageNotFoundError
+    return str(of(name))
+
+
+def no_numbers_of_three(head: KnnHead, X: Any, scores: Any = KnnHead._scores) -> Any:
+    """As the scores of the nearest neighbours, but for three of them."""
+    return scores(head, X) * (np.nan if head.k_ == 3 else 1)
+
+
+def run_extract(work: Workplace) -> None:
+    write_photos(work / "photos", 12)
+    shutil.copy(work / "photos/ant/000.png", work / "photos/bee/copy.png")
+    (work / "photos/cow/bad.png").write_text("no image")
+    (work / "photos/empty").mkdir()
+    extract = ("extract", work / "photos", "--weights", "random", "--image-size", SIZE, "--store")
+    work.run(DRY_RUN, *extract, work / "store", "--dry-run")
+    work.run("extract", *extract, work / "store", "--views", "flip")
+    work.run(DRY_RUN, *extract, work / "store", "--dry-run")
+    # At another precision the engine counts.
+    half = (*extract, work / "half", "--engine", "keras", "--precision", "bfloat16")
+    work.run("extract", *half)
+    work.run(INFO_STORE, "info", work / "half")
+    # As an extract leaves it that is killed before it notes where features were made.
+    edit_record(work / "half/store.json", lambda record: record.update(provenance={}))
+    work.run("extract", *half)
+
+
+def run_stage_two(work: Workplace) -> None:
+    train = ("train-head", "--store", work / "store", "--run")
+    work.run("train-head", *train, work / "run", "--head", "logreg", "--head", "majority",
+             "--reject-below", 0.9)  # fmt: skip
+    shutil.copy(work / "store/manifest.csv", work / "mine.csv")
+    work.run("train-head", *train, work / "mine", "--head", "majority", "--manifest",
+             work / "mine.csv")  # fmt: skip
+    sweep = ("sweep", "--store", work / "store", "--run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KnnHead, "_scores", no_numbers_of_three)
+        work.run("sweep", *sweep, work / "one", "--head", "knn")
+    work.run("sweep", *sweep, work / "sweep", "--head", "knn", "--head", "ridge")
+    work.run("sweep", *sweep, work / "folds", "--head", "ridge", "--split", "80/0/20")
+    # More classes than a matrix is for, of which test lacks the last.
+    names = [f"{number:03}" for number in range(DENSE_CLASSES + 1)]
+    splits = [*(["train", "val", "test"] * DENSE_CLASSES), "train", "val", "val"]
+    planted_store(work / "many", dict.fromkeys(names, 3), splits=splits)
+    work.run("train-head", "train-head", "--store", work / "many", "--run", work / "many-run",
+             "--head", "majority")  # fmt: skip
+
+
+def run_readers(work: Workplace) -> None:
+    """Run what only reads."""
+    work.run("compare", "compare", work / "run", work / "sweep", work / "photos")
+    work.run("compare", "compare", work / "run", work / "many-run")
+    work.run("compare", "compare", work / "mine", "--seeds", 2, "--curve")
+    predict = ("predict", work / "run", work / "photos/cow", "--top", 2)
+    work.run("predict", *predict)
+    work.run("predict", *predict, "--csv", work / "out.csv")
+    shutil.copytree(work / "photos", work / "more")
+    shutil.copytree(work / "more/ant", work / "more/fly")
+    work.run("evaluate", "evaluate", work / "run", work / "more", "--csv", work / "scored.csv")
+    write_folder(work, "run", "logreg")
+    work.run("evaluate", "evaluate", work / "folder", work / "photos")
+    work.run(INFO_STORE, "info", work / "store")
+    for run in ("one", "sweep", "mine", "many-run"):
+        work.run(INFO_RUN, "info", work / run, "--per-class")
+    work.run(INFO_RUN, "info", work / "run")
+
+
+def write_folder(work: Workplace, name: str, head: str) -> None:
+    """Export a head as a folder, with what the fake network has of one."""
+    run, backbone = Run.open(work / name), FakeBackbone.drawn("resnet50random0")
+    record = model_folder.ModelRecord(
+        schema_version=model_folder.SCHEMA_VERSION,
+        classes=run.record.classes,
+        identity=run.inputs.identity,
+        dim=backbone.dim,
+        head=head,
+        average=[],
+        reject_below=0.0,
+    )
+    model_folder.write(work / "folder", cast(Any, backbone), run.load_head(head), record, None)
+
+
+def run_verify(work: Workplace) -> None:
+    """Run what checks, repairs and prunes."""
+    work.run(VERIFY_STORE, "verify", work / "store", "--reencode", 2)
+    work.run(VERIFY_STORE, "verify", work / "store")
+    (work / "store/features.h5").write_bytes(b"")
+    work.run(VERIFY_STORE, "verify", work / "store", "--reencode", 2, status=2)
+    work.run(VERIFY_STORE, "verify", work / "store", "--repair", status=2)
+    work.run("prune", "prune", work / "store")
+    work.run(VERIFY_RUN, "verify", work / "folder")
+    work.run(VERIFY_RUN, "verify", work / "mine")
+    (work / "mine/heads/majority/head.json").write_text("")
+    work.run(VERIFY_RUN, "verify", work / "mine", "--repair", status=2)
+    work.run(INFO_RUN, "info", work / "mine")
+
+
+def test_results_are_documented_and_documented_keys_are_in_results(
+    made: Workplace, document: Document
+) -> None:
+    misfits = [found for name, result in made.results for found in document.misfits(result, name)]
+    assert not misfits
+    assert not document.unseen(document.sections.keys() - NEED_TENSORFLOW)
+
+
+def test_a_key_that_is_missing_from_page_or_result_is_found() -> None:
+    table = "# A\n\n| `a` | integer or null | | A. |\n| `b.NAME` | string | | B. |\n"
+    page = Document(table.replace("| `b", "| `b` | object or absent | | B. |\n| `b"))
+    assert page.misfits({"a": 1, "b": {"any": "x"}}, "a") == []
+    assert page.unseen({"a"}) == ["a: a was never null", "a: b was never absent"]
+    assert page.misfits({"a": None}, "a") == [] and page.unseen({"a"}) == []
+    assert page.misfits({}, "a") == ["a: a is absent"]
+    assert page.misfits({"a": 1, "c": 2}, "a") == ["a: c is not documented"]
+    assert page.misfits({"a": True}, "a") == ["a: a is True, which is not integer or null"]
+    assert page.misfits({"a": 1, "b": {"x": 2}}, "a") == ["a: b.NAME is 2, which is not string"]
+
+
+# With TensorFlow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """What the commands print that need TensorFlow, with a small network."""
+    work = Workplace(tmp_path_factory.mktemp("json"))
+    write_photos(work / "photos", 12)
+    save_network(work / "small.keras")
+    work.run("extract", "extract", work / "photos", "--store", work / "store", "--engine", "keras",
+             "--backbone", work / "small.keras", "--preprocessing", "unit",
+             "--image-size", SIZE)  # fmt: skip
+    work.run("train-head", "train-head", "--store", work / "store", "--run", work / "run",
+             "--head", "logreg")  # fmt: skip
+    for name in ("model.keras", "folder"):
+        work.run("export", "export", work / "run", work / name)
+    work.run(VERIFY_RUN, "verify", work / "folder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "TUTORIAL_PRESET", {"epochs": 1})
+        patch.setattr(stage, "TUTORIAL_FROZEN", 2)
+        run_finetune(work)
+    return work
+
+
+def save_network(path: Path) -> None:
+    from pipeline.system.keras_setup import import_keras
+
+    keras = import_keras()
+    keras.utils.set_random_seed(4)
+    layers = keras.layers
+    network = [layers.Conv2D(8, 5, strides=4, activation="relu", name="low"),
+               layers.Conv2D(16, 3, activation="relu", name="high"),
+               layers.GlobalAveragePooling2D()]  # fmt: skip
+    keras.Sequential([keras.Input((SIZE, SIZE, 3)), *network]).save(path)
+
+
+def run_finetune(work: Workplace) -> None:
+    finetune = ("finetune", work / "run", "--run")
+    once = ("--epochs", 1)
+    work.run("finetune", *finetune, work / "high", "--unfreeze-from", "high", *once)
+    work.run(FINETUNED, "info", work / "high")
+    work.run("finetune", *finetune, work / "all", "--unfreeze-from", "all", *once)
+    work.run("finetune", *finetune, work / "preset", "--preset", "seed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineTuning, "_pass", lambda self, reporter: math.nan)
+        work.run("finetune", *finetune, work / "stopped", "--unfreeze-from", "high", *once)
+    # Killed after its last epoch, it goes on with none left.
+    killed = (*finetune, work / "killed", "--unfreeze-from", "high", *once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "record_outcome", interrupted)
+        assert main([*map(str, killed), "--quiet"]) == 130
+    work.run("finetune", *killed)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_results_of_networks_are_documented_too(trained: Workplace, document: Document) -> None:
+    misfits = [
+        found for name, result in trained.results for found in document.misfits(result, name)
+    ]
+    assert not misfits
+    assert not document.unseen(NEED_TENSORFLOW)
