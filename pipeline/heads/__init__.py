@@ -196,9 +196,7 @@ def load(folder: Path) -> "Head":
             f"The head in {str(folder)!r} cannot be read: {error}.",
             hint="Train it again with --force.",
         ) from error
-    head.temperature_ = record.temperature
-    head.converged_ = record.converged
-    head.notes_ = tuple(record.notes)
+    record.restore(head)
     return head
 
 

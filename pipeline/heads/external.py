@@ -253,9 +253,7 @@ def _restored(record: SavedHead, state: Mapping[str, object]) -> ExternalHead:
     for name in _ARRAYS:
         setattr(head, name, state[name])
     head.n_features_in_ = len(head.mean_)
-    head.temperature_ = record.temperature
-    head.converged_ = record.converged
-    head.notes_ = tuple(record.notes)
+    record.restore(head)
     return head
 
 

@@ -16,7 +16,7 @@ class SavedHead(Record):
         lists: How many arrays each fitted attribute is made of that is a list of them.
         arrays_sha256: Digest of the file of its arrays; None of a head by dotted name.
         estimator_sha256: Digest of the file of its estimator; None of other heads.
-        temperature: What scores are divided by.
+        temperature: What scores are divided by; whoever uses the head looks whether it can be.
         converged: Whether its fit converged; None where that has no meaning.
         notes: Plain sentences that the user should read.
     """
@@ -26,6 +26,16 @@ class SavedHead(Record):
     lists: Mapping[str, int] = field(metadata=lenient({}))
     arrays_sha256: str | None = None
     estimator_sha256: str | None = None
-    temperature: float
+    temperature: object
     converged: bool | None
     notes: Sequence[str]
+
+    def restore(self, head: object) -> None:
+        """Give a head what is recorded of its fit beside its arrays."""
+        fit = {
+            "temperature_": self.temperature,
+            "converged_": self.converged,
+            "notes_": tuple(self.notes),
+        }
+        for name, value in fit.items():
+            setattr(head, name, value)
