@@ -1,10 +1,9 @@
 """The ``predict`` command: images to labels."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import Text, errors
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import Result, Text, errors
 from pipeline.config.serving import PredictOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +15,7 @@ def run(options: PredictOptions, call: Call) -> Result:
     return predict(options, call.common, call.reporter, started=call.started)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Show one line an image."""
     lines = []
     for item in result["predictions"]:
