@@ -41,6 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.images, options.image_size, options.batch_size, options.epochs = 24, 32, 8, 3
+        options.unfreeze_from = "conv5_block3"
     if options.epochs <= SETTLED:
         parser.error(f"--epochs: expected more than {SETTLED}. Received: {options.epochs}.")
     with tempfile.TemporaryDirectory() as temporary:

@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.classes, options.crops, options.image_size = 3, 15, 32
-        options.finetune_flags = "--epochs 1"
+        options.finetune_flags = "--epochs 1 --unfreeze-from conv5_block3"
     found = [outcome(options, seed) for seed in range(options.seeds)]
     report("finetune_outcomes", vars(options), {"by_seed": found, "summary": summary(found)})
 

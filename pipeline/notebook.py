@@ -8,7 +8,6 @@ import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.cli.command import Call, Tables
 from pipeline.cli.commands import find, perform
@@ -20,7 +19,7 @@ Place = str | Path
 Function = Callable[..., "Result"]
 
 
-class Result(dict[str, Any]):
+class Result(dict[str, object]):
     """What a command found: a dictionary with the keys of its ``--json``.
 
     ``print(result)`` shows what the command line prints; a notebook shows it with real tables.
@@ -29,7 +28,7 @@ class Result(dict[str, Any]):
         command: Name of the command.
     """
 
-    def __init__(self, command: str, content: Mapping[str, Any]) -> None:
+    def __init__(self, command: str, content: Mapping[str, object]) -> None:
         super().__init__(content)
         self.command = command
 
@@ -96,7 +95,7 @@ def extract_features(
     store: Place | None = None,
     quiet: bool = False,
     force: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Result:
     """Stage 1: run the frozen backbone once over images and store the pooled features.
 
@@ -130,11 +129,11 @@ def train_heads(
     store: Place,
     *,
     heads: Sequence[str] | None = None,
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    parameters: Mapping[str, Mapping[str, object]] | None = None,
     run: Place | None = None,
     quiet: bool = False,
     force: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Result:
     """Stage 2: train heads on stored features; val chooses, test is scored once.
 
@@ -167,12 +166,12 @@ def sweep_heads(
     store: Place,
     *,
     heads: Sequence[str] | None = None,
-    grids: Mapping[str, Mapping[str, Any]] | None = None,
-    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    grids: Mapping[str, Mapping[str, object]] | None = None,
+    parameters: Mapping[str, Mapping[str, object]] | None = None,
     run: Place | None = None,
     quiet: bool = False,
     force: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Result:
     """Try many settings of many heads on stored features; the best of each head is kept.
 
@@ -200,7 +199,7 @@ def sweep_heads(
 
 
 @_runs("compare")
-def compare_runs(*runs: Place, quiet: bool = False, **options: Any) -> Result:
+def compare_runs(*runs: Place, quiet: bool = False, **options: object) -> Result:
     """Compare the heads of one or more runs on the test images that all of them share.
 
     Args:
@@ -224,7 +223,7 @@ def fine_tune(
     run: Place | None = None,
     quiet: bool = False,
     force: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Result:
     """Stage 3: train the top of the network of a run with its head, at a low rate.
 
@@ -251,7 +250,7 @@ def fine_tune(
 
 @_runs("export")
 def export_model(
-    run: Place, out: Place, *, quiet: bool = False, force: bool = False, **options: Any
+    run: Place, out: Place, *, quiet: bool = False, force: bool = False, **options: object
 ) -> Result:
     """Write a head with its backbone as one model, checked against the cached features.
 

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,10 +205,10 @@ def write_photos(folder: Path, count: int) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
 
 
-def on_jax(file: str, names: str) -> str:
-    """Run the tests of a file that ``-k`` selects on JAX; return what pytest says."""
+def on_jax(files: Sequence[str], names: str) -> str:
+    """Run the tests of files that ``-k`` selects on JAX; return what pytest says."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file, "-k", names],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", names],
         env={**os.environ, "KERAS_BACKEND": "jax"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,

@@ -1,6 +1,11 @@
 """What the tests of fine-tuning share: small networks, images, and a run of the command."""
 
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ from pipeline.finetune.cache import BoundaryCache
 from pipeline.finetune.cut import find_cut
 from pipeline.finetune.stage import finetune
 from pipeline.images.manifest import Manifest
+from pipeline.runs.run import Run
 from pipeline.system.keras_setup import import_keras
 
 SIZE = 32
@@ -112,7 +118,7 @@ FLAGS = ("--weights", "random", "--image-size", SIZE, "--engine", "keras", "--ba
 
 # From a head that knows the classes' shares alone, so that every epoch is better than the start.
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "unfreeze_from": "conv5_block3",
-                         "head": "majority", "learning_rate": 1e-4}  # fmt: skip
+                         "head": "majority", "learning_rate": 1e-2}  # fmt: skip
 
 
 def bars(path: Path, count: int) -> None:
@@ -126,3 +132,28 @@ def bars(path: Path, count: int) -> None:
         file = path / f"class{number % 2}" / f"{number:03}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)
+
+
+def killed_after_an_epoch(folder: Path, run: str, options: dict[str, Any]) -> None:
+    """Fine-tune ``folder/run`` in a process that is killed once its first checkpoint is written."""
+    code = (
+        "import time, tiny_resnet\n"
+        "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
+        "from pipeline.finetune.stage import finetune\n"
+        "from pipeline.runs import checkpoint\n"
+        "from pipeline.system.progress import Silence\n"
+        "write = checkpoint.write\n"
+        "checkpoint.write = lambda *given: (write(*given), time.sleep(300))\n"
+        f"options = FinetuneOptions(source='run', run={run!r}, **{options!r})\n"
+        "with tiny_resnet.in_place_of_resnet50():\n"
+        "    finetune(options, CommonOptions(), Silence())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment,
+                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while process.poll() is None and not (folder / run / "finetune/checkpoint.h5").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said
+    assert Run.open(folder / run).record.finetuned().verdict is None

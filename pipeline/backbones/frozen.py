@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from pipeline.backbones import Backbone, find, keras_file, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.variables import keras_variables, variables_of
 from pipeline.errors import WeightsUnavailableError
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
 
 # Seconds that a download may stand still. Without a limit, a firewall that drops packets would
 # hold the program for minutes and a stalled server for ever.
@@ -43,7 +43,7 @@ class FrozenBackbone:
 
     def __init__(
         self,
-        build: Callable[[], Any],
+        build: Callable[[], KerasModel],
         *,
         name: str,
         image_size: int,
@@ -62,12 +62,12 @@ class FrozenBackbone:
         self._build = build
 
     @cached_property
-    def model(self) -> Any:
+    def model(self) -> Tensor:
         """Keras model, uint8 (n, S, S, 3) to float32 (n, dim); preprocessing inside."""
         return self._build()
 
     @property
-    def network(self) -> Any:
+    def network(self) -> Tensor:
         """The backbone within ``model``, as Keras built it."""
         return self.model.layers[-1]
 
@@ -140,7 +140,7 @@ def _plain_settings(keras: ModuleType) -> Iterator[None]:
         keras.config.set_image_data_format(order)
 
 
-def _build(spec: Backbone, weights: str | None, image_size: int, pooling: str) -> Any:
+def _build(spec: Backbone, weights: str | None, image_size: int, pooling: str) -> Tensor:
     return _imported(spec.builder)(
         include_top=False,
         weights=weights,
@@ -149,7 +149,7 @@ def _build(spec: Backbone, weights: str | None, image_size: int, pooling: str) -
     )
 
 
-def _download(name: str, spec: Backbone, image_size: int, pooling: str) -> Any:
+def _download(name: str, spec: Backbone, image_size: int, pooling: str) -> Tensor:
     """Build with Keras' own download, which checks the file's hash and caches it."""
     try:
         # Keras reports the download on stdout, which belongs to machines.
@@ -185,7 +185,9 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _with_preprocessing(keras: ModuleType, network: Any, spec: Backbone, image_size: int) -> Any:
+def _with_preprocessing(
+    keras: ModuleType, network: KerasModel, spec: Backbone, image_size: int
+) -> Tensor:
     """Put the cast and Keras' own preprocessing before a network in inference mode.
 
     What holds it there is that it is frozen: a model called with ``training=True`` hands that
@@ -202,7 +204,7 @@ def _with_preprocessing(keras: ModuleType, network: Any, spec: Backbone, image_s
 
 
 def _values(
-    network: Any, weights: str, seed: int, saved: Path | None
+    network: KerasModel, weights: str, seed: int, saved: Path | None
 ) -> dict[str, NDArray[np.float32]]:
     if saved is not None:
         return weight_files.load(saved)
@@ -212,7 +214,7 @@ def _values(
     return weights_file.read(Path(weights), variables)
 
 
-def assign(network: Any, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+def assign(network: KerasModel, arrays: Mapping[str, NDArray[np.float32]]) -> None:
     """Set every variable, once each and with nothing left over."""
     pairs = list(zip(variables_of(network), keras_variables(network), strict=True))
     expected = {variable.path: variable.shape for variable, _ in pairs}
@@ -228,15 +230,15 @@ def assign(network: Any, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         target.assign(arrays[variable.path])
 
 
-def _arrays(network: Any) -> dict[str, NDArray[np.float32]]:
-    convert: Callable[[Any], Any] = importlib.import_module("keras").ops.convert_to_numpy
+def _arrays(network: KerasModel) -> dict[str, NDArray[np.float32]]:
+    convert: Callable[[Tensor], Tensor] = importlib.import_module("keras").ops.convert_to_numpy
     return {
         variable.path: np.array(convert(value), dtype=np.float32)
         for variable, value in zip(variables_of(network), keras_variables(network), strict=True)
     }
 
 
-def _imported(reference: str) -> Any:
+def _imported(reference: str) -> Tensor:
     """Return the object that ``module:name`` names."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Final
 
 import h5py
@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
 from pipeline.files.atomic import open_regular
 from pipeline.files.records import canonical_json
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
 
 SUFFIX: Final = ".keras"
 # What the name of a network from a file begins with, in an identity.
@@ -100,7 +100,7 @@ def checked_preprocessing(preprocessing: str | None) -> str:
     return preprocessing
 
 
-def preprocess(pixels: Any, preprocessing: str) -> Any:
+def preprocess(pixels: Tensor, preprocessing: str) -> Tensor:
     """Apply a preprocessing to float32 pixels of 0 to 255, as a part of a Keras graph."""
     return _FUNCTIONS[preprocessing](pixels)
 
@@ -152,7 +152,7 @@ def require_input(path: Path, image_size: int) -> None:
         network_shapes.check_inputs(path, shapes, image_size)
 
 
-def load(path: Path, *, image_size: int, pooling: str) -> Any:
+def load(path: Path, *, image_size: int, pooling: str) -> Tensor:
     """Return the network of a file, float32 ``(n, S, S, 3)`` to ``(n, dim)``.
 
     Args:
@@ -177,6 +177,7 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
     _require_finite(path, model, keras)
     network_shapes.check_inputs(path, [tuple(item.shape) for item in model.inputs], image_size)
     network_shapes.check_outputs(path, [tuple(item.shape) for item in model.outputs])
+    model = _of_size(keras, model, image_size)
     shape = model.outputs[0].shape
     features = model.outputs[0]
     if len(shape) == 4:
@@ -186,7 +187,20 @@ def load(path: Path, *, image_size: int, pooling: str) -> Any:
     return keras.Model(model.inputs, features)
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _of_size(keras: Any, model: Any, image_size: int) -> Any:
+    """Return a network that takes images of any size as one for a single size.
+
+    Fine-tuning keeps what is computed at a cut, and has to know how large that is.
+    """
+    if None not in model.inputs[0].shape[1:]:
+        return model
+    pixels = keras.Input((image_size, image_size, 3), name=model.inputs[0].name)
+    sized = keras.models.clone_model(model, input_tensors=pixels)
+    sized.set_weights(model.get_weights())
+    return sized
+
+
+def _config(path: Path) -> dict[str, object]:
     """Return the architecture of a file, as Keras recorded it.
 
     Raises:
@@ -248,7 +262,7 @@ def _require_plain_weights(path: Path) -> None:
         raise _unusable(path, error) from error
 
 
-def _require_finite(path: Path, model: Any, keras: Any) -> None:
+def _require_finite(path: Path, model: KerasModel, keras: ModuleType) -> None:
     """Refuse weights that are not finite, as in every other file of weights."""
     for variable in model.weights:
         values = np.asarray(keras.ops.convert_to_numpy(variable))
@@ -276,7 +290,7 @@ def _require_built_in(path: Path, config: Any) -> None:
             open_parts.extend(part.values())
 
 
-def _is_built_in(part: Mapping[str, Any]) -> bool:
+def _is_built_in(part: Mapping[str, object]) -> bool:
     """Tell whether a part of an architecture is a value or of a class of Keras itself."""
     name, module = str(part["class_name"]), str(part.get("module"))
     if name in _VALUES:
@@ -324,12 +338,12 @@ def _unusable(path: Path, error: Exception | str) -> WeightsUnavailableError:
     )
 
 
-def _imagenet(pixels: Any, mode: str) -> Any:
+def _imagenet(pixels: Tensor, mode: str) -> Tensor:
     utilities = importlib.import_module("keras.applications.imagenet_utils")
     return utilities.preprocess_input(pixels, mode=mode)
 
 
-_FUNCTIONS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
+_FUNCTIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {
         "caffe": functools.partial(_imagenet, mode="caffe"),
         "none": lambda pixels: pixels,

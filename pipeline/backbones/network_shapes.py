@@ -6,7 +6,7 @@ Shapes are plain tuples, told by Keras or declared in a file's architecture; Ker
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Final
+from typing import Final
 
 from pipeline.config.options import ExtractOptions, options_of
 from pipeline.errors import ConfigError
@@ -19,7 +19,7 @@ _SIDE: Final = (int, NoneType)
 _LEAST: Final = int(options_of(ExtractOptions)["image_size"].minimum)
 
 
-def declared_inputs(document: Mapping[str, Any]) -> list[Shape]:
+def declared_inputs(document: Mapping[str, object]) -> list[Shape]:
     """Return the shapes of a network's inputs as its architecture declares them.
 
     Args:

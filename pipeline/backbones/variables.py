@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pipeline.errors import WeightsUnavailableError
+from pipeline.system.keras_setup import KerasModel, KerasVariable, Tensor
 
 _COUNTED: Final = re.compile(r"(?P<stem>.*?)(?:_\d+)?")
 
@@ -68,7 +69,7 @@ def class_and_index(layer: str) -> tuple[str, int]:
     return kind.replace("_", "").lower(), int(index)
 
 
-def variables_of(network: Any) -> list[Variable]:
+def variables_of(network: KerasModel) -> list[Variable]:
     """Return a network's variables in the order of its layers, those of nested ones included.
 
     Layers and variables that Keras named by counting (``layer_normalization_7``) are counted anew
@@ -97,12 +98,12 @@ def variables_of(network: Any) -> list[Variable]:
     return variables
 
 
-def keras_variables(network: Any) -> Sequence[Any]:
+def keras_variables(network: KerasModel) -> Sequence[Tensor]:
     """Return the variables of a network as Keras holds them, in the order of ``variables_of``."""
     return [variable for layer in _leaves(network) for variable in layer.weights]
 
 
-def _leaves(network: Any) -> Iterator[Any]:
+def _leaves(network: KerasModel) -> Iterator[KerasVariable]:
     """Yield the layers that hold no other layers, in order."""
     for layer in network.layers:
         if hasattr(layer, "layers"):

@@ -11,7 +11,7 @@ import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h5py
 import numpy as np
@@ -30,6 +30,7 @@ from pipeline.backbones.weights_file import (
 )
 from pipeline.errors import WeightsUnavailableError
 from pipeline.files import atomic
+from pipeline.files.arrays import AnyArray
 from pipeline.files.hdf5 import datasets, opened
 from pipeline.files.hdf5_writer import writing
 
@@ -99,7 +100,7 @@ def draw(variables: Sequence[Variable], *, seed: int) -> dict[str, NDArray[np.fl
     return {variable.path: _drawn(variable, seed) for variable in variables}
 
 
-def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+def digest(arrays: Mapping[str, AnyArray]) -> str:
     """Return the SHA-256 over (name, shape, little-endian float32 values), sorted by name."""
     sha256 = hashlib.sha256()
     for name in sorted(arrays):

@@ -4,17 +4,17 @@ How they are recorded is imported where it is needed: with it comes NumPy, which
 not wait for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from pipeline.cli.text import CLASS, Table, Text, number
+from pipeline.cli.text import CLASS, Result, Table, Text, number
 from pipeline.system.wording import counted
 
 _WORST: Final = 5
 _MISTAKES: Final = 3
 
 
-def worst_classes(run: Mapping[str, Any]) -> Text:
+def worst_classes(run: Result) -> Text:
     """Show the classes of lowest recall on test by the best head of a run.
 
     Args:
@@ -28,7 +28,7 @@ def worst_classes(run: Mapping[str, Any]) -> Text:
 
 
 def worst_of(
-    scores: Mapping[str, Any],
+    scores: Result,
     classes: Sequence[str],
     *,
     title: str,
@@ -63,7 +63,7 @@ def worst_of(
     ]
 
 
-def all_classes(shown: Mapping[str, Any], classes: Sequence[str]) -> Text:
+def all_classes(shown: Result, classes: Sequence[str]) -> Text:
     """Show the scores of every class, and the confusion matrix.
 
     Args:
@@ -74,7 +74,7 @@ def all_classes(shown: Mapping[str, Any], classes: Sequence[str]) -> Text:
     return ["", *score_table(shown, classes, title=title), "", *matrix(shown, classes, title=title)]
 
 
-def score_table(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> Text:
+def score_table(scores: Result, classes: Sequence[str], *, title: str) -> Text:
     """Show precision, recall, F1 and the number of images of every class."""
     from pipeline.runs.per_class import SCORES
 
@@ -85,7 +85,7 @@ def score_table(scores: Mapping[str, Any], classes: Sequence[str], *, title: str
     return [f"Scores of every class {title}:", Table(table)]
 
 
-def matrix(scores: Mapping[str, Any], classes: Sequence[str], *, title: str) -> Text:
+def matrix(scores: Result, classes: Sequence[str], *, title: str) -> Text:
     """Show the confusion matrix; of many classes, its mistakes alone, the most frequent first."""
     from pipeline.runs.per_class import DENSE_CLASSES, cells
 

@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cli.text import Text
+from pipeline.cli.text import Result, Text
 from pipeline.config.options import CommonOptions
 from pipeline.system.progress import Reporter
 
-Tables = Mapping[str, Mapping[str, Any]]
-Result = dict[str, Any]
+Tables = Mapping[str, Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,6 @@ class Command:
 
     options: type
     run: Callable[[Any, Call], Result]
-    text: Callable[[Mapping[str, Any]], Text]
+    text: Callable[[Result], Text]
     example: str
     keeps: bool = False

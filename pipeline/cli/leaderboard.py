@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.cli.class_tables import worst_classes
-from pipeline.cli.text import Table, Text, number
+from pipeline.cli.text import Result, Table, Text, number
 from pipeline.system.wording import counted
 
 
-def of_run(result: Mapping[str, Any]) -> Text:
+def of_run(result: Result) -> Text:
     """Show the leaderboard of a run, the verdicts, and what was written."""
     rows = head_rows(result)
     run = result["run"]
@@ -22,7 +22,7 @@ def of_run(result: Mapping[str, Any]) -> Text:
     ]
 
 
-def head_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def head_rows(result: Result) -> list[dict[str, Any]]:
     """Return the leaderboard rows of one run, best test accuracy first."""
     rows = [
         {
@@ -37,7 +37,7 @@ def head_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["accuracy"])
 
 
-def verdict(pair: Mapping[str, Any]) -> str:
+def verdict(pair: Result) -> str:
     """Say in plain words what a paired test shows, after correction for many pairs."""
     points = f"{abs(100 * pair['difference']):.1f} points"
     where = f"on {counted(pair['n'], 'image')} ({interval(pair)}"
@@ -51,14 +51,14 @@ def verdict(pair: Mapping[str, Any]) -> str:
     return f"{pair['a']} is {points} {word} than {pair['b']} {where}, {p_value}"
 
 
-def interval(compared: Mapping[str, Any]) -> str:
+def interval(compared: Result) -> str:
     """Return the interval that goes with a verdict, in points."""
     low, high = (100 * end for end in compared["simultaneous_ci95"])
     simultaneous = "simultaneous " if compared["comparisons"] > 1 else ""
     return f"{simultaneous}95 % interval {low:+.1f} to {high:+.1f}"
 
 
-def leaderboard(rows: Sequence[Mapping[str, Any]]) -> Table:
+def leaderboard(rows: Sequence[Result]) -> Table:
     """Return the table of heads with their scores, one row per head."""
     table = [("head", "test acc", "95 % interval", "balanced", "macro F1", "log loss", "ECE",
               "val acc", "fit", "predict")]  # fmt: skip
@@ -89,7 +89,7 @@ def uncertainty(count: int) -> list[str]:
     ]
 
 
-def rejected(heads: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def rejected(heads: Mapping[str, Result]) -> list[str]:
     """Say what withholding answers below the threshold does, if there is one."""
     lines = []
     for head, record in heads.items():

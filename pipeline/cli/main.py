@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -16,7 +16,7 @@ from pipeline._version import __version__
 from pipeline.cli.command import Call, Command
 from pipeline.cli.commands import COMMANDS, find, perform, records
 from pipeline.cli.progress import TerminalReporter
-from pipeline.cli.text import as_lines
+from pipeline.cli.text import Result, as_lines
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
@@ -142,7 +142,7 @@ def _run(arguments: Sequence[str]) -> int:
     return _status(result, strict=common.strict)
 
 
-def _refuse_unknown(unknown: Sequence[str], record: type[Any]) -> None:
+def _refuse_unknown(unknown: Sequence[str], record: type) -> None:
     for argument in unknown:
         if argument.startswith("-"):
             names = (*config.options_of(record), *config.options_of(CommonOptions))
@@ -152,7 +152,7 @@ def _refuse_unknown(unknown: Sequence[str], record: type[Any]) -> None:
         raise ConfigError(f"Unexpected argument {argument!r}.", hint="See --help.")
 
 
-def _add_options(target: Any, record: type[Any]) -> None:
+def _add_options(target: Any, record: type) -> None:
     for name, option in config.options_of(record).items():
         if option.positional:
             count = "*" if option.is_list else "?"
@@ -161,7 +161,7 @@ def _add_options(target: Any, record: type[Any]) -> None:
             target.add_argument(flag_of(name), **_flag(name, option, record))
 
 
-def _flag(name: str, option: Option, record: type[Any]) -> dict[str, Any]:
+def _flag(name: str, option: Option, record: type) -> dict[str, Any]:
     default = config.default_of(record, name)
     settings: dict[str, Any] = {"help": option.help, "default": argparse.SUPPRESS}
     if option.kind == "switch":
@@ -173,7 +173,7 @@ def _flag(name: str, option: Option, record: type[Any]) -> dict[str, Any]:
     return {**settings, "action": "append"} if option.is_list else settings
 
 
-def _show(command: Command, result: Mapping[str, Any], *, as_json: bool) -> None:
+def _show(command: Command, result: Result, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
@@ -181,7 +181,7 @@ def _show(command: Command, result: Mapping[str, Any], *, as_json: bool) -> None
         print(line)
 
 
-def _status(result: Mapping[str, Any], *, strict: bool) -> int:
+def _status(result: Result, *, strict: bool) -> int:
     if result.get("ok") is False:
         return FAILED
     skipped = result.get("skipped") or result.get("conflicting") or result.get("dropped")

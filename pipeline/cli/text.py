@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 _ERRORS_SHOWN: Final = 10
 CLASS: Final = ("class", "classes")
@@ -23,6 +23,8 @@ class Table:
 
 
 Text = Sequence[str | Table]
+# What a command found, as ``--json`` prints it, or a part of it.
+Result: TypeAlias = Mapping[str, Any]
 
 
 def as_lines(text: Text) -> Iterator[str]:

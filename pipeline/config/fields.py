@@ -10,11 +10,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pipeline.errors import ConfigError
 
 Kind = Literal["text", "texts", "path", "paths", "integer", "number", "switch"]
+
+# With None, a field may be left empty.
+TextDefault = TypeVar("TextDefault", str, str | None)
+IntegerDefault = TypeVar("IntegerDefault", int, int | None)
 
 _HOME: Final = "~"
 
@@ -57,7 +61,7 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def spelled(value: Any) -> str:
+def spelled(value: object) -> str:
     """Return a value as a configuration file spells it: ``true``, ``"text"``, ``[256]``."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
@@ -86,7 +90,7 @@ def expanded(path: str | os.PathLike[str]) -> str:
         ) from error
 
 
-def checked(name: str, option: Option, value: Any, where: str = "") -> Any:
+def checked(name: str, option: Option, value: object, where: str = "") -> object:
     """Return a value in its field's type, or raise ConfigError with what was expected.
 
     Args:
@@ -112,7 +116,7 @@ def argument_of(name: str, option: Option) -> str:
     return option.metavar if option.positional else flag_of(name)
 
 
-def _checked(option: Option, value: Any) -> Any:
+def _checked(option: Option, value: object) -> object:
     """Return a value in its field's type, or raise ValueError with what was expected."""
     if option.is_list:
         return _checked_list(option, value)
@@ -129,26 +133,24 @@ def _checked(option: Option, value: Any) -> Any:
     return _checked_text(option, value)
 
 
-def _checked_list(option: Option, value: Any) -> tuple[str, ...]:
-    is_list = isinstance(value, list | tuple)
-    items = list(value) if is_list else [value]
+def _checked_list(option: Option, value: object) -> tuple[str, ...]:
+    items: list[object] = list(value) if isinstance(value, list | tuple) else [value]
     kinds = (str, os.PathLike) if option.kind == "paths" else str
     if not all(isinstance(item, kinds) for item in items):
         raise ValueError("a list of paths" if option.kind == "paths" else "a list of texts")
     if option.kind == "paths":
         return tuple(_checked_path(item) for item in items)
-    return tuple(items)
+    return tuple(str(item) for item in items)
 
 
-def _checked_path(value: Any, *, may_be_empty: bool = False) -> str:
+def _checked_path(value: object, *, may_be_empty: bool = False) -> str:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    is_path = isinstance(text, str) and "\0" not in text
-    if not is_path or not (text or may_be_empty):
+    if not isinstance(text, str) or "\0" in text or not (text or may_be_empty):
         raise ValueError("a path")
     return expanded(text)
 
 
-def _checked_text(option: Option, value: Any) -> str:
+def _checked_text(option: Option, value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("a text")
     meant = option.old_names.get(value, value)
@@ -159,7 +161,7 @@ def _checked_text(option: Option, value: Any) -> str:
     return meant
 
 
-def _checked_integer(option: Option, value: Any) -> int:
+def _checked_integer(option: Option, value: object) -> int:
     expected = f"an integer of {option.minimum} or more"
     try:
         number = int(value) if isinstance(value, str) else value
@@ -170,65 +172,66 @@ def _checked_integer(option: Option, value: Any) -> int:
     return number
 
 
-def _checked_number(option: Option, value: Any) -> float:
+def _checked_number(option: Option, value: object) -> float:
     expected = f"a number from {option.minimum:g} to {option.maximum:g}"
     try:
         number = float(value) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(expected) from error
-    is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    if not is_number or not option.minimum <= number <= option.maximum:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(expected)
+    if not option.minimum <= number <= option.maximum:
         raise ValueError(expected)
     return float(number)
 
 
-def text(default: str | None, help: str, metavar: str = "NAME", **more: Any) -> Any:  # noqa: A002
+def text(default: TextDefault, help: str, metavar: str = "NAME", **more: Any) -> TextDefault:  # noqa: A002
     """Return the field of a text."""
     return field(
         default=default, metadata={"option": Option("text", help, metavar=metavar, **more)}
     )
 
 
-def texts(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+def texts(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> tuple[str, ...]:  # noqa: A002
     """Return the field of several texts."""
     return field(
         default=default, metadata={"option": Option("texts", help, metavar=metavar, **more)}
     )
 
 
-def path(default: str | None, help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+def path(default: TextDefault, help: str, metavar: str, **more: Any) -> TextDefault:  # noqa: A002
     """Return the field of a path; a beginning ``~`` is expanded."""
     return field(
         default=default, metadata={"option": Option("path", help, metavar=metavar, **more)}
     )
 
 
-def paths(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> Any:  # noqa: A002
+def paths(default: tuple[str, ...], help: str, metavar: str, **more: Any) -> tuple[str, ...]:  # noqa: A002
     """Return the field of several paths."""
     return field(
         default=default, metadata={"option": Option("paths", help, metavar=metavar, **more)}
     )
 
 
-def choice(default: str | None, choices: tuple[str, ...], help: str, **more: Any) -> Any:  # noqa: A002
+def choice(default: TextDefault, choices: tuple[str, ...], help: str, **more: Any) -> TextDefault:  # noqa: A002
     """Return the field of one of a few texts."""
     return field(
         default=default, metadata={"option": Option("text", help, choices=choices, **more)}
     )
 
 
-def integer(default: int | None, help: str, minimum: int) -> Any:  # noqa: A002
+def integer(default: IntegerDefault, help: str, minimum: int) -> IntegerDefault:  # noqa: A002
     """Return the field of an integer with a least value."""
     option = Option("integer", help, metavar="N", minimum=minimum)
     return field(default=default, metadata={"option": option})
 
 
-def number(default: float, help: str, minimum: float, maximum: float) -> Any:  # noqa: A002
+def number(default: float, help: str, minimum: float, maximum: float) -> float:  # noqa: A002
     """Return the field of a number with bounds."""
     option = Option("number", help, metavar="X", minimum=minimum, maximum=maximum)
     return field(default=default, metadata={"option": option})
 
 
-def switch(help: str) -> Any:  # noqa: A002
+def switch(help: str) -> bool:  # noqa: A002
     """Return the field of a switch, which is off by default."""
     return field(default=False, metadata={"option": Option("switch", help)})

@@ -30,7 +30,7 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def _preset(what: str) -> Any:
+def _preset(what: str) -> str | None:
     text = f"'tutorial': {what} exactly as in the tutorial this grew from"
     return fields.choice(None, ("tutorial",), text, old_names={"seed": "tutorial"})
 
@@ -307,7 +307,7 @@ def default_of(record: type, name: str) -> Any:
     return next(item.default for item in dataclasses.fields(record) if item.name == name)
 
 
-def build(record: type[Record], values: Mapping[str, Any], *, where: str = "") -> Record:
+def build(record: type[Record], values: Mapping[str, object], *, where: str = "") -> Record:
     """Make a record from values by field name, checking names, types and bounds.
 
     Args:

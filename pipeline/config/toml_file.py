@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.config.fields import spelled
 from pipeline.config.options import build
@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, unknown_name
 _BY_HEAD: Final = ("grids", "heads")
 
 
-def load_file(path: Path, records: Mapping[str, type]) -> dict[str, dict[str, Any]]:
+def load_file(path: Path, records: Mapping[str, type]) -> dict[str, dict[str, object]]:
     """Read a TOML file into tables by command name, plus ``heads`` and ``grids``.
 
     Dashes and underscores are the same in table names and keys.
@@ -38,8 +38,8 @@ def load_file(path: Path, records: Mapping[str, type]) -> dict[str, dict[str, An
         raise ConfigError(
             f"The configuration file {str(path)!r} is not valid TOML: {error}."
         ) from error
-    tables = _respelled(path, document, "_", "-")
-    for name, table in tables.items():
+    tables: dict[str, dict[str, object]] = {}
+    for name, table in _respelled(path, document, "_", "-").items():
         if name not in (*records, *_BY_HEAD):
             raise unknown_name("table", name, (*records, *_BY_HEAD), where=str(path))
         if not isinstance(table, dict):
@@ -48,15 +48,16 @@ def load_file(path: Path, records: Mapping[str, type]) -> dict[str, dict[str, An
             )
         if name in _BY_HEAD:
             _check_by_head(path, name, table)
+            tables[name] = table
             continue
         tables[name] = _respelled(path, table, "-", "_")
         build(records[name], tables[name], where=f"{path}: [{name}]")
     return tables
 
 
-def _respelled(path: Path, table: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+def _respelled(path: Path, table: Mapping[str, object], old: str, new: str) -> dict[str, object]:
     """Return a table with one spelling of its keys, or raise ConfigError if a key had two."""
-    respelled: dict[str, Any] = {}
+    respelled: dict[str, object] = {}
     for name, value in table.items():
         key = name.replace(old, new)
         if key in respelled:
@@ -68,7 +69,7 @@ def _respelled(path: Path, table: Mapping[str, Any], old: str, new: str) -> dict
     return respelled
 
 
-def _check_by_head(path: Path, table: str, heads: Mapping[str, Any]) -> None:
+def _check_by_head(path: Path, table: str, heads: Mapping[str, object]) -> None:
     for name, parameters in heads.items():
         if not isinstance(parameters, dict):
             raise ConfigError(

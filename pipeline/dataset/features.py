@@ -5,7 +5,7 @@ They are in memory or on disk; fitting and scoring a head is the same for both.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
+# In memory, or on disk.
+Features = NDArray[np.floating] | StoredFeatures
 Scores = list[NDArray[np.floating]]
 
 
@@ -42,40 +44,40 @@ class SplitFeatures:
         average: Features of views to average probabilities over, each of the shape of X.
     """
 
-    X: Any
+    X: Features
     y: NDArray[np.int64]
     keys: NDArray[np.bytes_]
     rows: Mapping[str, slice]
     num_classes: int
-    augment: Sequence[Any] = ()
-    average: Sequence[Any] = ()
+    augment: Sequence[Features] = ()
+    average: Sequence[Features] = ()
 
     @classmethod
     def of(
         cls,
         examples: Examples,
-        features: Any,
+        features: Features,
         *,
-        augment: Sequence[Any] = (),
-        average: Sequence[Any] = (),
+        augment: Sequence[Features] = (),
+        average: Sequence[Features] = (),
     ) -> "SplitFeatures":
         """Join rows with their features, which are in the same order."""
         rows = {name: examples.rows(name) for name in SPLITS}
         return cls(features, examples.y, examples.keys, rows, len(examples.names), augment, average)
 
-    def part(self, *names: str) -> tuple[Any, NDArray[np.int64]]:
+    def part(self, *names: str) -> tuple[Features, NDArray[np.int64]]:
         """Return the features and class numbers of one split, or of neighbouring ones."""
         rows = self._range(*names)
         return self.X[rows], self.y[rows]
 
-    def to_fit(self, *names: str) -> tuple[Any, NDArray[np.int64]]:
+    def to_fit(self, *names: str) -> tuple[Features, NDArray[np.int64]]:
         """Return the same with the views to fit on after the images as they are."""
         if not self.augment:
             return self.part(*names)
         rows = self._range(*names)
         return self.of_rows(np.arange(rows.start, rows.stop))
 
-    def of_rows(self, rows: NDArray[np.intp]) -> tuple[Any, NDArray[np.int64]]:
+    def of_rows(self, rows: NDArray[np.intp]) -> tuple[Features, NDArray[np.int64]]:
         """Return the features to fit on and class numbers of some rows."""
         if not self.augment:
             return self.X[rows], self.y[rows]

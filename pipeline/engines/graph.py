@@ -11,7 +11,7 @@ from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import EngineUnavailableError
 from pipeline.files.atomic import sha256_file, write_atomically
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import Tensor, import_keras
 
 OUTPUT: Final = "features"
 
@@ -37,7 +37,7 @@ def frozen_graph(loaded: FrozenBackbone) -> tuple[Any, str, str]:
     model = loaded.model
     values = [variable.numpy() for variable in model.non_trainable_variables]
 
-    def encode(images: Any) -> Any:
+    def encode(images: Tensor) -> Tensor:
         constants = [tf.constant(value) for value in values]
         features = model.stateless_call([], constants, images, training=False)[0]
         return tf.identity(features, name=OUTPUT)
@@ -59,7 +59,7 @@ def frozen_graph(loaded: FrozenBackbone) -> tuple[Any, str, str]:
     return _pruned(graph, output), traced.inputs[0].name, output
 
 
-def _pruned(graph: Any, output: str) -> Any:
+def _pruned(graph: Any, output: str) -> Tensor:
     """Return a graph without the nodes that an output does not need.
 
     Tracing leaves some behind, and a converter takes each for an output of its own.

@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from pipeline.engines.base import (
     require_precision,
 )
 from pipeline.engines.encoder import Features, Images, Pending
-from pipeline.system.keras_setup import gpu_name, import_keras
+from pipeline.system.keras_setup import KerasLayer, KerasModel, Tensor, gpu_name, import_keras
 
 # From this size on, the weights become constants of the graph, so that BatchNorm is folded into
 # the convolutions: 42 instead of 34 images a second at 224 pixels on two cores, for four seconds
@@ -28,7 +29,7 @@ _CPU_PRECISIONS: Final = ("float32", "bfloat16")
 _GPU_PRECISIONS: Final = ("float32", "tf32", "bfloat16", "float16")
 _TF32_SWITCH: Final = threading.Lock()
 
-Forward = Callable[[NDArray[np.uint8]], Any]
+Forward = Callable[[NDArray[np.uint8]], Tensor]
 
 
 class KerasEncoder(EngineEncoder):
@@ -77,7 +78,7 @@ def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> KerasE
 
 
 @contextmanager
-def _computing_in(network: Any, precision: str) -> Iterator[None]:
+def _computing_in(network: KerasModel, precision: str) -> Iterator[None]:
     """Give a network's layers a mixed policy while it is traced; the weights stay float32.
 
     The last layer, the pooling, keeps float32: a mean of 49 values in half precision loses more
@@ -97,14 +98,14 @@ def _computing_in(network: Any, precision: str) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-def _all_layers(layer: Any) -> Iterator[Any]:
+def _all_layers(layer: KerasLayer) -> Iterator[KerasLayer]:
     for child in layer.layers:
         if hasattr(child, "layers"):
             yield from _all_layers(child)
         yield child
 
 
-def _forward(model: Any, shape: tuple[int, ...], precision: str, *, on_gpu: bool) -> Forward:
+def _forward(model: KerasModel, shape: tuple[int, ...], precision: str, *, on_gpu: bool) -> Forward:
     """Return the fastest way through a model on this backend, already traced."""
     backend = import_keras().backend.backend()
     if backend == "jax":
@@ -122,7 +123,7 @@ def _forward(model: Any, shape: tuple[int, ...], precision: str, *, on_gpu: bool
         function, input_signature=signature, autograph=False, jit_compile=on_gpu
     ).get_concrete_function()
 
-    def compiled(images: NDArray[np.uint8]) -> Any:
+    def compiled(images: NDArray[np.uint8]) -> Tensor:
         # A switch of the process, looked at whenever a kernel starts, also in other threads; on a
         # processor all encoders agree on it.
         with _TF32_SWITCH if on_gpu else nullcontext():
@@ -132,22 +133,22 @@ def _forward(model: Any, shape: tuple[int, ...], precision: str, *, on_gpu: bool
     return compiled
 
 
-def _folded(tf: Any, model: Any) -> Callable[[Any], Any]:
+def _folded(tf: ModuleType, model: KerasModel) -> Callable[[Tensor], Tensor]:
     values = [variable.numpy() for variable in model.non_trainable_variables]
 
-    def folded(images: Any) -> Any:
+    def folded(images: Tensor) -> Tensor:
         constants = [tf.constant(value) for value in values]
         return model.stateless_call([], constants, images, training=False)[0]
 
     return folded
 
 
-def _jax_forward(model: Any, shape: tuple[int, ...], precision: str) -> Forward:
+def _jax_forward(model: KerasModel, shape: tuple[int, ...], precision: str) -> Forward:
     import jax
 
     variables = [variable.value for variable in model.non_trainable_variables]
 
-    def encode(variables: Any, images: Any) -> Any:
+    def encode(variables: Tensor, images: Tensor) -> Tensor:
         return model.stateless_call([], variables, images, training=False)[0]
 
     # JAX' own default takes TF32 for float32 on GPUs that have it.

@@ -186,7 +186,7 @@ def _compiled(loaded: FrozenBackbone, request_images: int, precision: str) -> An
     return compiled
 
 
-def _properties(precision: str) -> dict[str, Any]:
+def _properties(precision: str) -> dict[str, object]:
     return {
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_PRECISION_HINT": _TYPES[precision],

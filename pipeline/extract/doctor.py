@@ -5,7 +5,7 @@ rests on what the calling thread waits for: whoever lets it wait is what bounds 
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pipeline.engines.clock import PARTS, Clock
 
@@ -36,7 +36,7 @@ class Setting:
     faster_precision: str | None
 
 
-def diagnose(clock: Clock, setting: Setting) -> dict[str, Any] | None:
+def diagnose(clock: Clock, setting: Setting) -> dict[str, object] | None:
     """Say what bounds an extraction.
 
     Returns:

@@ -6,7 +6,7 @@ What can be refused is refused before the network is loaded, and a dry run write
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline import engines
 from pipeline.config.options import CommonOptions, ExtractOptions
@@ -40,7 +40,7 @@ _TIMED_BATCHES: Final = 2
 
 def extract(
     options: ExtractOptions, common: CommonOptions, reporter: Reporter, *, started: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Run stage 1; see docs/json.md for the keys of the result.
 
     Args:
@@ -74,7 +74,7 @@ def default_store(data: str) -> str:
     return str(Path("stores") / Path(data).resolve().name)
 
 
-def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, Any]:
+def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, object]:
     """Count what is new and estimate time and disk; write nothing."""
     options = network.options
     exists = Store.exists(path)
@@ -123,7 +123,7 @@ def _expected_rate(
 
 def _result(
     network: LazyEncoder, filled: FilledStore, target: Path, started: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     options, store, extraction = network.options, filled.store, filled.extraction
     encoder = network.encoder_if_loaded
     return {
@@ -150,7 +150,7 @@ def _result(
 
 def _bottleneck(
     options: ExtractOptions, encoder: Encoder | None, extraction: Extraction
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     if encoder is None:
         return None
     on_gpu = encoder.device.startswith("GPU")

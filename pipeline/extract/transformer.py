@@ -7,7 +7,7 @@ go through a store, so cross-validation, grid searches and reruns never encode a
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,11 +74,11 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.workers = workers
         self.seed = seed
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: object, y: object = None) -> Self:
         """Do nothing: the backbone is frozen."""
         return self
 
-    def transform(self, X: Any) -> NDArray[np.float32]:
+    def transform(self, X: object) -> NDArray[np.float32]:
         """Return the features of images, encoding those that the store lacks.
 
         Args:
@@ -131,7 +131,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         return True
 
 
-def _paths(X: Any) -> list[str]:
+def _paths(X: object) -> list[str]:
     """Return paths relative to the root of the file system, as the manifest writes them."""
     values = np.asarray(X, dtype=object)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -145,7 +145,7 @@ def _paths(X: Any) -> list[str]:
     return [Path(value).absolute().relative_to(_ROOT).as_posix() for value in values]
 
 
-def _are_paths(values: Iterable[Any]) -> bool:
+def _are_paths(values: Iterable[object]) -> bool:
     return all(isinstance(value, str | Path) for value in values)
 
 

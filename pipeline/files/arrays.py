@@ -9,13 +9,15 @@ import zipfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.files.atomic import read_regular, write_atomically
 
+# Of any type and shape.
+AnyArray: TypeAlias = NDArray[Any]
 Sums = NDArray[np.uint32]
 
 # Of a file; a head on features of a million images has a thousandth.
@@ -23,7 +25,7 @@ MAX_BYTES: Final = 8 << 30
 _SUFFIX: Final = ".npy"
 
 
-def write(path: Path, array: NDArray[Any]) -> None:
+def write(path: Path, array: AnyArray) -> None:
     """Write one array as ``.npy``, atomically."""
 
     def fill(temporary: Path) -> None:
@@ -33,7 +35,7 @@ def write(path: Path, array: NDArray[Any]) -> None:
     write_atomically(path, fill)
 
 
-def write_all(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_all(path: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Write arrays by name as ``.npz``, uncompressed, atomically."""
 
     def fill(temporary: Path) -> None:
@@ -43,7 +45,7 @@ def write_all(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     write_atomically(path, fill)
 
 
-def read(path: Path) -> NDArray[Any]:
+def read(path: Path) -> AnyArray:
     """Read what ``write`` wrote.
 
     Raises:
@@ -53,7 +55,7 @@ def read(path: Path) -> NDArray[Any]:
     return _array(read_regular(path, limit=MAX_BYTES)[0])
 
 
-def read_all(path: Path) -> dict[str, NDArray[Any]]:
+def read_all(path: Path) -> dict[str, AnyArray]:
     """Read what ``write_all`` wrote; see ``read`` for what is raised."""
     data, _ = read_regular(path, limit=MAX_BYTES)
     try:
@@ -69,7 +71,7 @@ def read_all(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(str(error)) from error
 
 
-def row_sums(array: NDArray[Any]) -> Sums:
+def row_sums(array: AnyArray) -> Sums:
     """Return the sum of each row's bytes, taken four at a time, uint32 ``(n,)``.
 
     Every changed byte shows. It takes a tenth of the time that reading the row does; a digest
@@ -86,7 +88,7 @@ def row_sums(array: NDArray[Any]) -> Sums:
     return sums
 
 
-def _array(data: bytes) -> NDArray[Any]:
+def _array(data: bytes) -> AnyArray:
     stream = BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
@@ -100,7 +102,7 @@ def _array(data: bytes) -> NDArray[Any]:
             f"expected {promised:,} bytes of {dtype} of shape {shape}, received {held:,}"
         )
     stream.seek(0)
-    array: NDArray[Any] = np.load(stream, allow_pickle=False)
+    array: AnyArray = np.load(stream, allow_pickle=False)
     return array
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.errors import StoreError
 from pipeline.system.progress import Reporter, Silence
@@ -104,7 +104,7 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: _fill(temporary, data))
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a JSON document atomically; NaN is refused, so that every reader can parse it."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 

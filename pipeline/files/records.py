@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.errors import StoreError
 from pipeline.files.atomic import read_regular, write_json
@@ -20,7 +20,7 @@ VERSION: Final = "schema_version"
 MAX_BYTES: Final = 256 << 20
 
 
-def write_record(path: Path, record: Mapping[str, Any], *, version: int) -> None:
+def write_record(path: Path, record: Mapping[str, object], *, version: int) -> None:
     """Write a record with its schema version and its digest, atomically.
 
     Args:
@@ -37,7 +37,7 @@ def write_record(path: Path, record: Mapping[str, Any], *, version: int) -> None
 
 def read_record(
     path: Path, *, kind: str, version: int, older: Sequence[int] = ()
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """Read a record, without its digest; None where there is none.
 
     Args:
@@ -72,7 +72,7 @@ def read_record(
     return dict(record)
 
 
-def digest_of(record: Any) -> str:
+def digest_of(record: object) -> str:
     """Return the SHA-256 of a record's one canonical JSON text, as it will be read again."""
     # Sorted, so by its keys as texts: a key that is a number becomes one when it is written.
     plain = json.loads(json.dumps(record, allow_nan=False))
@@ -92,6 +92,6 @@ def _hint(kind: str) -> str:
     return f"Put it back from a copy, or remove it all and make the {kind} anew."
 
 
-def canonical_json(value: Any) -> str:
+def canonical_json(value: object) -> str:
     """Return the one JSON text of a value (sorted keys, no spaces), for digests and equality."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

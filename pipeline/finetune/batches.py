@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.files.arrays import AnyArray
 from pipeline.system.randomness import RandomStream
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -25,7 +26,7 @@ Loaded = TypeVar("Loaded")
 class BatchSource(Protocol):
     """What a network is trained on: images, or activations at its boundary."""
 
-    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[Any]:
+    def batch(self, rows: NDArray[np.intp], epoch: int | None) -> AnyArray:
         """Return the inputs of rows; augmented as in an epoch of training unless it is None."""
         ...
 

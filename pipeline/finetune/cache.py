@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import MissingFeaturesError, PipelineError, RunError
+from pipeline.files.arrays import AnyArray
 from pipeline.files.atomic import remove_leftovers
 from pipeline.finetune.batches import parts_of, read_ahead, unique_rows
 from pipeline.finetune.photos import Photos
@@ -53,7 +54,7 @@ class BoundaryCache:
     def __init__(
         self,
         parent: Path,
-        identity: Mapping[str, Any],
+        identity: Mapping[str, object],
         keys: Keys,
         *,
         shape: tuple[int, ...],
@@ -83,7 +84,7 @@ class BoundaryCache:
         self._checked: dict[Path, Keys] = {}
         self._index = KeyIndex.over(())
         self._places = np.full(len(keys), -1, np.intp)
-        self._loaded: dict[int, NDArray[Any]] = {}
+        self._loaded: dict[int, AnyArray] = {}
 
     def missing(self) -> NDArray[np.intp]:
         """Return one row of every image whose activations are not there.
@@ -188,7 +189,7 @@ class BoundaryCache:
             out[mine] = self._read(number, self._index.row_of[places[mine]])
         return out
 
-    def _read(self, number: int, lines: NDArray[np.intp]) -> NDArray[Any]:
+    def _read(self, number: int, lines: NDArray[np.intp]) -> AnyArray:
         """Return some lines of a shard, from memory where it is there."""
         if number in self._loaded:
             return self._loaded[number][lines]
@@ -207,7 +208,7 @@ class BoundaryCache:
             )
         return places
 
-    def _write(self, keys: Keys, values: NDArray[Any]) -> None:
+    def _write(self, keys: Keys, values: AnyArray) -> None:
         """Write a shard; the digest that names it counts as its first good check."""
         path = activations.write(self.folder, self._identity, keys, values)
         with self._scan_cache() as cache:
@@ -233,7 +234,7 @@ class BoundaryCache:
             self._checked[path] = keys
         return self._checked[path]
 
-    def _converted(self, flat: NDArray[np.float32]) -> NDArray[Any]:
+    def _converted(self, flat: NDArray[np.float32]) -> AnyArray:
         """Return activations in the cache's precision and shape."""
         with np.errstate(over="ignore"):
             values = flat.astype(self._dtype).reshape(-1, *self.shape)

@@ -5,7 +5,7 @@ A network that does not give stage 2's answers is refused here, before a run is 
 
 import math
 import time
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +121,7 @@ def _other_start(origin: Origin, received: str) -> StaleFeaturesError:
     )
 
 
-def measure_head_room(origin: Origin) -> dict[str, Any]:
+def measure_head_room(origin: Origin) -> dict[str, object]:
     """Tell whether more photos or better features are to gain by; see ``learning_curve``.
 
     Returns:

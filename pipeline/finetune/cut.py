@@ -4,10 +4,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pipeline.backbones.variables import stable_names
 from pipeline.errors import ConfigError
+from pipeline.system.keras_setup import KerasLayer, KerasModel, Tensor
 
 ALL: Final = "all"
 
@@ -39,11 +40,11 @@ class Cut:
 
     first: int
     layer: str
-    boundary: Any = None
+    boundary: Tensor = None
     below: str = ""
 
 
-def find_cut(network: Any, unfreeze_from: str) -> Cut:
+def find_cut(network: KerasModel, unfreeze_from: str) -> Cut:
     """Find the first layer to train and the boundary before it.
 
     Args:
@@ -64,7 +65,7 @@ def find_cut(network: Any, unfreeze_from: str) -> Cut:
     raise _unknown_part(unfreeze_from, network)
 
 
-def last_stage(network: Any) -> str:
+def last_stage(network: KerasModel) -> str:
     """Return the name of the last stage of a backbone, as ``find_cut`` takes it.
 
     It is the last that layers' names tell (``conv5``, ``block6``). Where names tell blocks alone,
@@ -94,7 +95,7 @@ def last_stage(network: Any) -> str:
     return first
 
 
-def blocks_of(network: Any) -> list[str]:
+def blocks_of(network: KerasModel) -> list[str]:
     """Return the name of the block of each layer of a backbone; see ``docs/finetune.md``.
 
     Blocks are those that the layers' names tell (``conv5_block3``, ``block4a``). Where no name
@@ -117,7 +118,7 @@ def blocks_of(network: Any) -> list[str]:
     return blocks
 
 
-def cut_at(network: Any, first: int) -> Cut:
+def cut_at(network: KerasModel, first: int) -> Cut:
     """Return the cut before a layer; the layers of a network come in the order of computing.
 
     Raises:
@@ -142,7 +143,7 @@ def cut_at(network: Any, first: int) -> Cut:
     return Cut(first, layer.name, crossing[0], below[operations.index(makers[0])])
 
 
-def _crossing(network: Any, trained: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+def _crossing(network: KerasModel, trained: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the tensors that pass from below some operations to them, and what makes each.
 
     Nodes are looked at, the uses of operations: a shared layer has several in a network, and any
@@ -154,8 +155,8 @@ def _crossing(network: Any, trained: Sequence[Any]) -> tuple[list[Any], list[Any
         trained: The operations that are trained.
     """
     are_trained = {id(operation) for operation in trained}
-    made: dict[int, Any] = {}
-    crossing: dict[int, Any] = {}
+    made: dict[int, Tensor] = {}
+    crossing: dict[int, Tensor] = {}
     for node in _nodes(network):
         inputs = {id(tensor): tensor for tensor in node.input_tensors}
         if id(node.operation) in are_trained:
@@ -167,7 +168,7 @@ def _crossing(network: Any, trained: Sequence[Any]) -> tuple[list[Any], list[Any
     return list(crossing.values()), [made[key] for key in crossing]
 
 
-def _nodes(network: Any) -> list[Any]:
+def _nodes(network: KerasModel) -> list[Tensor]:
     """Return a network's nodes in the order of computing; Keras tells them in no other way."""
     by_depth = network._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
@@ -182,19 +183,19 @@ def _parts(name: str) -> tuple[str, ...]:
     return ()
 
 
-def _map_size(layer: Any) -> tuple[int, ...] | None:
+def _map_size(layer: KerasLayer) -> tuple[int, ...] | None:
     """Return height and width of the feature map that a layer gives; None where it gives none."""
     outputs = layer.output if isinstance(layer.output, list) else [layer.output]
     shape = tuple(outputs[0].shape)
     return shape[1:3] if len(shape) == 4 else None
 
 
-def _begins_block(network: Any, number: int) -> bool:
+def _begins_block(network: KerasModel, number: int) -> bool:
     has_kernel = any(len(weight.shape) > 1 for weight in network.layers[number].weights)
     return has_kernel and cut_at(network, number).boundary is not None
 
 
-def _unknown_part(name: str, network: Any) -> ConfigError:
+def _unknown_part(name: str, network: KerasModel) -> ConfigError:
     layers = [layer.name for layer in network.layers]
     stages = list(dict.fromkeys(stage for layer in layers for stage in _parts(layer)[1:]))
     blocks = list(dict.fromkeys(block for block in blocks_of(network) if block))

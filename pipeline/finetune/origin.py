@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from pipeline.runs.fitted_head import fitted_head, head_name
 from pipeline.runs.record import best
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.system.keras_setup import Tensor
 from pipeline.system.progress import Reporter, Silence
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -128,7 +129,7 @@ def _backbone(
     """Return the backbone of a run's features, by the digest of its weights; built when needed."""
     identity, source = store.identity, run_backbone.WeightsSource.of_run(run)
 
-    def build() -> Any:
+    def build() -> Tensor:
         reporter.say(f"Loading {identity.backbone}")
         return run_backbone.load(identity, options.weights, source=source, store=store).model
 

@@ -20,6 +20,7 @@ from pipeline.runs import metrics
 from pipeline.runs.checkpoint import Progress
 from pipeline.runs.run import FINETUNED, FittedHead, Run
 from pipeline.runs.scoring import ChosenHead, score_head
+from pipeline.system.keras_setup import KerasModel
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.dense import DenseHead
@@ -148,7 +149,7 @@ def _scored(outcome: Outcome, examples: Examples, surgery: Surgery) -> FittedHea
     return score_head(chosen, data, reject_below=outcome.reject_below)
 
 
-def _as_dense(network: Any, outcome: Outcome) -> "DenseHead":
+def _as_dense(network: KerasModel, outcome: Outcome) -> "DenseHead":
     """Return the head's layers as a dense head, which predicts and is saved without Keras."""
     from pipeline.heads.dense import DenseHead
 

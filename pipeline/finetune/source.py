@@ -5,7 +5,6 @@ Either trains the same function, and where activations are not cached, the reaso
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from pipeline import engines
 from pipeline.config.options import FinetuneOptions
@@ -21,6 +20,7 @@ from pipeline.images import views
 from pipeline.images.views import PLAIN
 from pipeline.store import activations
 from pipeline.store.store import Store
+from pipeline.system.keras_setup import KerasModel
 from pipeline.system.progress import Reporter
 
 
@@ -32,7 +32,7 @@ def open_source(
     photos: Photos,
     turns: Turns,
     reporter: Reporter,
-) -> Iterator[tuple[BatchSource, Any]]:
+) -> Iterator[tuple[BatchSource, KerasModel]]:
     """Give what to train on, cached activations or images, and the network that takes it.
 
     Args:

@@ -46,6 +46,7 @@ from pipeline.runs.lock import reserved
 from pipeline.runs.places import apart_from_places
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.system import keras_setup
+from pipeline.system.keras_setup import KerasModel
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
@@ -70,7 +71,9 @@ _HEAD_PARAMETERS: Final = ("batch_size", "class_weight", "epochs", "learning_rat
 _TENSORBOARD: Final = "tensorboard"
 
 
-def finetune(options: FinetuneOptions, common: CommonOptions, reporter: Reporter) -> dict[str, Any]:
+def finetune(
+    options: FinetuneOptions, common: CommonOptions, reporter: Reporter
+) -> dict[str, object]:
     """Run stage 3, or go on with it; see docs/json.md for the keys of the result.
 
     Args:
@@ -104,7 +107,7 @@ def _finetune(
     reporter: Reporter,
     *,
     force: bool,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     run = _begun_run(path, inputs, force=force)
     if run is not None:
         _as_in_origin(run, origin).restore_manifest(origin.examples)
@@ -280,7 +283,7 @@ def _training(
     inputs: Mapping[str, object],
     surgery: Surgery,
     source: BatchSource,
-    model: Any,
+    model: KerasModel,
 ) -> FineTuning:
     examples = origin.examples
     train, val, y = origin.rows("train"), origin.rows("val"), examples.y
@@ -311,8 +314,8 @@ def _train(
     origin: Origin,
     surgery: Surgery,
     training: FineTuning,
-    trained: tuple[Any, BatchSource],
-    answering: tuple[Any, BatchSource],
+    trained: tuple[KerasModel, BatchSource],
+    answering: tuple[KerasModel, BatchSource],
     reporter: Reporter,
 ) -> Outcome:
     """Estimate, train, and compute the features of every row.
@@ -374,5 +377,5 @@ def _say_head_room(run: Run, origin: Origin, reporter: Reporter) -> None:
     reporter.say(f"{found['text']} ({found['seconds']:.1f} s)")
 
 
-def _result(run: Run) -> dict[str, Any]:
+def _result(run: Run) -> dict[str, object]:
     return {**result_of(run), "finetune": run.record.finetuned().as_json()}

@@ -7,14 +7,15 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from types import ModuleType
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.files.arrays import AnyArray
 from pipeline.finetune.cut import Cut, blocks_of
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import KerasModel, KerasVariable, Tensor, import_keras
 from pipeline.system.randomness import RandomStream
 
 # The tutorial counts layers from the input: it freezes 15 and trains the others.
@@ -38,10 +39,10 @@ class Surgery:
 
     loaded: FrozenBackbone
     cut: Cut
-    whole: Any
-    top: Any
+    whole: KerasModel
+    top: KerasModel
     bottom: FrozenBackbone | None
-    head: Any
+    head: KerasModel
 
     @property
     def boundary_shape(self) -> tuple[int, ...]:
@@ -49,25 +50,27 @@ class Surgery:
         return tuple(self.cut.boundary.shape[1:])
 
     @property
-    def state(self) -> list[Any]:
+    def state(self) -> list[Tensor]:
         """Every variable that training may change, in a fixed order."""
         layers = self.loaded.network.layers[self.cut.first :]
         return [variable for layer in (*layers, self.head) for variable in layer.weights]
 
-    def fixed(self, *, trains_statistics: bool) -> list[Any]:
+    def fixed(self, *, trains_statistics: bool) -> list[Tensor]:
         """Every variable that training must not change.
 
         Args:
             trains_statistics: Whether BatchNorm above the cut moves its statistics.
         """
         if not trains_statistics:
-            found: list[Any] = self.whole.non_trainable_weights
+            found: list[Tensor] = self.whole.non_trainable_weights
             return found
         layers = self.loaded.network.layers[: self.cut.first]
         return [variable for layer in layers for variable in layer.weights]
 
 
-def rate_factors(surgery: Surgery, variables: Sequence[Any], layer_decay: float) -> list[float]:
+def rate_factors(
+    surgery: Surgery, variables: Sequence[KerasVariable], layer_decay: float
+) -> list[float]:
     """Return what share of the rate each variable has.
 
     The head has all of it, the last block ``layer_decay``, the block before that its square, and so
@@ -91,7 +94,7 @@ def rate_factors(surgery: Surgery, variables: Sequence[Any], layer_decay: float)
     return [layer_decay ** depth_of.get(id(variable), 0) for variable in variables]
 
 
-def operate(loaded: FrozenBackbone, head: Any, cut: Cut) -> Surgery:
+def operate(loaded: FrozenBackbone, head: KerasModel, cut: Cut) -> Surgery:
     """Put a head's network on a backbone and unfreeze what is above the cut.
 
     Args:
@@ -112,7 +115,7 @@ def operate(loaded: FrozenBackbone, head: Any, cut: Cut) -> Surgery:
     return Surgery(loaded, cut, whole, top, _bottom(keras, loaded, cut.boundary), head)
 
 
-def tutorial_head(num_classes: int, dim: int, seed: int) -> Any:
+def tutorial_head(num_classes: int, dim: int, seed: int) -> Tensor:
     """Return the tutorial's fresh head: Dense 1024 relu, Dense; the softmax is in the loss.
 
     Kernels are Glorot uniform, as Keras' default, drawn from the seed.
@@ -143,19 +146,19 @@ def set_precision(surgery: Surgery, precision: str) -> None:
         layer.dtype_policy = policy
 
 
-def values_of(variables: Sequence[Any]) -> list[NDArray[Any]]:
+def values_of(variables: Sequence[KerasVariable]) -> list[AnyArray]:
     """Return copies of the values of variables."""
     convert = import_keras().ops.convert_to_numpy
     return [np.array(convert(variable)) for variable in variables]
 
 
-def assign(variables: Sequence[Any], values: Sequence[NDArray[Any]]) -> None:
+def assign(variables: Sequence[KerasVariable], values: Sequence[AnyArray]) -> None:
     """Set variables to values, in order."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 
-def digest_of(variables: Sequence[Any]) -> str:
+def digest_of(variables: Sequence[KerasVariable]) -> str:
     """Return the SHA-256 of the values of variables, bit for bit."""
     sha256 = hashlib.sha256()
     for value in values_of(variables):
@@ -163,7 +166,7 @@ def digest_of(variables: Sequence[Any]) -> str:
     return sha256.hexdigest()
 
 
-def _bottom(keras: Any, loaded: FrozenBackbone, boundary: Any) -> FrozenBackbone:
+def _bottom(keras: ModuleType, loaded: FrozenBackbone, boundary: Tensor) -> FrozenBackbone:
     """Return the frozen part as a backbone whose features are the flattened boundary."""
     dim = math.prod(boundary.shape[1:])
     lower = keras.Model(loaded.network.input, boundary, name="below")

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.engines.base import readable_errors
+from pipeline.files.arrays import AnyArray
 from pipeline.finetune.batches import BatchSource, order_of, parts_of, read_ahead
 from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows
 from pipeline.finetune.steps import (
@@ -29,6 +30,7 @@ from pipeline.finetune.surgery import Surgery, assign, rate_factors, values_of
 from pipeline.heads.calibration import calibrated_loss
 from pipeline.runs import checkpoint as finetune_checkpoint
 from pipeline.runs.checkpoint import Arrays, Progress
+from pipeline.system.keras_setup import KerasModel, KerasVariable, Tensor
 from pipeline.system.progress import Reporter
 
 # Batches that the estimate times, after some that are not: one compiles, and the next was loaded
@@ -51,13 +53,13 @@ class FineTuning:
 
     def __init__(
         self,
-        model: Any,
+        model: KerasModel,
         surgery: Surgery,
         recipe: FineTuningRecipe,
         rows: TrainingRows,
         *,
         checkpoint: Path,
-        identity: Mapping[str, Any],
+        identity: Mapping[str, object],
     ) -> None:
         """Set up; nothing is computed yet.
 
@@ -108,7 +110,7 @@ class FineTuning:
         """Class number of each logit."""
         return self._rows.classes
 
-    def compile_outputs(self, model: Any, source: BatchSource) -> None:
+    def compile_outputs(self, model: KerasModel, source: BatchSource) -> None:
         """Compute outputs from now on by a model, in its present precision, on a source."""
         self._forward, self._source = compile_forward(model), source
 
@@ -168,7 +170,7 @@ class FineTuning:
         self,
         reporter: Reporter,
         *,
-        after_epoch: Callable[[Sequence[Mapping[str, Any]]], None] = lambda epochs: None,
+        after_epoch: Callable[[Sequence[Mapping[str, object]]], None] = lambda epochs: None,
     ) -> None:
         """Train to the end; the network then has the best weights by val, or the last ones.
 
@@ -251,7 +253,7 @@ class FineTuning:
 
     def _loaded(
         self, parts: Sequence[NDArray[np.intp]]
-    ) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+    ) -> Iterator[tuple[NDArray[np.intp], AnyArray]]:
         return read_ahead(lambda part: self._source.batch(part, None), parts)
 
     def _pass(self, reporter: Reporter) -> float:
@@ -272,7 +274,7 @@ class FineTuning:
         order = order_of(self._recipe.seed, epoch, self._rows.train)
         return parts_of(order, self._recipe.batch_size)
 
-    def _train_on(self, part: NDArray[np.intp], inputs: NDArray[Any], step: int) -> float:
+    def _train_on(self, part: NDArray[np.intp], inputs: AnyArray, step: int) -> float:
         recipe = self._recipe
         self._optimizer.learning_rate.assign(recipe.rate(step, self._steps))
         seed_random_layers(self._model, recipe.seed, step)
@@ -314,8 +316,8 @@ def _timed(parts: Sequence[NDArray[np.intp]]) -> list[NDArray[np.intp]]:
 
 
 def _seconds_a_row(
-    loaded: Iterable[tuple[NDArray[np.intp], NDArray[Any]]],
-    work: Callable[[NDArray[np.intp], NDArray[Any]], Any],
+    loaded: Iterable[tuple[NDArray[np.intp], AnyArray]],
+    work: Callable[[NDArray[np.intp], AnyArray], Tensor],
 ) -> float:
     """Time work on parts of one size, each of which is loaded while the one before is worked on."""
     ends = []
@@ -325,7 +327,9 @@ def _seconds_a_row(
     return (ends[-1] - ends[-1 - TIMED_BATCHES]) / (TIMED_BATCHES * len(part))
 
 
-def _optimizer(variables: Sequence[Any], surgery: Surgery, recipe: FineTuningRecipe) -> Any:
+def _optimizer(
+    variables: Sequence[KerasVariable], surgery: Surgery, recipe: FineTuningRecipe
+) -> Tensor:
     if recipe.is_tutorial:
         return adam(variables)
     return adamw(

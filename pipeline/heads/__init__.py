@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.config.fields import spelled
 from pipeline.errors import (
@@ -25,8 +24,10 @@ from pipeline.errors import (
     unknown_name,
 )
 from pipeline.files import arrays as array_files
+from pipeline.files.arrays import AnyArray
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import read_record, write_record
+from pipeline.heads.saved import SavedHead
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -50,7 +51,7 @@ ON_KERAS: Final = frozenset({"dense"})
 
 # The tutorial's head: Dense 1024 relu, Dense softmax, Adam at Keras' default rate, 10 epochs of
 # batches of 32, on features as they are.
-PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = MappingProxyType(
+PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, object]]]] = MappingProxyType(
     {
         "tutorial": {
             "dense": {
@@ -79,7 +80,7 @@ def is_known(name: str) -> bool:
     return name in HEADS or "." in name
 
 
-def create(name: str, params: Mapping[str, Any], *, seed: int) -> "Head":
+def create(name: str, params: Mapping[str, object], *, seed: int) -> "Head":
     """Make an unfitted head.
 
     Example:
@@ -104,14 +105,14 @@ def create(name: str, params: Mapping[str, Any], *, seed: int) -> "Head":
     return seeded_head
 
 
-def check_type(where: str, param: str, default: Any, value: Any) -> None:
+def check_type(where: str, param: str, default: object, value: object) -> None:
     """Refuse a value of another type than a default's.
 
     Raises:
         ConfigError: Names the place, and what is expected as a configuration file spells it.
     """
     wants_list, is_list = isinstance(default, list | tuple), isinstance(value, list | tuple)
-    if wants_list and is_list:
+    if isinstance(default, list | tuple) and isinstance(value, list | tuple):
         # Of an empty default nobody knows what its items are.
         fits = all(_is_like(like, item, is_item=True) for like in default[:1] for item in value)
     else:
@@ -135,7 +136,7 @@ def save(head: "Head", folder: Path) -> str:
     names = [name for name, target in HEADS.items() if target == _target(type(head))]
     if not names:
         raise RunError(f"Expected a head of {', '.join(HEADS)}. Received: {type(head).__name__}.")
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, AnyArray] = {}
     lists: dict[str, int] = {}
     for attribute in head.fitted:
         value = getattr(head, attribute)
@@ -172,19 +173,20 @@ def load(folder: Path) -> "Head":
         ConfigError: The head is unknown to this release.
     """
     try:
-        record = read_record(folder / RECORD, kind="head", version=SCHEMA_VERSION, older=_OLDER)
-        if record is None:
+        said = read_record(folder / RECORD, kind="head", version=SCHEMA_VERSION, older=_OLDER)
+        if said is None:
             raise ValueError(f"there is no {RECORD}")
-        if "." in record["head"]:
+        record = SavedHead.of(said)
+        if "." in record.head:
             from pipeline.heads.external import load_external
 
             return load_external(folder)
-        if record["arrays_sha256"] != sha256_file(folder / _ARRAYS):
+        if record.arrays_sha256 != sha256_file(folder / _ARRAYS):
             raise ValueError(f"{_ARRAYS} is not the one that {RECORD} was written with")
         arrays = array_files.read_all(folder / _ARRAYS)
-        head = create(record["head"], record["params"], seed=0)
+        head = create(record.head, record.params, seed=0)
         for attribute in head.fitted:
-            setattr(head, attribute, _restored(attribute, arrays, record["lists"]))
+            setattr(head, attribute, _restored(attribute, arrays, record.lists))
     except StoreError as error:
         raise RunError(error.message, hint="Train it again with --force.") from error
     except PipelineError:
@@ -194,9 +196,7 @@ def load(folder: Path) -> "Head":
             f"The head in {str(folder)!r} cannot be read: {error}.",
             hint="Train it again with --force.",
         ) from error
-    head.temperature_ = record["temperature"]
-    head.converged_ = record["converged"]
-    head.notes_ = tuple(record["notes"])
+    record.restore(head)
     return head
 
 
@@ -221,7 +221,7 @@ def _target(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _is_like(default: Any, value: Any, *, is_item: bool = False) -> bool:
+def _is_like(default: object, value: object, *, is_item: bool = False) -> bool:
     """Tell whether a value is of the default's type; an integer may stand for a float.
 
     In a list, a whole number may also be spelled with a point, as sweeps record it.
@@ -235,7 +235,7 @@ def _is_like(default: Any, value: Any, *, is_item: bool = False) -> bool:
     return isinstance(value, str | None if default is None else type(default))
 
 
-def _like(default: Any) -> str:
+def _like(default: object) -> str:
     """Return in words, and as a configuration file spells it, what is like a default."""
     if default is None:
         return "a text"
@@ -245,12 +245,12 @@ def _like(default: Any) -> str:
     return f"{kind.get(type(default), 'a number')} such as {spelled(default)}"
 
 
-def _restored(attribute: str, arrays: Mapping[str, NDArray[Any]], lists: Mapping[str, int]) -> Any:
+def _restored(attribute: str, arrays: Mapping[str, AnyArray], lists: Mapping[str, int]) -> Any:
     if attribute in lists:
         return [arrays[f"{attribute}.{number}"] for number in range(lists[attribute])]
     value = arrays[attribute]
     return value.item() if value.ndim == 0 else value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value.item()

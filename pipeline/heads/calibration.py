@@ -5,7 +5,7 @@ Guo et al. 2017, "On Calibration of Modern Neural Networks": probabilities are
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ def calibrated_loss(scores: NDArray[np.floating], y: NDArray[np.integer]) -> flo
 
 def coverage_curve(
     y: NDArray[np.integer], probabilities: NDArray[np.floating], thresholds: Sequence[float]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, float | None]]:
     """Return coverage and accuracy when answers below a probability are withheld.
 
     Returns:

@@ -1,6 +1,6 @@
 """The centroid head: the nearest class mean; nothing to tune, and a check on the features."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import euclidean_distances
 
 from pipeline.heads.head import Head
+from pipeline.heads.rows import Validation
 from pipeline.heads.scaler import FeatureScaler
 
 
@@ -27,7 +28,14 @@ class CentroidHead(Head):
         "classes_", "mean_", "scale_", "centroids_", "n_features_in_",
     )  # fmt: skip
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object = None,
+        *,
+        validation: Validation | None = None,
+    ) -> Self:
         """Average the rows of each class of X ``(n, dim)``; ``validation`` is not looked at."""
         X, numbers, weights = self._begin(X, y, sample_weight)
         scaler = FeatureScaler().fit(X, sample_weight=weights)

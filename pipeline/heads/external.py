@@ -25,6 +25,8 @@ from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unkno
 from pipeline.files.atomic import read_regular, write_atomically
 from pipeline.files.records import read_record, write_record
 from pipeline.heads.head import Head
+from pipeline.heads.rows import Validation
+from pipeline.heads.saved import SavedHead
 from pipeline.heads.scaler import FeatureScaler
 
 EXAMPLE: Final = "sklearn.ensemble.RandomForestClassifier"
@@ -66,7 +68,7 @@ class ExternalHead(Head):
 
     fitted: ClassVar[tuple[str, ...]] = (*_ARRAYS, "estimator_", "n_features_in_")
 
-    def __init__(self, target: str, params: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, target: str, params: Mapping[str, object] | None = None) -> None:
         self.target = target
         self.params = params
 
@@ -86,7 +88,14 @@ class ExternalHead(Head):
         """What class frequencies its probabilities are for."""
         return "balanced" if (self.params or {}).get("class_weight") == "balanced" else "train"
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object = None,
+        *,
+        validation: Validation | None = None,
+    ) -> Self:
         """Fit on X ``(n, dim)`` and y ``(n,)``; ``validation`` is not looked at.
 
         Raises:
@@ -135,7 +144,7 @@ class ExternalHead(Head):
         return scaled
 
 
-def create_external(name: str, params: Mapping[str, Any], *, seed: int) -> ExternalHead:
+def create_external(name: str, params: Mapping[str, object], *, seed: int) -> ExternalHead:
     """Make an unfitted head of a scikit-learn classifier.
 
     Args:
@@ -203,11 +212,12 @@ def load_external(folder: Path) -> ExternalHead:
     """
     skops = _skops(f"The head in {str(folder)!r} cannot be read")
     try:
-        record = read_record(folder / _RECORD, kind="head", version=SCHEMA_VERSION, older=_OLDER)
-        if record is None:
+        said = read_record(folder / _RECORD, kind="head", version=SCHEMA_VERSION, older=_OLDER)
+        if said is None:
             raise ValueError(f"there is no {_RECORD}")
+        record = SavedHead.of(said)
         data, _ = read_regular(folder / _ESTIMATOR, limit=_MAX_BYTES)
-        if record["estimator_sha256"] != hashlib.sha256(data).hexdigest():
+        if record.estimator_sha256 != hashlib.sha256(data).hexdigest():
             raise ValueError(f"{_ESTIMATOR} is not the one that {_RECORD} was written with")
         types = skops.get_untrusted_types(data=data)
         refused = _refused(types)
@@ -234,8 +244,8 @@ def _require_as_large(data: bytes) -> None:
         raise ValueError(f"its {len(data):,} bytes unpack to {total:,}")
 
 
-def _restored(record: Mapping[str, Any], state: Mapping[str, Any]) -> ExternalHead:
-    head = ExternalHead(record["head"], record["params"])
+def _restored(record: SavedHead, state: Mapping[str, object]) -> ExternalHead:
+    head = ExternalHead(record.head, record.params)
     head.estimator_ = state["estimator"]
     kind = type(head.estimator_)
     if not kind.__module__.startswith("sklearn.") or kind.__name__ != head.target.split(".")[-1]:
@@ -243,9 +253,7 @@ def _restored(record: Mapping[str, Any], state: Mapping[str, Any]) -> ExternalHe
     for name in _ARRAYS:
         setattr(head, name, state[name])
     head.n_features_in_ = len(head.mean_)
-    head.temperature_ = record["temperature"]
-    head.converged_ = record["converged"]
-    head.notes_ = tuple(record["notes"])
+    record.restore(head)
     return head
 
 
@@ -272,7 +280,7 @@ def _is_class_of_scikit_learn(name: str) -> bool:
     return isinstance(found, type) and found.__module__ == module
 
 
-def _estimator(target: str, params: Mapping[str, Any]) -> Any:
+def _estimator(target: str, params: Mapping[str, object]) -> Any:
     """Make an unfitted classifier.
 
     Raises:
@@ -320,7 +328,7 @@ def _class(target: str) -> Any:
     raise unknown_name("classifier", attribute, classifiers, where=module_name)
 
 
-def _is_classifier(value: Any) -> bool:
+def _is_classifier(value: object) -> bool:
     bases = (ClassifierMixin, BaseEstimator)
     is_class = isinstance(value, type) and all(issubclass(value, base) for base in bases)
     return is_class and not inspect.isabstract(value)

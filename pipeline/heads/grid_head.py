@@ -6,7 +6,7 @@ computed once; fitting, choosing and the notes about it are here.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,9 @@ from sklearn.base import clone
 
 from pipeline.heads.calibration import calibrated_loss
 from pipeline.heads.head import Head, Rule, is_grid
-from pipeline.heads.rows import is_stream
+from pipeline.heads.rows import Features, Validation, is_stream
 
-State = Mapping[str, Any]
+State = Mapping[str, object]
 
 
 class GridHead(Head):
@@ -44,7 +44,14 @@ class GridHead(Head):
     ) -> Iterable[State]:
         """Fit every value; yield the fitted attributes of each, in order of ``values``."""
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object = None,
+        *,
+        validation: Validation | None = None,
+    ) -> Self:
         """Fit on X ``(n, dim)`` and y; choose on ``validation``, a pair ``(X, y)``.
 
         Raises:
@@ -55,7 +62,7 @@ class GridHead(Head):
         best, best_state = np.inf, None
         for state in self._states(X, numbers, weights, values):
             self._adopt(state)
-            loss = self._loss(validation) if len(values) > 1 else 0.0
+            loss = self._loss(validation) if validation and len(values) > 1 else 0.0
             if loss < best:
                 best, best_state = loss, state
         if best_state is not None:
@@ -64,27 +71,32 @@ class GridHead(Head):
         return self
 
     def fit_many(
-        self, X: Any, y: Any, settings: Sequence[Mapping[str, Any]], sample_weight: Any = None
+        self,
+        X: object,
+        y: object,
+        settings: Sequence[Mapping[str, object]],
+        sample_weight: object = None,
     ) -> Iterator[Head]:
         """Fit one copy a setting; see ``Head.fit_many``. Settings of the grid share a path."""
-        if any(set(params) != {"grid"} or len(params["grid"]) != 1 for params in settings):
+        of_settings = [_only_value(params) for params in settings]
+        if None in of_settings:
             yield from super().fit_many(X, y, settings, sample_weight)
             return
         first = clone(self)
-        X, numbers, weights = first._begin(X, y, sample_weight)
-        values = sorted({float(params["grid"][0]) for params in settings})
-        states = {}
-        for value, state in zip(values, self._states(X, numbers, weights, values), strict=True):
+        rows, numbers, weights = first._begin(X, y, sample_weight)
+        values = sorted({value for value in of_settings if value is not None})
+        states: dict[float | None, State] = {}
+        for value, state in zip(values, self._states(rows, numbers, weights, values), strict=True):
             states[value] = state
             self._one_done(len(values))
-        for params in settings:
+        for params, chosen in zip(settings, of_settings, strict=True):
             head = clone(self).set_params(**params)
             head.classes_, head.n_features_in_ = first.classes_, first.n_features_in_
-            head._adopt(states[float(params["grid"][0])])
+            head._adopt(states[chosen])
             head.notes_ = tuple(head._fit_notes())
             yield head
 
-    def selected_params(self) -> dict[str, Any]:
+    def selected_params(self) -> dict[str, object]:
         """Return the chosen value, as the only one of the grid."""
         return {"grid": (getattr(self, f"{self.strength}_"),)}
 
@@ -107,13 +119,13 @@ class GridHead(Head):
         for name, value in state.items():
             setattr(self, name, value)
 
-    def _loss(self, validation: Any) -> float:
+    def _loss(self, validation: Validation) -> float:
         """Return the calibrated log loss on the rows of val whose class train has."""
         X, y = validation[0], np.asarray(validation[1])
         known = np.isin(y, self.classes_)
         if not known.any():
             return 0.0
-        rows = X[known] if is_stream(X) else np.asarray(X)[known]
+        rows: Features = X[known] if is_stream(X) else np.asarray(X)[known]
         return calibrated_loss(self.scores(rows), np.searchsorted(self.classes_, y[known]))
 
     def _values(self, *, has_validation: bool) -> list[float]:
@@ -138,3 +150,11 @@ class GridHead(Head):
                 f"({values[0]:g} to {values[-1]:g}); widen it with grid = [...] under "
                 f"[heads.{self.name}]"
             )
+
+
+def _only_value(params: Mapping[str, object]) -> float | None:
+    """Return the value of a setting that is one of the grid alone; None of another setting."""
+    grid = params.get("grid")
+    if len(params) != 1 or not isinstance(grid, list | tuple | np.ndarray) or len(grid) != 1:
+        return None
+    return float(grid[0])

@@ -16,8 +16,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from pipeline.errors import ConfigError
+from pipeline.files.arrays import AnyArray
 from pipeline.heads.calibration import probabilities
-from pipeline.heads.rows import FeatureRows, blocks, is_stream
+from pipeline.heads.rows import FeatureRows, Validation, blocks, is_stream
 
 Rule = tuple[str, bool, str]
 
@@ -52,7 +53,7 @@ class Head(ClassifierMixin, BaseEstimator):
     has_probabilities: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     streams: ClassVar[bool] = False
-    classes_: NDArray[Any]
+    classes_: AnyArray
     temperature_: float = 1.0
     converged_: bool | None = None
     notes_: tuple[str, ...] = ()
@@ -64,14 +65,21 @@ class Head(ClassifierMixin, BaseEstimator):
         return "balanced" if getattr(self, "class_weight", None) == "balanced" else "train"
 
     @abstractmethod
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object = None,
+        *,
+        validation: Validation | None = None,
+    ) -> Self:
         """Fit on X ``(n, dim)`` and y ``(n,)``; ``validation``, a pair ``(X, y)``, is to choose."""
 
     @abstractmethod
     def _scores(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return scores of checked features, ``(n, classes)``."""
 
-    def scores(self, X: Any) -> NDArray[np.floating]:
+    def scores(self, X: object) -> NDArray[np.floating]:
         """Return scores, float ``(n, classes)``: log-probabilities or decision values.
 
         Features on disk are read block by block.
@@ -81,18 +89,22 @@ class Head(ClassifierMixin, BaseEstimator):
             return self._scores_of_stream(X)
         return self._scores(validate_data(self, X, dtype=[np.float32, np.float64], reset=False))
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+    def predict_proba(self, X: object) -> NDArray[np.float64]:
         """Return probabilities, float64 ``(n, classes)``."""
         return probabilities([self.scores(X)], self.temperature_)
 
-    def predict(self, X: Any) -> NDArray[Any]:
+    def predict(self, X: object) -> AnyArray:
         """Return class labels."""
         best = self.scores(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
+        labels: AnyArray = self.classes_[best]
         return labels
 
     def fit_many(
-        self, X: Any, y: Any, settings: Sequence[Mapping[str, Any]], sample_weight: Any = None
+        self,
+        X: object,
+        y: object,
+        settings: Sequence[Mapping[str, object]],
+        sample_weight: object = None,
     ) -> Iterator["Head"]:
         """Fit one copy of this head a setting, without val; heads that can share work do.
 
@@ -112,7 +124,7 @@ class Head(ClassifierMixin, BaseEstimator):
             self.progress(1 / len(settings))
             yield head
 
-    def selected_params(self) -> dict[str, Any]:
+    def selected_params(self) -> dict[str, object]:
         """Return the parameters that repeat what was chosen on val, for a refit."""
         return {}
 
@@ -121,7 +133,7 @@ class Head(ClassifierMixin, BaseEstimator):
         return lambda share: self.progress(part * share)
 
     def _begin(
-        self, X: Any, y: Any, sample_weight: Any = None
+        self, X: Any, y: Any, sample_weight: object = None
     ) -> tuple[NDArray[np.floating], NDArray[np.intp], NDArray[np.float64] | None]:
         """Check what ``fit`` was given and set ``classes_``.
 
@@ -160,10 +172,10 @@ class Head(ClassifierMixin, BaseEstimator):
             raise ValueError(f"Expected two classes or more. Received: {len(self.classes_)} class.")
         return X, numbers, self._weighted(numbers, weights)
 
-    def _checked(self, X: Any, y: Any) -> tuple[Any, NDArray[Any]]:
+    def _checked(self, X: Any, y: Any) -> tuple[Any, AnyArray]:
         """Check features and labels; those on disk are checked as they are read."""
         if not is_stream(X):
-            checked: tuple[Any, NDArray[Any]] = validate_data(
+            checked: tuple[Any, AnyArray] = validate_data(
                 self, X, y, dtype=[np.float32, np.float64]
             )
             return checked
@@ -226,29 +238,32 @@ def check_rules(head: str, params: object, rules: Iterable[Rule]) -> None:
             )
 
 
-def class_weight_rule(head: Any) -> Rule:
+def class_weight_rule(head: "Head") -> Rule:
     """Return the rule of ``class_weight``."""
-    given = head.class_weight
+    given = getattr(head, "class_weight", None)
     holds = given in (None, "balanced") or isinstance(given, Mapping)
     return "class_weight", holds, "'balanced', or weights by class"
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: object) -> bool:
     """Tell whether a value is an integer above zero."""
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return is_integer and bool(value > 0)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        return False
+    return bool(value > 0)
 
 
-def is_number(value: Any, *, low: float, high: float = np.inf) -> bool:
+def is_number(value: object, *, low: float, high: float = np.inf) -> bool:
     """Tell whether a value is a number with ``low < value < high``."""
-    is_real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return is_real and bool(low < value < high)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    return bool(low < value < high)
 
 
-def is_grid(values: Any, *, low: float = 0.0) -> bool:
+def is_grid(values: object, *, low: float = 0.0) -> bool:
     """Tell whether values are a list of numbers above ``low``, at least one."""
-    is_list = isinstance(values, list | tuple | np.ndarray)
-    return is_list and len(values) > 0 and all(is_number(value, low=low) for value in values)
+    if not isinstance(values, list | tuple | np.ndarray) or len(values) == 0:
+        return False
+    return all(is_number(value, low=low) for value in values)
 
 
 def log_softmax(scores: NDArray[np.floating]) -> NDArray[np.floating]:

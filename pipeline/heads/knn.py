@@ -5,7 +5,7 @@ al. 2021, "Emerging Properties in Self-Supervised Vision Transformers").
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from pipeline.heads.calibration import calibrated_loss
 from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, is_count, is_number
 from pipeline.heads.neighbours import Neighbours, nearest, normalized
+from pipeline.heads.rows import Validation
 
 # The share of a class that no neighbour voted for. A lower one lets a few rows of val drive the
 # temperature up: on scikit-learn's digits, with 100 and 1,000 rows of train, every step from 1e-12
@@ -74,7 +75,7 @@ class KnnHead(GridHead):
     def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         return self._votes(self._neighbours(X, self.k_))
 
-    def _loss(self, validation: Any) -> float:
+    def _loss(self, validation: Validation) -> float:
         """Return the loss as every grid head does, with the neighbours found once for all k."""
         X, y = np.asarray(validation[0]), np.asarray(validation[1])
         known = np.isin(y, self.classes_)

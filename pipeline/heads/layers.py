@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import HeadNotTrainableError
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -84,7 +84,7 @@ def layers_of(head: "Head") -> HeadLayers:
     return _LAYERS[head.name](head)
 
 
-def head_network(head: "Head") -> Any:
+def head_network(head: "Head") -> Tensor:
     """Return a fitted head as a Keras model, to train on.
 
     The first layer, ``scaler``, has no weights; the dense layers after it, of which the last is
@@ -101,7 +101,7 @@ def head_network(head: "Head") -> Any:
     return network_of(layers_of(head))
 
 
-def network_of(found: HeadLayers) -> Any:
+def network_of(found: HeadLayers) -> Tensor:
     """Return a head's arrays as a Keras model."""
     keras = import_keras()
     features = keras.Input((len(found.mean),), dtype="float32", name="features")
@@ -110,7 +110,7 @@ def network_of(found: HeadLayers) -> Any:
     return keras.Model(features, logits, name="head")
 
 
-def _scaler(keras: ModuleType, found: HeadLayers) -> Any:
+def _scaler(keras: ModuleType, found: HeadLayers) -> Tensor:
     """Return ``(features - mean) / scale`` as a model without weights.
 
     Keras' Normalization divides by 1e-7 or more, and its Rescaling takes numbers a column for
@@ -125,8 +125,8 @@ def _scaler(keras: ModuleType, found: HeadLayers) -> Any:
 
 
 def dense_layers(
-    keras: ModuleType, inputs: Any, layers: Sequence[Layer], *, dropout: float = 0.0
-) -> Any:
+    keras: ModuleType, inputs: Tensor, layers: Sequence[Layer], *, dropout: float = 0.0
+) -> Tensor:
     """Put dense layers with their weights, and dropout between them, behind a tensor."""
     for number, (kernel, bias) in enumerate(layers, start=1):
         is_last = number == len(layers)
@@ -147,28 +147,28 @@ def dense_layers(
     return inputs
 
 
-def _of_float32(head: Any, layers: Sequence[Layer], *, dropout: float = 0.0) -> HeadLayers:
+def _of_float32(head: KerasModel, layers: Sequence[Layer], *, dropout: float = 0.0) -> HeadLayers:
     """Return layers with the scaler as heads that predict in float32 apply it."""
     factor = (1 / head.scale_).astype(np.float32)
     mean = _double(head.mean_.astype(np.float32))
     return HeadLayers(mean, 1 / _double(factor), layers, dropout)
 
 
-def _of_dense(head: Any) -> HeadLayers:
+def _of_dense(head: KerasModel) -> HeadLayers:
     arrays = [_double(array) for array in head.weights_]
     layers = list(zip(arrays[::2], arrays[1::2], strict=True))
     return _of_float32(head, layers, dropout=head.dropout)
 
 
-def _of_linear(head: Any) -> HeadLayers:
+def _of_linear(head: KerasModel) -> HeadLayers:
     return _of_float32(head, [(_double(head.coef_.T), _double(head.intercept_))])
 
 
-def _of_coefficients(head: Any) -> HeadLayers:
+def _of_coefficients(head: KerasModel) -> HeadLayers:
     return HeadLayers(head.mean_, head.scale_, [(head.coef_.T, head.intercept_)])
 
 
-def _of_centroid(head: Any) -> HeadLayers:
+def _of_centroid(head: KerasModel) -> HeadLayers:
     """Leave out the constant of each row: ``-|x - c|^2 = 2 x.c - |c|^2 - |x|^2``."""
     dim = len(head.mean_)
     kernel = 2 * head.centroids_.T / dim
@@ -176,7 +176,7 @@ def _of_centroid(head: Any) -> HeadLayers:
     return HeadLayers(head.mean_, head.scale_, [(kernel, bias)])
 
 
-def _of_majority(head: Any) -> HeadLayers:
+def _of_majority(head: KerasModel) -> HeadLayers:
     dim = head.n_features_in_
     kernel = np.zeros((dim, len(head.priors_)))
     return HeadLayers(np.zeros(dim), np.ones(dim), [(kernel, np.log(head.priors_))])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
+from pipeline.files.arrays import AnyArray
 from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule, is_count, is_number
 from pipeline.heads.scaler import FeatureScaler
@@ -108,7 +109,7 @@ class LinearSvcHead(GridHead):
 
 
 def _fit_quietly(
-    model: Any, X: NDArray[np.float64], y: NDArray[Any], weights: NDArray[np.float64] | None
+    model: Any, X: NDArray[np.float64], y: AnyArray, weights: NDArray[np.float64] | None
 ) -> bool:
     """Fit and tell whether it converged, which scikit-learn says by a warning."""
     with warnings.catch_warnings(record=True) as caught:

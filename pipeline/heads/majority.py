@@ -1,11 +1,12 @@
 """The majority head: the class frequencies of train for every image; the floor of any score."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.heads.head import Head
+from pipeline.heads.rows import Validation
 
 
 class MajorityHead(Head):
@@ -19,7 +20,14 @@ class MajorityHead(Head):
     calibrates: ClassVar[bool] = False
     fitted: ClassVar[tuple[str, ...]] = ("classes_", "priors_", "n_features_in_")
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object = None,
+        *,
+        validation: Validation | None = None,
+    ) -> Self:
         """Count classes; X and validation are not looked at."""
         _, numbers, weights = self._begin(X, y, sample_weight)
         totals = np.bincount(numbers, weights=weights)

@@ -5,7 +5,7 @@ L2 path, and features may lie on disk.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 
 from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule
-from pipeline.heads.rows import Block, blocks
+from pipeline.heads.rows import Block, Features, blocks
 from pipeline.heads.scaler import FeatureScaler
 from pipeline.heads.threads import blas_threads
 
@@ -58,7 +58,7 @@ class RidgeHead(GridHead):
 
     def _fit_path(
         self,
-        X: Any,
+        X: NDArray[np.floating],
         numbers: NDArray[np.intp],
         weights: NDArray[np.float64] | None,
         values: Sequence[float],
@@ -88,7 +88,7 @@ class RidgeHead(GridHead):
 
 
 def factors_of_features(
-    X: Any,
+    X: Features,
     numbers: NDArray[np.intp],
     weights: NDArray[np.float64] | None,
     scaler: FeatureScaler,
@@ -118,7 +118,7 @@ def factors_of_features(
 
 
 def factors_of_rows(
-    X: Any,
+    X: Features,
     numbers: NDArray[np.intp],
     weights: NDArray[np.float64] | None,
     scaler: FeatureScaler,
@@ -145,7 +145,7 @@ def factors_of_rows(
 
 
 def _weighted_blocks(
-    X: Any, weights: NDArray[np.float64] | None, scaler: FeatureScaler
+    X: Features, weights: NDArray[np.float64] | None, scaler: FeatureScaler
 ) -> Iterator[Block]:
     """Yield (row numbers, scaled features times the root of their weights, float64)."""
     for rows, block in blocks(X):
@@ -159,7 +159,9 @@ def _roots(rows: NDArray[np.intp], weights: NDArray[np.float64] | None) -> NDArr
     return np.ones(len(rows)) if weights is None else np.sqrt(weights[rows])
 
 
-def _indicators(numbers: NDArray[np.intp], values: NDArray[np.float64], num_classes: int) -> Any:
+def _indicators(
+    numbers: NDArray[np.intp], values: NDArray[np.float64], num_classes: int
+) -> csr_array:
     """Return a sparse matrix ``(num_classes, n)`` with a value a column, in its row's class."""
     return csr_array(
         (values, (numbers, np.arange(len(numbers)))), shape=(num_classes, len(numbers))

@@ -5,10 +5,12 @@ both alike.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.files.arrays import AnyArray
 
 Block = tuple[NDArray[np.intp], NDArray[np.floating]]
 
@@ -32,6 +34,10 @@ class FeatureRows(Protocol):
 
     shape: tuple[int, int]
 
+    def __getitem__(self, rows: NDArray[np.bool_], /) -> "FeatureRows":
+        """Return those of the rows that are chosen, ``(n,)``, still on disk."""
+        ...
+
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """Return some rows, float32 ``(k, dim)``, in the order asked for."""
         ...
@@ -41,21 +47,32 @@ class FeatureRows(Protocol):
         ...
 
 
-def is_stream(X: Any) -> bool:
+# What a head is fitted on, in memory or on disk, once it is checked.
+Features = NDArray[np.floating] | FeatureRows
+# Features and labels that a head may choose on.
+Validation = tuple[Features, AnyArray]
+
+
+def is_stream(X: object) -> TypeGuard[FeatureRows]:
     """Tell whether features lie on disk."""
     return isinstance(X, FeatureRows)
 
 
-def blocks(X: Any, size: int = BLOCK_ROWS) -> Iterator[Block]:
+def blocks(X: Features, size: int = BLOCK_ROWS) -> Iterator[Block]:
     """Yield (row numbers, features) until every row has come once; an array comes as it lies."""
-    order = X.disk_order() if is_stream(X) else np.arange(len(X))
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        yield rows, X.read(rows) if is_stream(X) else X[start : start + size]
+    if isinstance(X, FeatureRows):
+        order = X.disk_order()
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield rows, X.read(rows)
+        return
+    for start in range(0, len(X), size):
+        part = X[start : start + size]
+        yield np.arange(start, start + len(part)), part
 
 
 def shuffled(
-    X: Any, generator: np.random.Generator, *, window: int = WINDOW_ROWS, run: int = RUN_ROWS
+    X: Features, generator: np.random.Generator, *, window: int = WINDOW_ROWS, run: int = RUN_ROWS
 ) -> Iterator[Block]:
     """Yield (row numbers, features) in random order until every row has come once.
 
@@ -66,7 +83,7 @@ def shuffled(
             made of runs of neighbours from everywhere and permuted within.
         run: Rows of a run.
     """
-    if is_stream(X):
+    if isinstance(X, FeatureRows):
         order = X.disk_order()
         parts = (order[window_places] for window_places in _windows(len(order), generator,
                                                                     window, run))  # fmt: skip
@@ -74,10 +91,10 @@ def shuffled(
         order = generator.permutation(len(X))
         parts = (order[start : start + window] for start in range(0, len(order), window))
     for rows in parts:
-        yield rows, X.read(rows) if is_stream(X) else X[rows]
+        yield rows, X.read(rows) if isinstance(X, FeatureRows) else X[rows]
 
 
-def batches(X: Any, generator: np.random.Generator, size: int) -> Iterator[Block]:
+def batches(X: Features, generator: np.random.Generator, size: int) -> Iterator[Block]:
     """Yield ``shuffled`` rows, at most ``size`` together; on disk, each window has a short rest."""
     window = WINDOW_ROWS if is_stream(X) else size
     for rows, features in shuffled(X, generator, window=window):

@@ -1,13 +1,13 @@
 """The scaler of every head: standardization that near-constant features cannot blow up."""
 
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from pipeline.heads.rows import blocks, is_stream
+from pipeline.heads.rows import Features, blocks, is_stream
 
 # A feature with a standard deviation of 7e-5 beside a median of 0.3 would get weights 28,000
 # times the median one, and an engine's last digit would flip predictions.
@@ -24,7 +24,9 @@ class FeatureScaler(TransformerMixin, BaseEstimator):
         scale_: float64 ``(dim,)``, all positive.
     """
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Features, y: object = None, sample_weight: NDArray[np.float64] | None = None
+    ) -> Self:
         """Learn mean and scale of features, in memory or on disk, read once.
 
         Args:
@@ -51,7 +53,7 @@ class FeatureScaler(TransformerMixin, BaseEstimator):
         self.scale_ = np.where(scale > tiny, scale, 1.0)
         return self
 
-    def transform(self, X: Any) -> NDArray[np.floating]:
+    def transform(self, X: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return scaled features, dtype and shape of X."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
@@ -76,7 +78,7 @@ def scale_into(
 
 
 def _mean_and_variance(
-    X: Any, weights: NDArray[np.float64]
+    X: Features, weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return weighted mean and variance of each column, float64 ``(dim,)``.
 

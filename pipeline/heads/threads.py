@@ -1,7 +1,7 @@
 """How many threads of linear algebra a fit takes: one where the rows are few."""
 
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Final
 
 from threadpoolctl import threadpool_limits
 
@@ -10,10 +10,12 @@ from threadpoolctl import threadpool_limits
 SMALL: Final = 2**22
 
 
-def blas_threads(entries: int) -> AbstractContextManager[Any]:
+def blas_threads(entries: int) -> AbstractContextManager[object]:
     """Limit linear algebra to one thread where X has few entries.
 
     A generator must not hold the limit while its caller works.
     """
-    limits: AbstractContextManager[Any] = threadpool_limits(1 if entries <= SMALL else None, "blas")
+    limits: AbstractContextManager[object] = threadpool_limits(
+        1 if entries <= SMALL else None, "blas"
+    )
     return limits

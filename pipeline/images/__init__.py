@@ -3,10 +3,8 @@
 It may import ``files``, ``config``, ``system`` and ``errors``.
 """
 
-from typing import Any
 
-
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Listing images needs no Pillow; the decoder brings it in when it is first used.
     if name == "decode":
         from pipeline.images.decoder import decode

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from pipeline.files.arrays import AnyArray
+
 _BLOCK: Final = 1 << 20
 _COMMENT: Final = re.compile(rb"#[^\n\r]*[\n\r]?")
 _WHITESPACE: Final = b" \t\n\r\v\f"
@@ -51,7 +53,7 @@ def read(image: ImageFile.ImageFile, data: bytes) -> Image.Image | None:
     return _image(image, _scale(image.mode, largest)[values[:count]])
 
 
-def _scale(mode: str, largest: int) -> NDArray[Any]:
+def _scale(mode: str, largest: int) -> AnyArray:
     """Return the level of every value that can be stored, by Pillow's rule."""
     deep = mode == "I"
     white = 65535 if deep else 255
@@ -60,7 +62,7 @@ def _scale(mode: str, largest: int) -> NDArray[Any]:
     return levels.astype(np.uint16 if deep else np.uint8)
 
 
-def _image(image: ImageFile.ImageFile, levels: NDArray[Any]) -> Image.Image:
+def _image(image: ImageFile.ImageFile, levels: AnyArray) -> Image.Image:
     if image.mode == "I":
         return Image.fromarray(levels.reshape(image.height, image.width))
     return Image.frombytes(image.mode, image.size, levels.tobytes())

@@ -8,7 +8,7 @@ when the network is built.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline import backbones
 from pipeline.backbones import frozen, kept_file, weights_file
@@ -22,6 +22,7 @@ from pipeline.images import views
 from pipeline.runs.record import RunInputs
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.store.store import Store
+from pipeline.system.keras_setup import Tensor
 
 _BACKBONE: Final = "backbone/"
 
@@ -237,7 +238,7 @@ def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
     record, folder = run.record.finetuned(), run.path / FINETUNED
     expected = str(record.backbone_sha256)
 
-    def build() -> Any:
+    def build() -> Tensor:
         changed = weight_files.load(folder / f"{record.weights_sha256}.h5")
         arrays = original.arrays() | {
             path.removeprefix(_BACKBONE): values

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.errors import RunError
+from pipeline.files.arrays import AnyArray
 from pipeline.files.atomic import write_atomically
 from pipeline.files.hdf5 import HDF5_ERRORS, opened, plain_dataset, plain_member
 from pipeline.files.hdf5_writer import writing
@@ -72,12 +72,12 @@ class Arrays:
         best: Of the state after the best epoch; none where that is the state itself.
     """
 
-    state: Sequence[NDArray[Any]]
-    optimizer: Sequence[NDArray[Any]]
-    best: Sequence[NDArray[Any]]
+    state: Sequence[AnyArray]
+    optimizer: Sequence[AnyArray]
+    best: Sequence[AnyArray]
 
 
-def write(path: Path, identity: Mapping[str, Any], progress: Progress, arrays: Arrays) -> None:
+def write(path: Path, identity: Mapping[str, object], progress: Progress, arrays: Arrays) -> None:
     """Write a checkpoint: a JSON text and arrays, in one HDF5 file.
 
     Args:
@@ -108,7 +108,7 @@ def write(path: Path, identity: Mapping[str, Any], progress: Progress, arrays: A
 
 def read(
     path: Path,
-    identity: Mapping[str, Any],
+    identity: Mapping[str, object],
     *,
     state: Sequence[Shape],
     optimizer: Sequence[Shape],
@@ -150,7 +150,7 @@ def check(path: Path) -> None:
         _content(path)
 
 
-def _content(path: Path) -> tuple[dict[str, Any], dict[str, list[NDArray[Any]]]]:
+def _content(path: Path) -> tuple[dict[str, Any], dict[str, list[AnyArray]]]:
     """Return the text and the arrays of a checkpoint.
 
     Raises:
@@ -181,7 +181,7 @@ def _text(file: h5py.File, name: str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _digest(record: str, groups: Mapping[str, Sequence[NDArray[Any]]]) -> str:
+def _digest(record: str, groups: Mapping[str, Sequence[AnyArray]]) -> str:
     """Return the SHA-256 over the text, and shape, type and bytes of every array."""
     sha256 = hashlib.sha256(record.encode())
     for name, arrays in groups.items():

@@ -6,13 +6,14 @@ side would hide. Runs that share no test image are in groups of their own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import RunError
 from pipeline.runs import metrics
+from pipeline.runs.record import Score
 from pipeline.runs.run import Run
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -32,13 +33,15 @@ class ScoredHead:
     Attributes:
         run: Path of the run.
         head: Name of the head.
+        score: Its scores on them.
         row: What the leaderboard shows.
         correct: Whether each common image is classified rightly, bool ``(n,)``.
     """
 
     run: str
     head: str
-    row: Mapping[str, Any]
+    score: Score
+    row: Mapping[str, object]
     correct: NDArray[np.bool_]
 
 
@@ -55,7 +58,17 @@ class Group:
     common: set[tuple[bytes, str]]
 
 
-def compare(runs: Sequence[Run]) -> dict[str, Any]:
+class GroupResult(TypedDict):
+    """The leaderboard of a group: see ``compare``."""
+
+    runs: list[str]
+    rows: list[dict[str, object]]
+    pairs: list[dict[str, object]]
+    n: int
+    n_by_run: dict[str, int]
+
+
+def compare(runs: Sequence[Run]) -> dict[str, object]:
     """Return leaderboard rows, best test accuracy first, and pairs against the baseline.
 
     Pairs hold every head beside the best logistic regression, or beside the first row where
@@ -99,12 +112,12 @@ def _grouped(runs: Sequence[Run]) -> list[Group]:
     return groups
 
 
-def _leaderboard(group: Group) -> dict[str, Any]:
+def _leaderboard(group: Group) -> GroupResult:
     common = sorted(group.common)
     scored = [
         item for run, rows in group.runs for item in _scored(run, [rows[key] for key in common])
     ]
-    scored.sort(key=lambda item: (-item.row["accuracy"], item.row["log_loss"] or 0.0))
+    scored.sort(key=lambda item: (-(item.score.accuracy or 0.0), item.score.log_loss or 0.0))
     reference = next((item for item in scored if item.head == BASELINE), scored[0])
     others = [item for item in scored if item is not reference]
     return {
@@ -135,21 +148,23 @@ def _scored(run: Run, rows: Sequence[tuple[int, int]]) -> list[ScoredHead]:
     scored = []
     for head, record in run.record.heads.items():
         probabilities = run.probabilities(head)[places]
+        score = metrics.score(y, probabilities)
         row = {
             "run": str(run.path),
             "head": head,
-            **metrics.score(y, probabilities),
+            **score,
             "val_accuracy": record.val.accuracy,
             "fit_seconds": record.fit_seconds,
             "predict_seconds": record.predict_seconds,
             "temperature": record.calibration.temperature,
             "best": head == run.record.best,
         }
-        scored.append(ScoredHead(str(run.path), head, row, probabilities.argmax(axis=1) == y))
+        correct = probabilities.argmax(axis=1) == y
+        scored.append(ScoredHead(str(run.path), head, Score.of(score), row, correct))
     return scored
 
 
-def _pair(first: ScoredHead, second: ScoredHead, comparisons: int) -> dict[str, Any]:
+def _pair(first: ScoredHead, second: ScoredHead, comparisons: int) -> dict[str, object]:
     only_first = int((first.correct & ~second.correct).sum())
     only_second = int((~first.correct & second.correct).sum())
     same_run = first.run == second.run
@@ -164,7 +179,7 @@ _RECORDED = ("train", "val", "test", "fit_seconds", "predict_seconds", "converge
              "calibration", "reject", "selected", "notes", "not_saved")  # fmt: skip
 
 
-def result_of(run: Run) -> dict[str, Any]:
+def result_of(run: Run) -> dict[str, object]:
     """Return what programs rely on of a run."""
     leaderboard = compare([run])
     return {

@@ -5,7 +5,7 @@ is to gain before anything is fine-tuned.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,15 @@ _MEANINGS: Final = {
     "none": "no error on val is left to gain",
     "undecided": "val is too small to tell whether more photos or fine-tuning would help",
 }
+
+
+class Point(TypedDict):
+    """A point of a learning curve; see ``head_room``."""
+
+    share: float
+    n_train: int
+    error: float
+    error_ci95: list[float]
 
 
 def nested(
@@ -70,7 +79,7 @@ def is_right(head: "Head", data: SplitFeatures, split: str) -> NDArray[np.bool_]
     return right
 
 
-def head_room(head: "Head", data: SplitFeatures) -> dict[str, Any]:
+def head_room(head: "Head", data: SplitFeatures) -> dict[str, object]:
     """Tell from a learning curve whether more photos or better features are to gain by.
 
     Copies of the head, with what it chose on val, are fitted on a quarter and on half of train.
@@ -124,7 +133,7 @@ def _finding(low: float, high: float, *, is_perfect: bool) -> str:
     return "flat" if high < SMALL_GAIN else "undecided"
 
 
-def _point(share: float, num_train: int, right: NDArray[np.bool_]) -> dict[str, Any]:
+def _point(share: float, num_train: int, right: NDArray[np.bool_]) -> Point:
     n, correct = len(right), int(right.sum())
     low, high = metrics.wilson(correct, n)
     return {

@@ -7,7 +7,7 @@ import math
 import sys
 import warnings
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ SIGNIFICANT: Final = 0.05
 _Z95: Final = 1.959963984540054
 
 
-def score(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[str, Any]:
+def score(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[str, object]:
     """Score probabilities against labels.
 
     Args:
@@ -76,7 +76,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(min(only_first, only_second), discordant, 0.5).pvalue)
 
 
-def compared(only_first: int, only_second: int, n: int, *, comparisons: int = 1) -> dict[str, Any]:
+def compared(
+    only_first: int, only_second: int, n: int, *, comparisons: int = 1
+) -> dict[str, object]:
     """Compare two classifiers on the same n images, as one of several comparisons.
 
     Test and interval are of one method: a difference is real if, and only if, its simultaneous

@@ -20,7 +20,7 @@ SCORES: Final = ("precision", "recall", "f1", "support")
 
 def per_class(
     y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score every class.
 
     Args:
@@ -53,7 +53,7 @@ def cells(matrix: Any) -> list[tuple[int, int, int]]:
     ]
 
 
-def of_head(run: Run, asked: str | None) -> dict[str, Any]:
+def of_head(run: Run, asked: str | None) -> dict[str, object]:
     """Return the scores of each class by one head of a run, on test, or on val without a test.
 
     Args:
@@ -88,7 +88,7 @@ def of_head(run: Run, asked: str | None) -> dict[str, Any]:
     }
 
 
-def _scored_now(run: Run, name: str, split: str) -> dict[str, Any]:
+def _scored_now(run: Run, name: str, split: str) -> dict[str, object]:
     rows = run.manifest()
     number = {label: place for place, label in enumerate(run.record.classes)}
     scored = [index for index, found in enumerate(rows.splits) if found != "train"]

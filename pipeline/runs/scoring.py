@@ -99,9 +99,9 @@ def refitted(head: "Head", data: SplitFeatures) -> "Head":
     return final.fit(*data.to_fit("train", "val"))
 
 
-def parameters(head: "Head") -> dict[str, Any]:
+def parameters(head: "Head") -> dict[str, object]:
     """Return a head's parameters as JSON values."""
-    values: dict[str, Any] = plain(head.get_params(deep=False))
+    values: dict[str, object] = plain(head.get_params(deep=False))
     return values
 
 

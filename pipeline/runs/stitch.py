@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from pipeline.images.manifest import Manifest
 from pipeline.images.reading import Content
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import KerasModel, import_keras
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -273,7 +273,7 @@ def in_batches(function: Predict, pixels: NDArray[np.uint8]) -> NDArray[np.float
     return np.concatenate([function(pixels[start : start + _BATCH]) for start in parts])
 
 
-def runner(model: Any) -> Predict:
+def runner(model: KerasModel) -> Predict:
     """Return a Keras model as a function of NumPy arrays, in inference mode."""
     convert = import_keras().ops.convert_to_numpy
     return lambda pixels: np.asarray(convert(model(pixels, training=False)))

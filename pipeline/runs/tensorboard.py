@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.files.atomic import remove_leftovers, write_atomically
 from pipeline.system.keras_setup import import_tensorflow, tensorflow_writing
@@ -18,7 +18,7 @@ _PREFIX: Final = "events.out.tfevents."
 _VERSION: Final = "brain.Event:2"
 
 
-def keep(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
+def keep(folder: Path, epochs: Sequence[Mapping[str, object]]) -> None:
     """Make a folder hold the numbers of these epochs and of no others.
 
     Epochs that have a file keep it, so that nothing is there twice, whenever training was killed.
@@ -37,7 +37,7 @@ def keep(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
             write_atomically(path, partial(_write, row=row))
 
 
-def _write(path: Path, row: Mapping[str, Any]) -> None:
+def _write(path: Path, row: Mapping[str, object]) -> None:
     """Write the numbers of one epoch."""
     tf = import_tensorflow()
 

@@ -2,20 +2,22 @@
 
 from dataclasses import replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import Tensor, import_keras
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 from pipeline.heads.layers import dense_layers, layers_of, network_of
 
 
-def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: bool = True) -> Any:
+def assemble(
+    backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: bool = True
+) -> Tensor:
     """Return a backbone and a fitted head as one frozen Keras model.
 
     Made of Keras' own layers and operations, so that a saved model loads without this package.
@@ -53,8 +55,8 @@ def assemble(backbone: FrozenBackbone, head: "Head", num_classes: int, *, fold: 
 
 
 def _in_places(
-    keras: ModuleType, probabilities: Any, classes: NDArray[np.integer], num_classes: int
-) -> Any:
+    keras: ModuleType, probabilities: Tensor, classes: NDArray[np.integer], num_classes: int
+) -> Tensor:
     """Put probabilities of some classes into their columns; a product with zeros and ones."""
     layer = keras.layers.Dense(
         num_classes,

@@ -125,7 +125,7 @@ class Classifier:
     workers: int = field(default_factory=machine.processors)
     loaded_from: LoadedFrom | None = None
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         if self.loaded_from is None:
             raise TypeError(
                 "Expected a Classifier that load made: only the run that it came from is pickled."
@@ -206,7 +206,7 @@ class Classifier:
         """What the encoder is given of an image: the image as it is, then other views."""
         return (PLAIN, *self.average)
 
-    def predict(self, images: Any, top: int = 1, *, bar: Bar = _SILENCE) -> Predictions:
+    def predict(self, images: object, top: int = 1, *, bar: Bar = _SILENCE) -> Predictions:
         """Classify images; decoding and encoding overlap, and memory stays bounded.
 
         Args:
@@ -231,7 +231,7 @@ class Classifier:
 
         return Predictions(predictions, self.classify(inputs, keep, bar=bar))
 
-    def predict_proba(self, images: Any) -> NDArray[np.float64]:
+    def predict_proba(self, images: object) -> NDArray[np.float64]:
         """Return probabilities, float64 ``(n, classes)``, in the order of ``classes``.
 
         Args:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class _Found:
 
 def evaluate(
     options: EvaluateOptions, common: CommonOptions, reporter: Reporter, *, started: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score a head on labelled images.
 
     Args:
@@ -202,7 +202,7 @@ def _require_one(found: _Found) -> None:
 
 def _result(
     found: _Found, classifier: Classifier, splits: dict[bytes, str] | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     listing, scored = found.listing, found.scored
     rows = [found.rows[place] for place in scored]
     number = {name: place for place, name in enumerate(classifier.classes)}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ class ExportedRun:
         return run_backbone.is_finetuned(self.run, self.name)
 
 
-def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) -> dict[str, Any]:
+def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) -> dict[str, object]:
     """Write a head with its backbone as one model, after the stitch check.
 
     Args:
@@ -170,7 +170,7 @@ def open_source(options: ExportOptions) -> ExportedRun:
 
 def _checked(
     options: ExportOptions, reporter: Reporter, *, force: bool
-) -> tuple[ExportOptions, Mapping[str, Any] | None]:
+) -> tuple[ExportOptions, Mapping[str, object] | None]:
     """Refuse what can be refused without loading anything; put in the format that OUT says.
 
     Returns:

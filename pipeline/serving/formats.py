@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from pipeline.runs.model_folder import ModelRecord
 from pipeline.runs.stitch import Predict, cached_probabilities, runner
 from pipeline.serving import assembly
 from pipeline.system.keras_setup import (
+    KerasModel,
+    Tensor,
     import_keras,
     import_tensorflow,
     quiet_loggers,
@@ -65,7 +67,7 @@ class Package:
         """Number of classes of the run."""
         return len(self.record.classes)
 
-    def assembled(self) -> Any:
+    def assembled(self) -> Tensor:
         """Return the whole as one Keras model; see ``assembly.assemble``."""
         return assembly.assemble(self.backbone, self.head, self.num_classes)
 
@@ -95,9 +97,9 @@ class Format:
     is_network: bool
     needs_tensorflow: bool
     record: str
-    write: Callable[[Package, Any, Path], None]
+    write: Callable[[Package, KerasModel, Path], None]
     load: Callable[[Path], Predict]
-    describe: Callable[[Path], Mapping[str, Any]]
+    describe: Callable[[Path], Mapping[str, object]]
 
 
 @contextmanager
@@ -159,7 +161,7 @@ def is_of(out: Path, form: Format) -> bool:
     return looks and not out.is_symlink()
 
 
-def described(out: Path, form: Format) -> Mapping[str, Any] | None:
+def described(out: Path, form: Format) -> Mapping[str, object] | None:
     """Return the metadata of an export; None where there is none that can be read."""
     if not is_of(out, form):
         return None
@@ -185,16 +187,16 @@ def _flush(path: Path) -> None:
             os.close(descriptor)
 
 
-def _write_keras(package: Package, model: Any, path: Path) -> None:
+def _write_keras(package: Package, model: KerasModel, path: Path) -> None:
     """Save a ``.keras`` archive with one more member, which Keras passes over."""
     model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(METADATA, json.dumps(package.record.as_json(), indent=2, allow_nan=False))
 
 
-def _describe_keras(path: Path) -> Mapping[str, Any]:
+def _describe_keras(path: Path) -> Mapping[str, object]:
     with zipfile.ZipFile(path) as archive:
-        found: Mapping[str, Any] = json.loads(archive.read(METADATA))
+        found: Mapping[str, object] = json.loads(archive.read(METADATA))
         return found
 
 
@@ -202,7 +204,7 @@ def _load_keras(path: Path) -> Predict:
     return runner(import_keras().saving.load_model(path, compile=False, safe_mode=True))
 
 
-def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
+def _write_savedmodel(package: Package, model: KerasModel, path: Path) -> None:
     keras, tf = import_keras(), import_tensorflow()
 
     side = package.backbone.image_size
@@ -218,7 +220,7 @@ def _write_savedmodel(package: Package, model: Any, path: Path) -> None:
     write_json(path / _EXTRA / METADATA, package.record.as_json())
 
 
-def _describe_savedmodel(path: Path) -> Mapping[str, Any]:
+def _describe_savedmodel(path: Path) -> Mapping[str, object]:
     return _read_json(path / _EXTRA / METADATA)
 
 
@@ -235,7 +237,7 @@ def _load_savedmodel(path: Path) -> Predict:
     return predict
 
 
-def _write_onnx(package: Package, model: Any, path: Path) -> None:
+def _write_onnx(package: Package, model: KerasModel, path: Path) -> None:
     """Convert the graph with its weights as constants; metadata are texts of JSON by name."""
     whole = _whole(package, model)
     converted = onnx_model(whole, name="classifier", rename=(INPUT, OUTPUT))
@@ -244,7 +246,7 @@ def _write_onnx(package: Package, model: Any, path: Path) -> None:
     path.write_bytes(converted.SerializeToString())
 
 
-def _whole(package: Package, model: Any) -> FrozenBackbone:
+def _whole(package: Package, model: KerasModel) -> FrozenBackbone:
     """Return the assembled model in the place of a backbone, as the converter takes it."""
     return FrozenBackbone(
         lambda: model,
@@ -256,7 +258,7 @@ def _whole(package: Package, model: Any) -> FrozenBackbone:
     )
 
 
-def _describe_onnx(path: Path) -> Mapping[str, Any]:
+def _describe_onnx(path: Path) -> Mapping[str, object]:
     texts = _onnx_session(path).get_modelmeta().custom_metadata_map
     return {name: json.loads(text) for name, text in texts.items()}
 
@@ -266,13 +268,13 @@ def _load_onnx(path: Path) -> Predict:
     return lambda pixels: np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
 
 
-def _onnx_session(path: Path) -> Any:
+def _onnx_session(path: Path) -> Tensor:
     import onnxruntime
 
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-def _write_folder(package: Package, model: Any, path: Path) -> None:
+def _write_folder(package: Package, model: KerasModel, path: Path) -> None:
     model_folder.write(path, package.backbone, package.head, package.record, package.network_file)
 
 
@@ -281,12 +283,12 @@ def _load_folder(path: Path) -> Predict:
     return Package(found.backbone, found.head, found.record).predict()
 
 
-def _describe_folder(path: Path) -> Mapping[str, Any]:
+def _describe_folder(path: Path) -> Mapping[str, object]:
     return _read_json(path / model_folder.RECORD)
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _read_json(path: Path) -> Mapping[str, object]:
+    found: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, ImageTypeError
+from pipeline.files.arrays import AnyArray
 from pipeline.images.reading import Content, read_file
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ImageInput:
     read: Callable[[], Content]
 
 
-def listed(images: Any) -> list[ImageInput]:
+def listed(images: object) -> list[ImageInput]:
     """Return the images that an argument names; none is opened yet.
 
     Args:
@@ -58,20 +59,20 @@ def listed(images: Any) -> list[ImageInput]:
     return [_input(image, place) for place, image in enumerate(images)]
 
 
-def _is_one(value: Any) -> bool:
+def _is_one(value: object) -> bool:
     """Tell one image from many; an array of images has an axis more."""
     if isinstance(value, np.ndarray):
         return value.dtype == np.uint8 and value.ndim in (2, 3)
     return isinstance(value, str | bytes | os.PathLike | bytearray) or _is_pil(value)
 
 
-def _is_pil(value: Any) -> bool:
+def _is_pil(value: object) -> "TypeGuard[Image]":
     from PIL.Image import Image
 
     return isinstance(value, Image)
 
 
-def _input(value: Any, place: int) -> ImageInput:
+def _input(value: object, place: int) -> ImageInput:
     name = f"[{place}]"
     if isinstance(value, str | os.PathLike):
         return ImageInput(str(value), partial(read_file, Path(value)))
@@ -84,11 +85,11 @@ def _input(value: Any, place: int) -> ImageInput:
     raise _mistyped(f" at place {place}", value)
 
 
-def _has_rgb(pixels: NDArray[Any]) -> bool:
+def _has_rgb(pixels: AnyArray) -> bool:
     return bool(pixels.shape[2] == 3)
 
 
-def _mistyped(where: str, value: Any) -> ImageTypeError:
+def _mistyped(where: str, value: object) -> ImageTypeError:
     received = type(value).__name__
     if isinstance(value, np.ndarray):
         received = f"an array of {value.dtype}, shape {value.shape}"

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.backbones import weights
 from pipeline.config.options import CommonOptions
@@ -28,7 +28,7 @@ _PLACE: Final = ("label", "probability")
 
 def predict(
     options: PredictOptions, common: CommonOptions, reporter: Reporter, *, started: float
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Classify images; see docs/json.md for the keys of the result.
 
     Args:
@@ -145,7 +145,7 @@ def _note(
         reporter.say(f"No answer is given below {classifier.reject_below:g}, as in the run")
 
 
-def _record(prediction: Prediction) -> dict[str, Any]:
+def _record(prediction: Prediction) -> dict[str, object]:
     """Return a prediction as JSON values."""
     return {
         "path": prediction.path,

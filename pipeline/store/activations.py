@@ -10,14 +10,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import CorruptShardError, StoreError
-from pipeline.files.arrays import row_sums
+from pipeline.files.arrays import AnyArray, row_sums
 from pipeline.files.atomic import (
     UnfitFileError,
     complete,
@@ -49,7 +49,7 @@ _HINT: Final = "Delete that file; finetune computes its images again when it nee
 Keys = NDArray[np.bytes_]
 
 
-def folder_of(parent: Path, identity: Mapping[str, Any]) -> Path:
+def folder_of(parent: Path, identity: Mapping[str, object]) -> Path:
     """Return the folder of activations that are made in one way."""
     return parent / _name_of(canonical_json(identity))
 
@@ -98,7 +98,7 @@ def pruning(parent: Path) -> AbstractContextManager[None]:
     return exclusive(parent / _IN_USE, f"A finetune or another prune is using {str(parent)!r}.")
 
 
-def write(folder: Path, identity: Mapping[str, Any], keys: Keys, activations: NDArray[Any]) -> Path:
+def write(folder: Path, identity: Mapping[str, object], keys: Keys, activations: AnyArray) -> Path:
     """Write activations as one new shard; returns where it is.
 
     Args:
@@ -140,7 +140,7 @@ def checked_keys(path: Path, *, is_checked: Callable[[Path], bool]) -> Keys:
     return keys
 
 
-def read(path: Path, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
+def read(path: Path, rows: NDArray[np.intp] | None = None) -> AnyArray:
     """Return activations of a shard as they are stored, ``(k, ...)``; no file stays open.
 
     Args:
@@ -166,7 +166,7 @@ def read(path: Path, rows: NDArray[np.intp] | None = None) -> NDArray[Any]:
         return found
 
 
-def remove_unneeded(parent: Path, features: Mapping[str, Any], needed: Keys) -> int:
+def remove_unneeded(parent: Path, features: Mapping[str, object], needed: Keys) -> int:
     """Delete shards of no needed image, and those of other features than the store's.
 
     A shard with one needed image stays whole: activations are large to rewrite.
@@ -236,7 +236,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
         raise _corrupt(path, str(error)) from error
 
 
-def _features_of(identity: str) -> Any:
+def _features_of(identity: str) -> object:
     """Return the identity of the features that activations go with; None where it tells none."""
     try:
         return json.loads(identity).get(FEATURES)

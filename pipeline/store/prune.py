@@ -1,7 +1,6 @@
 """Dropping what no manifest needs: features of images that are gone, and frozen activations."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from pipeline.store import activations
 from pipeline.store.store import Store, lock
 
 
-def prune(path: Path) -> dict[str, Any]:
+def prune(path: Path) -> dict[str, object]:
     """Drop the features and frozen activations that no manifest row needs; merge small shards.
 
     Returns:

@@ -14,7 +14,7 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from pipeline.files.atomic import has_locks, require_regular
 
@@ -134,9 +134,9 @@ class ScanCache:
         """Remember that a shard's digest is right."""
         self._put("shards", shard, stamp(status))
 
-    def _one(self, query: str, *values: object) -> tuple[Any, ...] | None:
+    def _one(self, query: str, *values: object) -> tuple[object, ...] | None:
         try:
-            row: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
+            row: tuple[object, ...] | None = self._database.execute(query, values).fetchone()
         except _ERRORS as error:
             self._give_up(error)
             return None
@@ -159,7 +159,7 @@ class ScanCache:
         self._database = _remade(self._path)
 
 
-def _checked(row: tuple[Any, ...] | None, *asked: str | bytes) -> str | None:
+def _checked(row: tuple[object, ...] | None, *asked: str | bytes) -> str | None:
     """Return the value of a row that was found for what was asked, if its checksum is right."""
     if row is None or not isinstance(row[0], str) or row[1] != _checksum(*asked, row[0]):
         return None

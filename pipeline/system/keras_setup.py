@@ -17,10 +17,17 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from pipeline.errors import EngineUnavailableError
 from pipeline.system.machine import processors
+
+# What Keras and its backends make has no types.
+KerasModel: TypeAlias = Any
+KerasLayer: TypeAlias = Any
+KerasOptimizer: TypeAlias = Any
+KerasVariable: TypeAlias = Any
+Tensor: TypeAlias = Any
 
 # Backends of Keras that networks are built and trained on, the default first.
 BACKENDS: Final = ("tensorflow", "jax")

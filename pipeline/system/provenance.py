@@ -3,12 +3,11 @@
 import platform
 import sys
 from importlib import metadata
-from typing import Any
 
 from pipeline._version import __version__
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> dict[str, object]:
     """Return versions and host, as a record of where something was made."""
     packages = (
         *("h5py", "jax", "keras", "numpy", "onnxruntime", "openvino", "pillow", "scikit-learn"),

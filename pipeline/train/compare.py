@@ -5,7 +5,6 @@ chose; the run itself is left as it is.
 """
 
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.options import CompareOptions
 from pipeline.errors import RunError
@@ -15,7 +14,7 @@ from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train.retraining import CURVE_SHARES, Retraining, by_number, by_seed
 
 
-def compare(options: CompareOptions, reporter: Reporter) -> dict[str, Any]:
+def compare(options: CompareOptions, reporter: Reporter) -> dict[str, object]:
     """Return the leaderboard; ``seeds`` and ``curve`` hold rows where they were asked for.
 
     Of several places, those that are no run, or hold no finished head, are left out and said in

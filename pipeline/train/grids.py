@@ -6,13 +6,13 @@ A grid maps parameters to the values to try; a sweep tries every combination.
 from collections.abc import Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from pipeline.config.fields import spelled
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.heads import check_type
 
-Grid = Mapping[str, Sequence[Any]]
+Grid = Mapping[str, Sequence[object]]
 
 
 def _spaced(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -67,7 +67,7 @@ def grid_of(name: str, grid: str, own: Mapping[str, Grid]) -> Grid:
     )
 
 
-def settings_of(name: str, grid: Grid, known: Mapping[str, Any]) -> list[dict[str, Any]]:
+def settings_of(name: str, grid: Grid, known: Mapping[str, object]) -> list[dict[str, object]]:
     """Return every combination of a grid's values, as parameters of a head.
 
     The parameter ``grid`` of heads that have one becomes single values, so that each is a

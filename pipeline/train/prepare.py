@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import heads
 from pipeline.config.options import StageTwoOptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
 
-HeadParameters = Mapping[str, Mapping[str, Any]]
+HeadParameters = Mapping[str, Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True)

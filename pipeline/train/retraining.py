@@ -1,8 +1,8 @@
 """Heads trained again: with other random seeds, and on growing parts of train."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -95,7 +95,9 @@ class Retraining:
         return head.set_params(seed=params["seed"] + seed) if "seed" in params else head
 
 
-def by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[str, Any]]:
+def by_seed(
+    training: Retraining, count: int, advance: Callable[[], None]
+) -> Iterator[dict[str, object]]:
     """Yield a row a head: mean and spread of test accuracy over seeds."""
     if count < 2:
         return
@@ -120,7 +122,7 @@ def by_seed(training: Retraining, count: int, advance: Any) -> Iterator[dict[str
         }
 
 
-def by_number(training: Retraining, advance: Any) -> Iterator[dict[str, Any]]:
+def by_number(training: Retraining, advance: Callable[[], None]) -> Iterator[dict[str, object]]:
     """Yield a row a head and share of train: test accuracy with its interval."""
     data = training.split(0)
     for share, rows in nested(data, CURVE_SHARES):

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from pipeline.runs.scoring import ChosenHead, plain
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-Setting = Mapping[str, Any]
+Setting = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Trial:
     converged: bool | None
     correct: NDArray[np.bool_]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return it as JSON values, without its rows."""
         return {
             "setting": plain(self.setting),
@@ -295,7 +295,7 @@ def _notes(name: str, trials: Sequence[Trial], best: Trial) -> Iterator[str]:
         yield f"{name}: {unfinished} of {len(trials)} fits did not converge{chosen_too}"
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     """Return a setting's value as a number to order by; of a list, its first."""
     while isinstance(value, list | tuple):
         value = value[0] if value else 0.0

@@ -17,7 +17,7 @@ from pipeline.runs.run import FittedHead, Run
 from pipeline.runs.scoring import parameters, plain, score_head
 from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.system.wording import counted
-from pipeline.train.grids import grid_of, settings_of
+from pipeline.train.grids import Grid, grid_of, settings_of
 from pipeline.train.prepare import (
     check_first,
     create_heads,
@@ -37,7 +37,7 @@ def sweep(
     common: CommonOptions,
     reporter: Reporter,
     tables: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Try every setting of every head; the result has the keys of ``train-head`` and more.
 
     ``trials`` lists what was tried by head, ``lead`` how far the best head leads the next.
@@ -87,7 +87,7 @@ def sweep(
         return {**result_of(run), "trials": _trials(run), "lead": found}
 
 
-def _known_lead(run: Run) -> Mapping[str, Any] | None:
+def _known_lead(run: Run) -> Mapping[str, object] | None:
     """Return the lead that an older release recorded, in which two heads were compared alone."""
     known: Mapping[str, Any] | None = run.record.lead
     if known is None or "is_real" in known:
@@ -97,16 +97,20 @@ def _known_lead(run: Run) -> Mapping[str, Any] | None:
     return {**known, "simultaneous_ci95": interval, "comparisons": 1, "is_real": is_real}
 
 
-def _complete(base: "Head", settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _complete(base: "Head", settings: list[dict[str, object]]) -> list[dict[str, object]]:
     """Add what a setting leaves out of the parameters of a head by dotted name, as its seed."""
     own = base.get_params(deep=False).get("params") or {}
-    return [
-        {**setting, "params": {**own, **setting["params"]}} if "params" in setting else setting
-        for setting in settings
-    ]
+    found = []
+    for setting in settings:
+        given = setting.get("params")
+        if isinstance(given, Mapping):
+            found.append({**setting, "params": {**own, **given}})
+        else:
+            found.append(setting)
+    return found
 
 
-def _known(grids: Mapping[str, Any]) -> Mapping[str, Any]:
+def _known(grids: Mapping[str, Grid]) -> Mapping[str, Grid]:
     for name in grids:
         if not is_known(name):
             raise unknown_name("head", name, HEADS, where="[grids]")
@@ -114,7 +118,7 @@ def _known(grids: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _scored(
-    swept: SweepResult, data: SplitFeatures, options: SweepOptions, asked: Mapping[str, Any]
+    swept: SweepResult, data: SplitFeatures, options: SweepOptions, asked: Mapping[str, object]
 ) -> FittedHead:
     fitted = score_head(swept.chosen, data, refit=options.refit, reject_below=options.reject_below)
     has_val = bool(len(data.part("val")[1]))
@@ -146,11 +150,11 @@ def _shown_best(best: Trial | None) -> dict[str, object]:
     return {} if best is None else {"best": f"{best.head} {best.accuracy:.3f}"}
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     while isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _trials(run: Run) -> dict[str, Any]:
+def _trials(run: Run) -> dict[str, object]:
     return {name: record.trials or [] for name, record in run.record.heads.items()}

@@ -4,8 +4,6 @@ Heads that the run already holds are kept, new ones are added, and one that the 
 parameters is refused.
 """
 
-from typing import Any
-
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
 from pipeline.runs.leaderboard import result_of
@@ -28,7 +26,7 @@ def train_head(
     common: CommonOptions,
     reporter: Reporter,
     parameters: HeadParameters,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Run stage 2; see docs/json.md for the keys of the result.
 
     Args:

@@ -3,6 +3,7 @@
 Nothing is changed unless a repair is asked for; every problem comes with the way to mend it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.verify.run import verify_folder, verify_run
 from pipeline.verify.store import verify as verify_store
 
 
-def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
+def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, object]:
     """Check every byte, and on request what the bytes say; see docs/json.md for the keys.
 
     Args:
@@ -51,8 +52,8 @@ def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, Any]:
 
 
 def _reencoded(
-    path: Path, options: VerifyOptions, result: dict[str, Any], reporter: Reporter
-) -> dict[str, Any]:
+    path: Path, options: VerifyOptions, result: Mapping[str, Any], reporter: Reporter
+) -> dict[str, object]:
     """Add to a result what encoding again found; drop what is wrong where that was asked for."""
     found = reencode(path, options.reencode, options.weights, reporter)
     if found.unavailable:

@@ -7,7 +7,7 @@ into it, and nothing else is.
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.backbones import weights
 from pipeline.errors import EngineUnavailableError, PipelineError
@@ -20,7 +20,7 @@ from pipeline.verify.problems import Problem, repaired, without
 _AGAIN: Final = "Train again into the run after verify --repair, or with --force."
 
 
-def verify_run(path: Path, *, repair: bool = False) -> dict[str, Any]:
+def verify_run(path: Path, *, repair: bool = False) -> dict[str, object]:
     """Check a run's rows, heads, probabilities and predictions.
 
     Args:
@@ -40,7 +40,7 @@ def verify_run(path: Path, *, repair: bool = False) -> dict[str, Any]:
         return _verify(run, repair=repair)
 
 
-def verify_folder(path: Path) -> dict[str, Any]:
+def verify_folder(path: Path) -> dict[str, object]:
     """Check an exported folder, its head and weights; see ``verify_run`` for what is returned."""
     problems = [
         Problem(file, message, "Export it again.") for file, message in model_folder.check(path)
@@ -48,7 +48,7 @@ def verify_folder(path: Path) -> dict[str, Any]:
     return _result("folder", problems, rows=0, good=0 if problems else 1, repair=False)
 
 
-def _verify(run: Run, *, repair: bool) -> dict[str, Any]:
+def _verify(run: Run, *, repair: bool) -> dict[str, object]:
     problems = list(_of_rows(run))
     rows = 0 if problems else len(run.manifest())
     bad = {name: found for name in run.record.heads if (found := _of_head(run, name))}
@@ -61,7 +61,7 @@ def _verify(run: Run, *, repair: bool) -> dict[str, Any]:
 
 def _result(
     kind: str, problems: list[Problem], *, rows: int, good: int, repair: bool
-) -> dict[str, Any]:
+) -> dict[str, object]:
     return {
         "kind": kind,
         "ok": not problems,

@@ -7,7 +7,7 @@ again by the next ``extract``, and nothing else is.
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -30,7 +30,7 @@ _KEEP_AGAIN: Final = (
 _DAMAGED: Final = ".damaged"
 
 
-def verify(path: Path, *, repair: bool = False) -> dict[str, Any]:
+def verify(path: Path, *, repair: bool = False) -> dict[str, object]:
     """Check a store's shards, its view and that no image of its manifest lacks features.
 
     Args:
@@ -50,7 +50,7 @@ def verify(path: Path, *, repair: bool = False) -> dict[str, Any]:
         return _verify(Store.unchecked(path), repair=repair)
 
 
-def _verify(store: Store, *, repair: bool) -> dict[str, Any]:
+def _verify(store: Store, *, repair: bool) -> dict[str, object]:
     good: dict[str, list[Shard]] = {}
     problems = []
     for name, shard_set in {"": store.plain, **store.views}.items():

@@ -1,9 +1,10 @@
 """Fixtures of the tests of fine-tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tiny_resnet
 from fakes import planted_store
 from finetuning import FLAGS, Command, bars
 
@@ -27,7 +28,14 @@ def planted(tmp_path: Path, command: Command) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny() -> Iterator[None]:
+    """Build a tiny network wherever ResNet50 is asked for, to the end of the module."""
+    with tiny_resnet.in_place_of_resnet50():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
     """A folder with photos, their store, and a run of stage 2."""
     folder = tmp_path_factory.mktemp("finetune")
     bars(folder / "photos", 60)

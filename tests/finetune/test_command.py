@@ -1,11 +1,6 @@
 """The command: results, killing, resuming, and what it refuses."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,10 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_resnet
 from fakes import Notes, edit_record
-from finetuning import FLAGS, QUICK, ROOT, SIZE, Command, bars, run_finetune, small_network
+from finetuning import (
+    QUICK,
+    SIZE,
+    Command,
+    bars,
+    killed_after_an_epoch,
+    run_finetune,
+    small_network,
+)
 from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline import heads
 from pipeline.backbones import frozen as backbone
@@ -36,7 +39,6 @@ from pipeline.errors import (
 from pipeline.files.atomic import exclusive
 from pipeline.finetune import stage as finetune_command
 from pipeline.finetune import surgery as surgery_of
-from pipeline.finetune.origin import open_origin
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.training import FineTuning
 from pipeline.heads import layers as head_layers
@@ -45,7 +47,10 @@ from pipeline.store.store import Store
 from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.usefixtures("tiny"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -124,34 +129,15 @@ def test_the_same_command_keeps_what_is_there_and_others_are_refused(
     options = {"run": str(trained / "whole"), **QUICK}
     again = run_finetune(trained / "run", **options)
     assert again["finetune"] == uninterrupted["finetune"]
-    with pytest.raises(RunError, match=r"learning_rate = 0\.0001\..*learning_rate = 0\.01"):
-        run_finetune(trained / "run", **{**options, "learning_rate": 0.01})
-
-
-def finetune_process(folder: Path, run: str) -> subprocess.Popen[str]:
-    code = (
-        "from pipeline.finetune.stage import finetune\n"
-        "from pipeline.config.options import CommonOptions, FinetuneOptions\n"
-        "from pipeline.system.progress import Silence\n"
-        f"options = FinetuneOptions(source='run', run={run!r}, **{QUICK!r})\n"
-        "finetune(options, CommonOptions(), Silence())\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    with pytest.raises(RunError, match=r"learning_rate = 0\.01\..*learning_rate = 0\.1"):
+        run_finetune(trained / "run", **{**options, "learning_rate": 0.1})
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_weights(
     trained: Path, uninterrupted: dict[str, Any]
 ) -> None:
-    process, checkpoint = finetune_process(trained, "killed"), trained / "killed/finetune"
-    while process.poll() is None and not (checkpoint / "checkpoint.h5").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert Run.open(trained / "killed").record.finetuned().verdict is None
+    killed_after_an_epoch(trained, "killed", QUICK)
     notes = Notes()
     result = run_finetune(trained / "run", run=str(trained / "killed"), notes=notes, **QUICK)
     assert "Going on after epoch 1" in notes.lines
@@ -163,7 +149,7 @@ def test_a_killed_run_ends_in_the_same_weights(
         Run.open(trained / "whole").probabilities("finetune"),
     )
     assert not list((trained / "killed").rglob(".tmp-*"))
-    assert not (checkpoint / "checkpoint.h5").exists()
+    assert not (trained / "killed/finetune/checkpoint.h5").exists()
 
 
 @pytest.mark.slow
@@ -195,7 +181,7 @@ def test_the_preset_runs_to_its_end(trained: Path, monkeypatch: pytest.MonkeyPat
     assert result["finetune"]["kept_epoch"] == 2
     assert any("inside a block" in line for line in notes.lines)
     saved = weights.load(path / "finetune" / f"{result['finetune']['weights_sha256']}.h5")
-    assert saved["head/hidden_1/kernel"].shape == (2048, 1024)
+    assert saved["head/hidden_1/kernel"].shape == (tiny_resnet.DIM, 1024)
     assert "backbone/conv5_block3_3_bn/moving_mean" in saved
     frozen = {layer.name for layer in network_layers(trained)[: surgery_of.TUTORIAL_FROZEN]}
     assert not frozen & {name.split("/")[1] for name in saved}
@@ -366,59 +352,12 @@ def load_network_arrays(path: Path, name: Path) -> dict[str, NDArray[np.float32]
     return arrays
 
 
-def strokes(path: Path, count: int) -> None:
-    """Write images of a faint diagonal stroke, rising or falling, on coloured squares."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        squares = rng.integers(88, 168, (4, 4, 3))
-        pixels = np.kron(squares, np.ones((8, 8, 1), np.int64))
-        top, left = rng.integers(0, 16, 2)
-        level = 75 * rng.choice([-1, 1])
-        for step in range(16):
-            place = left + (step if number % 2 else 15 - step)
-            pixels[top + step, max(place - 1, 0) : place + 2] += level
-        file = path / f"class{number % 2}" / f"{number:03}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
-
-
-@pytest.mark.slow
-def test_it_beats_stage_two_where_frozen_features_miss_the_label(tmp_path: Path) -> None:
-    strokes(tmp_path / "photos", 900)
-    for arguments in (
-        ("extract", tmp_path / "photos", "--store", tmp_path / "store", *FLAGS),
-        ("train-head", "--store", tmp_path / "store", "--run", tmp_path / "run", "--head",
-         "logreg", "--split", "60/10/30"),
-    ):  # fmt: skip
-        assert main([str(argument) for argument in (*arguments, "--quiet")]) == 0
-    result = run_finetune(
-        tmp_path / "run", unfreeze_from="conv2", epochs=10, learning_rate=1e-3, patience=10
-    )
-    verdict = result["finetune"]["verdict"]
-    assert verdict["recommended"] == result["best"] == "finetune"
-    assert verdict["difference"] > 0 and verdict["p_value"] < 0.01
-    assert result["finetune"]["boundary"] == "pool1_pool"
-
-
-@pytest.mark.parametrize("more", [{}, {"unfreeze_from": "conv5"}, {"preset": "tutorial"}])
-def test_by_default_a_resnet_records_what_earlier_releases_did(
-    planted: Callable[..., Path], more: dict[str, str]
-) -> None:
-    options = FinetuneOptions(source=str(planted("--head", "logreg")), **more)
-    origin = open_origin(options)
-    resolved = finetune_command._resolved(options, origin)
-    inputs = finetune_command._inputs(resolved, origin)
-    assert (inputs["unfreeze_from"], inputs["preset"]) == (
-        "conv5",
-        "seed" if more.get("preset") else None,
-    )
-
-
 @pytest.mark.slow
 def test_the_last_stage_of_a_network_of_ones_own_is_the_default(
     tmp_path: Path, command: Command
 ) -> None:
-    small_network(import_keras(), SIZE).save(tmp_path / "small.keras")
+    # It takes images of every size; the boundary has one all the same.
+    small_network(import_keras(), None).save(tmp_path / "small.keras")
     bars(tmp_path / "photos", 60)
     for arguments in (
         ("extract", tmp_path / "photos", "--store", tmp_path / "store", "--image-size", SIZE,

@@ -22,9 +22,9 @@ from pipeline.system.progress import Silence
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32
-EPOCHS = 10
+EPOCHS = 6
 # After this epoch every buffer exists: the best weights, the optimizer's, those of checkpoints.
-SETTLED = 4
+SETTLED = 3
 # TensorFlow keeps a buffer of a kernel's size (9.4 MB) more or less. One copy of what is trained,
 # conv5 with its optimizer's moments, would be 180 MB in every epoch.
 MARGIN_BYTES = 30e6

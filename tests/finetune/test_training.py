@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from fakes import Notes, on_jax
+from fakes import Notes
 from finetuning import (
     GRADIENT_TOLERANCE,
     Arrays,
@@ -403,15 +403,6 @@ def test_outputs_of_many_rows_take_the_room_of_one_array(tmp_path: Path) -> None
         assert peak < found.nbytes + 5 * 4000 * images[0].nbytes
         assert found.dtype == np.float32 and found.shape == (len(rows), expected.shape[1])
         np.testing.assert_allclose(found, expected[rows], atol=1e-5)
-
-
-@pytest.mark.slow
-def test_jax_makes_the_same_steps() -> None:
-    names = (
-        "updates_on_the_boundary or exactly_what or interrupted_training or step_equals "
-        "or a_precision_holds or multiplied_as_float32 or room_of_one or last_step_of"
-    )
-    assert "12 passed" in on_jax(__file__, names)
 
 
 @pytest.mark.slow

@@ -222,11 +222,11 @@ def test_the_preset_has_no_views(tmp_path: Path) -> None:
         run_finetune(tmp_path, views=NAMES, preset="tutorial")
 
 
-# The command, on the real network with random weights
+# The command
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
     """A folder with photos, their store, and a run of stage 2."""
     folder = tmp_path_factory.mktemp("views")
     bars(folder / "photos", 40)
@@ -348,7 +348,8 @@ def test_a_training_killed_before_its_log_goes_on_and_logs_every_epoch_once(
     assert [step for step, _ in found["seconds"]] == [1, 2, 3]
     # One step an epoch: warm-up, the top of the cosine, half-way down.
     rates = [value for _, value in found["learning_rate"]]
-    assert rates == pytest.approx([1e-4, 1e-4, 5e-5])
+    rate = QUICK["learning_rate"]
+    assert rates == pytest.approx([rate, rate, rate / 2])
     assert weights.load(trained / name / "finetune" / f"{result['finetune']['weights_sha256']}.h5")
 
 

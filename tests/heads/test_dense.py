@@ -39,6 +39,9 @@ class ArrayRows:
         self.largest = 0
         self._features = features
 
+    def __getitem__(self, rows: Any) -> "ArrayRows":
+        return ArrayRows(self._features[rows])
+
     def read(self, rows: Any) -> Any:
         self.largest = max(self.largest, len(rows))
         return self._features[rows]

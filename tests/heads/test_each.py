@@ -49,6 +49,9 @@ class OnDisk:
         self._X = X
         self.most_rows = 0
 
+    def __getitem__(self, rows: NDArray[np.bool_]) -> "OnDisk":
+        return OnDisk(self._X[rows])
+
     def read(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         self.most_rows = max(self.most_rows, len(rows))
         return self._X[rows]

@@ -30,6 +30,9 @@ class ArrayRows:
         self._features = features
         self._order = np.arange(len(features)) if order is None else order
 
+    def __getitem__(self, rows: Any) -> "ArrayRows":
+        return ArrayRows(self._features[rows])
+
     def read(self, rows: Any) -> Any:
         self.largest = max(self.largest, len(rows))
         return self._features[rows]

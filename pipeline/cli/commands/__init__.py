@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import Result
 from pipeline.config import options as config
 
 COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
@@ -40,7 +41,7 @@ def records() -> dict[str, type]:
     return {name: find(name).options for name in COMMANDS}
 
 
-def perform(name: str, given: Mapping[str, object], call: Call) -> Result:
+def perform(name: str, given: Result, call: Call) -> Result:
     """Run a command with what was given to it, over what its table of the file says.
 
     Args:

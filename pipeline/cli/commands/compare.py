@@ -1,11 +1,11 @@
 """The ``compare`` command: the leaderboard of runs, over seeds and sizes of train on request."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import leaderboard, uncertainty, verdict
-from pipeline.cli.text import Table, Text
+from pipeline.cli.text import Result, Table, Text
 from pipeline.config.options import CompareOptions
 from pipeline.system.wording import counted
 
@@ -17,7 +17,7 @@ def run(options: CompareOptions, call: Call) -> Result:
     return compare(options, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Show the leaderboard of several runs, one for each group that shares test images."""
     several = sum(len(group["runs"]) for group in result["groups"]) > 1
     lines: list[str | Table] = [
@@ -29,7 +29,7 @@ def text(result: Mapping[str, Any]) -> Text:
     return [*lines, *_seeds(result["seeds"]), *_curve(result["curve"])]
 
 
-def _of_group(group: Mapping[str, Any], *, several: bool) -> Text:
+def _of_group(group: Result, *, several: bool) -> Text:
     """Show one leaderboard; where there are several runs, which one each head is of."""
     rows = [
         {**row, "head": (f"{row['run']}:" if several else "") + row["head"] + " *" * row["best"]}
@@ -44,7 +44,7 @@ def _of_group(group: Mapping[str, Any], *, several: bool) -> Text:
     return [*lines, *map(verdict, group["pairs"])]
 
 
-def _seeds(rows: Sequence[Mapping[str, Any]]) -> Text:
+def _seeds(rows: Sequence[Result]) -> Text:
     """Show mean and spread over seeds."""
     if not rows:
         return []
@@ -56,7 +56,7 @@ def _seeds(rows: Sequence[Mapping[str, Any]]) -> Text:
     return ["", title, Table(table)]
 
 
-def _curve(rows: Sequence[Mapping[str, Any]]) -> Text:
+def _curve(rows: Sequence[Result]) -> Text:
     """Show accuracy against the number of training images."""
     if not rows:
         return []
@@ -70,7 +70,7 @@ def _curve(rows: Sequence[Mapping[str, Any]]) -> Text:
     return ["", "Test accuracy by number of training images:", Table(table)]
 
 
-def _titled(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def _titled(row: Result, rows: Sequence[Result]) -> str:
     several = len({item["run"] for item in rows}) > 1
     return f"{row['run']}:{row['head']}" if several else str(row["head"])
 

@@ -1,11 +1,10 @@
 """The ``evaluate`` command: a saved head scored on other labelled data."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from pipeline.cli.class_tables import matrix, score_table, worst_of
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import CLASS, Table, Text, errors, number
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import CLASS, Result, Table, Text, errors, number
 from pipeline.config.serving import EvaluateOptions
 from pipeline.errors import mention
 from pipeline.system.wording import counted
@@ -21,7 +20,7 @@ def run(options: EvaluateOptions, call: Call) -> Result:
     return evaluate(options, call.common, call.reporter, started=call.started)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Show the scores, those of every class, and what was left out."""
     written = f"; wrote {result['csv']}" if result["csv"] else ""
     return [
@@ -38,7 +37,7 @@ def text(result: Mapping[str, Any]) -> Text:
     ]
 
 
-def _scores(result: Mapping[str, Any]) -> Table:
+def _scores(result: Result) -> Table:
     scores = result["scores"]
     low, high = scores["accuracy_ci95"]
     shares = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
@@ -55,7 +54,7 @@ def _scores(result: Mapping[str, Any]) -> Table:
     )
 
 
-def _reject(reject: Mapping[str, Any]) -> list[str]:
+def _reject(reject: Result) -> list[str]:
     """Say what withholding answers does, where the run does so."""
     if not reject["threshold"]:
         return []
@@ -66,14 +65,14 @@ def _reject(reject: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _classes(result: Mapping[str, Any]) -> Text:
+def _classes(result: Result) -> Text:
     scores, classes, title = result["scores"], result["classes"], f"on {result['data']}"
     if len(classes) > _SHOWN_CLASSES:
         return worst_of(scores, classes, title=title, all_by="--json")
     return [*score_table(scores, classes, title=title), *matrix(scores, classes, title=title)]
 
 
-def _left_out(result: Mapping[str, Any]) -> list[str]:
+def _left_out(result: Result) -> list[str]:
     """Say which images are not in the scores though nothing is wrong with them."""
     lines = []
     unknown = result["unknown"]
@@ -90,7 +89,7 @@ def _left_out(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _seen(result: Mapping[str, Any]) -> list[str]:
+def _seen(result: Result) -> list[str]:
     """Say how many of the images the run knows; scores on them say little about others."""
     if result["seen"] is None:
         return ["An exported folder does not tell whether these are images it was trained on"]

@@ -1,10 +1,9 @@
 """The ``export`` command: a head with its backbone as one model."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import CLASS, Text, size
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import CLASS, Result, Text, size
 from pipeline.config.serving import ExportOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +15,7 @@ def run(options: ExportOptions, call: Call) -> Result:
     return export(options, call.common, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Say what was written and that it was checked."""
     stitch = result["stitch"]
     return [

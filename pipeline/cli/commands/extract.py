@@ -1,10 +1,9 @@
 """The ``extract`` command: stage 1 on a data set."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import Text, duration, errors, size
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import Result, Text, duration, errors, size
 from pipeline.config.options import ExtractOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +15,7 @@ def run(options: ExtractOptions, call: Call) -> Result:
     return extract(options, call.common, call.reporter, started=call.started)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Describe what stage 1 did."""
     if result.get("dry_run"):
         return [
@@ -50,7 +49,7 @@ def text(result: Mapping[str, Any]) -> Text:
     return lines
 
 
-def _bottleneck(found: Mapping[str, Any] | None) -> list[str]:
+def _bottleneck(found: Result | None) -> list[str]:
     """Say what bounds the rate, and what would raise it."""
     if found is None:
         return []

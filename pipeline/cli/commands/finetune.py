@@ -1,11 +1,10 @@
 """The ``finetune`` command: stage 3 on a run."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import of_run
-from pipeline.cli.text import Text
+from pipeline.cli.text import Result, Text
 from pipeline.config.options import FinetuneOptions
 
 
@@ -16,7 +15,7 @@ def run(options: FinetuneOptions, call: Call) -> Result:
     return finetune(options, call.common, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Show both heads and whether fine-tuning was worth it."""
     lines = of_run(result)
     return [*lines[:-1], result["finetune"]["verdict"]["text"], lines[-1]]

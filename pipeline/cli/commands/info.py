@@ -1,13 +1,12 @@
 """The ``info`` command: what a store or a run is."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pipeline.cli.class_tables import all_classes, worst_classes
-from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import head_rows, leaderboard, uncertainty
-from pipeline.cli.text import Text, size
+from pipeline.cli.text import Result, Text, size
 from pipeline.config.options import InfoOptions
 from pipeline.system.wording import counted
 
@@ -19,7 +18,7 @@ def run(options: InfoOptions, call: Call) -> Result:
     return info(Path(options.path), per_class=options.per_class, head=options.head)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Describe a store or a run."""
     if result["kind"] == "run":
         return _run_info(result)
@@ -35,7 +34,7 @@ def text(result: Mapping[str, Any]) -> Text:
     ]
 
 
-def _run_info(result: Mapping[str, Any]) -> Text:
+def _run_info(result: Result) -> Text:
     """Describe a run, with the scores that it recorded."""
     heads = ", ".join(result["heads"]) or "none"
     shown = result["shown"]
@@ -50,7 +49,7 @@ def _run_info(result: Mapping[str, Any]) -> Text:
     ]
 
 
-def _activations(store: Mapping[str, Any]) -> list[str]:
+def _activations(store: Result) -> list[str]:
     """Say what fine-tuning keeps in a store, if anything."""
     if not store["boundary_shards"]:
         return []

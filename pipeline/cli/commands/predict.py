@@ -1,11 +1,11 @@
 """The ``predict`` command: images to labels."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import CLASS, Table, Text, errors
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import CLASS, Result, Table, Text, errors
 from pipeline.config.serving import PredictOptions
 from pipeline.system.wording import counted
 
@@ -20,7 +20,7 @@ def run(options: PredictOptions, call: Call) -> Result:
     return predict(options, call.common, call.reporter, started=call.started)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Show one line per image; of many that are in a CSV, how many are of each class."""
     is_written = result["csv"] and len(result["predictions"]) > _LISTED
     rate = result["images_per_second"]
@@ -33,12 +33,12 @@ def text(result: Mapping[str, Any]) -> Text:
     ]
 
 
-def _line(item: Mapping[str, Any]) -> str:
+def _line(item: Result) -> str:
     top = ", ".join(f"{row['label']} {row['probability']:.3f}" for row in item["top"])
     return f"{item['path']}: {top}" + ("" if item["label"] else " (no answer)")
 
 
-def _counts(predictions: Sequence[Mapping[str, Any]]) -> Text:
+def _counts(predictions: Sequence[Result]) -> Text:
     """Show how many images are of each predicted class, the most frequent first."""
     found = Counter(item["label"] or "(no answer)" for item in predictions).most_common()
     rows = [("predicted", "images"), *((label, f"{count:,}") for label, count in found[:_LISTED])]

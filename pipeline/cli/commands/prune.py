@@ -1,11 +1,10 @@
 """The ``prune`` command: what no manifest needs is dropped from a store."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import Text, size
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import Result, Text, size
 from pipeline.config.options import PruneOptions
 from pipeline.system.wording import counted
 
@@ -17,7 +16,7 @@ def run(options: PruneOptions, call: Call) -> Result:
     return prune(Path(options.store))
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Say what was dropped."""
     activations = ""
     if result["boundary_dropped"] or result["boundary_shards"]:

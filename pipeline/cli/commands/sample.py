@@ -1,11 +1,10 @@
 """The ``sample`` command: handwritten digits as a data set to try things out on."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import CLASS, Text
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import CLASS, Result, Text
 from pipeline.config.options import SampleOptions
 from pipeline.system.wording import counted
 
@@ -19,7 +18,7 @@ def run(options: SampleOptions, call: Call) -> Result:
     return write_sample(Path(options.out), force=call.common.force)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Describe the written sample."""
     return [
         f"{counted(result['images'], 'image')} in {counted(result['classes'], *CLASS)} in "

@@ -1,11 +1,10 @@
 """The ``sweep`` command: many heads and settings on a store."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import interval, of_run
-from pipeline.cli.text import Text
+from pipeline.cli.text import Result, Text
 from pipeline.config.options import SweepOptions
 from pipeline.system.wording import counted
 
@@ -17,7 +16,7 @@ def run(options: SweepOptions, call: Call) -> Result:
     return sweep(options, call.common, call.reporter, call.tables)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Show the leaderboard of the chosen settings and how far the best one leads."""
     lines = of_run(result)
     lead = result["lead"]

@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
+from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import of_run
+from pipeline.cli.text import Result
 from pipeline.config.options import TrainHeadOptions
 
 

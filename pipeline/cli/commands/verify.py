@@ -1,10 +1,9 @@
 """The ``verify`` command: whether a store, a run or an exported folder is as it was written."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from pipeline.cli.command import Call, Command, Result
-from pipeline.cli.text import Text
+from pipeline.cli.command import Call, Command
+from pipeline.cli.text import Result, Text
 from pipeline.config.options import VerifyOptions
 from pipeline.system.wording import counted
 
@@ -16,7 +15,7 @@ def run(options: VerifyOptions, call: Call) -> Result:
     return verify(options, call.reporter)
 
 
-def text(result: Mapping[str, Any]) -> Text:
+def text(result: Result) -> Text:
     """Say what is bad, and what was done about it."""
     state = "every byte is right"
     if not result["ok"]:

@@ -6,7 +6,8 @@ arrays, so that predicting and loading need no TensorFlow.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Final, Self
+from types import ModuleType
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ from pipeline.heads.head import (
     is_count,
     is_number,
 )
+from pipeline.heads.rows import Validation, is_stream
 from pipeline.heads.scaler import FeatureScaler, scale_into
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import Tensor, import_keras
 
 # Weights, of all heads, up to which heads share a pass: with Adam's two moments 15 MB. Beyond the
 # processor's cache each step waits for memory, and heads are faster one at a time.
@@ -75,7 +77,7 @@ class DenseHead(Head):
         seed: int = 0,
         weight_decay: float = 0.0,
         label_smoothing: float = 0.0,
-        class_weight: str | Mapping[Any, float] | None = None,
+        class_weight: str | Mapping[object, float] | None = None,
         order_seed: int = -1,
     ) -> None:
         self.hidden = hidden
@@ -91,7 +93,14 @@ class DenseHead(Head):
         self.class_weight = class_weight
         self.order_seed = order_seed
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object = None,
+        *,
+        validation: Validation | None = None,
+    ) -> Self:
         """Train on X ``(n, dim)`` and y; ``validation`` is not looked at.
 
         Raises:
@@ -102,7 +111,11 @@ class DenseHead(Head):
         return self
 
     def fit_many(
-        self, X: Any, y: Any, settings: Sequence[Mapping[str, Any]], sample_weight: Any = None
+        self,
+        X: object,
+        y: object,
+        settings: Sequence[Mapping[str, object]],
+        sample_weight: object = None,
     ) -> Iterator[Head]:
         """Fit one copy a setting; see ``Head.fit_many``. Small heads share passes over X.
 
@@ -118,7 +131,8 @@ class DenseHead(Head):
         heads = [clone(self).set_params(**params) for params in settings]
         for head in heads:
             check_rules(head.name, head, head._rules())
-        passes = _passes(heads, np.shape(X)[-1], len(np.unique(y)))
+        dim = X.shape[1] if is_stream(X) else np.asarray(X).shape[-1]
+        passes = _passes(heads, dim, len(np.unique(np.asarray(y))))
         for head, members in zip(heads, passes, strict=True):
             if not hasattr(head, "weights_"):
                 head._fit_together(
@@ -133,9 +147,9 @@ class DenseHead(Head):
     def _fit_together(
         self,
         heads: Sequence["DenseHead"],
-        X: Any,
-        y: Any,
-        sample_weight: Any,
+        X: object,
+        y: object,
+        sample_weight: object,
         progress: Callable[[float], None] = lambda share: None,
     ) -> None:
         """Fit this head and others that may share its pass; it is the first of them."""
@@ -161,7 +175,7 @@ class DenseHead(Head):
         logits: NDArray[np.float32] = activations @ layers[-1][0] + layers[-1][1]
         return logits
 
-    def network(self, dim: int, num_classes: int, *, num_rows: int) -> Any:
+    def network(self, dim: int, num_classes: int, *, num_rows: int) -> Tensor:
         """Build and compile the Keras network that is trained, with its initial weights.
 
         Its ``fit`` makes the same updates on the same batches; ``weights_`` fit it.
@@ -181,13 +195,13 @@ class DenseHead(Head):
         network = keras.Sequential(layers)
         network.set_weights(initial_weights(self._recipe(), dim, num_classes))
         steps = self.epochs * -(-num_rows // self.batch_size)
-        rate: Any = self.learning_rate
+        rate: Tensor = self.learning_rate
         if self.decay:
             rate = keras.optimizers.schedules.CosineDecay(self.learning_rate, steps)
         optimizer = keras.optimizers.Adam(rate)
         if self.weight_decay:
             optimizer = keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
-        loss: Any = "categorical_crossentropy"
+        loss: object = "categorical_crossentropy"
         if self.label_smoothing:
             loss = keras.losses.CategoricalCrossentropy(label_smoothing=self.label_smoothing)
         network.compile(optimizer=optimizer, loss=loss)
@@ -224,7 +238,7 @@ class DenseHead(Head):
         )
 
 
-def _layer(keras: Any, width: int, activation: str) -> Any:
+def _layer(keras: ModuleType, width: int, activation: str) -> Tensor:
     # Its kernel is set afterwards; Keras' own initializer would draw from a global generator.
     return keras.layers.Dense(width, activation=activation, kernel_initializer="zeros")
 
@@ -232,7 +246,7 @@ def _layer(keras: Any, width: int, activation: str) -> Any:
 def _passes(heads: Sequence[DenseHead], dim: int, num_classes: int) -> list[list[DenseHead]]:
     """Return, for each head, the heads that share its pass, itself among them."""
     found: list[list[DenseHead]] = []
-    filling: dict[Any, list[DenseHead]] = {}
+    filling: dict[object, list[DenseHead]] = {}
     for head in heads:
         recipe = head._recipe()
         sizes = (dim, *recipe.hidden, num_classes)

@@ -6,15 +6,16 @@ disk come in windows, of which a few are in memory at a time.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.files.arrays import AnyArray
 from pipeline.heads.dense.steps import BETA_1, BETA_2, Steps
-from pipeline.heads.rows import WINDOW_ROWS, Block, is_stream, shuffled
+from pipeline.heads.rows import WINDOW_ROWS, Block, FeatureRows, Features, shuffled
 from pipeline.heads.scaler import scale_into
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import Tensor, import_keras
 from pipeline.system.randomness import RandomStream
 
 Array = NDArray[np.float32]
@@ -35,7 +36,7 @@ class Recipe:
     label_smoothing: float
     seed: int
 
-    def shared(self) -> tuple[Any, ...]:
+    def shared(self) -> tuple[object, ...]:
         """Return what heads of one pass agree in."""
         return self.hidden, self.epochs, self.batch_size, self.decay, self.order_seed
 
@@ -53,7 +54,7 @@ class Rows:
         num_classes: Number of classes.
     """
 
-    X: Any
+    X: Features
     numbers: NDArray[np.intp]
     weights: NDArray[np.float64] | None
     mean: NDArray[np.float64]
@@ -70,7 +71,7 @@ class Rows:
 class Window(NamedTuple):
     """Rows of some steps: a tensor of features, rows within it, and their numbers in X."""
 
-    features: Any
+    features: Tensor
     places: NDArray[np.intp]
     rows: NDArray[np.intp]
 
@@ -87,12 +88,12 @@ class Planner:
         self.capacity = min(self.num_steps, (WINDOW_ROWS + self.batch - 1) // self.batch + 1)
         self.drops = bool(self.first.hidden) and any(recipe.dropout > 0 for recipe in recipes)
         self._ops = import_keras().ops
-        self._whole: Any = None
-        if not is_stream(rows.X):
+        self._whole: Tensor = None
+        if not isinstance(rows.X, FeatureRows):
             self._whole = self._ops.convert_to_tensor(rows.scaled(rows.X, self.num_rows))
 
     @property
-    def shapes(self) -> tuple[Any, ...]:
+    def shapes(self) -> tuple[object, ...]:
         """What the compiled function depends on."""
         loaded = self.capacity * self.batch if self._whole is None else self.num_rows
         sizes = (loaded, self.dim, *self.first.hidden, self.rows.num_classes)
@@ -158,7 +159,7 @@ class Planner:
         decays = np.array([recipe.weight_decay for recipe in self.recipes])
         return rates * corrections[:, None], rates * decays
 
-    def _kept(self, count: int, generators: Sequence[np.random.Generator]) -> list[Any]:
+    def _kept(self, count: int, generators: Sequence[np.random.Generator]) -> list[Tensor]:
         """Draw the units that dropout keeps, one array a hidden layer."""
         layers = []
         for width in self.first.hidden:
@@ -171,19 +172,19 @@ class Planner:
             layers.append(self._tensor(kept, "bool"))
         return layers
 
-    def _batches(self, values: NDArray[Any], dtype: str) -> Any:
+    def _batches(self, values: AnyArray, dtype: str) -> Tensor:
         """Return one value a row as a tensor ``(steps, batch)``, zero where there is no row."""
         padded = np.zeros(self.capacity * self.batch, dtype)
         padded[: len(values)] = values
         return self._tensor(padded.reshape(self.capacity, self.batch), dtype)
 
-    def _padded(self, values: NDArray[Any], dtype: str, *, fill: float = 0) -> Any:
+    def _padded(self, values: AnyArray, dtype: str, *, fill: float = 0) -> Tensor:
         """Return one value or row a step as a tensor with ``capacity`` of them."""
         padded = np.full((self.capacity, *values.shape[1:]), fill, dtype)
         padded[: len(values)] = values
         return self._tensor(padded, dtype)
 
-    def _tensor(self, values: Any, dtype: str) -> Any:
+    def _tensor(self, values: object, dtype: str) -> Tensor:
         return self._ops.convert_to_tensor(np.asarray(values, dtype), dtype=dtype)
 
 

@@ -8,9 +8,10 @@ alike. Written with Keras' operations, and compiled by its backend.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from types import ModuleType
+from typing import Final, NamedTuple
 
-from pipeline.system.keras_setup import import_keras
+from pipeline.system.keras_setup import Tensor, import_keras
 
 # Adam's constants, as in Keras.
 BETA_1: Final = 0.9
@@ -30,10 +31,10 @@ class State(NamedTuple):
         losses: Sum of the losses of rows since it was set to zero, ``(heads,)``.
     """
 
-    weights: list[Any]
-    means: list[Any]
-    squares: list[Any]
-    losses: Any
+    weights: list[Tensor]
+    means: list[Tensor]
+    squares: list[Tensor]
+    losses: Tensor
 
 
 class Steps(NamedTuple):
@@ -54,21 +55,21 @@ class Steps(NamedTuple):
         kept_scale: One over the share that is kept, ``(heads, 1)``.
     """
 
-    count: Any
-    features: Any
-    rows: Any
-    classes: Any
-    row_weights: Any
-    sizes: Any
-    rates: Any
-    shrinkage: Any
-    smoothing: Any
-    kept: list[Any]
-    kept_scale: Any
+    count: Tensor
+    features: Tensor
+    rows: Tensor
+    classes: Tensor
+    row_weights: Tensor
+    sizes: Tensor
+    rates: Tensor
+    shrinkage: Tensor
+    smoothing: Tensor
+    kept: list[Tensor]
+    kept_scale: Tensor
 
 
 @lru_cache(maxsize=KEPT_FUNCTIONS)
-def compiled(shapes: tuple[Any, ...]) -> Callable[[Steps, State], State]:
+def compiled(shapes: tuple[object, ...]) -> Callable[[Steps, State], State]:
     """Return ``train`` as the Keras backend compiles it; one function for each ``shapes``.
 
     Backends without a compiler run it as it stands.
@@ -90,7 +91,7 @@ def train(steps: Steps, state: State) -> State:
     """Make all steps and return the new state."""
     ops = import_keras().ops
 
-    def step(number: Any, state: State) -> State:
+    def step(number: Tensor, state: State) -> State:
         weights, row_weights = state.weights, steps.row_weights[number]
         kept = [ops.cast(layer[number], "float32") * steps.kept_scale for layer in steps.kept]
         activations = _forward(
@@ -111,7 +112,9 @@ def train(steps: Steps, state: State) -> State:
     return trained
 
 
-def _forward(ops: Any, features: Any, weights: Sequence[Any], kept: Sequence[Any]) -> list[Any]:
+def _forward(
+    ops: ModuleType, features: Tensor, weights: Sequence[Tensor], kept: Sequence[Tensor]
+) -> list[Tensor]:
     """Return the inputs of each layer and, last, the logits ``(rows, heads, classes)``."""
     activations = [features]
     last = len(weights) // 2 - 1
@@ -124,7 +127,7 @@ def _forward(ops: Any, features: Any, weights: Sequence[Any], kept: Sequence[Any
     return activations
 
 
-def _product(ops: Any, inputs: Any, kernel: Any) -> Any:
+def _product(ops: ModuleType, inputs: Tensor, kernel: Tensor) -> Tensor:
     """Return inputs times kernels; features ``(rows, dim)`` are shared by all heads."""
     if len(inputs.shape) == 3:
         return ops.einsum("rhi,iho->rho", inputs, kernel)
@@ -134,8 +137,12 @@ def _product(ops: Any, inputs: Any, kernel: Any) -> Any:
 
 
 def _gradients(
-    ops: Any, activations: Sequence[Any], weights: Sequence[Any], kept: Sequence[Any], error: Any
-) -> list[Any]:
+    ops: ModuleType,
+    activations: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    kept: Sequence[Tensor],
+    error: Tensor,
+) -> list[Tensor]:
     """Return the gradients of all weights by backpropagation.
 
     Args:
@@ -145,7 +152,7 @@ def _gradients(
         kept: The factor of each hidden unit, zero where dropped.
         error: Gradient of the loss by the logits, ``(rows, heads, classes)``.
     """
-    gradients: list[Any] = []
+    gradients: list[Tensor] = []
     for layer in reversed(range(len(weights) // 2)):
         inputs, kernel = activations[layer], weights[2 * layer]
         of_kernel = _outer(ops, inputs, error, kernel.shape)
@@ -158,7 +165,7 @@ def _gradients(
     return gradients
 
 
-def _outer(ops: Any, inputs: Any, error: Any, shape: Sequence[int]) -> Any:
+def _outer(ops: ModuleType, inputs: Tensor, error: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the gradient of a kernel of some shape, summed over rows."""
     if len(inputs.shape) == 3:
         return ops.einsum("rhi,rho->iho", inputs, error)
@@ -167,7 +174,9 @@ def _outer(ops: Any, inputs: Any, error: Any, shape: Sequence[int]) -> Any:
     return ops.reshape(ops.matmul(ops.transpose(inputs), flat), shape)
 
 
-def _adam(ops: Any, state: State, gradients: Sequence[Any], rate: Any, shrinkage: Any) -> State:
+def _adam(
+    ops: ModuleType, state: State, gradients: Sequence[Tensor], rate: Tensor, shrinkage: Tensor
+) -> State:
     """Return the state after one step of AdamW, in the form that Keras has.
 
     Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization", section 2, last paragraph;
@@ -188,7 +197,7 @@ def _adam(ops: Any, state: State, gradients: Sequence[Any], rate: Any, shrinkage
     return State(weights, means, squares, state.losses)
 
 
-def _smoothed(ops: Any, classes: Any, smoothing: Any, num_classes: int) -> Any:
+def _smoothed(ops: ModuleType, classes: Tensor, smoothing: Tensor, num_classes: int) -> Tensor:
     """Return targets, ``(rows, heads, classes)``: Szegedy et al. 2016, section 7."""
     true = ops.one_hot(classes, num_classes)[:, None, :]
     return true * (1 - smoothing) + smoothing / num_classes

@@ -5,7 +5,8 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def train(
     ]
 
 
-def _initial_state(ops: Any, recipes: Sequence[Recipe], rows: Rows) -> State:
+def _initial_state(ops: ModuleType, recipes: Sequence[Recipe], rows: Rows) -> State:
     """Return the initial weights of all heads side by side."""
     each = [initial_weights(recipe, rows.X.shape[1], rows.num_classes) for recipe in recipes]
     weights = [

@@ -4,7 +4,7 @@ For features that do not fit into memory, and for sweeps over learning rates and
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from sklearn.base import clone
 from pipeline.errors import PipelineError
 from pipeline.heads.head import Head, Rule, check_rules, class_weight_rule, is_count, is_number
 from pipeline.heads.linear.bank import LinearBank, Plan
+from pipeline.heads.rows import Validation
 from pipeline.heads.scaler import FeatureScaler, scale_into
 
 # Entries of all kernels of a bank: 128 MB an array. More heads than that train in several banks.
@@ -71,7 +72,14 @@ class LinearHead(Head):
         self.class_weight = class_weight
         self.seed = seed
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
+    def fit(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object = None,
+        *,
+        validation: Validation | None = None,
+    ) -> Self:
         """Train on X ``(n, dim)`` and y; ``validation`` is not looked at.
 
         Args:
@@ -88,7 +96,11 @@ class LinearHead(Head):
         return self._finished()
 
     def fit_many(
-        self, X: Any, y: Any, settings: Sequence[Mapping[str, Any]], sample_weight: Any = None
+        self,
+        X: object,
+        y: object,
+        settings: Sequence[Mapping[str, object]],
+        sample_weight: object = None,
     ) -> Iterator[Head]:
         """Fit one copy a setting; see ``Head.fit_many``.
 
@@ -116,9 +128,9 @@ class LinearHead(Head):
     def _train(
         self,
         heads: Sequence["LinearHead"],
-        X: Any,
-        y: Any,
-        sample_weight: Any,
+        X: object,
+        y: object,
+        sample_weight: object,
         share: float = 0.0,
     ) -> None:
         """Fit heads that share all parameters but their own; they are a share of what is asked."""
@@ -188,7 +200,7 @@ class LinearHead(Head):
         )
 
 
-def _shared(head: LinearHead) -> dict[str, Any]:
+def _shared(head: LinearHead) -> dict[str, object]:
     """Return the parameters that must be equal for two heads to train in one bank."""
     params = head.get_params(deep=False)
     return {name: value for name, value in params.items() if name not in _OWN}

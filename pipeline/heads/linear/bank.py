@@ -95,7 +95,7 @@ class LinearBank:
 
     def train(
         self,
-        X: Any,
+        X: rows.Features,
         numbers: NDArray[np.intp],
         weights: NDArray[np.float64] | None,
         scaler: FeatureScaler,
@@ -104,7 +104,7 @@ class LinearBank:
         """Run all epochs; the order of rows follows from (seed, epoch).
 
         Args:
-            X: Features, ``(n, dim)``, in memory or ``rows.FeatureRows``.
+            X: rows.Features, ``(n, dim)``, in memory or ``rows.FeatureRows``.
             numbers: Class numbers, ``(n,)``.
             weights: Weights of rows, ``(n,)``; their mean is made 1.
             scaler: Fitted on X.
@@ -126,7 +126,9 @@ class LinearBank:
                     progress(len(chosen) / total)
                 self._look_for_divergence(epoch + 1)
 
-    def _batches(self, X: Any, scaler: FeatureScaler, epoch: int) -> Iterator[tuple[Any, Array]]:
+    def _batches(
+        self, X: rows.Features, scaler: FeatureScaler, epoch: int
+    ) -> Iterator[tuple[NDArray[np.intp], Array]]:
         """Yield (row numbers, scaled features and a one in each row, for the bias)."""
         generator = RandomStream.ORDER.generator(self._plan.seed, epoch)
         inputs: Array = np.ones((self._plan.batch_size, self._dim + 1), np.float32)
