@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.dataset.examples import load as load
     from pipeline.extract.transformer import FeatureExtractor as FeatureExtractor
     from pipeline.notebook import compare_runs as compare_runs
+    from pipeline.notebook import evaluate_run as evaluate_run
     from pipeline.notebook import export_model as export_model
     from pipeline.notebook import extract_features as extract_features
     from pipeline.notebook import fine_tune as fine_tune
@@ -32,6 +33,7 @@ _MODULES = {
     "Classifier": "pipeline.serving.classifier",
     "FeatureExtractor": "pipeline.extract.transformer",
     "compare_runs": "pipeline.notebook",
+    "evaluate_run": "pipeline.notebook",
     "export_model": "pipeline.notebook",
     "extract_features": "pipeline.notebook",
     "fine_tune": "pipeline.notebook",
@@ -45,6 +47,7 @@ __all__ = [
     "FeatureExtractor",
     "__version__",
     "compare_runs",
+    "evaluate_run",
     "export_model",
     "extract_features",
     "fine_tune",

@@ -275,3 +275,29 @@ def export_model(
         RunError: Run and head do not fit.
     """
     return _perform("export", {"run": run, "out": out, **options}, quiet=quiet, force=force)
+
+
+@_runs("evaluate")
+def evaluate_run(
+    run: Place, data: Place, *, quiet: bool = False, force: bool = False, **options: Any
+) -> Result:
+    """Score a saved head on other labelled images.
+
+    Args:
+        run: The run, or a folder of ``export_model``.
+        data: A folder with one sub-folder per class, split folders above those, or a CSV.
+        quiet: Show neither notes nor progress.
+        force: Replace an existing ``csv`` file.
+        options: Options of ``pipeline evaluate``: ``head``, ``csv``, ``weights``, ...
+
+    Returns:
+        ``scores``, with those of every class and the confusion matrix; counts of what was left
+        out; ``seen``, how many of the images the run was made with. Scores are shares from 0 to 1.
+
+    Raises:
+        ConfigError: An option cannot be used.
+        ManifestError: The data cannot be listed, or holds no class of the run.
+        RunError: There is no run, or the head cannot be used.
+        WeightsUnavailableError: The weights are nowhere.
+    """
+    return _perform("evaluate", {"run": run, "data": data, **options}, quiet=quiet, force=force)

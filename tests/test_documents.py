@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -21,10 +22,7 @@ def run(command: str, cwd: Path, pythonpath: Path) -> subprocess.CompletedProces
 
 
 def test_options_page_is_what_the_records_say() -> None:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate_options.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of(ROOT / "docs/generate_options.py")
     assert (ROOT / "docs/options.md").read_text() == module.document()
 
 
@@ -35,45 +33,50 @@ def test_links_in_documents_lead_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def commands_of(document: Path) -> list[str]:
-    """Return the `$ pipeline ...` and `$ python ...` lines of console blocks, in order."""
-    blocks = re.findall(r"```console\n(.*?)```", document.read_text(), flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    return [line[2:] for line in lines if re.match(r"\$ (pipeline|python) ", line)]
+def module_of(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_lines_are_compared_without_numbers_and_processors() -> None:
+    console = module_of(ROOT / "docs/console.py")
+    (step,) = console.steps("```console\n$ pipeline verify s  # all\n3 rows in 0.1 s\n...\n```")
+    assert (step.command, step.shown) == ("pipeline verify s", ("3 rows in 0.1 s", "..."))
+    assert console.stale(step, ["14 rows in 2.5 s", "and more"]) == []
+    assert console.stale(step, ["14 rows  after 2.5 s"]) == ["3 rows in 0.1 s"]
+    shown = "Encoding in float32 on CPU (AMD EPYC, 2 threads)"
+    assert console.masked(shown) == console.masked("Encoding in float32 on CPU (Xeon, 16 threads)")
 
 
 @pytest.mark.slow
-def test_readme_commands_run_as_they_stand(tmp_path: Path) -> None:
-    """In order, in an empty folder; commands on the reader's own photos need a download."""
+def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) -> None:
+    """README, tour and Python page one after the other, in one empty folder."""
+    console = module_of(ROOT / "docs/console.py")
     (tmp_path / "data").mkdir()
     shutil.copy(ROOT / "data/sample.toml", tmp_path / "data")
-    commands = [line for line in commands_of(ROOT / "README.md") if "photos" not in line]
-    assert len(commands) >= 5
-    script = f'"{sys.executable}" -m pipeline'
-    for command in commands:
-        line = re.sub(r"^pipeline", script, command)
-        line = re.sub(r"^python ", f'"{sys.executable}" ', line)
-        done = run(line, tmp_path, ROOT)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-
-
-@pytest.mark.slow
-def test_readme_python_runs_as_it_stands(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    shutil.copy(ROOT / "data/sample.toml", tmp_path / "data")
-    script = f'"{sys.executable}" -m pipeline'
-    for command in (
-        "sample data/sample",
-        "extract data/sample --config data/sample.toml --image-size 32 --store stores/sample",
-        "train-head --store stores/sample --run runs/sample --head majority",
-    ):
-        assert run(f"{script} {command}", tmp_path, ROOT).returncode == 0
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        (tmp_path / "block.py").write_text(block)
-        done = run(f'"{sys.executable}" block.py', tmp_path, ROOT)
+    tour, readme = (ROOT / "docs/tour.md").read_text(), (ROOT / "README.md").read_text()
+    count = 0
+    for step in console.steps(tour):
+        if step.is_run:
+            printed = console.run(step.command, tmp_path, {"PYTHONPATH": str(ROOT)})
+            assert not console.stale(step, printed), step.command
+            count += 1
+    assert count >= 15
+    for document in (readme, (ROOT / "docs/python.md").read_text()):
+        blocks = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+        assert blocks
+        (tmp_path / "blocks.py").write_text("\n".join(blocks))
+        done = run(f'"{sys.executable}" blocks.py', tmp_path, ROOT)
         assert done.returncode == 0, done.stderr
+    # What README shows is taken from the tour.
+    of_tour = {console.masked(line) for step in console.steps(tour) for line in step.shown}
+    for step in console.steps(readme):
+        shown = {console.masked(line) for line in step.shown} - {console.LEFT_OUT}
+        assert shown <= of_tour, step.command
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ FUNCTIONS = {
     "compare_runs": "compare",
     "fine_tune": "finetune",
     "export_model": "export",
+    "evaluate_run": "evaluate",
 }
 # Options that a function calls by another name.
 NAMED = {
