@@ -279,7 +279,7 @@ def export_model(
 
 @_runs("evaluate")
 def evaluate_run(
-    run: Place, data: Place, *, quiet: bool = False, force: bool = False, **options: Any
+    run: Place, data: Place, *, quiet: bool = False, force: bool = False, **options: object
 ) -> Result:
     """Score a saved head on other labelled images.
 

@@ -571,12 +571,14 @@ def test_a_store_that_is_gone_or_another(own: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_network_from_a_file_is_asked_for(made: Path, tmp_path: Path) -> None:
+def test_a_network_from_a_file_is_asked_for(own: Path, tmp_path: Path) -> None:
+    for kept in (own / "store" / "encoder").glob("*.keras"):
+        kept.unlink()
     with h5py.File(tmp_path / "small.h5", "w") as file:
         file["kernel"] = np.ones(3)
     for weights in (None, str(tmp_path / "small.h5")):
         with pytest.raises(WeightsUnavailableError, match="file of the network"):
-            exported(options_of(made, tmp_path / "model.keras", "keras", weights=weights))
+            exported(options_of(own, tmp_path / "model.keras", "keras", weights=weights))
 
 
 # Without Keras: a random projection in the place of the network
