@@ -23,10 +23,11 @@ from pipeline.files.records import canonical_json
 from pipeline.images import views
 from pipeline.images.manifest import Manifest
 from pipeline.images.views import PLAIN
+from pipeline.store.lock import lock
 from pipeline.store.record import StoreProvenance
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard_set import SHARD_ROWS
-from pipeline.store.store import Store, lock
+from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 

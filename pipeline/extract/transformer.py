@@ -11,11 +11,7 @@ from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from pipeline.backbones import find
 from pipeline.config.options import ExtractOptions, build, default_of

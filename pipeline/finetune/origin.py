@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import FinetuneOptions
 from pipeline.dataset.examples import Examples
-from pipeline.errors import (
-    ConfigError,
-    HeadNotTrainableError,
-)
+from pipeline.errors import ConfigError, HeadNotTrainableError
 from pipeline.heads import layers
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs.fitted_head import fitted_head, head_name

@@ -246,7 +246,8 @@ def _begun_run(path: Path, inputs: Mapping[str, object], *, force: bool) -> Run 
 
 def _create_run(path: Path, inputs: Mapping[str, object], origin: Origin) -> Run:
     source, root = origin.run.record.source, origin.run.manifest().root
-    run = Run.create(path, inputs=inputs, examples=origin.examples, root=root, source=source)
+    run = Run.planned(path, inputs=inputs, examples=origin.examples, root=root, source=source)
+    run.begin()
     _as_in_origin(run, origin).save_record()
     return run
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files.atomic import exclusive
+from pipeline.runs import folder as run_folder
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.system.progress import Reporter
 
@@ -30,7 +31,7 @@ def reserved(path: Path, command: str, *, wait: bool, reporter: Reporter) -> Ite
         RunError: The folder holds something else.
         StoreError: Another process trains into it, and ``wait`` is off.
     """
-    lock = path / Run.LOCK
+    lock = path / run_folder.LOCK
     if not lock.exists():
         _require_own(path)
     missing = [folder for folder in path.absolute().parents if not folder.exists()]
@@ -41,13 +42,13 @@ def reserved(path: Path, command: str, *, wait: bool, reporter: Reporter) -> Ite
         before = _state(path)
         try:
             _require_own(path)
-            Run.remove_leftovers(path)
+            run_folder.clear_leftovers(path)
             yield
         finally:
             if _state(path) != before:
                 _remove_empty(path)
             if not Run.exists(path):
-                Run.remove_leftovers(path)
+                run_folder.clear_leftovers(path)
                 with suppress(OSError):
                     lock.unlink()
                     path.rmdir()
@@ -58,13 +59,13 @@ def reserved(path: Path, command: str, *, wait: bool, reporter: Reporter) -> Ite
 
 def _require_own(path: Path) -> None:
     if not Run.exists(path):
-        Run.require_free(path)
+        run_folder.require_free(path)
 
 
 def _busy(path: Path, command: str, *, wait: bool) -> str:
     """Say who keeps this process out, as far as the lock tells."""
     try:
-        signed = (path / Run.LOCK).read_text(encoding="utf-8", errors="replace").strip()
+        signed = (path / run_folder.LOCK).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         signed = ""
     name, _, process = signed.partition(", ")

@@ -7,7 +7,7 @@ complete.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,19 +21,15 @@ from pipeline.backbones.identity import Identity
 from pipeline.dataset.examples import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
-from pipeline.files.atomic import (
-    foreign,
-    remove_leftovers,
-    rename_durably,
-    sha256_file,
-    temporary_sibling,
-)
+from pipeline.files.atomic import rename_durably, sha256_file, temporary_sibling
 from pipeline.files.table import write_csv
 from pipeline.files.typed_record import MisfitError, first_difference
 from pipeline.images import manifest as manifests
 from pipeline.images.manifest import Manifest
+from pipeline.runs import folder
 from pipeline.runs import places as run_places
 from pipeline.runs import record as run_record
+from pipeline.runs.folder import FILES, FOLDERS, MANIFEST, MANIFEST_COLUMNS, PREDICTIONS
 from pipeline.runs.record import FINETUNED as FINETUNED
 from pipeline.runs.record import (
     RECORD,
@@ -51,15 +47,8 @@ from pipeline.system.provenance import provenance
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
-PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 
 _PROBABILITIES = "probabilities.npy"
-MANIFEST: Final = "manifest.csv"
-PREDICTIONS: Final = "predictions.csv"
-_FOLDERS: Final = ("heads", FINETUNED)
-# In the order of removing: while there is a record, there is a run, which --force can replace.
-_FILES: Final = (PREDICTIONS, MANIFEST, RECORD)
 # Of rows that were made by hand.
 _NOWHERE: Final = RunSource.of({})
 
@@ -86,9 +75,6 @@ class Run:
         run = Run.open(Path("runs/sample"))
         run.record.heads["logreg"].test.accuracy
     """
-
-    # Held by whoever trains into a run for long.
-    LOCK: Final = ".lock"
 
     def __init__(self, path: Path, record: RunRecord, *, rows: Manifest | None = None) -> None:
         self.path = path
@@ -157,25 +143,6 @@ class Run:
         )
         return cls(path, record, rows=rows)
 
-    @classmethod
-    def create(
-        cls,
-        path: Path,
-        *,
-        inputs: Mapping[str, object],
-        examples: Examples,
-        root: Path,
-        source: RunSource = _NOWHERE,
-    ) -> "Run":
-        """Make a run without heads; see ``planned``.
-
-        Raises:
-            RunError: The directory holds something else.
-        """
-        run = cls.planned(path, inputs=inputs, examples=examples, root=root, source=source)
-        run.begin()
-        return run
-
     def begin(self) -> None:
         """Put a planned run on disk, in the place of one that is there.
 
@@ -186,25 +153,11 @@ class Run:
             return
         if Run.exists(self.path):
             Run.remove(self.path)
-        Run.require_free(self.path)
+        folder.require_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self.note_places(Path(str(self.record.inputs["store"])), self._rows.root)
         self._write_rows(self._rows)
         self._rows = None
-
-    @classmethod
-    def require_free(cls, path: Path) -> None:
-        """Refuse a place that holds something.
-
-        Raises:
-            RunError: It is a file, or a folder that is not empty.
-        """
-        is_used = path.is_dir() and foreign(path, {cls.LOCK})
-        if is_used or path.is_file():
-            raise RunError(
-                f"Expected a run or an empty folder at {str(path)!r}. Received: something else.",
-                hint="Choose another --run.",
-            )
 
     @classmethod
     def remove(cls, path: Path) -> None:
@@ -214,29 +167,14 @@ class Run:
             RunError: There is no run, or it holds what is not its own. Nothing is deleted.
         """
         run = cls.open(path)
-        cls.require_nothing_else(path)
+        folder.require_nothing_else(path)
         run.record = run.record.with_heads({}).without(FINETUNED)
         run.save_record()
-        for name in _FOLDERS:
+        for name in FOLDERS:
             if (path / name).exists():
                 shutil.rmtree(path / name)
-        for name in _FILES:
+        for name in FILES:
             (path / name).unlink(missing_ok=True)
-
-    @classmethod
-    def require_nothing_else(cls, path: Path) -> None:
-        """Refuse to replace a run that holds what is not its own.
-
-        Raises:
-            RunError: Names the first of it.
-        """
-        others = foreign(path, {*_FOLDERS, *_FILES, cls.LOCK})
-        if others:
-            raise RunError(
-                f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
-                f"Received: also {others[0]!r}.",
-                hint="Move it elsewhere, or choose another --run.",
-            )
 
     @property
     def inputs(self) -> RunInputs:
@@ -296,13 +234,6 @@ class Run:
         """Write the rows again where there are none, after a repair; they are those of the run."""
         if not (self.path / MANIFEST).exists():
             self._write_rows(_rows_of(examples, Path()))
-
-    @staticmethod
-    def remove_leftovers(path: Path) -> None:
-        """Delete the temporary files that killed processes left in a run, begun or not."""
-        for folder in (path, *(path / name for name in _FOLDERS)):
-            for place in (folder, *folder.glob("*/")):
-                remove_leftovers(place)
 
     def _write_rows(self, rows: Manifest) -> None:
         """Write the rows, and the record with their digest."""
@@ -431,23 +362,17 @@ class Run:
         """Write ``predictions.csv``: every head's prediction for every val and test row."""
         path = self.path / PREDICTIONS
         with temporary_sibling(path) as temporary:
-            write_csv(temporary, self._predictions())
+            rows = folder.predictions(
+                self.manifest(),
+                self.record.classes,
+                {name: self.probabilities(name) for name in self.record.heads},
+            )
+            write_csv(temporary, rows)
             # The record comes first: killed between the two, the old file is still known as ours.
             known = (self.record.files or {}).get(PREDICTIONS, [])
             self.record = self.record.with_file(PREDICTIONS, [sha256_file(temporary), *known[:1]])
             self.save_record()
             rename_durably(temporary, path)
-
-    def _predictions(self) -> Iterator[tuple[str, ...]]:
-        """Yield the header of ``predictions.csv``, then the rows, head by head."""
-        rows, classes = self.manifest(), self.record.classes
-        scored = [index for index, split in enumerate(rows.splits) if split != "train"]
-        yield PREDICTION_COLUMNS
-        for name in self.record.heads:
-            for index, row in zip(scored, self.probabilities(name), strict=True):
-                top, key = int(row.argmax()), rows.keys[index].decode()
-                about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
-                yield (*about, name, classes[top], f"{row[top]:.6f}")
 
 
 def _rows_of(examples: Examples, root: Path) -> Manifest:

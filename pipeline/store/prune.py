@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import activations
-from pipeline.store.store import Store, lock
+from pipeline.store.lock import lock
+from pipeline.store.store import Store
 
 
 def prune(path: Path) -> dict[str, object]:

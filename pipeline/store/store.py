@@ -7,8 +7,6 @@ it. The layout is in ``docs/store.md``.
 
 import hashlib
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -16,17 +14,10 @@ from typing import Final
 import numpy as np
 
 from pipeline.backbones.identity import Identity
-from pipeline.errors import (
-    ManifestError,
-    StaleFeaturesError,
-    StoreError,
-    mention,
-)
+from pipeline.errors import ManifestError, StaleFeaturesError, StoreError
 from pipeline.files import places
 from pipeline.files.atomic import (
     UnfitFileError,
-    exclusive,
-    foreign,
     recover,
     remove_leftovers,
     rename_durably,
@@ -41,6 +32,7 @@ from pipeline.images.manifest import read as read_manifest
 from pipeline.store import record as store_record
 from pipeline.store.features_file import write_view
 from pipeline.store.key_index import KeyIndex
+from pipeline.store.lock import require_empty, require_nothing_else
 from pipeline.store.record import RECORD, StoreRecord, WrittenManifest
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import Features, Keys
@@ -53,7 +45,6 @@ _VIEWS = "views"
 _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
-_LOCK = ".lock"
 # Where earlier releases staged a manifest.
 _STAGED: Final = ".{}.next"
 _FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER)
@@ -106,7 +97,7 @@ class Store:
             StoreError: The directory holds something else.
         """
         path.mkdir(parents=True, exist_ok=True)
-        _require_empty(path)
+        require_empty(path)
         remove_leftovers(path)
         store = cls(path, StoreRecord.empty(identity, dim=dim, root=root, store=path))
         store.save_record()
@@ -333,13 +324,7 @@ class Store:
         Raises:
             StoreError: The folder holds what is not the store's. Nothing is deleted.
         """
-        others = foreign(self.path, {_LOCK, *_FOLDERS, *_FILES})
-        if others:
-            raise StoreError(
-                f"Expected nothing but a feature store at {str(self.path)!r}, which is to be "
-                f"replaced. Received: also {mention(others)}.",
-                hint="Move that elsewhere, or choose another --store.",
-            )
+        require_nothing_else(self.path, {*_FOLDERS, *_FILES})
         for folder in _FOLDERS:
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for name in _FILES:
@@ -411,37 +396,3 @@ class Store:
             return self.path / name
         nearby = self.record.manifests[name].nearby
         return places.choose(places.candidates(name, nearby, self.path), Path.is_file)
-
-
-@contextmanager
-def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep other writers out of a store, existing or to be made, while the context lasts.
-
-    Args:
-        path: The store.
-        wait: Whether to wait for another process that is writing.
-
-    Raises:
-        StoreError: Another process is writing, and ``wait`` is off.
-    """
-    busy = f"Another extract or prune is writing into {str(path)!r}."
-    with exclusive(path / _LOCK, busy, wait=wait):
-        try:
-            yield
-        finally:
-            # A store that could not be made leaves nothing behind.
-            if not Store.exists(path):
-                remove_leftovers(path)
-                (path / _LOCK).unlink()
-                if not any(path.iterdir()):
-                    path.rmdir()
-
-
-def _require_empty(path: Path) -> None:
-    others = foreign(path, {_LOCK})
-    if others:
-        raise StoreError(
-            f"Expected a feature store or an empty folder at {str(path)!r}. "
-            f"Received: a folder with {mention(others)}.",
-            hint="Choose another --store.",
-        )

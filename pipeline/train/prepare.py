@@ -16,6 +16,7 @@ from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
 from pipeline.files.records import canonical_json
+from pipeline.runs import folder
 from pipeline.runs.record import RunInputs, RunSource
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
@@ -121,7 +122,7 @@ def open_run(prepared: TrainingData, path: Path, *, force: bool, reporter: Repor
         RunError: It was made from something else, or cannot be replaced.
     """
     if force and Run.exists(path):
-        Run.open(path).require_nothing_else(path)
+        folder.require_nothing_else(path)
     if force or not Run.exists(path):
         return Run.planned(
             path,

@@ -11,7 +11,8 @@ from pipeline.config.options import VerifyOptions
 from pipeline.errors import ConfigError
 from pipeline.runs import model_folder
 from pipeline.runs.run import Run
-from pipeline.store.store import Store, lock
+from pipeline.store.lock import lock
+from pipeline.store.store import Store
 from pipeline.system.progress import Reporter
 from pipeline.verify.problems import repaired
 from pipeline.verify.reencode import reencode

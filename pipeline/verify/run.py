@@ -14,7 +14,8 @@ from pipeline.errors import EngineUnavailableError, PipelineError
 from pipeline.files.atomic import exclusive
 from pipeline.runs import checkpoint as finetune_checkpoint
 from pipeline.runs import model_folder
-from pipeline.runs.run import FINETUNED, MANIFEST, PREDICTIONS, Run
+from pipeline.runs.folder import LOCK, MANIFEST, PREDICTIONS
+from pipeline.runs.run import FINETUNED, Run
 from pipeline.verify.problems import Problem, repaired, without
 
 _AGAIN: Final = "Train again into the run after verify --repair, or with --force."
@@ -35,7 +36,7 @@ def verify_run(path: Path, *, repair: bool = False) -> dict[str, object]:
         StoreError: Its record is bad, or with ``repair`` another process trains into it.
     """
     busy = f"Another process trains into {str(path)!r}."
-    with exclusive(path / Run.LOCK, busy) if repair else nullcontext():
+    with exclusive(path / LOCK, busy) if repair else nullcontext():
         run = Run.open(path)
         return _verify(run, repair=repair)
 

@@ -17,9 +17,10 @@ from pipeline.files.atomic import complete, sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
 from pipeline.images.manifest import OK
 from pipeline.store import activations, features_file
+from pipeline.store.lock import lock
 from pipeline.store.shard import Shard
 from pipeline.store.shard_set import ShardSet
-from pipeline.store.store import Store, lock
+from pipeline.store.store import Store
 from pipeline.system.wording import counted
 from pipeline.verify.problems import Problem, repaired, without
 

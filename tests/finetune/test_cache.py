@@ -13,11 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import FakeEncoder, Notes
-from finetuning import (
-    SIZE,
-    cache_of,
-    photo_rows,
-)
+from finetuning import SIZE, cache_of, photo_rows
 from numpy.typing import NDArray
 
 from pipeline.errors import (

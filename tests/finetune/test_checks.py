@@ -11,9 +11,7 @@ from finetuning import Command
 from numpy.typing import NDArray
 
 from pipeline.config.options import FinetuneOptions
-from pipeline.errors import (
-    StaleFeaturesError,
-)
+from pipeline.errors import StaleFeaturesError
 from pipeline.finetune.checks import check_start
 from pipeline.finetune.origin import Origin, open_origin
 from pipeline.heads.calibration import probabilities

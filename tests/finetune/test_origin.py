@@ -9,12 +9,7 @@ from fakes import edit_record
 from finetuning import run_finetune
 
 from pipeline.config.options import FinetuneOptions
-from pipeline.errors import (
-    ConfigError,
-    HeadNotTrainableError,
-    RunError,
-    StoreError,
-)
+from pipeline.errors import ConfigError, HeadNotTrainableError, RunError, StoreError
 from pipeline.finetune.origin import open_origin
 from pipeline.runs.run import Run
 

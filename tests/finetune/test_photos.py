@@ -8,10 +8,7 @@ import pytest
 from fakes import FakeEncoder
 from finetuning import SIZE, cache_of, photo_rows
 
-from pipeline.errors import (
-    ManifestError,
-    StaleFeaturesError,
-)
+from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.finetune.photos import Photos
 from pipeline.system import machine
 from pipeline.system.progress import Silence

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import (
-    StaleFeaturesError,
-)
+from pipeline.errors import StaleFeaturesError
 from pipeline.finetune.batches import class_weights, order_of, parts_of, read_ahead, unique_rows
 from pipeline.finetune.photos import augmented
 from pipeline.finetune.recipe import FineTuningRecipe

@@ -13,18 +13,10 @@ import h5py
 import numpy as np
 import pytest
 from fakes import Notes
-from finetuning import (
-    GRADIENT_TOLERANCE,
-    Arrays,
-    operated,
-    small_batch,
-)
+from finetuning import GRADIENT_TOLERANCE, Arrays, operated, small_batch
 from numpy.typing import NDArray
 
-from pipeline.errors import (
-    PipelineError,
-    RunError,
-)
+from pipeline.errors import PipelineError, RunError
 from pipeline.finetune import steps
 from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows

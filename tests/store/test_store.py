@@ -23,8 +23,9 @@ from pipeline.errors import (
 )
 from pipeline.images.manifest import Manifest
 from pipeline.store import shard as shards
+from pipeline.store.lock import lock
 from pipeline.store.shard_set import MAX_SMALL_SHARDS
-from pipeline.store.store import Store, lock
+from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
 from pipeline.verify.store import verify
 

@@ -15,7 +15,8 @@ from pipeline.backbones import kept_file
 from pipeline.cli.commands import find
 from pipeline.errors import ManifestError, RunError, StoreError
 from pipeline.runs.run import Run
-from pipeline.store.store import Store, lock
+from pipeline.store.lock import lock
+from pipeline.store.store import Store
 from pipeline.verify.run import verify_run
 from pipeline.verify.store import verify
 

@@ -15,14 +15,7 @@ from sklearn.base import clone
 
 from pipeline.heads.dense.batches import Recipe, Rows
 from pipeline.heads.dense.training import initial_weights, train
-from pipeline.heads.head import (
-    Head,
-    Rule,
-    check_rules,
-    class_weight_rule,
-    is_count,
-    is_number,
-)
+from pipeline.heads.head import Head, Rule, check_rules, class_weight_rule, is_count, is_number
 from pipeline.heads.rows import Validation, is_stream
 from pipeline.heads.scaler import FeatureScaler, scale_into
 from pipeline.system.keras_setup import Tensor, import_keras

@@ -1,0 +1,93 @@
+"""The folder of a run: what it holds, and that it holds nothing else."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import RunError
+from pipeline.files.atomic import foreign, remove_leftovers
+from pipeline.images.manifest import Manifest
+from pipeline.runs.record import FINETUNED as FINETUNED
+from pipeline.runs.record import RECORD
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    pass
+
+
+MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
+
+
+PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
+
+
+MANIFEST: Final = "manifest.csv"
+
+
+PREDICTIONS: Final = "predictions.csv"
+
+
+FOLDERS: Final = ("heads", FINETUNED)
+
+
+# In the order of removing: while there is a record, there is a run, which --force can replace.
+FILES: Final = (PREDICTIONS, MANIFEST, RECORD)
+# Held by whoever trains into a run for long.
+LOCK: Final = ".lock"
+
+
+def require_free(path: Path) -> None:
+    """Refuse a place that holds something.
+
+    Raises:
+        RunError: It is a file, or a folder that is not empty.
+    """
+    is_used = path.is_dir() and foreign(path, {LOCK})
+    if is_used or path.is_file():
+        raise RunError(
+            f"Expected a run or an empty folder at {str(path)!r}. Received: something else.",
+            hint="Choose another --run.",
+        )
+
+
+def require_nothing_else(path: Path) -> None:
+    """Refuse to replace a run that holds what is not its own.
+
+    Raises:
+        RunError: Names the first of it.
+    """
+    others = foreign(path, {*FOLDERS, *FILES, LOCK})
+    if others:
+        raise RunError(
+            f"Expected nothing but a run at {str(path)!r}, which is to be replaced. "
+            f"Received: also {others[0]!r}.",
+            hint="Move it elsewhere, or choose another --run.",
+        )
+
+
+def clear_leftovers(path: Path) -> None:
+    """Delete the temporary files that killed processes left in a run, begun or not."""
+    for folder in (path, *(path / name for name in FOLDERS)):
+        for place in (folder, *folder.glob("*/")):
+            remove_leftovers(place)
+
+
+def predictions(
+    rows: Manifest, classes: Sequence[str], probabilities: Mapping[str, NDArray[np.float32]]
+) -> Iterator[tuple[str, ...]]:
+    """Yield the header of ``predictions.csv``, then its rows, head by head.
+
+    Args:
+        rows: The rows of the run.
+        classes: Class names.
+        probabilities: By head, ``(n, classes)`` over the val and test rows.
+    """
+    scored = [index for index, split in enumerate(rows.splits) if split != "train"]
+    yield PREDICTION_COLUMNS
+    for name, found in probabilities.items():
+        for index, row in zip(scored, found, strict=True):
+            top, key = int(row.argmax()), rows.keys[index].decode()
+            about = (rows.paths[index], key, rows.labels[index], rows.splits[index])
+            yield (*about, name, classes[top], f"{row[top]:.6f}")
