@@ -20,7 +20,7 @@ from typing import Any
 from common import ROOT, command, note, photo_folder, report
 
 # What the command says when training begins, and after every epoch.
-BEGINNING = re.compile(r"About .* s an epoch")
+BEGINNING = re.compile(r"About .* s per epoch")
 EPOCH = re.compile(r"epoch (\d+) of \d+: loss")
 SECONDS_BETWEEN = 0.01
 # Before this epoch is over, memory still settles: the best weights and the optimizer's buffers.

@@ -40,7 +40,7 @@ _SAVED_HINT: Final = "Delete the file and run extract again."
 
 _ZEROS: Final = frozenset({"beta", "bias", "moving_mean"})
 _ONES: Final = frozenset({"gamma", "moving_variance"})
-# A layer of ConvNeXt that multiplies by one number a channel, which has no name of its own.
+# A layer of ConvNeXt that multiplies by one number per channel, which has no name of its own.
 _SCALES: Final = frozenset({"LayerScale"})
 
 

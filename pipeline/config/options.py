@@ -52,7 +52,7 @@ class SampleOptions:
     """Write the embedded sample data set (handwritten digits) as class folders of PNG files."""
 
     out: str = fields.path(
-        "", "folder to write, one sub-folder a class", "OUT", positional=True, required=True
+        "", "folder to write, one sub-folder per class", "OUT", positional=True, required=True
     )
 
 
@@ -62,7 +62,7 @@ class ExtractOptions:
 
     data: str = fields.path(
         "",
-        "folder with a sub-folder a class, split folders above those, or a CSV path,label[,split]",
+        "folder with one sub-folder per class, split folders above it, or a CSV path,label[,split]",
         "DATA",
         positional=True,
         required=True,

@@ -9,7 +9,7 @@ from pipeline.config.fields import spelled
 from pipeline.config.options import build
 from pipeline.errors import ConfigError, unknown_name
 
-# Tables of a configuration file with one table a head: parameters, and what a sweep tries.
+# Tables of a configuration file with one table per head: parameters, and what a sweep tries.
 _BY_HEAD: Final = ("grids", "heads")
 
 

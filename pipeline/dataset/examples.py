@@ -223,7 +223,7 @@ def _without_rare(
         # A class may be small because it is another, spelled in a second way.
         alike = "".join(f" {note}." for note in notes_of_labels(keys))
         raise ManifestError(
-            f"Expected {rule.min_per_class} or more different images a class. "
+            f"Expected {rule.min_per_class} or more different images per class. "
             f"Received: {mention(listed)}.{alike}",
             hint="Add images, leave these classes out with --rare drop, or lower --min-per-class.",
         )
@@ -241,7 +241,7 @@ def _require_classes(
     if len(names) >= 2:
         return
     left_out = [f"{count:,} left out: {reason}" for reason, count in dropped.items()]
-    hint = "Give DATA one sub-folder a class, or a CSV with a label column, and extract again."
+    hint = "Give DATA one sub-folder per class, or a CSV with a label column, and extract again."
     if rare:
         left_out.append(f"classes left out as too small: {mention(rare)}")
         hint = "Add images, or lower --min-per-class."

@@ -21,7 +21,7 @@ from pipeline.engines.encoder import Features, Images, Pending
 from pipeline.system.keras_setup import KerasLayer, KerasModel, Tensor, gpu_name, import_keras
 
 # From this size on, the weights become constants of the graph, so that BatchNorm is folded into
-# the convolutions: 42 instead of 34 images a second at 224 pixels on two cores, for four seconds
+# the convolutions: 42 instead of 34 images per second at 224 pixels on two cores, for four seconds
 # more at the start. Below, a run is often over before that pays. A choice by size alone keeps
 # the features of one identity bit-equal from run to run.
 FOLD_FROM: Final = 128

@@ -26,7 +26,7 @@ from pipeline.engines.graph import converted, graph_bytes
 from pipeline.errors import PipelineError
 from pipeline.system import machine
 
-# Measured on two cores, ResNet50 at 224 pixels, images a second: 54 in requests of 1, 57 of 2,
+# Measured on two cores, ResNet50 at 224 pixels, images per second: 54 in requests of 1, 57 of 2,
 # 58 of 4, 59 of 8; one request of 32 over all cores 57, one of 32 a core 40.
 REQUEST_IMAGES: Final = 4
 # Another way to make the graph needs another number.

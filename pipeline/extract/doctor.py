@@ -62,7 +62,7 @@ def diagnose(clock: Clock, setting: Setting) -> dict[str, object] | None:
 
 def _for_decode(clock: Clock, setting: Setting) -> str:
     if setting.workers < setting.processors:
-        return f"--workers {setting.processors}, one a processor"
+        return f"--workers {setting.processors}, one per processor"
     if clock.computing < _COMPUTING * clock.reading:
         return f"--workers {2 * setting.workers}: the threads mostly wait for the disk"
     return "smaller copies of the images: decoding them takes all processors at hand"

@@ -117,7 +117,7 @@ class BoundaryCache:
                 hint="Halve it with --cache-precision float16, use fewer --views, put the store on "
                 "another disk, or unfreeze from a later part, whose activations are smaller.",
             )
-        reporter.say(f"Taking {text} ({_readable(self.row_bytes)} an image)")
+        reporter.say(f"Taking {text} ({_readable(self.row_bytes)} per image)")
 
     def fill(
         self, photos: Photos, encoder: Encoder, reporter: Reporter, *, view: str = PLAIN

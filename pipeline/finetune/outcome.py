@@ -122,22 +122,24 @@ def verdict(run: Run, name: str, other: str) -> dict[str, object]:
     kept = run.record.finetuned().kept_epoch or 0
     is_better = kept > 0 and run.record.best == name
     recommended = name if is_better else other
-    scores = " against ".join(
-        f"{val[head].accuracy:.4f} (log loss {val[head].log_loss:.4f})" for head in (name, other)
-    )
     return {
         "recommended": recommended,
         "is_better_on_val": is_better,
         "val_accuracy": {head: val[head].accuracy for head in val},
         **compared,
-        "text": (
-            f"{'Fine-tuning' if kept else 'No epoch of fine-tuning'} is "
-            f"{'better' if is_better or not kept else 'no better'} than {other} on val: "
-            f"accuracy {scores}; {recommended} is recommended. On the {count:,} test images it is "
-            f"right on {only_first} that {other} gets wrong, and wrong on {only_second} that "
-            f"{other} gets right (McNemar p = {compared['p_value']:.2g})"
-        ),
+        "text": _in_words(val[other], val[name], other, recommended),
     }
+
+
+def _in_words(before: Score, after: Score, other: str, recommended: str) -> str:
+    """Say whether fine-tuning helped on val, and which head to use."""
+    old, new = (f"{100 * (scores.accuracy or 0.0):.1f} %" for scores in (before, after))
+    found = f"{new} on val before and after" if old == new else f"{new} on val instead of {old}"
+    if recommended == other:
+        return f"Fine-tuning did not help: {found}. Keep {other}."
+    if old == new:
+        found += f", log loss {after.log_loss or 0:.4f} instead of {before.log_loss or 0:.4f}"
+    return f"Fine-tuning helped: {found}. Use {recommended}."
 
 
 def _scored(outcome: Outcome, examples: Examples, surgery: Surgery) -> FittedHead:

@@ -75,7 +75,7 @@ def require_network(name: str) -> None:
 
 
 def layers_of(head: "Head") -> HeadLayers:
-    """Return a fitted head as arrays; its scores may differ by a constant a row.
+    """Return a fitted head as arrays; its scores may differ by a constant per row.
 
     Raises:
         HeadNotTrainableError: It is no network; names the heads that are.
@@ -93,7 +93,7 @@ def head_network(head: "Head") -> Tensor:
 
     Returns:
         Keras model, float32 ``(n, dim)`` to logits, float32 ``(n, classes of the head)``: the
-        head's scores up to a constant a row, before the temperature.
+        head's scores up to a constant per row, before the temperature.
 
     Raises:
         HeadNotTrainableError: The head is no network; names those that are.
@@ -113,8 +113,8 @@ def network_of(found: HeadLayers) -> Tensor:
 def _scaler(keras: ModuleType, found: HeadLayers) -> Tensor:
     """Return ``(features - mean) / scale`` as a model without weights.
 
-    Keras' Normalization divides by 1e-7 or more, and its Rescaling takes numbers a column for
-    numbers a channel where ``keras.json`` says so.
+    Keras' Normalization divides by 1e-7 or more, and its Rescaling takes numbers per column for
+    numbers per channel where ``keras.json`` says so.
     """
     features = keras.Input((len(found.mean),), dtype="float32")
     centred = keras.ops.subtract(features, found.mean.astype(np.float32))

@@ -119,7 +119,7 @@ def _fit_quietly(
 
 
 def _two_sided(model: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return coefficients with a row a class; for two classes scikit-learn keeps one row."""
+    """Return coefficients with one row per class; for two classes scikit-learn keeps one row."""
     if len(model.coef_) > 1:
         return model.coef_, model.intercept_
     return np.concatenate([-model.coef_, model.coef_]), np.concatenate(

@@ -162,7 +162,7 @@ def _roots(rows: NDArray[np.intp], weights: NDArray[np.float64] | None) -> NDArr
 def _indicators(
     numbers: NDArray[np.intp], values: NDArray[np.float64], num_classes: int
 ) -> csr_array:
-    """Return a sparse matrix ``(num_classes, n)`` with a value a column, in its row's class."""
+    """Return a sparse matrix ``(num_classes, n)`` with one value per column, in its row's class."""
     return csr_array(
         (values, (numbers, np.arange(len(numbers)))), shape=(num_classes, len(numbers))
     )

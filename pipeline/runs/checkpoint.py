@@ -52,7 +52,7 @@ class Progress:
         best_epoch: The one whose weights are kept; 0 is the start.
         best_loss: Its val loss, at the temperature fitted on val.
         stopped: Why training ended before its last epoch; empty if it did not.
-        epochs: A row an epoch: loss, val_loss, val_accuracy, learning_rate at its end, seconds.
+        epochs: A row per epoch: loss, val_loss, val_accuracy, learning_rate at its end, seconds.
     """
 
     epoch: int = 0

@@ -194,7 +194,7 @@ class FinetuneRecord(Record):
         estimated_seconds_per_epoch: Before training; None where no epoch was left.
         kept_epoch: The epoch whose weights are kept; 0 is the start.
         stopped: Why training ended before its last epoch; None if it did not.
-        epochs: A row an epoch.
+        epochs: A row per epoch.
         verdict: Whether it was worth it; by this a run is known to be finished.
     """
 

@@ -98,7 +98,7 @@ class Retraining:
 def by_seed(
     training: Retraining, count: int, advance: Callable[[], None]
 ) -> Iterator[dict[str, object]]:
-    """Yield a row a head: mean and spread of test accuracy over seeds."""
+    """Yield a row per head: mean and spread of test accuracy over seeds."""
     if count < 2:
         return
     found: dict[str, list[float]] = {name: [] for name in training.heads}
@@ -123,7 +123,7 @@ def by_seed(
 
 
 def by_number(training: Retraining, advance: Callable[[], None]) -> Iterator[dict[str, object]]:
-    """Yield a row a head and share of train: test accuracy with its interval."""
+    """Yield a row per head and share of train: test accuracy with its interval."""
     data = training.split(0)
     for share, rows in nested(data, CURVE_SHARES):
         for name in training.heads:

@@ -66,7 +66,7 @@ def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) ->
     store = Store.open(path)
     images = _images(store)
     encoder = _encoder(store, weights)
-    reporter.say(f"Encoding up to {count:,} rows a shard again with {encoder.engine}")
+    reporter.say(f"Encoding up to {count:,} rows per shard again with {encoder.engine}")
     sets = {views.PLAIN: store.plain, **store.views}
     compared, unavailable, problems = 0, 0, []
     total = sum(min(count, len(shard)) for item in sets.values() for shard in item.index.shards)

@@ -173,13 +173,13 @@ class Planner:
         return layers
 
     def _batches(self, values: AnyArray, dtype: str) -> Tensor:
-        """Return one value a row as a tensor ``(steps, batch)``, zero where there is no row."""
+        """Return one value per row as a tensor ``(steps, batch)``, zero where there is no row."""
         padded = np.zeros(self.capacity * self.batch, dtype)
         padded[: len(values)] = values
         return self._tensor(padded.reshape(self.capacity, self.batch), dtype)
 
     def _padded(self, values: AnyArray, dtype: str, *, fill: float = 0) -> Tensor:
-        """Return one value or row a step as a tensor with ``capacity`` of them."""
+        """Return one value or row per step as a tensor with ``capacity`` of them."""
         padded = np.full((self.capacity, *values.shape[1:]), fill, dtype)
         padded[: len(values)] = values
         return self._tensor(padded, dtype)

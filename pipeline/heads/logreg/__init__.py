@@ -106,6 +106,6 @@ class LogregHead(GridHead):
 
 
 def _two_sided(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a row a class; two classes were fitted with one row."""
+    """Return one row per class; two classes were fitted with one row."""
     # softmax((0, z)) is the logistic function of z
     return rows if len(rows) > 1 else np.concatenate([0 * rows, rows])

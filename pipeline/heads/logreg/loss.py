@@ -38,7 +38,7 @@ class Problem:
 
     @property
     def rows(self) -> int:
-        """How many rows of coefficients there are: one a class, but one for two classes."""
+        """How many rows of coefficients there are: one per class, but one for two classes."""
         return len(self.targets)
 
     def scores(self, coef: NDArray[np.float64]) -> NDArray[np.floating]:

@@ -16,7 +16,7 @@ def scan(data: Path, *, layout: str = "auto") -> Manifest:
     """List the images of a data set, without opening any; keys and statuses are empty.
 
     Args:
-        data: A folder with one sub-folder a class (label = first level, searched recursively);
+        data: A folder with one sub-folder per class (label = first level, searched recursively);
             or split folders (``train``, ``val``, ``test``) above the class folders; or a CSV
             with columns ``path,label[,split]``, paths relative to the CSV.
         layout: What the folders are: ``classes``, ``splits``, or ``auto``, by their names.
@@ -35,7 +35,7 @@ def scan(data: Path, *, layout: str = "auto") -> Manifest:
     if not data.exists():
         raise ManifestError(
             f"There is no data at {str(data)!r}.",
-            hint="Give a folder with one sub-folder a class, or a CSV with columns path,label.",
+            hint="Give a folder with one sub-folder per class, or a CSV with columns path,label.",
         )
     if data.suffix.lower() not in _TABLES:
         raise ManifestError(

@@ -1,4 +1,4 @@
-"""A data set as folders: one a class, or one a split above those.
+"""A data set as folders: one per class, or one per split above those.
 
 Names tell which. Where they leave it open, that is refused, not guessed; what is assumed or left
 out is noted.
@@ -15,7 +15,7 @@ from pipeline.images.sources.folder_tree import Tree, may_be_image, parent
 from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
-_HINT: Final = "Give a folder with one sub-folder of images a class."
+_HINT: Final = "Give a folder with one sub-folder of images per class."
 
 
 @dataclass(slots=True)
