@@ -55,11 +55,14 @@ compare: $(VENV)/installed ## Leaderboard of RUNS (all in runs/) on their common
 finetune: $(VENV)/installed ## Stage 3: RUN (a run of train-head)
 	@$(RUN_PIPELINE) finetune -- "$$ARG_RUN"
 
+# Files go to two processes; in each, tests run one after the other.
+PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations=15
+
 test: $(VENV)/installed-dev ## The whole test suite
-	@$(VENV)/bin/python -m pytest
+	@$(PYTEST)
 
 test-fast: $(VENV)/installed-dev ## The tests that need no TensorFlow
-	@$(VENV)/bin/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 check: $(VENV)/installed-dev ## Format, lint, types, import layers, tests: what CI runs
 	@$(VENV)/bin/ruff format --check

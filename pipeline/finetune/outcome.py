@@ -18,6 +18,7 @@ from pipeline.finetune.origin import Origin
 from pipeline.finetune.surgery import Surgery
 from pipeline.runs import metrics
 from pipeline.runs.checkpoint import Progress
+from pipeline.runs.record import Score
 from pipeline.runs.run import FINETUNED, FittedHead, Run
 from pipeline.runs.scoring import ChosenHead, score_head
 from pipeline.system.keras_setup import KerasModel
