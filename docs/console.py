@@ -52,7 +52,8 @@ def run(command: str, folder: Path, environment: Mapping[str, str]) -> list[str]
 
 
 def masked(line: str) -> str:
-    """Return a line without what differs between machines and runs: numbers, processors."""
+    """Return a line without what differs between runs: numbers, folders, processors."""
+    line = re.sub(r"/\S+/(?=(?:data|runs|stores)/)", "", line)
     line = re.sub(r"\((?:[^()]*\b)?\d+ threads?\)", "(processor)", line)
     return " ".join(re.sub(r"[-+]?\d[\d,.]*(?:e[-+]?\d+)?", "#", line).split())
 
