@@ -87,7 +87,7 @@ def with_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
     text = (ROOT / "CONTRIBUTING.md").read_text()
     steps = re.findall(r"<!-- (.*?) -->\n```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(steps) == 5
+    assert len(steps) == 7
     for instruction, code in steps:
         if instruction.startswith("file: "):
             (root / instruction.removeprefix("file: ")).write_text(code)
@@ -103,15 +103,18 @@ def with_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_recipes_work(with_recipes: Path, tmp_path: Path) -> None:
     script = f'"{sys.executable}" -m pipeline'
+    said = ""
     for command in (
         "sample digits",
         "extract digits --store s --weights random --image-size 32 --backbone densenet121 "
         "--engine eager --batch-size 64",
         "train-head --store s --run r --head naive-bayes --head majority",
         "compare r",
+        "classes s",
     ):
         done = run(f"{script} {command}", tmp_path, with_recipes)
         assert done.returncode == 0, done.stderr
-    assert "naive-bayes" in done.stdout
+        said += done.stdout
+    assert "naive-bayes" in said and said.endswith("9: 180\n")
     info = run(f"{script} info s", tmp_path, with_recipes).stdout
     assert "densenet121" in info and "eager" in info

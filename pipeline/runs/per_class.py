@@ -110,7 +110,7 @@ def _scores(
         y, predicted, labels=np.arange(num_classes), zero_division=np.nan
     )
     lists = [[None if np.isnan(share) else float(share) for share in found] for found in shares]
-    return dict(zip(SCORES, (*lists, support.tolist()), strict=True))
+    return dict(zip(SCORES, (*lists, [int(count) for count in support]), strict=True))
 
 
 def _matrix(y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int) -> Any:

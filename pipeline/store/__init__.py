@@ -1,4 +1,4 @@
 """Features on disk, keyed by the content of the image.
 
-It may import ``heads``, ``images`` and what lies below them, but not ``backbones``.
+It may import ``backbones`` and what lies below it: its record holds the identity of one.
 """
