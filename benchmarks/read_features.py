@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from common import IDENTITY, note, ratio, report
 
-from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.shard import SHARD_ROWS
 from pipeline.store.store import Store
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from common import IDENTITY, note, report
 
 from pipeline.heads.linear import LinearHead
-from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.shard import SHARD_ROWS
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
 from pipeline.system.keras_setup import import_keras

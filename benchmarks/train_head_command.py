@@ -18,7 +18,7 @@ from common import IDENTITY, command, pooled_features, ratio, report, timed
 
 from pipeline.heads.logreg import LogregHead
 from pipeline.images.manifest import Manifest
-from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.shard import SHARD_ROWS
 from pipeline.store.store import Store
 
 PEER = """

@@ -26,7 +26,7 @@ from pipeline.images.views import PLAIN
 from pipeline.store.lock import lock
 from pipeline.store.record import StoreProvenance
 from pipeline.store.scan_cache import ScanCache
-from pipeline.store.shard_set import SHARD_ROWS
+from pipeline.store.shard import SHARD_ROWS
 from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files.arrays import Sums, row_sums
-from pipeline.files.atomic import UnfitFileError, rename_durably, sha256_file, temporary_sibling
+from pipeline.files.atomic import (
+    UnfitFileError,
+    rename_durably,
+    sha256_file,
+    temporary_sibling,
+)
 from pipeline.files.hdf5 import (
     HDF5_ERRORS,
     UnfitDatasetError,
@@ -251,3 +256,6 @@ def _all_finite(block: Features) -> bool:
 def _is_run(numbers: NDArray[np.intp]) -> bool:
     """Tell whether numbers count up by one."""
     return len(numbers) > 0 and bool((np.diff(numbers) == 1).all())
+
+
+SHARD_ROWS: Final = 8192

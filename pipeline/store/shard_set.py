@@ -15,9 +15,8 @@ from pipeline.files.atomic import complete
 from pipeline.store import shard as shards
 from pipeline.store.key_index import KeyIndex
 from pipeline.store.scan_cache import ScanCache
-from pipeline.store.shard import Features, Keys, Shard
+from pipeline.store.shard import SHARD_ROWS, Features, Keys, Shard
 
-SHARD_ROWS: Final = 8192
 # Small shards are cheap to read until there are many of them.
 MAX_SMALL_SHARDS: Final = 16
 

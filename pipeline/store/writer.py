@@ -13,8 +13,8 @@ from typing import Final, Self
 import numpy as np
 
 from pipeline.images.manifest import KEY_DTYPE
-from pipeline.store.shard import Features, Keys, Shard
-from pipeline.store.shard_set import SHARD_ROWS, ShardSet
+from pipeline.store.shard import SHARD_ROWS, Features, Keys, Shard
+from pipeline.store.shard_set import ShardSet
 
 # A killed run loses no more than this much work; small shards are merged later.
 FLUSH_SECONDS: Final = 30.0

@@ -17,7 +17,6 @@ from pipeline.runs.run import FittedHead, Run
 from pipeline.runs.scoring import parameters, plain, score_head
 from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.system.wording import counted
-from pipeline.train.grids import Grid, grid_of, settings_of
 from pipeline.train.prepare import (
     check_first,
     create_heads,
@@ -27,6 +26,7 @@ from pipeline.train.prepare import (
     run_path,
 )
 from pipeline.train.search import SweepResult, Trial, lead, sweep_head
+from pipeline.train.sweep_grids import Grid, grid_of, settings_of
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head

@@ -17,9 +17,9 @@ from pipeline.config.options import SweepOptions
 from pipeline.dataset.features import SplitFeatures
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.train.grids import GRIDS, settings_of
 from pipeline.train.prepare import prepare_data
 from pipeline.train.search import _by_folds, sweep_head
+from pipeline.train.sweep_grids import GRIDS, settings_of
 
 FAST = ("centroid", "knn", "linear", "logreg", "majority", "ridge")
 
