@@ -56,7 +56,8 @@ finetune: $(VENV)/installed ## Stage 3: RUN (a run of train-head)
 	@$(RUN_PIPELINE) finetune -- "$$ARG_RUN"
 
 # Files go to two processes; in each, tests run one after the other.
-PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations=15
+PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	--durations=15
 
 test: $(VENV)/installed-dev ## The whole test suite
 	@$(PYTEST)

@@ -16,6 +16,10 @@ from pathlib import Path
 
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 LEFT_OUT = "..."
+# Lines that begin so are findings, which may come out otherwise elsewhere.
+FINDINGS = ("Bound by", "Fine-tuning", "Lowest recall", "Val error", "Where settings")
+# Which is best may differ.
+HEADS = ("dense", "linear", "logreg", "ridge")
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,18 @@ def run(command: str, folder: Path, environment: Mapping[str, str]) -> list[str]
 
 
 def masked(line: str) -> str:
-    """Return a line without what differs between runs: numbers, folders, processors."""
+    """Return a line without what differs between runs: numbers, names of heads, folders."""
     line = re.sub(r"/\S+/(?=(?:data|runs|stores)/)", "", line)
-    line = re.sub(r"\((?:[^()]*\b)?\d+ threads?\)", "(processor)", line)
+    line = re.sub(rf"\b(?:{'|'.join(HEADS)})\b(?: \*)?", "HEAD", line)
+    line = line.replace("shards", "shard")
+    line = re.sub(r" on CPU \(.*\)", " on CPU", line)
     return " ".join(re.sub(r"[-+]?\d[\d,.]*(?:e[-+]?\d+)?", "#", line).split())
 
 
 def stale(step: Step, printed: list[str]) -> list[str]:
     """Return the lines that a document shows and the command did not print.
 
-    Verdicts and bottlenecks are not compared: they may come out otherwise elsewhere.
+    Findings and rows of tables are not: they may come out otherwise elsewhere.
     """
     known = {masked(line) for line in printed}
     return [
@@ -70,7 +76,8 @@ def stale(step: Step, printed: list[str]) -> list[str]:
         if line != LEFT_OUT
         and masked(line) not in known
         and " points" not in line
-        and not line.startswith("Bound by")
+        and not line.startswith(FINDINGS)
+        and not re.match(r"\w+ {2,}\d", line)
     ]
 
 

@@ -43,6 +43,18 @@ def age() -> Callable[[Path], None]:
     return make_old
 
 
+# Files with tests of minutes, so that no process is left with one of them at the end.
+LONGEST_FIRST = (
+    "test_benchmarks", "test_end_to_end", "test_documents", "test_on_jax", "test_resnet50",
+    "test_signals", "test_progress", "test_memory", "test_export",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 def pytest_configure() -> None:
     # Whoever starts the tests in the background has Ctrl-C ignored, here and in what is started.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

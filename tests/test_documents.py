@@ -65,6 +65,11 @@ def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) ->
             printed = console.run(step.command, tmp_path, {"PYTHONPATH": str(ROOT)})
             assert not console.stale(step, printed), step.command
             count += 1
+        if step.command.startswith("pipeline sample "):
+            # A third of the digits: the same is said of them, with other numbers.
+            for number, path in enumerate(sorted((tmp_path / "data/sample").rglob("*.png"))):
+                if number % 3:
+                    path.unlink()
     assert count >= 15
     for document in (readme, (ROOT / "docs/python.md").read_text()):
         blocks = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)

@@ -95,7 +95,7 @@ def test_memory_that_is_held_counts_and_memory_that_is_freed_does_not() -> None:
 def test_an_epoch_leaves_no_memory_behind(trained: Path, mode: str) -> None:
     done = subprocess.run(
         [sys.executable, __file__, str(trained / "run"), str(trained / mode), mode],
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -31,15 +31,15 @@ def strokes(path: Path, count: int) -> None:
 
 @pytest.mark.slow
 def test_it_beats_stage_two_where_frozen_features_miss_the_label(tmp_path: Path) -> None:
-    strokes(tmp_path / "photos", 750)
+    strokes(tmp_path / "photos", 900)
     for arguments in (
         ("extract", tmp_path / "photos", "--store", tmp_path / "store", *FLAGS),
         ("train-head", "--store", tmp_path / "store", "--run", tmp_path / "run", "--head",
-         "logreg", "--split", "50/10/40"),
+         "logreg", "--split", "60/10/30"),
     ):  # fmt: skip
         assert main([str(argument) for argument in (*arguments, "--quiet")]) == 0
     result = run_finetune(
-        tmp_path / "run", unfreeze_from="conv2", epochs=8, learning_rate=1e-3, patience=8
+        tmp_path / "run", unfreeze_from="conv2", epochs=10, learning_rate=1e-3, patience=10
     )
     verdict = result["finetune"]["verdict"]
     assert verdict["recommended"] == result["best"] == "finetune"
