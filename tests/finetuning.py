@@ -28,15 +28,9 @@ from pipeline.runs.run import Run
 from pipeline.system.keras_setup import import_keras
 
 SIZE = 32
-
-
 # Of a gradient on cached activations, of the largest one.
 GRADIENT_TOLERANCE = 1e-5
-
-
 ROOT = Path(__file__).parent.parent
-
-
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
 

@@ -20,36 +20,18 @@ from pipeline.errors import PipelineError, WeightsUnavailableError
 from pipeline.files.hdf5 import HDF5_ERRORS, UnfitDatasetError, datasets, plain_member
 
 KEYWORDS: Final = ("imagenet", "random")
-
-
 WAYS_OUT: Final = "Give a Keras weights file with --weights PATH, or use --weights random."
-
-
 _FILE_HINT: Final = "Give a file that Keras saved from this network, with or without its top."
-
-
 _TOP: Final = "predictions"
-
-
 # Keras 2 calls the kernel of a depthwise convolution by another name than Keras 3.
 _RENAMED: Final = MappingProxyType({"depthwise_kernel": "kernel"})
-
-
 # A file's groups for the layers of a Keras 3 model; the second name is Keras 2's.
 _LAYER_GROUPS: Final = ("layers", "_layer_checkpoint_dependencies")
-
-
 _ARCHIVED: Final = "model.weights.h5"
-
-
 # A compiled model's archive holds the optimizer's moments beside the weights: three times the
 # backbone and its top. Beyond this it is no archive of this backbone.
 _ARCHIVE_GROWTH: Final = 6
-
-
 _ARCHIVE_SLACK: Final = 64 << 20
-
-
 _ZIP_ERRORS: Final = (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,16 +10,7 @@ from numpy.typing import NDArray
 from pipeline.files.arrays import AnyArray
 from pipeline.system.randomness import RandomStream
 
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    pass
-
-
-# Streams of random numbers that belong to one seed.
-
-
 Part = TypeVar("Part")
-
-
 Loaded = TypeVar("Loaded")
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 
 # The best of these on val is the default.
 STARTING_HEADS: Final = ("dense", "linear", "logreg")
-
-
 _SILENCE: Final = Silence()
 
 _HINT: Final = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,28 +10,13 @@ from numpy.typing import NDArray
 from pipeline.errors import RunError
 from pipeline.files.atomic import foreign, remove_leftovers
 from pipeline.images.manifest import Manifest
-from pipeline.runs.record import FINETUNED as FINETUNED
-from pipeline.runs.record import RECORD
-
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    pass
-
+from pipeline.runs.record import FINETUNED, RECORD
 
 MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
-
-
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
-
-
 MANIFEST: Final = "manifest.csv"
-
-
 PREDICTIONS: Final = "predictions.csv"
-
-
 FOLDERS: Final = ("heads", FINETUNED)
-
-
 # In the order of removing: while there is a record, there is a run, which --force can replace.
 FILES: Final = (PREDICTIONS, MANIFEST, RECORD)
 # Held by whoever trains into a run for long.

@@ -6,7 +6,7 @@ side would hide. Runs that share no test image are in groups of their own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,6 @@ from pipeline.errors import RunError
 from pipeline.runs import metrics
 from pipeline.runs.record import Score
 from pipeline.runs.run import Run
-
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    pass
-
 
 BASELINE: Final = "logreg"
 
