@@ -20,6 +20,7 @@ from pipeline.runs import metrics
 from pipeline.runs.checkpoint import Progress
 from pipeline.runs.record import Score
 from pipeline.runs.run import FINETUNED, FittedHead, Run
+from pipeline.runs.scored_rows import scored_rows
 from pipeline.runs.scoring import ChosenHead, score_head
 from pipeline.system.keras_setup import KerasModel
 
@@ -110,15 +111,12 @@ def record_outcome(
 
 def verdict(run: Run, name: str, other: str) -> dict[str, object]:
     """Return whether fine-tuning was worth it: by val, and paired on the test images (McNemar)."""
-    rows = run.manifest()
-    scored = [index for index, split in enumerate(rows.splits) if split != "train"]
-    number = {label: place for place, label in enumerate(run.record.classes)}
-    is_test = np.array([rows.splits[index] == "test" for index in scored])
-    y = np.array([number[rows.labels[index]] for index in scored])[is_test]
-    first, second = (run.probabilities(head)[is_test].argmax(axis=1) == y for head in (name, other))
+    test = scored_rows(run.manifest(), run.record.classes, "test")
+    first, second = (
+        run.probabilities(head)[test.places].argmax(axis=1) == test.y for head in (name, other)
+    )
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    count = len(y)
-    compared = metrics.compared(only_first, only_second, count)
+    compared = metrics.compared(only_first, only_second, len(test.y))
     val = {head: run.record.heads[head].val for head in (name, other)}
     kept = run.record.finetuned().kept_epoch or 0
     is_better = kept > 0 and run.record.best == name

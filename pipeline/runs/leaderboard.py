@@ -15,6 +15,7 @@ from pipeline.errors import RunError
 from pipeline.runs import metrics
 from pipeline.runs.record import Score
 from pipeline.runs.run import Run
+from pipeline.runs.scored_rows import scored_rows
 
 BASELINE: Final = "logreg"
 
@@ -128,13 +129,13 @@ def _leaderboard(group: Group) -> GroupResult:
 def _test_rows(run: Run) -> TestRows:
     if not run.record.heads:
         raise RunError(f"The run {str(run.path)!r} has no finished head.", hint="Run train-head.")
-    number = {name: index for index, name in enumerate(run.record.classes)}
     manifest = run.manifest()
-    scored = [index for index, split in enumerate(manifest.splits) if split != "train"]
+    test = scored_rows(manifest, run.record.classes, "test")
     return {
-        (manifest.keys[index], manifest.labels[index]): (row, number[manifest.labels[index]])
-        for row, index in enumerate(scored)
-        if manifest.splits[index] == "test"
+        (manifest.keys[row], manifest.labels[row]): (place, number)
+        for row, place, number in zip(
+            test.rows.tolist(), test.places.tolist(), test.y.tolist(), strict=True
+        )
     }
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.runs.run import Run
+from pipeline.runs.scored_rows import scored_rows
 
 # A matrix of more classes is nearly all zeros: its other cells alone are recorded.
 DENSE_CLASSES: Final = 100
@@ -89,13 +90,9 @@ def of_head(run: Run, asked: str | None) -> dict[str, object]:
 
 
 def _scored_now(run: Run, name: str, split: str) -> dict[str, object]:
-    rows = run.manifest()
-    number = {label: place for place, label in enumerate(run.record.classes)}
-    scored = [index for index, found in enumerate(rows.splits) if found != "train"]
-    is_asked = np.array([rows.splits[index] == split for index in scored], dtype=bool)
-    y = np.array([number[rows.labels[index]] for index in scored], dtype=np.int64)
-    predicted = run.probabilities(name).argmax(axis=1)
-    return per_class(y[is_asked], predicted[is_asked], len(number))
+    found = scored_rows(run.manifest(), run.record.classes, split)
+    predicted = run.probabilities(name)[found.places].argmax(axis=1)
+    return per_class(found.y, predicted, len(run.record.classes))
 
 
 def _scores(

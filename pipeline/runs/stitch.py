@@ -29,6 +29,7 @@ from pipeline.images import decoder, reading
 from pipeline.images.manifest import Manifest
 from pipeline.images.reading import Content
 from pipeline.runs.run import Run
+from pipeline.runs.scored_rows import scored_rows
 from pipeline.store.store import Store
 from pipeline.system.keras_setup import KerasModel, import_keras
 
@@ -161,10 +162,10 @@ def check_head(run: Run, store: Store, name: str, head: "Head") -> None:
         RunError: It is not the head that the run scored.
     """
     rows = run.manifest()
-    splits = np.array(rows.splits)
     # A refit changes test alone: the probabilities of val stay those of the head before.
-    recorded = run.probabilities(name)[splits[splits != "train"] == "test"][:HEAD_ROWS]
-    keys = rows.keys[splits == "test"][:HEAD_ROWS]
+    test = scored_rows(rows, run.record.classes, "test")
+    recorded = run.probabilities(name)[test.places][:HEAD_ROWS]
+    keys = rows.keys[test.rows][:HEAD_ROWS]
     views = [store.read(keys, view) for view in run.inputs.average or ()]
     found = cached_probabilities(head, [store.read(keys), *views], len(run.record.classes))
     fits = found.shape == recorded.shape
