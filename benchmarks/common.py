@@ -111,19 +111,30 @@ def timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[f
     return seconds
 
 
+def started(
+    *arguments: object, environment: Mapping[str, str] | None = None, stderr: int | None = None
+) -> subprocess.Popen[str]:
+    """Start a Python script or module in a new process; its stdout is a pipe."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+    )
+
+
 def command(
     *arguments: object, environment: Mapping[str, str] | None = None
 ) -> tuple[float, dict[str, Any]]:
     """Run a Python script or module that prints JSON; return wall-clock seconds and the object."""
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-    )
+    process = started(*arguments, environment=environment)
+    out, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
     seconds = time.perf_counter() - began
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
     return seconds, result
 
 

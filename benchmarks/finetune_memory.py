@@ -11,13 +11,12 @@ import argparse
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, command, note, photo_folder, report
+from common import command, note, photo_folder, report, started
 
 # What the command says when training begins, and after every epoch.
 BEGINNING = re.compile(r"About .* s per epoch")
@@ -76,13 +75,7 @@ def watched(work: Path, mode: str, options: argparse.Namespace) -> dict[str, Any
                  options.unfreeze_from, "--epochs", options.epochs, "--patience", options.epochs,
                  "--batch-size", options.batch_size, "--seed", options.seed,
                  *MODES[mode]]  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    process = started("-m", "pipeline", *arguments, stderr=subprocess.PIPE)
     before, epochs, said = 0.0, [], []
     with ResidentMemory(process.pid) as memory:
         for line in process.stderr or ():

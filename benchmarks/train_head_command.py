@@ -7,7 +7,6 @@ head's grid, and scores val and test; nothing is saved.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -39,8 +38,8 @@ for C in json.loads(sys.argv[2]):
 print(json.dumps({"C": best.C, "test": best.score(*parts[2])}))
 """
 TRACED = (
-    "import sys; from pipeline.cli.main import main; status = main(sys.argv[1:]);"
-    "print('tensorflow' in sys.modules); sys.exit(status)"
+    "import json, sys; from pipeline.cli.main import main; status = main(sys.argv[1:]);"
+    "print(json.dumps({'tensorflow': 'tensorflow' in sys.modules})); sys.exit(status)"
 )
 
 
@@ -71,15 +70,12 @@ def main() -> None:
             found["bare"] = command("-c", PEER, arrays, grid)[1]
 
         seconds = timed({"train_head": ours, "bare_script": bare}, options.repeats)
-        traced = subprocess.run(
-            [sys.executable, "-c", TRACED, *map(str, flags)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+        traced = command("-c", TRACED, *flags)[1]
     results = {
         "seconds": seconds,
         "train_head_over_bare_script": ratio(seconds["train_head"], seconds["bare_script"]),
         "test_accuracy": {"ours": found["ours"]["test"]["accuracy"], "bare": found["bare"]["test"]},
-        "tensorflow_loaded": traced.stdout.split()[-1] == "True",
+        "tensorflow_loaded": traced["tensorflow"],
     }
     report("train_head_command", vars(options), results)
 

@@ -1,10 +1,7 @@
 """What the tests of fine-tuning share: small networks, images, and a run of the command."""
 
 import hashlib
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy as np
 from fakes import Notes, write_classes
 from numpy.typing import NDArray
 from PIL import Image
+from processes import WarmPython
 
 from pipeline.backbones import frozen as backbone
 from pipeline.backbones import weights
@@ -30,7 +28,6 @@ from pipeline.system.keras_setup import import_keras
 SIZE = 32
 # Of a gradient on cached activations, of the largest one.
 GRADIENT_TOLERANCE = 1e-5
-ROOT = Path(__file__).parent.parent
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
@@ -142,9 +139,7 @@ def killed_after_an_epoch(folder: Path, run: str, options: dict[str, Any]) -> No
         "with tiny_resnet.in_place_of_resnet50():\n"
         "    finetune(options, CommonOptions(), Silence())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment,
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = WarmPython("-c", code, cwd=folder)
     while process.poll() is None and not (folder / run / "finetune/checkpoint.h5").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -11,24 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_python
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
 
 def run(script: str, *arguments: object) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        check=True,
+    """Run a benchmark with a tiny network in place of ResNet50."""
+    done = run_python(
+        ROOT / "tests/benchmark_process.py", ROOT / "benchmarks" / script, *arguments
     )
+    assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert {"benchmark", "options", "machine"} <= set(result)
     return result
 
 
 def test_end_to_end(tmp_path: Path) -> None:
-    result = run("end_to_end.py", "--work", tmp_path, "--small", 4, "--large", 40, "--repeats", 1,
+    result = run("end_to_end.py", "--work", tmp_path, "--small", 2, "--large", 8, "--repeats", 1,
                  "--engines", "openvino", "--tool-seconds", 1)  # fmt: skip
     assert "end to end / bare, openvino float32" in result["ratios"]
     assert "end to end / keras idiom, openvino float32" in result["ratios"]
@@ -123,8 +124,8 @@ def test_finetune_memory() -> None:
     for mode in ("cached", "augmented"):
         found = result[mode]
         assert [row["epoch"] for row in found["epochs"]] == [1, 2, 3]
-        # TensorFlow alone takes hundreds of megabytes; the system's own count is the highest.
-        assert all(300 < row["resident_mb"] <= row["peak_mb"] for row in found["epochs"])
+        # What was imported is shared with the process it is forked from.
+        assert all(100 < row["resident_mb"] <= row["peak_mb"] for row in found["epochs"])
         peaks = [row["peak_mb"] for row in found["epochs"]]
         peaks += [found["before_training_peak_mb"], found["after_training_peak_mb"]]
         assert max(peaks) == pytest.approx(found["peak_mb"], rel=0.2)
@@ -147,7 +148,8 @@ def test_threads() -> None:
 
 
 def test_train_head_command() -> None:
-    assert run("train_head_command.py", "--quick")["tensorflow_loaded"] is False
+    # Everything is loaded beforehand here; that the command does not is tested with it.
+    assert run("train_head_command.py", "--quick")["tensorflow_loaded"] is True
 
 
 def test_linear_sweep() -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from processes import run_python
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +54,13 @@ def test_lines_are_compared_without_numbers_and_processors() -> None:
     assert console.masked(shown) == console.masked("Encoding in float32 on CPU (Xeon, 16 threads)")
 
 
+def lines_of(command: str, folder: Path) -> list[str]:
+    """Run a command of a document; return what it prints."""
+    done = run_python("-m", *shlex.split(command), cwd=folder)
+    assert done.returncode == 0, (command, done.stderr)
+    return [line.rstrip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
+
+
 @pytest.mark.slow
 def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) -> None:
     """README, tour and Python page one after the other, in one empty folder."""
@@ -62,7 +71,7 @@ def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) ->
     count = 0
     for step in console.steps(tour):
         if step.is_run:
-            printed = console.run(step.command, tmp_path, {"PYTHONPATH": str(ROOT)})
+            printed = lines_of(step.command, tmp_path)
             assert not console.stale(step, printed), step.command
             count += 1
         if step.command.startswith("pipeline sample "):
@@ -75,7 +84,7 @@ def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) ->
         blocks = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
         assert blocks
         (tmp_path / "blocks.py").write_text("\n".join(blocks))
-        done = run(f'"{sys.executable}" blocks.py', tmp_path, ROOT)
+        done = run_python("blocks.py", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     # What README shows is taken from the tour.
     of_tour = {console.masked(line) for step in console.steps(tour) for line in step.shown}

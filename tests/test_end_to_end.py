@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import write_classes, write_image
+from processes import WarmPython
 
 import pipeline
 from pipeline.images.sample import write_sample
@@ -22,11 +23,8 @@ pytestmark = pytest.mark.slow
 FLAGS = ("--weights", "random", "--image-size", "32", "--batch-size", "8")
 
 
-def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(*arguments: object, cwd: Path) -> WarmPython:
+    return WarmPython("-m", "pipeline", *arguments, cwd=cwd)
 
 
 def run(*arguments: object, cwd: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.system.keras_setup import import_keras
 
 DIM = 32
 # Width and number of blocks by stage; ResNet50 has 3, 4, 6 and 3.
-STAGES = {"conv2": (8, 1), "conv3": (16, 1), "conv4": (24, 1), "conv5": (DIM, 3)}
+STAGES = {"conv2": (16, 1), "conv3": (16, 1), "conv4": (24, 1), "conv5": (DIM, 3)}
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.dataset.features import features_of
-from pipeline.errors import StaleFeaturesError
+from pipeline.errors import EngineUnavailableError, StaleFeaturesError
+from pipeline.finetune.cut import layers_within
 from pipeline.finetune.origin import Origin
 from pipeline.finetune.steps import compile_forward
 from pipeline.finetune.surgery import Surgery
@@ -20,6 +21,7 @@ from pipeline.finetune.training import FineTuning
 from pipeline.heads.calibration import probabilities
 from pipeline.runs import stitch
 from pipeline.runs.learning_curve import head_room
+from pipeline.system.keras_setup import ONEDNN, import_keras, trains_with_onednn
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
@@ -31,6 +33,33 @@ HALF_TOLERANCE: Final = 5e-2
 # random weights gave the same one for 92.5 to 100 % of 240 images (bfloat16 or float16, from conv5
 # or all, random heads of 2 to 1,000 classes); a head whose classes are in another order gives few.
 HALF_OTHERS: Final = 0.1
+# Numbers in a vector register of AVX-512; fewer are in those of other processors.
+ONEDNN_BLOCK: Final = 16
+
+
+def check_gradients(surgery: Surgery) -> None:
+    """Refuse to train what oneDNN cannot: it writes out of bounds, or gives wrong gradients.
+
+    That happens for kernels of strided 1 x 1 convolutions with fewer input channels than a vector
+    register holds (https://github.com/uxlfoundation/oneDNN/issues/6035).
+
+    Raises:
+        EngineUnavailableError: A trained layer is one of these, and TensorFlow would use oneDNN.
+    """
+    if not trains_with_onednn():
+        return
+    keras = import_keras()
+    for layer in layers_within(surgery.loaded.network.layers[surgery.cut.first :]):
+        if not isinstance(layer, keras.layers.Conv2D) or max(layer.strides) == 1:
+            continue
+        channels = int(layer.kernel.shape[2])
+        if max(layer.kernel_size) == 1 and channels < ONEDNN_BLOCK:
+            raise EngineUnavailableError(
+                f"Expected layers that can be trained with oneDNN. Received: {layer.name}, a "
+                f"strided 1 x 1 convolution of {counted(channels, 'channel')}, whose gradients "
+                "oneDNN gets wrong.",
+                hint=f"Set {ONEDNN}=0 for this command.",
+            )
 
 
 def check_network(

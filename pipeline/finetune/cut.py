@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -141,6 +141,15 @@ def cut_at(network: KerasModel, first: int) -> Cut:
         [item.name for item in operations], [type(item).__name__ for item in operations]
     )
     return Cut(first, layer.name, crossing[0], below[operations.index(makers[0])])
+
+
+def layers_within(layers: Iterable[KerasLayer]) -> Iterator[KerasLayer]:
+    """Yield layers, and in place of models the layers that these are made of."""
+    for layer in layers:
+        if inner := getattr(layer, "layers", None):
+            yield from layers_within(inner)
+        else:
+            yield layer
 
 
 def _crossing(network: KerasModel, trained: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

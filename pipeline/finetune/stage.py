@@ -21,7 +21,7 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
 from pipeline.finetune.batches import BatchSource, class_weights
-from pipeline.finetune.checks import check_network, check_start, measure_head_room, say_estimate
+from pipeline.finetune.checks import check_gradients, check_network, check_start, measure_head_room, say_estimate
 from pipeline.finetune.cut import cut_at, find_cut, last_stage
 from pipeline.finetune.origin import Origin, open_origin
 from pipeline.finetune.outcome import Outcome, record_outcome
@@ -122,6 +122,7 @@ def _finetune(
         photos.require()
         original = origin.network.arrays()
         surgery = _surgery(options, origin, reporter)
+        check_gradients(surgery)
         if options.preset is None:
             check_network(options, origin, surgery, reporter)
         with open_source(options, origin, surgery, photos, turns, reporter) as (source, model):

@@ -34,13 +34,14 @@ BACKENDS: Final = ("tensorflow", "jax")
 # The dense head is plain operations, which NumPy has as well.
 HEAD_BACKENDS: Final = (*BACKENDS, "numpy")
 
+ONEDNN: Final = "TF_ENABLE_ONEDNN_OPTS"
 _QUIET: Final = "TF_CPP_MIN_LOG_LEVEL"
 _NOISE: Final = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} )")
 # What the user set wins, except where float32 would no longer mean float32.
 _DEFAULT_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
     {
         # TensorFlow turns oneDNN on or off by processor type, which changes last digits.
-        "TF_ENABLE_ONEDNN_OPTS": "1",
+        ONEDNN: "1",
         # Without a GPU the CUDA library reports an error (level 2) that is none.
         _QUIET: "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -146,6 +147,12 @@ def gpu_name() -> str | None:
         return str(details.get("device_name", gpus[0].name))
     devices = [str(device) for device in keras.distribution.list_devices()]
     return devices[0] if devices and not devices[0].startswith("cpu") else None
+
+
+def trains_with_onednn() -> bool:
+    """Tell whether Keras computes on a processor with TensorFlow's oneDNN operations."""
+    is_off = os.environ.get(ONEDNN, "1").lower() in ("0", "false")
+    return backend_name() == "tensorflow" and not is_off and gpu_name() is None
 
 
 def _configured_backend() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fakes import write_photos
+from processes import run_python
 
 from pipeline.cli import progress
 from pipeline.cli.progress import LOG_SECONDS, TerminalReporter
@@ -124,9 +125,6 @@ def test_no_command_lets_libraries_talk(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 12)
     save_network(tmp_path / "own.keras")
     own = "--backbone own.keras --preprocessing unit --image-size 32"
-    environment = {
-        name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"
-    }
     for command in (
         f"extract photos {own} --engine openvino",
         f"extract photos --store stores/again {own} --engine onnx",
@@ -140,10 +138,7 @@ def test_no_command_lets_libraries_talk(tmp_path: Path) -> None:
         "finetune runs/photos --epochs 1",
         "verify stores/photos --reencode 2",
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline", *command.split()],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_python("-m", "pipeline", *command.split(), cwd=tmp_path)
         assert done.returncode == 0, (command, done.stderr)
         assert "\r" not in done.stderr + done.stdout, command
         assert not CHATTER.search(done.stderr), (command, done.stderr)

@@ -11,10 +11,11 @@ from finetuning import Command
 from numpy.typing import NDArray
 
 from pipeline.config.options import FinetuneOptions
-from pipeline.errors import StaleFeaturesError
-from pipeline.finetune.checks import check_start
+from pipeline.errors import EngineUnavailableError, StaleFeaturesError
+from pipeline.finetune.checks import check_gradients, check_start
 from pipeline.finetune.origin import Origin, open_origin
 from pipeline.heads.calibration import probabilities
+from pipeline.system.keras_setup import import_keras
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -85,3 +86,23 @@ def test_probabilities_are_compared_at_the_temperature_of_the_head(unsure: Origi
     head.temperature_ = 1e-3
     with pytest.raises(StaleFeaturesError, match="probabilities that differ by"):
         started(unsure, raised)
+
+
+def strided(channels: int, *, stride: int = 2, size: int = 1) -> Any:
+    """A cut network whose trained part is a model that holds one convolution."""
+    keras = import_keras()
+    layers = [keras.Input((8, 8, channels)), keras.layers.Conv2D(4, size, stride, name="reducing")]
+    network = SimpleNamespace(layers=["frozen", keras.Sequential(layers)])
+    return SimpleNamespace(loaded=SimpleNamespace(network=network), cut=SimpleNamespace(first=1))
+
+
+@pytest.mark.slow
+def test_what_onednn_would_train_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient writes out of bounds: a crash, or wrong numbers."""
+    for harmless in (strided(16), strided(8, stride=1), strided(8, size=3)):
+        check_gradients(harmless)
+    with pytest.raises(EngineUnavailableError, match="reducing.*8 channels") as caught:
+        check_gradients(strided(8))
+    assert "TF_ENABLE_ONEDNN_OPTS=0" in caught.value.hint
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    check_gradients(strided(8))

@@ -1,0 +1,60 @@
+"""Run a benchmark in a process that has imported TensorFlow, as its commands are then.
+
+Usage: python tests/benchmark_process.py SCRIPT ARGUMENTS...
+Wherever ResNet50 is asked for, a tiny network takes its place; times and rates mean nothing.
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import processes
+import tiny_resnet
+
+
+def started(
+    *arguments: object, environment: Mapping[str, str] | None = None, stderr: int | None = None
+) -> Any:
+    """As ``common.started``, but forked from this process."""
+    given = [str(argument) for argument in arguments]
+    pipes = [os.pipe(), os.pipe() if stderr else (-1, os.dup(2))]
+    files = [write for _, write in pipes]
+    process = processes.FORK.Process(
+        target=processes.become,
+        args=(given, os.getcwd(), {**os.environ, **(environment or {})}, files),
+    )
+    process.start()
+    for write in files:
+        os.close(write)
+    out, err = (None if read < 0 else open(read) for read, _ in pipes)  # noqa: SIM115
+
+    def communicate() -> tuple[str, str]:
+        said = out.read() if out else ""
+        process.join()
+        found.returncode = process.exitcode
+        return said, ""
+
+    found = SimpleNamespace(
+        args=given, pid=process.pid, returncode=None, stderr=err, communicate=communicate
+    )
+    return found
+
+
+def main() -> None:
+    """Run the benchmark that is named."""
+    script = Path(sys.argv[1])
+    sys.path.insert(0, str(script.parent))
+    import common
+
+    common.started = started
+    sys.argv = sys.argv[1:]
+    with tiny_resnet.in_place_of_resnet50():
+        runpy.run_path(str(script), run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
