@@ -17,7 +17,7 @@ from pathlib import Path
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 LEFT_OUT = "..."
 # Lines that begin so are findings, which may come out otherwise elsewhere.
-FINDINGS = ("Bound by", "Fine-tuning", "Lowest recall", "Val error", "Where settings")
+FINDINGS = ("Bound by", "Fine-tuning", "Lowest recall", "Val error", "In the search")
 # Which is best may differ.
 HEADS = ("dense", "linear", "logreg", "ridge")
 

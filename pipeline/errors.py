@@ -81,7 +81,7 @@ class UnreadableImageError(DecodeError):
 
 
 class ImageTypeError(PipelineError, TypeError):
-    """Something was given for an image that is none: no path, no bytes, no pixels."""
+    """Something was given for an image that is not one: no path, no bytes, no pixels."""
 
 
 class StoreError(PipelineError):

@@ -270,7 +270,7 @@ def export_model(
     Raises:
         ConfigError: An option cannot be used, or OUT exists.
         EngineUnavailableError: The format needs what is not installed.
-        HeadNotTrainableError: The format needs a network, and the head is none.
+        HeadNotTrainableError: The format needs a network, and the head is not one.
         PipelineError: The model disagrees with the cached features.
         RunError: Run and head do not fit.
     """

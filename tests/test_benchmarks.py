@@ -19,9 +19,7 @@ pytestmark = pytest.mark.slow
 
 def run(script: str, *arguments: object) -> dict[str, Any]:
     """Run a benchmark with a tiny network in place of ResNet50."""
-    done = run_python(
-        ROOT / "tests/benchmark_process.py", ROOT / "benchmarks" / script, *arguments
-    )
+    done = run_python(ROOT / "tests/benchmark_process.py", ROOT / "benchmarks" / script, *arguments)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     assert {"benchmark", "options", "machine"} <= set(result)

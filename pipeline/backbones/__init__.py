@@ -98,7 +98,7 @@ def find(name: str, preprocessing: str | None = None) -> Backbone:
     Raises:
         ConfigError: The name is unknown; lists the valid ones. Or the preprocessing is missing
             for a file, or given for a name, which has its own.
-        WeightsUnavailableError: The file is none.
+        WeightsUnavailableError: The file is not a weights file.
     """
     if name.endswith(keras_file.SUFFIX):
         return Backbone(

@@ -50,7 +50,7 @@ _FOREIGN: Final = (
     "model.save('NAME.keras')."
 )
 _SAVED_MODEL: Final = (
-    "Of a SavedModel no layers can be had: save the Keras model it was exported from with "
+    "A SavedModel has no layers to read: save the Keras model that it was exported from with "
     "model.save('NAME.keras')."
 )
 # What to do with a network in a file that ends so; the first that fits counts.
@@ -173,7 +173,7 @@ def load(path: Path, *, image_size: int, pooling: str) -> Tensor:
     except Exception as error:  # Keras raises whatever the line at hand does
         raise _unusable(path, error) from error
     if not isinstance(model, keras.Model) or not model.built:
-        raise _unusable(path, f"a {type(model).__name__}, which is no model that was built")
+        raise _unusable(path, f"a {type(model).__name__}, which is not a model that was built")
     _require_finite(path, model, keras)
     network_shapes.check_inputs(path, [tuple(item.shape) for item in model.inputs], image_size)
     network_shapes.check_outputs(path, [tuple(item.shape) for item in model.outputs])

@@ -86,7 +86,7 @@ def _input_hint(shapes: Sequence[Shape], image_size: int) -> str:
     sides = {side for side in (height, width) if side is not None}
     if height in (1, _CHANNELS) and width == channels and channels not in (1, _CHANNELS):
         return (
-            "It takes channels first: build it with channels last "
+            "It expects channels first: build it with channels last "
             "(keras.config.set_image_data_format), and save it again."
         )
     if channels not in (None, _CHANNELS):

@@ -94,7 +94,7 @@ def matrix(scores: Result, classes: Sequence[str], *, title: str) -> Text:
         wrong = sorted((cell for cell in found if cell[0] != cell[1]), key=lambda cell: -cell[2])
         table = [("true", "predicted", "images")]
         table += [(classes[true], classes[taken], f"{count:,}") for true, taken, count in wrong]
-        return [f"Mistakes {title}, all that were made:", Table(table)]
+        return [f"Mistakes {title}, all of them:", Table(table)]
     counts = {(true, predicted): count for true, predicted, count in found}
     rows: list[Sequence[str]] = [("true", *classes)]
     for true, name in enumerate(classes):

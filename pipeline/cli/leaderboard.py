@@ -97,7 +97,7 @@ def rejected(heads: Mapping[str, Result]) -> list[str]:
         if threshold > 0:
             accuracy = "-" if test["accuracy"] is None else f"{test['accuracy']:.3f}"
             lines.append(
-                f"{head}: at probability {threshold:g} and above it answers "
-                f"{100 * test['coverage']:.1f} % of test, accuracy {accuracy} among them"
+                f"{head}: at probability {threshold:g} or above it answers "
+                f"{100 * test['coverage']:.1f} % of test, with accuracy {accuracy}"
             )
     return lines

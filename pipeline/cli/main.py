@@ -35,7 +35,7 @@ TERMINATED: Final = 143
 # What a shell says of a program that the closed pipe ends: 128 and the number of SIGPIPE.
 CLOSED: Final = 141
 
-_KEPT: Final = "Interrupted; what was finished is kept. Run the same again."
+_KEPT: Final = "Interrupted; what was finished is kept. Run the same command again to go on."
 _NOTHING_KEPT: Final = "Interrupted; nothing was written."
 
 

@@ -31,7 +31,7 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def _preset(what: str) -> str | None:
-    text = f"'tutorial': {what} exactly as in the tutorial this grew from"
+    text = f"'tutorial': {what} exactly as in the tutorial that this grew from"
     return fields.choice(None, ("tutorial",), text, old_names={"seed": "tutorial"})
 
 
@@ -79,7 +79,7 @@ class ExtractOptions:
         "what the top folders of DATA are; 'auto' goes by their names, and refuses a mixture",
     )
     merge_labels: bool = fields.switch(
-        "make labels one that differ only in blanks, capitals, encoding or how a number is written"
+        "merge labels that differ only in blanks, capitals, encoding or how a number is written"
     )
     backbone: str = fields.path(
         "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
@@ -109,14 +109,12 @@ class ExtractOptions:
         "NAME",
     )
     batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(
-        None, "decoding threads (default: the processors at hand)", 1
-    )
+    workers: int | None = fields.integer(None, "decoding threads (default: one per processor)", 1)
     on_error: str = fields.choice("skip", ("skip", "raise"), "what to do with an image that is bad")
     max_errors: int | None = fields.integer(None, "stop when more images than this are bad", 0)
     seed: int = fields.integer(0, "seed of random weights", 0)
     rehash: bool = fields.switch("read and hash every file again, also those that look unchanged")
-    dry_run: bool = fields.switch("tell what would be done, with time and disk, and write nothing")
+    dry_run: bool = fields.switch("show what would be done, with time and disk, and write nothing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +137,7 @@ class StageTwoOptions:
     manifest: str | None = fields.path(
         None, "use this manifest instead of STORE/manifest.csv", "FILE"
     )
-    min_per_class: int = fields.integer(3, "fewest different images a class must have", 1)
+    min_per_class: int = fields.integer(3, "fewest different images per class", 1)
     rare: str = fields.choice(
         "raise", ("drop", "raise"), "what to do with a class below --min-per-class"
     )
@@ -192,12 +190,10 @@ class CompareOptions:
         (), "run directories", "RUN", positional=True, required=True
     )
     seeds: int = fields.integer(
-        1, "train every head this often, with other seeds and splits: mean and spread", 1
+        1, "train every head with this many seeds and splits, and show mean and spread", 1
     )
     curve: bool = fields.switch("show accuracy against the number of training images")
-    store: str | None = fields.path(
-        None, "store of the runs, where it is no longer where they were made from it", "DIR"
-    )
+    store: str | None = fields.path(None, "store of the runs, if it has moved since", "DIR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,12 +216,15 @@ class FinetuneOptions:
         "(default: the last stage)",
         "NAME",
     )
-    epochs: int = fields.integer(20, "most passes over train", 1)
-    learning_rate: float = fields.number(1e-5, "rate after warm-up", 1e-9, 1.0)
+    epochs: int = fields.integer(20, "largest number of passes over train", 1)
+    learning_rate: float = fields.number(1e-5, "learning rate after warm-up", 1e-9, 1.0)
     batch_size: int = fields.integer(32, "images per step", 1)
     optimizer: str = fields.choice("adamw", ("adamw", "adam"), "adam is without weight decay")
     layer_decay: float = fields.number(
-        1.0, "rate of a block over that of the block above it; 1 is one rate for all", 1e-9, 1.0
+        1.0,
+        "learning rate of a block over that of the block above it; 1 is one rate for all",
+        1e-9,
+        1.0,
     )
     augment: bool = fields.switch("train on random flips, crops and colours")
     views: tuple[str, ...] = fields.texts(
@@ -238,20 +237,18 @@ class FinetuneOptions:
         "float32", ("float32", "bfloat16", "float16"), "arithmetic of training; lower ones on GPUs"
     )
     cache_precision: str = fields.choice(
-        "float32", ("float32", "float16"), "numbers in the cache of frozen activations"
+        "float32", ("float32", "float16"), "number format of the cache of frozen activations"
     )
     class_weight: str | None = fields.choice(
         None, ("balanced",), "weigh classes by their frequency"
     )
-    patience: int = fields.integer(10, "epochs without a better val before stopping", 1)
+    patience: int = fields.integer(10, "epochs without a better log loss on val before stopping", 1)
     weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
+        None, "weights file, if the run's store no longer has them", "PATH"
     )
-    store: str | None = fields.path(
-        None, "store of the run, where it is no longer where the run was made from it", "DIR"
-    )
+    store: str | None = fields.path(None, "store of the run, if it has moved since", "DIR")
     data: str | None = fields.path(
-        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
+        None, "folder of the run's images, if they have moved since extract", "DIR"
     )
     seed: int = fields.integer(0, "seed of order, augmentation and dropout", 0)
     wait: bool = fields.switch("wait for another process that trains into the same run")
@@ -283,10 +280,10 @@ class VerifyOptions:
     )
     repair: bool = fields.switch("drop what is bad, so that the next command makes just that again")
     reencode: int = fields.integer(
-        0, "encode so many rows of every shard of a store again and compare them", 0
+        0, "encode this many rows of every shard of a store again, and compare them", 0
     )
     weights: str | None = fields.path(
-        None, "weights file for --reencode, where the store no longer has them", "PATH"
+        None, "weights file for --reencode, if the store no longer has them", "PATH"
     )
 
 

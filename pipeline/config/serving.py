@@ -18,16 +18,12 @@ class ServingOptions:
     )
     head: str | None = fields.text(None, "head to use (default: the run's best)", "NAME")
     weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
+        None, "weights file, if the run's store no longer has them", "PATH"
     )
-    store: str | None = fields.path(
-        None, "store of the run, where it is no longer where the run was made from it", "DIR"
-    )
+    store: str | None = fields.path(None, "store of the run, if it has moved since", "DIR")
     engine: str = fields.text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
     batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(
-        None, "decoding threads (default: the processors at hand)", 1
-    )
+    workers: int | None = fields.integer(None, "decoding threads (default: one per processor)", 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +71,9 @@ class ExportOptions:
         "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
     )
     weights: str | None = fields.path(
-        None, "weights file, where the run's store no longer has them", "PATH"
+        None, "weights file, if the run's store no longer has them", "PATH"
     )
-    store: str | None = fields.path(
-        None, "store of the run, where it is no longer where the run was made from it", "DIR"
-    )
+    store: str | None = fields.path(None, "store of the run, if it has moved since", "DIR")
     data: str | None = fields.path(
-        None, "folder of the run's images, where they are no longer where extract read them", "DIR"
+        None, "folder of the run's images, if they have moved since extract", "DIR"
     )

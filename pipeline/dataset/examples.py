@@ -266,7 +266,7 @@ def _check_classes(examples: Examples) -> list[str]:
             f"Expected images of two or more classes in train. "
             f"Received: {mention(list(found['train']))} alone, of "
             f"{len(examples.names):,} classes ({examples.counts()}).",
-            hint="Mend the splits that the data declares.",
+            hint="Correct the splits that the data declares.",
         )
     unseen = [name for name in examples.names if not found["train"][name]]
     unscored = [name for name in examples.names if not found["test"][name]]

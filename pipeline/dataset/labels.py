@@ -45,13 +45,13 @@ def notes_of(labels: Iterable[str]) -> list[str]:
     if groups:
         listed = mention([_described(group) for group in groups], quoted=False)
         notes.append(
-            f"Labels that look alike are classes of their own: {listed}. If each of these is one "
-            "class, extract with --merge-labels, or mend the labels"
+            f"Labels that look alike are separate classes: {listed}. To merge them, "
+            "extract with --merge-labels or correct the labels"
         )
     paired = {label for group in groups for label in group}
     padded = sorted(label for label in distinct - paired if label != label.strip())
     if padded:
-        notes.append(f"Labels with blanks around them, which are kept: {mention(padded)}")
+        notes.append(f"Labels with leading or trailing blanks, which are kept: {mention(padded)}")
     return notes
 
 

@@ -41,7 +41,7 @@ class LazyEncoder:
 
         Raises:
             ConfigError: A name is unknown, or options do not go together.
-            WeightsUnavailableError: The weights file is none.
+            WeightsUnavailableError: The weights file is not one.
             EngineUnavailableError: The engine is not installed.
         """
         engines.require(options.engine)

@@ -49,7 +49,7 @@ def read(path: Path) -> AnyArray:
     """Read what ``write`` wrote.
 
     Raises:
-        ValueError: It is none, or holds other than its header says.
+        ValueError: It is not an array file, or holds other than its header says.
         OSError: It is no regular file, or cannot be read.
     """
     return _array(read_regular(path, limit=MAX_BYTES)[0])

@@ -159,7 +159,11 @@ def _header(file: TextIO, path: Path, required: Sequence[str]) -> _Header:
     parsed = [(_cells(line, delimiter), delimiter) for delimiter in delimiters]
     for cells, delimiter in parsed:
         if set(required) <= set(map(_folded, cells)):
-            notes = [] if delimiter == "," else [f"{path}: cells are parted by {_named(delimiter)}"]
+            notes = (
+                []
+                if delimiter == ","
+                else [f"{path}: columns are separated by {_named(delimiter)}"]
+            )
             return _Header(cells, delimiter, number, notes)
     cells, _ = max(parsed, key=lambda pair: len(pair[0]))
     raise ManifestError(
@@ -313,13 +317,13 @@ def _decoded(
     if any(map(exists, named)):
         return rows, []
     if named and not any(exists(_windows(text)) for text in named):
-        return rows, [f"{path}: rows that are no UTF-8, kept as they are: {len(places):,}"]
+        return rows, [f"{path}: rows that are not UTF-8, kept as they are: {len(places):,}"]
     rows = list(rows)
     for number in places:
         rows[number] = tuple(map(_windows, rows[number]))
     example = next(cell for cell in rows[places[0]] if not cell.isascii())
     return rows, [
-        f"{path}: rows that are no UTF-8, read as Windows-1252: {len(places):,}, such as "
+        f"{path}: rows that are not UTF-8, read as Windows-1252: {len(places):,}, such as "
         f"{example!r}; if that is wrong, save it as UTF-8"
     ]
 

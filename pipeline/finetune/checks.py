@@ -174,10 +174,12 @@ def say_estimate(origin: Origin, seconds: float, epochs: int, reporter: Reporter
     val = origin.run.record.heads[origin.name].val
     accuracy, (low, high) = val.accuracy or 0.0, val.accuracy_ci95 or (0.0, 1.0)
     reporter.say(
-        f"About {seconds:.1f} s per epoch, val included; at most {seconds * epochs:.0f} s for the "
-        f"{epochs} left. "
         f"Stage 2 ({origin.name}): val accuracy {accuracy:.4f} (95 % interval {low:.4f} to "
-        f"{high:.4f}), so that {1 - accuracy:.4f} is left to gain"
+        f"{high:.4f})"
+    )
+    reporter.say(
+        f"About {seconds:.1f} s per epoch, val included; at most {seconds * epochs:.0f} s for the "
+        f"{epochs} left"
     )
 
 

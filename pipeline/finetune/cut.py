@@ -85,7 +85,7 @@ def last_stage(network: KerasModel) -> str:
     if not blocks:
         listed = ", ".join(layer.name for layer in network.layers)
         raise ConfigError(
-            "--unfreeze-from: expected a part to train, as the layers of this network tell no "
+            "--unfreeze-from: expected a part to train, as the names of its layers show no "
             "stage. Received: nothing.",
             hint=f"Name a layer, or all. Layers: {listed}.",
         )
@@ -210,7 +210,7 @@ def _unknown_part(name: str, network: KerasModel) -> ConfigError:
     blocks = list(dict.fromkeys(block for block in blocks_of(network) if block))
     near = difflib.get_close_matches(name, [ALL, *stages, *blocks, *layers], n=1)
     suggestion = f" Did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(stages) or "none, as its layers' names tell none"
+    listed = ", ".join(stages) or "none, as the names of the layers show none"
     return ConfigError(
         f"--unfreeze-from: expected a stage, a block or a layer of the backbone. "
         f"Received: {name!r}.{suggestion}",

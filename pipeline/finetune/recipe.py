@@ -20,7 +20,7 @@ class FineTuningRecipe:
     Attributes:
         epochs: Most passes over train.
         batch_size: Images a step; the last of an epoch may have fewer.
-        learning_rate: The rate after warm-up.
+        learning_rate: The learning rate after warm-up.
         seed: Seed of order and of layers that draw.
         patience: Epochs without a better val before stopping.
         precision: Arithmetic of training.

@@ -21,7 +21,13 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
 from pipeline.finetune.batches import BatchSource, class_weights
-from pipeline.finetune.checks import check_gradients, check_network, check_start, measure_head_room, say_estimate
+from pipeline.finetune.checks import (
+    check_gradients,
+    check_network,
+    check_start,
+    measure_head_room,
+    say_estimate,
+)
 from pipeline.finetune.cut import cut_at, find_cut, last_stage
 from pipeline.finetune.origin import Origin, open_origin
 from pipeline.finetune.outcome import Outcome, record_outcome

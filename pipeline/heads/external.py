@@ -291,7 +291,7 @@ def _estimator(target: str, params: Mapping[str, object]) -> Any:
     except TypeError as error:
         raise ConfigError(
             f"Expected a classifier whose parameters have defaults. Received: {target}: {error}.",
-            hint="A classifier that is made of others cannot be asked for by name.",
+            hint="A classifier that is made of others cannot be given by name.",
         ) from error
     known = estimator.get_params(deep=False)
     for param in params:
@@ -305,7 +305,7 @@ def _estimator(target: str, params: Mapping[str, object]) -> Any:
         )
     if getattr(estimator, "decision_function_shape", "ovr") != "ovr":
         raise ConfigError(
-            f"{_table(target)} decision_function_shape: expected 'ovr', a score a class. "
+            f"{_table(target)} decision_function_shape: expected 'ovr', one score per class. "
             f"Received: {estimator.decision_function_shape!r}."
         )
     return estimator

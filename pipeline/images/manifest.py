@@ -180,7 +180,7 @@ def none_usable(errors: Sequence[Mapping[str, str]], *, hint: str) -> ManifestEr
     """
     first, count = errors[0], counted(len(errors), "file")
     return ManifestError(
-        f"Not one of {count} could be used; the first, {first['path']!r}: {first['reason']}.",
+        f"None of {count} could be used; the first, {first['path']!r}: {first['reason']}.",
         hint=hint,
     )
 
@@ -209,13 +209,13 @@ def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
         before = found.setdefault(name, (name, *row[1:]))
         if before[1:3] != row[1:3]:
             raise ManifestError(
-                f"{path}: expected one label and split a path. Received: {name!r} "
+                f"{path}: expected one label and one split per path. Received: {name!r} "
                 f"as {_spelled(before[1:3])} and as {_spelled(row[1:3])}.",
                 hint="Keep one of the rows.",
             )
         if before[3:4] != row[3:4]:
             raise ManifestError(
-                f"{path}: expected one key a path. Received: {name!r} with two.",
+                f"{path}: expected one key per path. Received: {name!r} with two.",
                 hint="Keep one of the rows.",
             )
     return list(found.values())

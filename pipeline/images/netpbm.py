@@ -97,7 +97,7 @@ def _numbers(text: bytes, count: int, largest: int) -> NDArray[np.uint16]:
         found[filled : filled + len(values)] = values
         filled += len(values)
         if filled < count and not is_clean:
-            raise ValueError("pixels that are no numbers")
+            raise ValueError("pixels that are not numbers")
         position = end
     return found[:filled]
 

@@ -24,11 +24,11 @@ HEAD_ROOM_SHARES: Final = (0.25, 0.5)
 SMALL_GAIN: Final = 0.02
 
 _MEANINGS: Final = {
-    "falling": "the error still falls, so that more photos may help as much as fine-tuning",
-    "flat": f"twice as many photos gain less than {SMALL_GAIN:g}, so that the features are the "
-    "limit, where fine-tuning can help",
-    "none": "no error on val is left to gain",
-    "undecided": "val is too small to tell whether more photos or fine-tuning would help",
+    "falling": "It still falls: more photos may help as much as fine-tuning",
+    "flat": f"Twice as many photos gain less than {SMALL_GAIN:g}: the features are the limit, and "
+    "fine-tuning can help",
+    "none": "No error on val is left to gain",
+    "undecided": "Val is too small to tell whether more photos or fine-tuning would help",
 }
 
 
@@ -115,12 +115,7 @@ def head_room(head: "Head", data: SplitFeatures) -> dict[str, object]:
         "gain": gain,
         "gain_ci95": [low, high],
         "finding": finding,
-        "text": (
-            f"Val error of {head.name} by images of train: {errors} (95 % interval of the last "
-            f"{curve[-1]['error_ci95'][0]:.4f} to {curve[-1]['error_ci95'][1]:.4f}). The second "
-            f"half of train gained {gain:.4f} (95 % interval {low:+.4f} to {high:+.4f}): "
-            f"{_MEANINGS[finding]}"
-        ),
+        "text": f"Val error of {head.name} by training images: {errors}. {_MEANINGS[finding]}",
     }
 
 

@@ -201,8 +201,7 @@ def _require_as_written(path: Path, name: str, record: ModelRecord) -> None:
         received = str(error.strerror)
     if received != known:
         raise RunError(
-            f"Expected {str(path / name)!r} as it was exported. Received: another content, or "
-            "none.",
+            f"Expected {str(path / name)!r} as it was exported. Received: other content, or none.",
             hint="Export it again.",
         )
 

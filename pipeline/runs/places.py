@@ -80,7 +80,7 @@ def given(flag: str, place: str | None) -> Path | None:
     if not (Store.exists(Path(place)) if is_store else Path(place).is_dir()):
         raise RunError(
             f"{flag}: expected {'the store' if is_store else 'the folder of the images'} of the "
-            f"run. Received: {place!r}, which is none.",
+            f"run. Received: {place!r}, which is not one.",
             hint="Correct the path, or leave the option out.",
         )
     return Path(place)

@@ -323,7 +323,7 @@ def require_as_written(path: Path, known: Sequence[str] | None) -> None:
     except OSError as error:
         raise damaged(path, str(error.strerror)) from error
     if received not in known:
-        raise damaged(path, "another content than its record tells")
+        raise damaged(path, "other content than its record says")
 
 
 def damaged(path: Path, received: str) -> RunError:

@@ -194,7 +194,7 @@ def _require_one(found: _Found) -> None:
     row = found.rows[0]
     of = counted(len(found.rows), "image")
     raise ManifestError(
-        f"Not one of {of} could be scored; the first, {found.listing.paths[row]!r}: "
+        f"None of {of} could be scored; the first, {found.listing.paths[row]!r}: "
         f"{found.listing.statuses[row]}.",
         hint="Give images that can be read, each under one label.",
     )

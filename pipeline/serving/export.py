@@ -88,7 +88,7 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
 
     Raises:
         ConfigError: An option cannot be used, or OUT exists.
-        HeadNotTrainableError: The format needs a network, and the head is none.
+        HeadNotTrainableError: The format needs a network, and the head is not one.
         EngineUnavailableError: The format needs TensorFlow or an extra.
         RunError: Run and head do not fit, or there is no image to check on.
         StaleFeaturesError: Images, features or weights are not those of the run.
@@ -149,7 +149,7 @@ def open_source(options: ExportOptions) -> ExportedRun:
 
     Raises:
         RunError: There is no run, its store is gone, or the head cannot be used.
-        HeadNotTrainableError: The format needs a network, and the head is none.
+        HeadNotTrainableError: The format needs a network, and the head is not one.
         StoreError: The store is damaged, or of other features than those of the run.
         WeightsUnavailableError: The weights are nowhere.
     """

@@ -208,7 +208,7 @@ def _unreadable(path: Path, error: Exception) -> StoreError:
     if isinstance(error, UnfitDatasetError | UnfitFileError):
         return corrupt(path, str(error))
     if not isinstance(error, OSError):
-        return corrupt(path, "it is no feature shard")
+        return corrupt(path, "it is not a feature shard")
     # Its digest was right when it was last looked at, so this may well be the system's doing
     # (permissions, the open-file limit): no reason to tell anyone to delete it.
     return StoreError(

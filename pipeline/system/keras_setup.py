@@ -42,7 +42,7 @@ _DEFAULT_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
     {
         # TensorFlow turns oneDNN on or off by processor type, which changes last digits.
         ONEDNN: "1",
-        # Without a GPU the CUDA library reports an error (level 2) that is none.
+        # Without a GPU the CUDA library reports what is no error as one (level 2).
         _QUIET: "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }

@@ -46,8 +46,8 @@ class Retraining:
         foreign = [name for name in run.record.heads if not heads.is_known(name)]
         if foreign:
             raise RunError(
-                "--seeds and --curve train heads on stored features again. "
-                f"Received: {', '.join(foreign)} in {str(run.path)!r}, which is no such head.",
+                "--seeds and --curve: expected heads trained on stored features. "
+                f"Received: {', '.join(foreign)} in {str(run.path)!r}.",
                 hint="Compare without these flags, or give runs of train-head and sweep.",
             )
         self.run = run

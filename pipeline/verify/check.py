@@ -47,7 +47,7 @@ def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, object]:
     if not options.reencode:
         return result
     if not result["ok"] and not options.repair:
-        reporter.say("Nothing is encoded again before the store is mended (--repair)")
+        reporter.say("Nothing is encoded again before the store is repaired (--repair)")
         return {**result, "reencoded": 0}
     return _reencoded(path, options, result, reporter)
 

@@ -36,7 +36,7 @@ def repaired(problems: Sequence[Problem]) -> list[str]:
             try:
                 done[problem.mend()] = None
             except OSError as error:
-                done[f"could not mend {problem.shard or problem.problem}: {error}"] = None
+                done[f"could not repair {problem.shard or problem.problem}: {error}"] = None
     return list(done)
 
 

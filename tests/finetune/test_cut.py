@@ -135,7 +135,7 @@ def test_a_network_without_blocks_has_to_be_told() -> None:
     inner = network_of((2, "conv5_block1_conv"))
     pixels = keras.Input((32, 32, 3), name="image")
     network = keras.Model(pixels, inner(pixels))
-    with pytest.raises(ConfigError, match="tell no stage") as caught:
+    with pytest.raises(ConfigError, match="show no stage") as caught:
         last_stage(network)
     assert "Layers: image, " in caught.value.hint and "all" in caught.value.hint
     assert find_cut(network, "all").first == 0

@@ -188,7 +188,7 @@ def test_paths_that_were_changed_on_the_way(tmp_path: Path, typed: str) -> None:
     found = sources.scan(write(tmp_path, text))
     assert list(found.paths) == ["img/1.jpg", "img/2.jpg"]
     (note,) = found.notes
-    assert "files found spelled another way, 2: " in note
+    assert "files found under another spelling, 2: " in note
 
 
 @pytest.mark.parametrize("stored", ["NFC", "NFD"])
@@ -198,7 +198,7 @@ def test_paths_in_the_other_unicode_form(tmp_path: Path, stored: str) -> None:
     path = write(tmp_path, f"path,label\n{unicodedata.normalize(other, name)},a\n")
     (tmp_path / unicodedata.normalize(stored, name)).touch()
     found = sources.scan(path)
-    assert found.file(0).is_file() and "spelled another way" in found.notes[0]
+    assert found.file(0).is_file() and "under another spelling" in found.notes[0]
 
 
 def test_a_backslash_that_belongs_to_the_name_stays(tmp_path: Path) -> None:

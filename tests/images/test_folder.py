@@ -133,7 +133,7 @@ def test_usual_names_of_splits(tmp_path: Path, names: tuple[str, ...], said: boo
     assert {label for _, label, _ in found} == {"cat", "dog"}
     assert "" not in {split for _, _, split in found}
     assert len({(path.partition("/")[0], split) for path, _, split in found}) == len(names)
-    assert ("Folders taken for splits" in notes(tmp_path)) == said
+    assert ("Folders used as splits" in notes(tmp_path)) == said
 
 
 MIXED = [("train/cat/1.jpg", "train/dog/1.jpg", "test/cat/2.jpg", "other/cat/3.jpg"),

@@ -107,7 +107,7 @@ def test_without_errors_nothing_is_to_gain(tmp_path: Path) -> None:
     found = head_room(fitted(data), data)
     assert found["finding"] == "none"
     assert found["curve"][-1]["error"] == 0.0
-    assert "no error on val" in found["text"]
+    assert "No error on val" in found["text"]
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ def refused(made: Path, tmp_path: Path, case: str) -> tuple[list[object], str]:
         return [run, data], "classes of"
     if case == "bad images":
         (data / "ant" / "1.png").write_bytes(b"no image")
-        return [run, data], "Not one of 1 image could be scored"
+        return [run, data], "None of 1 image could be scored"
     if case == "no run":
         return [tmp_path / "none", data], "no run"
     if case == "no data":

@@ -325,7 +325,7 @@ def test_bad_images_are_listed_and_no_rows(made: Path, tmp_path: Path) -> None:
 def test_nothing_but_bad_images_is_an_error(made: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new/a.txt").write_text("no image")
-    with pytest.raises(ManifestError, match=r"Not one of 1 file could.*a\.txt.*Pillow"):
+    with pytest.raises(ManifestError, match=r"None of 1 file could.*a\.txt.*Pillow"):
         run_predict(made, tmp_path / "new", csv=str(tmp_path / "out.csv"))
     assert not (tmp_path / "out.csv").exists()
 
@@ -942,7 +942,7 @@ def test_a_network_of_ones_own_is_kept_in_its_store(tmp_path: Path) -> None:
     for out in ("model.onnx", "folder"):
         succeed("export", run.path, tmp_path / out)
     succeed("evaluate", tmp_path / "folder", tmp_path / "photos")
-    with pytest.raises(ConfigError, match="tell no stage"):
+    with pytest.raises(ConfigError, match="show no stage"):
         main(["finetune", str(run.path), "--quiet", "--debug"])
     succeed("finetune", run.path, "--unfreeze-from", "all", "--epochs", 1)
     succeed("verify", tmp_path / "store", "--reencode", 3)

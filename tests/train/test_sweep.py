@@ -283,7 +283,7 @@ def test_the_lead_of_an_older_release_is_kept(
     again = sweep(command, *flags("ridge"))["lead"]
     assert again["difference_ci95"] == first["difference_ci95"]
     assert main(["sweep", "--store", "store", "--run", "run", *flags("ridge")]) == 0
-    assert "Where settings are chosen, ridge leads majority" in capsys.readouterr().out
+    assert "In the search, ridge leads majority" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["70/15/15", "85/0/15"])

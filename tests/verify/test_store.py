@@ -238,7 +238,7 @@ def test_rows_and_predictions_are_made_again(run: Run, command: Command) -> None
 def test_heads_that_changed_places_are_found(run: Run, command: Command) -> None:
     for file in ("head.json", "arrays.npz"):
         shutil.copy(run.path / "heads/logreg" / file, run.path / "heads/centroid" / file)
-    with pytest.raises(RunError, match="another content"):
+    with pytest.raises(RunError, match="other content"):
         run.load_head("centroid")
     repair(command, "run")
     assert list(Run.open(run.path).record.heads) == ["logreg"]

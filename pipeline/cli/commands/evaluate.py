@@ -59,9 +59,9 @@ def _reject(reject: Result) -> list[str]:
     if not reject["threshold"]:
         return []
     return [
-        f"At probability {reject['threshold']:g} and above it answers "
-        f"{100 * reject['coverage']:.1f} % of them, accuracy {number(reject['accuracy'])} among "
-        "them; the scores are of all"
+        f"At probability {reject['threshold']:g} or above it answers "
+        f"{100 * reject['coverage']:.1f} % of these images, with accuracy "
+        f"{number(reject['accuracy'])}; the scores above are of all"
     ]
 
 
@@ -98,7 +98,7 @@ def _seen(result: Result) -> list[str]:
         return []
     listed = " and ".join(f"{count:,} in {split}" for split, count in seen.items())
     return [
-        f"{counted(sum(seen.values()), 'image')} of these the run was trained or chosen on "
+        f"The run was trained or chosen on {counted(sum(seen.values()), 'image')} of these "
         f"({listed}): the scores are optimistic"
     ]
 

@@ -25,7 +25,7 @@ def text(result: Result) -> Text:
     says = "a real difference" if lead["is_real"] else "no real difference"
     return [
         *lines[:-1],
-        f"Where settings are chosen, {lead['best']} leads {lead['next']} by "
+        f"In the search, {lead['best']} leads {lead['next']} by "
         f"{100 * lead['difference']:.1f} points on {counted(lead['n'], 'image')} "
         f"({interval(lead)}: {says})",
         lines[-1],

@@ -21,7 +21,7 @@ def scan_csv(data: Path) -> Manifest:
     """List the images of a table, paths relative to it; keys and statuses are empty.
 
     Raises:
-        ManifestError: A column is missing, a row is none, a path has two labels or splits, or
+        ManifestError: A column is missing, a row has no path, a path has two labels or splits, or
             none of the files exists.
     """
     root = data.resolve().parent
@@ -33,7 +33,7 @@ def scan_csv(data: Path) -> Manifest:
         is_row=lambda cells: bool(SUFFIX.search(cells[0])) or exists_at(root, cells[0]),
     )
     if not table.rows:
-        raise ManifestError(f"{data} has no rows.", hint="Add one row path,label an image.")
+        raise ManifestError(f"{data} has no rows.", hint="Add one row path,label per image.")
     found, notes = _found(data, root, table.rows)
     rows = unique_rows(data, found)
     splits = split_column(data, [split for _, _, split in rows])
@@ -66,7 +66,7 @@ def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list
     notes = []
     if respelled:
         listed = mention(respelled, quoted=False)
-        notes.append(f"{data}: files found spelled another way, {len(respelled):,}: {listed}")
+        notes.append(f"{data}: files found under another spelling, {len(respelled):,}: {listed}")
     if missing:
         notes.append(
             f"{data}: {len(missing):,} of {len(rows):,} files do not exist and count as bad "

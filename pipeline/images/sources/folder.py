@@ -81,12 +81,12 @@ def _layout(tree: Tree, data: Path, layout: str) -> _Layout:
             hint="Say what they are: --layout splits leaves the others out, --layout classes "
             "takes each for a class.",
         )
-    notes = [f"The data lie in {base!r} alone: its folders were taken"] if base else []
+    notes = [f"All images are in {base!r}: its folders were used"] if base else []
     if not named or (layout == "auto" and len(tops) == 1):
         return _Layout({base: ""}, notes)
     if any(_name(top).lower() not in splits.values() for top in named):
         listed = [f"{_name(top)!r} as {splits[top]}" for top in named]
-        notes.append(f"Folders taken for splits: {', '.join(listed)}")
+        notes.append(f"Folders used as splits: {', '.join(listed)}")
     return _Layout({_inner(tree, top, splits[top]): splits[top] for top in named}, notes, others)
 
 
