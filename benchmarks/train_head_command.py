@@ -7,7 +7,6 @@ head's grid, and scores val and test; nothing is saved.
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any

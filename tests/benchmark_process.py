@@ -25,12 +25,12 @@ def started(
     files = [write for _, write in pipes]
     process = processes.FORK.Process(
         target=processes.become,
-        args=(given, os.getcwd(), {**os.environ, **(environment or {})}, files),
+        args=(given, str(Path.cwd()), {**os.environ, **(environment or {})}, files),
     )
     process.start()
     for write in files:
         os.close(write)
-    out, err = (None if read < 0 else open(read) for read, _ in pipes)  # noqa: SIM115
+    out, err = (None if read < 0 else os.fdopen(read) for read, _ in pipes)
 
     def communicate() -> tuple[str, str]:
         said = out.read() if out else ""

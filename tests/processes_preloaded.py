@@ -3,7 +3,7 @@
 import h5py  # noqa: F401
 import openvino  # noqa: F401
 import PIL.Image
-import sklearn.linear_model  # noqa: F401
+import sklearn.linear_model
 import sklearn.metrics  # noqa: F401
 import tqdm  # noqa: F401
 

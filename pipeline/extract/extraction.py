@@ -267,7 +267,7 @@ class Extraction:
             raise ManifestError(
                 f"Expected at most {self._max_errors} bad images. Received: one more, {path!r}: "
                 f"{reason}.",
-                hint="Repair or remove the bad files, or raise --max-errors; what was done is kept.",
+                hint="Repair or remove bad files, or raise --max-errors; what was done is kept.",
             )
 
     def _put(self, index: int, key: str, status: str) -> None:

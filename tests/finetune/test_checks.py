@@ -101,7 +101,7 @@ def test_what_onednn_would_train_wrongly_is_refused(monkeypatch: pytest.MonkeyPa
     """Its gradient writes out of bounds: a crash, or wrong numbers."""
     for harmless in (strided(16), strided(8, stride=1), strided(8, size=3)):
         check_gradients(harmless)
-    with pytest.raises(EngineUnavailableError, match="reducing.*8 channels") as caught:
+    with pytest.raises(EngineUnavailableError, match=r"reducing.*8 channels") as caught:
         check_gradients(strided(8))
     assert "TF_ENABLE_ONEDNN_OPTS=0" in caught.value.hint
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
