@@ -183,7 +183,7 @@ def test_a_lone_folder_around_the_data_is_entered(
     touch(tmp_path / "zip", "__MACOSX/train/._1.jpg", "README.md")
     inner = [(path.removeprefix(f"{wrapper}/"), *more) for path, *more in rows(tmp_path / "zip")]
     assert inner == rows(tmp_path / "plain")
-    assert f"'{wrapper}' alone" in notes(tmp_path / "zip")
+    assert f"All images are in '{wrapper}'" in notes(tmp_path / "zip")
 
 
 def test_a_split_wrapped_in_a_folder_of_its_name(tmp_path: Path) -> None:

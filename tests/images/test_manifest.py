@@ -188,5 +188,5 @@ def test_conflicts_take_every_copy_and_nothing_else(tmp_path: Path) -> None:
 
 def test_one_path_with_two_keys_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"path,label,key\nx.jpg,a,{'1' * 64}\nx.jpg,a,{'2' * 64}\n")
-    with pytest.raises(ManifestError, match="one key a path"):
+    with pytest.raises(ManifestError, match="one key per path"):
         manifest.read(tmp_path / "m.csv", root=tmp_path)
