@@ -8,8 +8,8 @@ compared in pairs. Weights are random unless given, and the same for every seed.
 Crops of one picture overlap, so that intervals and p-values of one seed look narrower than they
 are; the spread over seeds does not.
 
-Usage: python benchmarks/finetune_outcomes.py [--pictures FOLDER | --data sample] [--seeds 3]
-       [--weights PATH] [--finetune-flags="--learning-rate 1e-5"] [--quick]
+Usage: python benchmarks/finetune_outcomes.py [--pictures FOLDER | --data sample|strokes]
+       [--seeds 3] [--weights PATH] [--finetune-flags="--learning-rate 1e-5"] [--quick]
 """
 
 import argparse
@@ -42,10 +42,11 @@ def main() -> None:
     """Run everything for each seed and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--data", choices=("crops", "sample"), default="crops")
+    source.add_argument("--data", choices=("crops", "sample", "strokes"), default="crops")
     source.add_argument("--pictures", type=Path, help="folder of big photos, instead of drawn ones")
     parser.add_argument("--classes", type=int, default=12)
     parser.add_argument("--crops", type=int, default=100, help="of each picture, over all splits")
+    parser.add_argument("--strokes", type=int, default=900, help="images of --data strokes")
     parser.add_argument("--light", type=float, default=0.25, help="0 makes drawn pictures alike")
     parser.add_argument("--weights", default="random", help="random, imagenet or a file")
     parser.add_argument("--image-size", type=int, default=64)
@@ -64,7 +65,9 @@ def outcome(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """Run the three stages on the data of one seed."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        data = sample(work) if options.data == "sample" else crops(options, work, seed)
+        data = {"sample": sample, "strokes": strokes, "crops": crops}[options.data](
+            options, work, seed
+        )
         pipeline("extract", data, "--store", work / "store", "--weights", options.weights,
                  "--image-size", options.image_size)  # fmt: skip
         heads = [part for head in HEADS for part in ("--head", head)]
@@ -162,7 +165,13 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": round(float(np.mean(values)), 4), "sd": deviation}
 
 
-def sample(work: Path) -> Path:
+def strokes(options: argparse.Namespace, work: Path, seed: int) -> Path:
+    """Write images of strokes, which features of an untrained network do not tell."""
+    photos.strokes(work / "strokes", options.strokes)
+    return work / "strokes"
+
+
+def sample(options: argparse.Namespace, work: Path, seed: int) -> Path:
     """Write the embedded sample."""
     pipeline("sample", work / "sample")
     return work / "sample"

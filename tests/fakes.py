@@ -205,11 +205,20 @@ def write_photos(folder: Path, count: int) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
 
 
-def on_jax(files: Sequence[str], names: str) -> str:
-    """Run the tests of files that ``-k`` selects on JAX; return what pytest says."""
+def on_jax(files: Sequence[str], names: str, cache: Path) -> str:
+    """Run the tests of files that ``-k`` selects on JAX; return what pytest says.
+
+    What one test has compiled, those after it take from the cache.
+    """
+    environment = {
+        "KERAS_BACKEND": "jax",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files, "-k", names],
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, **environment},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,

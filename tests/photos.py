@@ -37,6 +37,25 @@ def natural(width: int, height: int, seed: int = 0) -> Pixels:
     return np.rint(picture).clip(0, 255).astype(np.uint8)
 
 
+def strokes(path: Path, count: int) -> None:
+    """Write images of a faint diagonal stroke, rising or falling, on coloured squares.
+
+    Features of an untrained network do not tell the two; a network that is trained does.
+    """
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        squares = rng.integers(88, 168, (4, 4, 3))
+        pixels = np.kron(squares, np.ones((8, 8, 1), np.int64))
+        top, left = rng.integers(0, 16, 2)
+        level = 75 * rng.choice([-1, 1])
+        for step in range(16):
+            place = left + (step if number % 2 else 15 - step)
+            pixels[top + step, max(place - 1, 0) : place + 2] += level
+        file = path / f"class{number % 2}" / f"{number:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+
+
 def _leaves(width: int, height: int, rng: np.random.Generator) -> Pixels:
     """Overlap discs of power-law radii: the edges of a natural scene at every scale."""
     image = Image.new("RGB", (width, height), (120, 130, 140))

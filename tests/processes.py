@@ -105,7 +105,7 @@ def become(
         opened = os.open(place, os.O_WRONLY | os.O_CREAT) if isinstance(place, str) else place
         os.dup2(opened, number)
         os.close(opened)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", 1, closefd=False)  # noqa: SIM115
     kind, *rest = arguments
     main = ModuleType("__main__")
     sys.modules["__main__"] = main

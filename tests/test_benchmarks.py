@@ -122,8 +122,8 @@ def test_finetune_memory() -> None:
     for mode in ("cached", "augmented"):
         found = result[mode]
         assert [row["epoch"] for row in found["epochs"]] == [1, 2, 3]
-        # What was imported is shared with the process it is forked from.
-        assert all(100 < row["resident_mb"] <= row["peak_mb"] for row in found["epochs"])
+        # TensorFlow alone takes hundreds of megabytes; the system's own count is the highest.
+        assert all(300 < row["resident_mb"] <= row["peak_mb"] for row in found["epochs"])
         peaks = [row["peak_mb"] for row in found["epochs"]]
         peaks += [found["before_training_peak_mb"], found["after_training_peak_mb"]]
         assert max(peaks) == pytest.approx(found["peak_mb"], rel=0.2)

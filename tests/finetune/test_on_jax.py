@@ -16,7 +16,7 @@ OF_STEPS = (
 
 
 @pytest.mark.slow
-def test_jax_makes_the_same_steps() -> None:
+def test_jax_makes_the_same_steps(tmp_path: Path) -> None:
     folder = Path(__file__).parent
     files = [str(folder / f"test_{name}.py") for name in ("cut", "steps", "training")]
-    assert "25 passed" in on_jax(files, f"{OF_TRAINING} or {OF_STEPS}")
+    assert "25 passed" in on_jax(files, f"{OF_TRAINING} or {OF_STEPS}", tmp_path)
