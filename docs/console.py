@@ -76,6 +76,7 @@ def stale(step: Step, printed: list[str]) -> list[str]:
         if line != LEFT_OUT
         and masked(line) not in known
         and " points" not in line
+        and " at the edge of " not in line
         and not line.startswith(FINDINGS)
         and not re.match(r"\w+ {2,}\d", line)
     ]
