@@ -98,8 +98,8 @@ def _seen(result: Result) -> list[str]:
         return []
     listed = " and ".join(f"{count:,} in {split}" for split, count in seen.items())
     return [
-        f"The run was trained or chosen on {counted(sum(seen.values()), 'image')} of these "
-        f"({listed}): the scores are optimistic"
+        f"The run was trained or chosen on {sum(seen.values()):,} of these images ({listed}): "
+        "the scores are optimistic"
     ]
 
 
