@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
+# Memory that is a folder, where writing waits for no disk; tests keep some gigabytes in it.
+IN_MEMORY = Path("/dev/shm")
+NEEDED = 8e9
+
+
 def pytest_configure() -> None:
+    if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > NEEDED:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
     # Whoever starts the tests in the background has Ctrl-C ignored, here and in what is started.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -78,8 +78,9 @@ def _answered(arguments: Sequence[str]) -> int:
     return status
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
+def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Return the parser of the command that arguments begin with; of all, where they do not."""
+    names = arguments[:1] if arguments and arguments[0] in COMMANDS else tuple(COMMANDS)
     top = _Parser(
         prog="pipeline",
         description="Two-stage transfer learning for image classification: extract features "
@@ -88,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pipeline {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    for name in COMMANDS:
+    for name in names:
         record = find(name).options
         summary = (record.__doc__ or "").strip()
         command = commands.add_parser(
@@ -116,7 +117,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        given, unknown = parser().parse_known_args(arguments)
+        given, unknown = parser(arguments).parse_known_args(arguments)
     except SystemExit:  # after --help or --version
         return DONE
     values = vars(given)

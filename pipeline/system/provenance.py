@@ -1,5 +1,6 @@
 """Where something was made: versions, platform, host; kept beside results, never compared."""
 
+import functools
 import platform
 import sys
 from importlib import metadata
@@ -23,6 +24,7 @@ def provenance() -> dict[str, object]:
     }
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

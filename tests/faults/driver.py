@@ -349,16 +349,12 @@ def load_everything(*, is_real: bool) -> None:
 
 def _warm_up() -> None:
     """Do what every command would do again: a tenth of a second each."""
-    import functools
-    import importlib.metadata
-
     import tqdm  # noqa: F401
     from PIL import Image
 
     from pipeline.system.provenance import provenance
 
     Image.init()
-    importlib.metadata.version = functools.cache(importlib.metadata.version)
     provenance()
 
 
