@@ -67,6 +67,7 @@ def test_merged_is_one_class_of_the_commonest_spelling(first: str, second: str, 
     assert look_alikes(labels) == [] and merged(labels) == (labels, [])
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=6), max_size=12))
 def test_merging_leaves_nothing_alike_and_keeps_the_unlabelled(labels: list[str]) -> None:
     found, _ = merged(labels)

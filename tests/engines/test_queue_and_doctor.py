@@ -73,6 +73,7 @@ def test_nothing_encoded_has_no_verdict() -> None:
 # With each part made slow in turn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", ["decode", "encode", "write"])
 def test_the_slow_part_is_named(
     slow: str,

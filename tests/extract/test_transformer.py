@@ -42,6 +42,7 @@ def test_rows_come_in_the_order_of_the_paths(paths: list[str], fake_network: Fak
     assert fake_network.images <= 24 + 2, "images were encoded twice"
 
 
+@pytest.mark.slow
 def test_cross_validation_encodes_every_image_once(
     paths: list[str], fake_network: FakeEncoder
 ) -> None:
@@ -91,6 +92,7 @@ def test_each_way_to_make_features_has_a_store_of_its_own(
         extractor(image_size=3).transform(paths)
 
 
+@pytest.mark.slow
 def test_a_search_over_sizes_and_pooling_scores_every_one(
     paths: list[str], fake_network: FakeEncoder
 ) -> None:

@@ -25,6 +25,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         Path(out).write_text("\n".join([*head, *_rows]) + "\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "target"), targets().items(), ids=targets())
 def test_no_flipped_byte_changes_a_result_unseen(made: Path, name: str, target: Target) -> None:
     seed = sum(name.encode())

@@ -41,6 +41,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     return {}
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [LogregHead(grid=(1.0,)), MajorityHead(), FeatureScaler()],
     expected_failed_checks=expected_failures,

@@ -87,6 +87,7 @@ def expected_failures(estimator: Any) -> dict[str, str]:
     return {}
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [CentroidHead(), KnnHead(grid=(5,)), LinearSvcHead(grid=(1.0,)), RidgeHead(grid=(1.0,))],
     expected_failed_checks=expected_failures,

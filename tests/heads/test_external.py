@@ -72,6 +72,7 @@ def expected_failures(head: Any) -> dict[str, str]:
     )
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [ExternalHead(LOGREG), ExternalHead(FOREST, {"random_state": 0})],
     expected_failed_checks=expected_failures,

@@ -40,6 +40,7 @@ def assert_same(first: LinearHead, second: LinearHead) -> None:
 WEIGHTS_REASON = "a row twice in a batch is not a row of weight two: the batches differ"
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [LinearHead(epochs=60, batch_size=16, learning_rate=0.02)],
     expected_failed_checks=lambda _: {
@@ -179,6 +180,7 @@ def test_label_smoothing_bounds_confidence() -> None:
     assert sharp.mean() > 0.99 and smooth.mean() == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_loss_that_is_no_number_names_the_rate_and_leaves_the_others_alone(
     optimizer: str,

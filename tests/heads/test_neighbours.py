@@ -120,6 +120,7 @@ def kernels() -> list[str]:
     return [name for name, needed in wanted.items() if needed in flags]
 
 
+@pytest.mark.slow
 def test_the_same_bits_on_every_kernel_and_number_of_threads() -> None:
     here = digests(OPENBLAS_NUM_THREADS="1")
     assert len(here.split()) == 2 and hashlib.sha256(b"").hexdigest() not in here

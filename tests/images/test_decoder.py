@@ -382,6 +382,7 @@ def test_the_cap_holds_whatever_others_set_in_pillow(monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is a Linux one")
 def test_an_image_that_does_not_fit_into_memory_says_so(tmp_path: Path) -> None:
     blank = tmp_path / "blank.png"
@@ -586,6 +587,7 @@ def test_environment_names_what_decodes(monkeypatch: pytest.MonkeyPatch) -> None
     assert decoder.environment() == f"reader 2, pillow {pillow}"
 
 
+@pytest.mark.slow
 def test_threads_do_not_disturb_each_other() -> None:
     files = [make(12) for make in photos.GOOD.values()] * 4
     expected = [outcome(data) for data in files]
@@ -650,6 +652,7 @@ def test_no_image_takes_more_than_is_drawn_for_it(
     assert drawn[0] < 40 * 2000 * 2000
 
 
+@pytest.mark.slow
 def test_two_large_images_are_never_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now, most, lock = [0], [0], threading.Lock()
     upright = decoder._upright_rgb
@@ -675,6 +678,7 @@ def test_two_large_images_are_never_decoded_at_once(monkeypatch: pytest.MonkeyPa
         assert least <= most[0] <= at_most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 100_000, 2**40])
 def test_eight_threads_decode_as_one_does_under_any_budget(
     limit: int, monkeypatch: pytest.MonkeyPatch
@@ -760,6 +764,7 @@ print(whole)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is a Linux one")
 def test_hundreds_of_mutated_files_neither_crash_nor_hang() -> None:
     pytest.importorskip("pillow_heif")
@@ -782,6 +787,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -125,6 +125,7 @@ class Interrupting:
         return self
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_loses_nothing() -> None:
     import sys
 

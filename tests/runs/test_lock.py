@@ -87,6 +87,7 @@ def other(name: str, *, force: bool) -> None:
         train_head.train_head(TrainHeadOptions(**chosen), common, Silence(), {})
 
 
+@pytest.mark.slow
 def test_with_wait_the_second_adds_its_head_after_the_first(command: Command, store: Store) -> None:
     started: list[subprocess.Popen[str]] = []
 

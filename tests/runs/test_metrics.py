@@ -86,6 +86,7 @@ def counts_of(n: int, first: float, second: float) -> tuple[int, int]:
 shares = st.one_of(st.floats(0, 1), st.floats(0, 0.1))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 3000), shares, shares, st.integers(1, 200))
 @settings(max_examples=300, deadline=None)
 @example(6, 0.0, 0.75, 3)
@@ -116,6 +117,7 @@ def test_zero_is_at_an_end_of_the_interval_where_the_test_says_so() -> None:
     assert 0 < low < 0.012 < high
 
 
+@pytest.mark.slow
 def test_intervals_of_many_comparisons_hold_together_about_95_times_of_100() -> None:
     rng = np.random.default_rng(0)
     n, comparisons, hits = 200, 6, 0
@@ -129,6 +131,7 @@ def test_intervals_of_many_comparisons_hold_together_about_95_times_of_100() -> 
     assert 0.92 <= hits / 400 <= 0.99
 
 
+@pytest.mark.slow
 def test_a_paired_interval_holds_the_truth_about_95_times_of_100() -> None:
     rng = np.random.default_rng(0)
     n, hits = 120, 0

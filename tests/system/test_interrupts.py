@@ -174,6 +174,7 @@ def some(points: list[Point], count: int) -> list[Point]:
     return [early[place] for place in sorted(places)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fake", "openvino"])
 def test_whatever_is_raised_between_two_lines_no_row_gets_anothers_features(
     data: Path, fake_network: FakeEncoder, small_openvino: Encoder,

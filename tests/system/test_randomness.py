@@ -63,6 +63,7 @@ def test_fine_tuning_draws_each_purpose_from_its_stream(
     assert seeds == [[7, 0, 0], [7, 0, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "params", "streams"),
     [

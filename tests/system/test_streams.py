@@ -39,6 +39,7 @@ def test_output_that_nobody_reads_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.slow
 def test_an_error_keeps_its_status_where_nobody_reads_it() -> None:
     with unread() as pipe:
         assert run("info", "nowhere", stderr=pipe).returncode == 2

@@ -327,6 +327,7 @@ def test_declared_splits_win(command: Command, tmp_path: Path) -> None:
     assert result["split"]["val"] > 0 and result["split"]["train"] > result["split"]["val"]
 
 
+@pytest.mark.slow
 def test_a_preset_is_the_same_by_its_old_name(command: Command, store: Store) -> None:
     dense = ("train-head", "--store", "store", "--head", "dense", "--run")
     Path("c.toml").write_text('[train-head]\npreset = "seed"\n')
@@ -348,6 +349,7 @@ def test_preset_and_parameters_exclude_each_other(command: Command, store: Store
     assert status == 2 and "--preset tutorial" in result["error"]["message"]
 
 
+@pytest.mark.slow
 def test_sklearn_heads_import_no_tensorflow(command: Command, store: Store) -> None:
     code = (
         "import sys\nfrom pipeline.cli.main import main\n"
