@@ -421,7 +421,8 @@ def extract_of_the_table(folder: Path, count: int) -> None:
     """Extract and train with a backbone of the table, whose weights are drawn."""
     write_photos(folder / "photos", count)
     arguments = ("extract", folder / "photos", "--store", folder / "store", "--weights",
-                 "random", "--image-size", SIZE, "--seed", 3, "--quiet")  # fmt: skip
+                 "random", "--image-size", SIZE, "--seed", 3, "--engine", "keras",
+                 "--quiet")  # fmt: skip
     assert main([str(argument) for argument in arguments]) == 0
     train(folder, "run")
 
