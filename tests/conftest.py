@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_resnet
 from fakes import Command, FakeEncoder, replace_network
 
 from pipeline.cli.main import main
@@ -30,6 +31,13 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 def fake_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
     """Replace the backbone; see ``fakes.replace_network``."""
     return replace_network(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[None]:
+    """Build a tiny network wherever ResNet50 is asked for, to the end of the module."""
+    with tiny_resnet.in_place_of_resnet50():
+        yield
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ FLAGS = ("--weights", "random", "--image-size", SIZE, "--engine", "keras", "--ba
 
 # From a head that knows the classes' shares alone, so that every epoch is better than the start.
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 16, "unfreeze_from": "conv5_block3",
-                         "head": "majority", "learning_rate": 1e-2}  # fmt: skip
+                         "head": "majority", "learning_rate": 1e-3}  # fmt: skip
 
 
 def bars(path: Path, count: int) -> None:

@@ -16,14 +16,24 @@ from pipeline.system.keras_setup import import_keras
 
 DIM = 32
 # Width and number of blocks by stage; ResNet50 has 3, 4, 6 and 3.
-STAGES = {"conv2": (16, 1), "conv3": (16, 1), "conv4": (24, 1), "conv5": (DIM, 3)}
+STAGES: dict[str, tuple[int, int]] = {
+    "conv2": (16, 1),
+    "conv3": (16, 1),
+    "conv4": (24, 1),
+    "conv5": (DIM, 3),
+}
 
 
 @contextmanager
-def in_place_of_resnet50() -> Iterator[None]:
-    """Build this network wherever ResNet50 is asked for, while the context lasts."""
-    row = replace(backbones.BACKBONES["resnet50"], builder="tiny_resnet:build", dim=DIM)
+def in_place_of_resnet50(dim: int = DIM) -> Iterator[None]:
+    """Build this network wherever ResNet50 is asked for, while the context lasts.
+
+    Args:
+        dim: Width of its last stage, and so its number of features.
+    """
+    row = replace(backbones.BACKBONES["resnet50"], builder="tiny_resnet:build", dim=dim)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STAGES, "conv5", (dim, STAGES["conv5"][1]))
         patch.setattr(backbones, "BACKBONES", {**backbones.BACKBONES, "resnet50": row})
         yield
 

@@ -1,10 +1,9 @@
 """Fixtures of the tests of fine-tuning."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny_resnet
 from fakes import planted_store
 from finetuning import FLAGS, Command, bars
 
@@ -25,13 +24,6 @@ def planted(tmp_path: Path, command: Command) -> Callable[..., Path]:
         return tmp_path / name
 
     return train
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[None]:
-    """Build a tiny network wherever ResNet50 is asked for, to the end of the module."""
-    with tiny_resnet.in_place_of_resnet50():
-        yield
 
 
 @pytest.fixture(scope="module")

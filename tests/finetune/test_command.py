@@ -130,7 +130,7 @@ def test_the_same_command_keeps_what_is_there_and_others_are_refused(
     options = {"run": str(trained / "whole"), **QUICK}
     again = run_finetune(trained / "run", **options)
     assert again["finetune"] == uninterrupted["finetune"]
-    with pytest.raises(RunError, match=r"learning_rate = 0\.01\..*learning_rate = 0\.1"):
+    with pytest.raises(RunError, match=r"learning_rate = 0\.001\..*learning_rate = 0\.1"):
         run_finetune(trained / "run", **{**options, "learning_rate": 0.1})
 
 

@@ -7,26 +7,28 @@ import ctypes
 import gc
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_resnet
 from fakes import write_classes
+from processes import run_python
 
 from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, FinetuneOptions
 from pipeline.finetune.stage import finetune
 from pipeline.system.progress import Silence
 
-ROOT = Path(__file__).parents[2]
 SIZE = 32
+# Its kernels of 3 x 3 are as large as ResNet50's.
+DIM = 512
 EPOCHS = 6
 # After this epoch every buffer exists: the best weights, the optimizer's, those of checkpoints.
 SETTLED = 3
 # TensorFlow keeps a buffer of a kernel's size (9.4 MB) more or less. One copy of what is trained,
-# conv5 with its optimizer's moments, would be 180 MB in every epoch.
+# conv5 (DIM) with its optimizer's moments, would be 100 MB in every epoch; of its weights, 35 MB.
 MARGIN_BYTES = 30e6
 # How many buffers there are at a time depends on how many threads happen to run side by side.
 ONE_THREAD = {"TF_NUM_INTEROP_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
@@ -64,7 +66,8 @@ def watched(source: str, target: str, mode: str) -> list[int]:
         source=source, run=target, augment=mode == "augmented", epochs=EPOCHS, patience=EPOCHS,
         batch_size=8, learning_rate=1e-5,
     )  # fmt: skip
-    finetune(options, CommonOptions(), watch)
+    with tiny_resnet.in_place_of_resnet50(DIM):
+        finetune(options, CommonOptions(), watch)
     return watch.resident
 
 
@@ -73,12 +76,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, their store, and a run of stage 2."""
     folder = tmp_path_factory.mktemp("memory")
     write_classes(folder / "photos", {"a": 20, "b": 20})
-    for arguments in (
-        ("extract", folder / "photos", "--store", folder / "store", "--weights", "random",
-         "--image-size", SIZE, "--engine", "keras"),
-        ("train-head", "--store", folder / "store", "--run", folder / "run", "--head", "logreg"),
-    ):  # fmt: skip
-        assert main([str(argument) for argument in (*arguments, "--quiet")]) == 0
+    with tiny_resnet.in_place_of_resnet50(DIM):
+        for arguments in (
+            ("extract", folder / "photos", "--store", folder / "store", "--weights", "random",
+             "--image-size", SIZE, "--engine", "keras"),
+            ("train-head", "--store", folder / "store", "--run", folder / "run", "--head",
+             "logreg"),
+        ):  # fmt: skip
+            assert main([str(argument) for argument in (*arguments, "--quiet")]) == 0
     return folder
 
 
@@ -93,13 +98,8 @@ def test_memory_that_is_held_counts_and_memory_that_is_freed_does_not() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["cached", "augmented"])
 def test_an_epoch_leaves_no_memory_behind(trained: Path, mode: str) -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, str(trained / "run"), str(trained / mode), mode],
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    done = run_python(__file__, trained / "run", trained / mode, mode, environment=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
     held = json.loads(done.stdout)
     assert len(held) == EPOCHS
     assert held[-1] - held[SETTLED - 1] < MARGIN_BYTES, held

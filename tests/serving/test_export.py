@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,19 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from fakes import Command, FakeEncoder, Notes, edit_head, edit_record, list_heads, write_photos
+import tiny_resnet
+from fakes import (
+    FakeEncoder,
+    Notes,
+    edit_head,
+    edit_record,
+    list_heads,
+    replace_network,
+    write_photos,
+)
 from numpy.typing import NDArray
 from PIL import Image
+from processes import run_python
 
 from pipeline import heads
 from pipeline.cli.main import main
@@ -36,7 +46,7 @@ from pipeline.images import decoder, manifest
 from pipeline.runs import stitch
 from pipeline.runs.run import Run
 from pipeline.serving.classifier import Classifier
-from pipeline.serving.export import export
+from pipeline.serving.export import export, open_source
 from pipeline.serving.formats import FORMATS, require_free, size_of, staged
 from pipeline.store.store import Store
 from pipeline.system import machine
@@ -121,12 +131,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(made: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
     shutil.copytree(made, tmp_path / "own")
-    folder = tmp_path / "own"
-    for name in ("run", "averaged"):
+    make_own(tmp_path / "own", "run", "averaged")
+    return tmp_path / "own"
+
+
+def make_own(folder: Path, *runs: str) -> None:
+    """Have runs in a copied folder know the store and the photos beside them."""
+    for name in runs:
         path = folder / name / "run.json"
         edit_record(path, lambda record: record["inputs"].update(store=str(folder / "store")))
         edit_record(path, lambda record: record.update(root=str(folder / "photos")))
-    return folder
 
 
 def options_of(folder: Path, out: Path, form: str, **more: Any) -> ExportOptions:
@@ -386,12 +400,11 @@ def test_a_finetuned_network_in_every_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_backbone_in_every_format(tmp_path: Path) -> None:
-    write_photos(tmp_path / "photos", 12)
-    arguments = ("extract", tmp_path / "photos", "--store", tmp_path / "store", "--weights",
-                 "random", "--image-size", SIZE, "--seed", 3, "--quiet")  # fmt: skip
-    assert main([str(argument) for argument in arguments]) == 0
-    train(tmp_path, "run")
+def test_the_real_backbone_in_every_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extract_of_the_table(tmp_path, 4)
+    # Every export builds the network for itself; here they share one.
+    source = open_source(ExportOptions(run=str(tmp_path / "run"), out="", format="keras"))
+    monkeypatch.setattr("pipeline.serving.export.open_source", lambda _: source)
     for form in FORMATS:
         out = tmp_path / form / OUTS[form]
         result = exported(ExportOptions(run=str(tmp_path / "run"), out=str(out), format=form))
@@ -402,7 +415,31 @@ def test_the_real_backbone_in_every_format(tmp_path: Path) -> None:
         pixels, is_test = photos_of_test(tmp_path, "run")
         expected = Run.open(tmp_path / "run").probabilities("logreg")[is_test]
         np.testing.assert_allclose(model(pixels), expected, atol=TOLERANCE)
-    # Without the store's copy, they are drawn again; a file's are asked for by their digest.
+
+
+def extract_of_the_table(folder: Path, count: int) -> None:
+    """Extract and train with a backbone of the table, whose weights are drawn."""
+    write_photos(folder / "photos", count)
+    arguments = ("extract", folder / "photos", "--store", folder / "store", "--weights",
+                 "random", "--image-size", SIZE, "--seed", 3, "--engine", "keras",
+                 "--quiet")  # fmt: skip
+    assert main([str(argument) for argument in arguments]) == 0
+    train(folder, "run")
+
+
+@pytest.fixture
+def small_resnet() -> Iterator[None]:
+    """For one test, as another of this file is about ResNet50 itself."""
+    with tiny_resnet.in_place_of_resnet50():
+        yield
+
+
+@pytest.mark.slow
+def test_weights_that_the_store_lost_are_drawn_again_or_asked_for(
+    tmp_path: Path, small_resnet: None
+) -> None:
+    """A file's are asked for by their digest."""
+    extract_of_the_table(tmp_path, 12)
     shutil.rmtree(tmp_path / "store" / "encoder")
     options = ExportOptions(run=str(tmp_path / "run"), out=str(tmp_path / "drawn.keras"))
     assert exported(options)["stitch"]["max_difference"] < TOLERANCE
@@ -584,15 +621,26 @@ def test_a_network_from_a_file_is_asked_for(own: Path, tmp_path: Path) -> None:
 # Without Keras: a random projection in the place of the network
 
 
+@pytest.fixture(scope="module")
+def projected_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("projected")
+    write_photos(folder / "photos", 24)
+    arguments = ("extract", folder / "photos", "--store", folder / "store", "--image-size", SIZE)
+    with pytest.MonkeyPatch.context() as patch:
+        replace_network(patch)
+        assert main([*map(str, arguments), "--quiet"]) == 0
+        train(folder, "run", names=("logreg", "centroid"))
+    return folder
+
+
 @pytest.fixture
 def projected(
-    command: Command, fake_network: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    projected_once: Path, fake_network: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
+    """A copy that a test may spoil, as the working directory."""
+    shutil.copytree(projected_once, tmp_path, dirs_exist_ok=True)
+    make_own(tmp_path, "run")
     monkeypatch.chdir(tmp_path)
-    write_photos(tmp_path / "photos", 24)
-    status, result = command("extract", "photos", "--store", "store", "--image-size", SIZE)
-    assert status == 0, result
-    train(tmp_path, "run", names=("logreg", "centroid"))
     return tmp_path
 
 
@@ -916,8 +964,7 @@ def test_the_snippets_of_the_document_run(made: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     exported(options_of(made, tmp_path / "runs" / "photos", "folder"))
     (tmp_path / "snippets.py").write_text("\n".join(blocks))
-    done = subprocess.run([sys.executable, "-W", "ignore", "snippets.py"], cwd=tmp_path,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = run_python("snippets.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     scored = [row for row, split in enumerate(rows.splits) if split != "train"]
     expected = Run.open(made / "run").probabilities("logreg")[scored.index(index)]

@@ -54,6 +54,7 @@ from pipeline.serving.predict import list_files, predict
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 
+ROOT = Path(__file__).parents[2]
 CLASSES = ("ant", "bee", "cow")
 FAST_HEADS = tuple(name for name in sorted(heads.HEADS) if name != "dense")
 KEYS = {
@@ -760,14 +761,15 @@ def test_engines_find_the_network_in_their_own_form_in_the_store(
     assert (given[0].dim, given[0].image_size) == (16, 32)
 
 
-# The real network
+# On a network: what is tested of ResNet50 itself is tested of the engines and of export
 
 
 NEW_PROCESS = """
-import json, sys
+import json, sys, tiny_resnet
 from pipeline.serving.classifier import Classifier
 run, engine, head, *paths = sys.argv[1:]
-found = Classifier.load(run, head or None, engine=engine).predict(paths, top=2)
+with tiny_resnet.in_place_of_resnet50():
+    found = Classifier.load(run, head or None, engine=engine).predict(paths, top=2)
 loaded = sorted({"keras", "tensorflow"} & set(sys.modules))
 print(json.dumps([loaded, [item.top for item in found.predictions]]))
 """
@@ -777,28 +779,35 @@ def in_new_process(
     run: Path, engine: str, paths: list[Path], head: str = ""
 ) -> tuple[list[str], list[Any]]:
     script = [sys.executable, "-c", NEW_PROCESS, str(run), engine, head, *map(str, paths)]
-    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    places = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        script, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True, check=True
+    )
     assert done.stderr == ""
     loaded, tops = json.loads(done.stdout)
     return loaded, tops
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("real")
+def encoded(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
+    """Photos, a store that keeps the network for every engine, and a run."""
+    folder = tmp_path_factory.mktemp("encoded")
     write_photos(folder / "photos", 12)
     shutil.rmtree(folder / "photos/cow")
     for engine in ("onnx", "openvino"):  # each leaves the network in its form
         extract(folder, "--engine", engine)
         write_image(folder / "photos/ant/new.png", 9)
     extract(folder, "--engine", "openvino")
-    train(folder, "run", "--split", "50/25/25", names=("dense", "logreg"))
+    # A head that has much to learn.
+    (folder / "early.toml").write_text("[heads.linear]\nepochs = 1\nlearning_rate = 0.003\n")
+    early = ("--config", folder / "early.toml")
+    train(folder, "run", "--split", "50/25/25", *early, names=("dense", "linear", "logreg"))
     return folder
 
 
 @pytest.mark.slow
-def test_every_engine_predicts_as_the_run_and_only_one_imports_keras(real: Path) -> None:
-    run = Run.open(real / "run")
+def test_every_engine_predicts_as_the_run_and_only_one_imports_keras(encoded: Path) -> None:
+    run = Run.open(encoded / "run")
     paths, rows = held_out(run)
     assert len(paths) > 1
     best = run.record.best
@@ -810,8 +819,8 @@ def test_every_engine_predicts_as_the_run_and_only_one_imports_keras(real: Path)
 
 
 @pytest.mark.slow
-def test_dense_heads_predict_as_in_the_run(real: Path) -> None:
-    run = Run.open(real / "run")
+def test_dense_heads_predict_as_in_the_run(encoded: Path) -> None:
+    run = Run.open(encoded / "run")
     paths, rows = held_out(run)
     found = Classifier.load(run.path, "dense", engine="openvino").predict(paths, top=2)
     np.testing.assert_allclose(
@@ -822,14 +831,14 @@ def test_dense_heads_predict_as_in_the_run(real: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
-    real: Path, tmp_path: Path
+    encoded: Path, tmp_path: Path
 ) -> None:
-    succeed("finetune", real / "run", "--run", tmp_path / "tuned", "--head", "logreg",
-            "--epochs", 2, "--learning-rate", 0.001)  # fmt: skip
+    succeed("finetune", encoded / "run", "--run", tmp_path / "tuned", "--head", "linear",
+            "--epochs", 2, "--learning-rate", 0.003)  # fmt: skip
     run = Run.open(tmp_path / "tuned")
     paths, rows = held_out(run)
-    recorded = {name: run.probabilities(name)[rows] for name in ("finetune", "logreg")}
-    assert np.abs(recorded["finetune"] - recorded["logreg"]).max() > 0.02, "nothing was trained"
+    recorded = {name: run.probabilities(name)[rows] for name in ("finetune", "linear")}
+    assert np.abs(recorded["finetune"] - recorded["linear"]).max() > 0.02, "nothing was trained"
     for name, expected in recorded.items():
         for engine in ("keras", "openvino"):
             found = Classifier.load(run.path, name, engine=engine).predict(paths, top=2)
@@ -849,9 +858,9 @@ def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
 
 @pytest.mark.slow
 def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
-    real: Path, tmp_path: Path
+    encoded: Path, tmp_path: Path
 ) -> None:
-    run = Run.open(real / "run")
+    run = Run.open(encoded / "run")
     paths, rows = held_out(run)
     succeed("export", run.path, tmp_path / "model", "--head", "dense", "--format", "folder")
     for engine in ("keras", "openvino", "onnx"):
@@ -883,15 +892,15 @@ def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
 
 
 @pytest.mark.slow
-def test_weights_given_are_checked_by_digest(real: Path, tmp_path: Path) -> None:
-    shutil.copytree(real / "run", tmp_path / "run")
+def test_weights_given_are_checked_by_digest(encoded: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoded / "run", tmp_path / "run")
     edit_record(tmp_path / "run/run.json", lambda record: record["inputs"].update(store="/gone"))
-    (saved,) = (real / "store/encoder").glob("*.h5")
-    path = real / "photos/ant/001.png"
+    (saved,) = (encoded / "store/encoder").glob("*.h5")
+    path = encoded / "photos/ant/001.png"
     found = Classifier.load(tmp_path / "run", weights=str(saved), engine="keras").predict([path])
-    expected = Classifier.load(real / "run", engine="keras").predict([path])
+    expected = Classifier.load(encoded / "run", engine="keras").predict([path])
     assert found == expected
-    (other,) = (real / "store/encoder").glob("*.onnx")
+    (other,) = (encoded / "store/encoder").glob("*.onnx")
     with pytest.raises(WeightsUnavailableError, match="expected a Keras weights file"):
         Classifier.load(tmp_path / "run", weights=str(other), engine="keras")
     identity = {"weights_sha256": "0" * 64}

@@ -3,8 +3,6 @@
 import copy
 import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import write_photos
+from processes import WarmPython
 
 import pipeline
 from pipeline import heads
@@ -28,7 +27,7 @@ def succeed(*arguments: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
     folder = tmp_path_factory.mktemp("threads")
     write_photos(folder / "photos", 8)
     flags = ("--weights", "random", "--image-size", 32, "--store", folder / "store")
@@ -103,11 +102,12 @@ def test_heads_and_load_may_be_shared(made: Path, name: str) -> None:
 
 FORKED = """
 import os, sys, warnings
-import pipeline
+import pipeline, tiny_resnet
 from pipeline.errors import PipelineError
 warnings.simplefilter("ignore")
 run, engine, photo = sys.argv[1:]
-classifier = pipeline.Classifier.load(run, engine=engine)
+with tiny_resnet.in_place_of_resnet50():
+    classifier = pipeline.Classifier.load(run, engine=engine)
 classifier.predict(photo)
 child = os.fork()
 if child == 0:
@@ -125,14 +125,10 @@ print(classifier.predict(photo).predictions[0].label)
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_a_forked_process_gets_an_error_and_its_parent_goes_on(made: Path, engine: str) -> None:
     photo = photos(made)[0]
-    done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(made / "run"), engine, photo],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [
-        Classifier.load(made / "run").predict(photo).predictions[0].label
-    ]
+    process = WarmPython("-c", FORKED, made / "run", engine, photo)
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert out.split() == [Classifier.load(made / "run").predict(photo).predictions[0].label]
 
 
 @pytest.mark.slow
@@ -170,11 +166,9 @@ if __name__ == "__main__":
 def test_a_worker_process_can_be_given_a_classifier(made: Path, tmp_path: Path) -> None:
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
-    done = subprocess.run(
-        [sys.executable, script, made / "run", *photos(made)[:4]],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.stdout == "equal\n", done.stderr
+    # The worker is a new process all the same.
+    out, said = WarmPython(script, made / "run", *photos(made)[:4]).communicate(timeout=120)
+    assert out == "equal\n", said
 
 
 def test_one_made_by_hand_cannot_be_pickled() -> None:
