@@ -19,8 +19,9 @@ OUTPUT: Final = "features"
 def frozen_graph(loaded: FrozenBackbone) -> tuple[Any, str, str]:
     """Return the GraphDef of a backbone and the names of its input and output tensors.
 
-    The weights are traced as constants, and what is still captured becomes one: no variable is
-    left, and no pass of TensorFlow's own changes the graph.
+    The weights are traced as inputs, which become constants afterwards, as does what is captured:
+    no variable is left, no pass of TensorFlow's own changes the graph, and it does not copy the
+    weights each time that it copies the graph.
 
     Raises:
         EngineUnavailableError: Keras does not run on TensorFlow.
@@ -37,19 +38,23 @@ def frozen_graph(loaded: FrozenBackbone) -> tuple[Any, str, str]:
     model = loaded.model
     values = [variable.numpy() for variable in model.non_trainable_variables]
 
-    def encode(images: Tensor) -> Tensor:
-        constants = [tf.constant(value) for value in values]
-        features = model.stateless_call([], constants, images, training=False)[0]
+    def encode(images: Tensor, *weights: Tensor) -> Tensor:
+        features = model.stateless_call([], list(weights), images, training=False)[0]
         return tf.identity(features, name=OUTPUT)
 
     side = loaded.image_size
-    signature = [tf.TensorSpec((None, side, side, 3), tf.uint8, name="images")]
+    signature = [
+        tf.TensorSpec((None, side, side, 3), tf.uint8, name="images"),
+        *(tf.TensorSpec(value.shape, value.dtype) for value in values),
+    ]
     traced = tf.function(encode, input_signature=signature, autograph=False).get_concrete_function()
     graph = traced.graph.as_graph_def()
-    captured = {inner.op.name: outer for outer, inner in traced.graph.captures}
+    places = traced.inputs[1 : len(signature)]
+    constants = {place.op.name: value for place, value in zip(places, values, strict=True)}
+    constants |= {inner.op.name: outer.numpy() for outer, inner in traced.graph.captures}
     for node in graph.node:
-        if node.name in captured:
-            value = captured[node.name].numpy()
+        if node.name in constants:
+            value = constants[node.name]
             node.op = "Const"
             del node.input[:]
             node.attr.clear()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,38 @@ def load(name: str, **changes: Any) -> FrozenBackbone:
     return frozen.load(name, **{**options, **changes})
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of the table as loaded; Keras' own network with its weights; features of both."""
+
+    loaded: FrozenBackbone
+    own: Any
+    made: np.ndarray
+    expected: np.ndarray
+
+
 @pytest.fixture(scope="module", params=list(KERAS))
-def loaded(request: pytest.FixtureRequest) -> FrozenBackbone:
-    return load(request.param)
+def row(request: pytest.FixtureRequest) -> Row:
+    loaded = load(request.param)
+    own = keras_own(loaded)
+    pixels = getattr(frozen.import_keras().applications, KERAS[loaded.name][1]).preprocess_input(
+        IMAGES.astype(np.float32)
+    )
+    return Row(
+        loaded,
+        own,
+        made=np.asarray(loaded.model(IMAGES, training=False)),
+        expected=np.asarray(own(pixels, training=False)),
+    )
 
 
-def keras_own(loaded: FrozenBackbone) -> tuple[Any, np.ndarray]:
-    """Build Keras' own network with the same weights; return it and its features."""
-    keras = frozen.import_keras()
-    builder, module = KERAS[loaded.name]
-    network = getattr(keras.applications, builder)(
+def keras_own(loaded: FrozenBackbone) -> Any:
+    """Build Keras' own network with the same weights."""
+    network = getattr(frozen.import_keras().applications, KERAS[loaded.name][0])(
         include_top=False, weights=None, pooling="avg", input_shape=(SIZE, SIZE, 3)
     )
     network.set_weights(loaded.network.get_weights())
-    pixels = IMAGES.astype(np.float32)
-    pixels = getattr(keras.applications, module).preprocess_input(pixels)
-    return network, np.asarray(network(pixels, training=False))
+    return network
 
 
 def error_of(made: np.ndarray, expected: np.ndarray) -> float:
@@ -72,47 +89,64 @@ def test_the_table_is_complete() -> None:
     assert list(backbones.BACKBONES) == sorted(backbones.BACKBONES)
 
 
-def test_features_are_those_of_keras(loaded: FrozenBackbone) -> None:
-    _, expected = keras_own(loaded)
-    made = np.asarray(loaded.model(IMAGES, training=False))
-    assert made.shape == (4, backbones.BACKBONES[loaded.name].dim)
+def test_every_row_of_the_table_is_true(row: Row) -> None:
+    loaded = row.loaded
     assert loaded.dim == backbones.BACKBONES[loaded.name].dim
-    assert error_of(made, expected) <= 1e-5
+    assert loaded.model.input_shape == (None, SIZE, SIZE, 3)
+    assert loaded.model.inputs[0].dtype == "uint8"
+
+
+def test_features_are_those_of_keras(row: Row) -> None:
+    made = row.made
+    assert made.shape == (4, backbones.BACKBONES[row.loaded.name].dim)
+    assert error_of(made, row.expected) <= 1e-5
     assert np.isfinite(made).all()
     assert np.abs(made).max() < 6e4, "beyond float16"
     assert np.abs(made[0] - made[1]).max() > 1e-3 * np.abs(made).max(), "all images look alike"
 
 
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
-def test_engines_agree(engine: str, loaded: FrozenBackbone) -> None:
-    expected = np.asarray(loaded.model(IMAGES, training=False))
-    encoder = engines.create(engine, loaded, batch_size=4, precision="float32")
-    assert error_of(encoder(IMAGES), expected) <= 2e-5
+def test_engines_agree(engine: str, row: Row) -> None:
+    encoder = engines.create(engine, row.loaded, batch_size=4, precision="float32")
+    assert error_of(encoder(IMAGES), row.made) <= 2e-5
 
 
-def test_weights_do_not_depend_on_what_was_built_before(loaded: FrozenBackbone) -> None:
-    assert load(loaded.name).weights_sha256 == loaded.weights_sha256
+def test_weights_do_not_depend_on_what_was_built_before(row: Row) -> None:
+    drawn = weights.draw(variables_of(row.own), seed=0)
+    assert weights.digest(drawn) == row.loaded.weights_sha256
 
 
-def test_weights_come_back_from_every_file(loaded: FrozenBackbone, tmp_path: Path) -> None:
-    network, _ = keras_own(loaded)
-    network.save(tmp_path / "whole.keras")
-    network.save_weights(tmp_path / "only.weights.h5")
-    arrays = loaded.arrays()
+def test_weights_come_back_from_every_file(row: Row, tmp_path: Path) -> None:
+    loaded = row.loaded
+    row.own.save(tmp_path / "whole.keras")
+    row.own.save_weights(tmp_path / "only.weights.h5")
     kept = tmp_path / f"{loaded.weights_sha256}.h5"
-    weights.save(kept, arrays)
+    weights.save(kept, loaded.arrays())
     variables = variables_of(loaded.network)
     for path in (tmp_path / "whole.keras", tmp_path / "only.weights.h5"):
         read = weights_file.read(path, variables)
         assert weights.digest(read) == loaded.weights_sha256, path.suffix
+        path.unlink()
     assert weights.digest(weights.load(kept)) == loaded.weights_sha256
+    kept.unlink()
+
+
+@pytest.fixture(scope="module")
+def other_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file of a network that is none of those it is given to."""
+    path = tmp_path_factory.mktemp("other") / "other.weights.h5"
+    keras = frozen.import_keras()
+    network = keras.applications.ResNet50V2(
+        include_top=False, weights=None, pooling="avg", input_shape=(SIZE, SIZE, 3)
+    )
+    network.save_weights(path)
+    return path
 
 
 @pytest.mark.parametrize("name", ["convnexttiny", "mobilenetv3large"])
-def test_a_file_of_another_network_is_refused(name: str, tmp_path: Path) -> None:
-    keras_own(load("resnet50v2"))[0].save_weights(tmp_path / "other.weights.h5")
+def test_a_file_of_another_network_is_refused(name: str, other_weights: Path) -> None:
     with pytest.raises(WeightsUnavailableError, match="expected"):
-        load(name, weights=str(tmp_path / "other.weights.h5"))
+        load(name, weights=str(other_weights))
 
 
 # A network of one's own
@@ -246,8 +280,8 @@ def test_a_loss_of_ones_own_is_no_part_of_the_network(tmp_path: Path) -> None:
     assert own.dim == 2
 
 
-def test_the_networks_of_keras_are_built_in(loaded: FrozenBackbone) -> None:
-    config = frozen.import_keras().saving.serialize_keras_object(loaded.network)
+def test_the_networks_of_keras_are_built_in(row: Row) -> None:
+    config = frozen.import_keras().saving.serialize_keras_object(row.loaded.network)
     keras_file._require_built_in(Path("any.keras"), json.loads(json.dumps(config)))
 
 

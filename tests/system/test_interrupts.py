@@ -19,10 +19,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from fakes import DIM, Command, FakeEncoder, write_classes
+import tiny_resnet
+from fakes import DIM, Command, FakeEncoder, save_nothing, write_classes
 
 from pipeline import engines
-from pipeline.backbones import frozen
+from pipeline.backbones import frozen, weights
 from pipeline.cli.main import main
 from pipeline.engines import base, openvino
 from pipeline.engines import queue as encoding_queue
@@ -190,12 +191,14 @@ def test_whatever_is_raised_between_two_lines_no_row_gets_anothers_features(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("engine", list(engines.ENGINES))
-def test_the_same_with_the_network_on_every_engine(
+def test_the_same_with_a_network_of_keras_on_every_engine(
     data: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    loaded = frozen.load("resnet50", weights="random", seed=0, image_size=32, pooling="avg")
+    with tiny_resnet.in_place_of_resnet50():
+        loaded = frozen.load("resnet50", weights="random", seed=0, image_size=32, pooling="avg")
     encoder = engines.create(engine, loaded, batch_size=6, precision="float32")
     monkeypatch.setattr(frozen, "load", lambda *_, **__: loaded)
+    monkeypatch.setattr(weights, "save", save_nothing)
     modules = [encoding_queue, extraction, base, sys.modules[type(encoder).__module__]]
 
     reached, _ = raise_everywhere(monkeypatch, encoder, modules, keep=partial(some, count=25))
