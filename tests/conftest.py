@@ -54,7 +54,7 @@ def age() -> Callable[[Path], None]:
 
 # Files with tests of minutes, so that no process is left with one of them at the end.
 LONGEST_FIRST = (
-    "test_benchmarks", "test_end_to_end", "test_documents", "test_on_jax",
+    "test_on_jax", "test_documents", "test_benchmarks", "test_end_to_end",
     "test_signals", "test_progress", "test_memory", "test_export",
 )  # fmt: skip
 

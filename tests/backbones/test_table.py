@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.backbones import frozen, keras_file, weights, weights_file
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.variables import variables_of
 from pipeline.errors import ConfigError, WeightsUnavailableError
+from pipeline.finetune.checks import check_gradients
 from pipeline.finetune.cut import find_cut
 
 pytestmark = [
@@ -114,6 +116,11 @@ def test_engines_agree(engine: str, row: Row) -> None:
 def test_weights_do_not_depend_on_what_was_built_before(row: Row) -> None:
     drawn = weights.draw(variables_of(row.own), seed=0)
     assert weights.digest(drawn) == row.loaded.weights_sha256
+
+
+def test_onednn_trains_every_layer_rightly(row: Row) -> None:
+    surgery: Any = SimpleNamespace(loaded=row.loaded, cut=SimpleNamespace(first=0))
+    check_gradients(surgery)
 
 
 def test_weights_come_back_from_every_file(row: Row, tmp_path: Path) -> None:
