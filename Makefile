@@ -62,7 +62,7 @@ PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorde
 test: $(VENV)/installed-dev ## The whole test suite
 	@$(PYTEST)
 
-test-fast: $(VENV)/installed-dev ## The tests that need no TensorFlow
+test-fast: $(VENV)/installed-dev ## The quick tests, which need no TensorFlow
 	@$(PYTEST) -m "not slow"
 
 check: $(VENV)/installed-dev ## Format, lint, types, import layers, tests: what CI runs
@@ -75,7 +75,7 @@ check: $(VENV)/installed-dev ## Format, lint, types, import layers, tests: what 
 faults: $(VENV)/installed-dev ## Kills, full disks and damage at every write, with a table: hours
 	@PIPELINE_FAULTS=$${PIPELINE_FAULTS:-all} PIPELINE_FAULTS_TABLE=/dev/stdout $(VENV)/bin/python -m pytest tests/faults -s -q
 
-format: $(VENV)/installed-dev ## Format the code and mend what the linter can
+format: $(VENV)/installed-dev ## Format the code and repair what the linter can
 	@$(VENV)/bin/ruff check --fix
 	@$(VENV)/bin/ruff format
 
