@@ -82,7 +82,7 @@ def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) ->
             assert not console.stale(step, printed), step.command
             count += 1
         if step.command.startswith("pipeline sample "):
-            keep_one_in(6, tmp_path / "data/sample")
+            keep_one_in(4, tmp_path / "data/sample")
     assert count >= 15
     for document in (readme, (ROOT / "docs/python.md").read_text()):
         blocks = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)

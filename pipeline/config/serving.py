@@ -65,10 +65,11 @@ class ExportOptions:
     run: str = fields.path("", "run directory", "RUN", positional=True, required=True)
     out: str = fields.path("", "file or folder to write", "OUT", positional=True, required=True)
     head: str | None = fields.text(None, "head to export (default: the run's best)", "NAME")
-    format: str | None = fields.choice(
+    format: str | None = fields.text(
         None,
-        ("folder", "keras", "onnx", "savedmodel"),
-        "form of the model (default: by OUT: .keras, .onnx, or a folder where there is no suffix)",
+        "form of the model: folder, keras, onnx or savedmodel (default: by OUT: .keras, .onnx, or "
+        "a folder where there is no suffix)",
+        "NAME",
     )
     weights: str | None = fields.path(
         None, "weights file, if the run's store no longer has them", "PATH"

@@ -5,7 +5,7 @@ Imports neither Keras nor scikit-learn.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pipeline.config.fields import expanded
 from pipeline.config.options import DEFAULT_SPLIT, TrainHeadOptions, default_of
 from pipeline.dataset import splits
+from pipeline.dataset.checks import check_classes, require_classes, require_splits
 from pipeline.dataset.labels import notes_of as notes_of_labels
 from pipeline.dataset.splits import SPLITS, Moved
 from pipeline.errors import ManifestError, mention
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store
-from pipeline.system.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
     usable, dropped = usable_rows(manifest)
     rows, rare = _without_rare(manifest, usable, rule)
     names = tuple(sorted({manifest.labels[index] for index in rows}))
-    _require_classes(names, manifest, dropped, rare)
+    require_classes(names, len(manifest), dropped, rare)
     assignment = _assign(manifest, rows, rule)
     place = {name: number for number, name in enumerate(SPLITS)}
     kept = [
@@ -159,8 +159,9 @@ def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
         notes=(*manifest.notes, *notes_of(manifest), *assignment.notes),
         is_declared=assignment.is_declared,
     )
-    _require_splits(examples, rule)
-    return replace(examples, notes=(*examples.notes, *_check_classes(examples)))
+    require_splits(examples.counts(), splits.parse_ratios(rule.ratios or DEFAULT_SPLIT))
+    missing = check_classes(examples.labels, examples.splits, names)
+    return replace(examples, notes=(*examples.notes, *missing))
 
 
 def notes_of(manifest: Manifest) -> list[str]:
@@ -228,72 +229,6 @@ def _without_rare(
             hint="Add images, leave these classes out with --rare drop, or lower --min-per-class.",
         )
     return [index for index in rows if manifest.labels[index] not in rare], listed
-
-
-def _require_classes(
-    names: Sequence[str], manifest: Manifest, dropped: Mapping[str, int], rare: Sequence[str]
-) -> None:
-    """Refuse rows of fewer than two classes.
-
-    Raises:
-        ManifestError: Tells why, and what was left out.
-    """
-    if len(names) >= 2:
-        return
-    left_out = [f"{count:,} left out: {reason}" for reason, count in dropped.items()]
-    hint = "Give DATA one sub-folder per class, or a CSV with a label column, and extract again."
-    if rare:
-        left_out.append(f"classes left out as too small: {mention(rare)}")
-        hint = "Add images, or lower --min-per-class."
-    raise ManifestError(
-        f"Expected images of two or more classes. Received: {mention(names) or 'no class'} "
-        f"({'; '.join([counted(len(manifest), 'image'), *left_out])}).",
-        hint=hint,
-    )
-
-
-def _check_classes(examples: Examples) -> list[str]:
-    """Return what to say of classes that a split lacks.
-
-    Raises:
-        ManifestError: Train has one class, of which nothing can be told apart.
-    """
-    found: dict[str, Counter[str]] = {name: Counter() for name in SPLITS}
-    for label, split in zip(examples.labels, examples.splits, strict=True):
-        found[split][label] += 1
-    if len(found["train"]) < 2:
-        raise ManifestError(
-            f"Expected images of two or more classes in train. "
-            f"Received: {mention(list(found['train']))} alone, of "
-            f"{len(examples.names):,} classes ({examples.counts()}).",
-            hint="Correct the splits that the data declares.",
-        )
-    unseen = [name for name in examples.names if not found["train"][name]]
-    unscored = [name for name in examples.names if not found["test"][name]]
-    notes = []
-    if unseen:
-        listed = [
-            f"{name!r} ({found['val'][name]:,} in val, {found['test'][name]:,} in test)"
-            for name in unseen
-        ]
-        notes.append(
-            "Classes that train lacks can never be predicted, so that their images count as wrong: "
-            + mention(listed, quoted=False)
-        )
-    if unscored:
-        notes.append(f"Classes without an image in test are not scored: {mention(unscored)}")
-    return notes
-
-
-def _require_splits(examples: Examples, rule: SplitRule) -> None:
-    shares = dict(zip(SPLITS, splits.parse_ratios(rule.ratios or DEFAULT_SPLIT), strict=True))
-    empty = [name for name, count in examples.counts().items() if shares[name] and not count]
-    if empty:
-        raise ManifestError(
-            f"Expected images in every split. Received: none in {', '.join(empty)} "
-            f"({examples.counts()}).",
-            hint="Add images, or choose other shares with --split.",
-        )
 
 
 def _numbers(labels: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:

@@ -21,10 +21,6 @@ from pipeline.system import machine
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
-
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
-    from pipeline.heads.head import Head
-
 # In memory, or on disk.
 Features = NDArray[np.floating] | StoredFeatures
 Scores = list[NDArray[np.floating]]

@@ -36,11 +36,11 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 HEADS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "centroid": "pipeline.heads.centroid:CentroidHead",
-        "dense": "pipeline.heads.dense:DenseHead",
+        "dense": "pipeline.heads.dense.head:DenseHead",
         "knn": "pipeline.heads.knn:KnnHead",
-        "linear": "pipeline.heads.linear:LinearHead",
+        "linear": "pipeline.heads.linear.head:LinearHead",
         "linear-svc": "pipeline.heads.linear_svc:LinearSvcHead",
-        "logreg": "pipeline.heads.logreg:LogregHead",
+        "logreg": "pipeline.heads.logreg.head:LogregHead",
         "majority": "pipeline.heads.majority:MajorityHead",
         "ridge": "pipeline.heads.ridge:RidgeHead",
     }

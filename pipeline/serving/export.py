@@ -19,7 +19,7 @@ from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import CommonOptions
 from pipeline.config.serving import ExportOptions
-from pipeline.errors import ConfigError, EngineUnavailableError, RunError
+from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unknown_name
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
 from pipeline.heads import layers
@@ -209,6 +209,8 @@ def _checked(
 
 
 def _form(options: ExportOptions) -> Format:
+    if options.format not in FORMATS:
+        raise unknown_name("format", str(options.format), FORMATS)
     return FORMATS[str(options.format)]
 
 

@@ -5,9 +5,8 @@ Every file that was named is in the result: with a prediction, or with the reaso
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from pipeline.backbones import weights
 from pipeline.config.options import CommonOptions
@@ -16,14 +15,12 @@ from pipeline.errors import ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
-from pipeline.images.manifest import OK, exists_at, none_usable
+from pipeline.images.manifest import exists_at, none_usable
 from pipeline.images.sources import walk
-from pipeline.serving.classifier import Classifier, Prediction, Predictions
+from pipeline.serving import predictions_csv
+from pipeline.serving.classifier import Classifier, Prediction
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
-
-# Columns of each class that is listed.
-_PLACE: Final = ("label", "probability")
 
 
 def predict(
@@ -57,7 +54,7 @@ def predict(
     if not found.predictions:
         raise none_usable(found.errors, hint="Give image files, or folders of images.")
     if options.csv:
-        rows = list(_rows(files, found))
+        rows = list(predictions_csv.rows(files, found))
         write_atomically(Path(options.csv), lambda temporary: write_csv(temporary, rows))
     return {
         "predictions": [_record(prediction) for prediction in found.predictions],
@@ -153,30 +150,3 @@ def _record(prediction: Prediction) -> dict[str, object]:
         "probability": prediction.probability,
         "top": [{"label": name, "probability": value} for name, value in prediction.top],
     }
-
-
-def _rows(files: Sequence[str], found: Predictions) -> Iterator[list[str]]:
-    """Yield the rows of a CSV: its header, then one for each file, in the order given.
-
-    ``path,label,probability``, then ``label_2,probability_2`` and so on, then ``status``: ``ok``,
-    or the reason why there is nothing in the other columns.
-    """
-    width = len(found.predictions[0].top)
-    header = [f"{name}_{place}" for place in range(1, width + 1) for name in _PLACE]
-    header[: len(_PLACE)] = _PLACE
-    good = {item.path: item for item in found.predictions}
-    bad = {item["path"]: item["reason"] for item in found.errors}
-    yield ["path", *header, "status"]
-    for name in files:
-        if name in good:
-            yield [name, *_cells(good[name]), OK]
-        else:
-            yield [name, *[""] * len(header), bad[name]]
-
-
-def _cells(item: Prediction) -> list[str]:
-    """Return labels and probabilities, highest first; the first label may be withheld."""
-    row = [item.label, f"{item.probability:.6f}"]
-    for name, value in item.top[1:]:
-        row += [name, f"{value:.6f}"]
-    return row

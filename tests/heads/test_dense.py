@@ -15,7 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pipeline import heads
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.heads.dense import SHARED_WEIGHTS, DenseHead, _passes, batches, training
+from pipeline.heads.dense import batches, training
+from pipeline.heads.dense.head import SHARED_WEIGHTS, DenseHead, _passes
 from pipeline.heads.dense.steps import train
 from pipeline.system.keras_setup import import_keras
 

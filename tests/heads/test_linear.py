@@ -11,8 +11,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pipeline import heads
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.heads import linear
 from pipeline.heads.linear import LinearHead, bank
+from pipeline.heads.linear import head as linear
 from pipeline.heads.scaler import FeatureScaler
 from pipeline.system import machine
 
@@ -236,7 +236,7 @@ def test_features_far_from_zero_lose_little() -> None:
 def test_saved_head_predicts_the_same_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = {**heads.HEADS, "linear": "pipeline.heads.linear:LinearHead"}
+    rows = {**heads.HEADS, "linear": "pipeline.heads.linear.head:LinearHead"}
     monkeypatch.setattr(heads, "HEADS", rows)
     X, y = blobs()
     head = heads.create("linear", {"epochs": 3}, seed=2).fit(X, y)
