@@ -1,5 +1,6 @@
-"""One file per command, behind a lazy table: what it is given, does, and shows.
+"""One file per command, behind a lazy table: what it is given, and how its result is shown.
 
+The work is done in the room of the command's stage: ``serving/predict.py`` for ``predict``.
 A new command is a new file with a ``COMMAND``, and a row here.
 """
 
