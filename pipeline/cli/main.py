@@ -22,7 +22,7 @@ from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
 from pipeline.config.toml_file import load_file
 from pipeline.errors import ConfigError, PipelineError, hint_for, unknown_name
-from pipeline.system import streams
+from pipeline.system import interrupts, streams
 from pipeline.system.interrupts import status_of
 
 STARTED: Final = time.monotonic()
@@ -57,8 +57,13 @@ def _answered(arguments: Sequence[str]) -> int:
     """Run one command; errors become one line on stderr."""
     wants_json, debug = "--json" in arguments, "--debug" in arguments
     try:
-        status = _run(arguments)
-        streams.flush()
+        try:
+            status = _run(arguments)
+            streams.flush()
+        except Exception as error:
+            if interrupt := interrupts.raised():
+                raise interrupt from error
+            raise
     except PipelineError as error:
         if debug:
             raise

@@ -18,6 +18,9 @@ GRACE_SECONDS: Final = 1.5
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
+# What was raised for the first signal; a list, so that a handler need not rebind a name.
+_raised: list[KeyboardInterrupt] = []
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does, with another exit status."""
@@ -39,12 +42,15 @@ def bounded(grace: float = GRACE_SECONDS) -> Iterator[None]:
     Args:
         grace: Seconds from the first signal to the end.
     """
+    _raised.clear()
     watched, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     # One that is ignored, as by nohup, stays ignored.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _raise)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _raise)
     threading.Thread(target=_watch, args=(watched, grace), daemon=True).start()
     try:
         yield
@@ -60,8 +66,17 @@ def end(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise Terminated
+def raised() -> KeyboardInterrupt | None:
+    """Return what was raised for the first signal; None where none came.
+
+    HDF5 and other libraries make errors of their own of what is raised while they call back.
+    """
+    return _raised[0] if _raised else None
+
+
+def _raise(number: int, frame: object) -> NoReturn:
+    _raised.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+    raise _raised[-1]
 
 
 def _watch(watched: socket.socket, grace: float) -> None:

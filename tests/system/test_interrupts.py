@@ -325,6 +325,35 @@ def test_a_second_signal_ends_it_at_once() -> None:
     assert ended(process) == 130
 
 
+IN_A_CALLBACK = """
+import os, signal, sys
+import numpy as np
+from pipeline import __main__
+from pipeline.cli import main as cli
+from pipeline.files import hdf5_writer
+def seek(self, *given, real=hdf5_writer._Sink.seek):
+    os.kill(os.getpid(), signal.{name})
+    return real(self, *given)
+def run(arguments):
+    with hdf5_writer.writing(hdf5_writer.Path(sys.argv[2])) as file:
+        hdf5_writer._Sink.seek = seek
+        file["x"] = np.zeros(100_000)
+cli._run = run
+sys.exit(__main__.main())
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_that_a_library_makes_an_error_of_stays_one(
+    name: str, status: int, tmp_path: Path
+) -> None:
+    """HDF5 calls back for every piece that it writes."""
+    program = [sys.executable, "-c", IN_A_CALLBACK.format(name=name), "extract", tmp_path / "x.h5"]
+    done = subprocess.run(program, check=False, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("Interrupted; what was finished is kept.")
+
+
 def test_an_ignored_sigterm_stays_ignored() -> None:
     body = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1); return 7"
     program = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
