@@ -332,12 +332,13 @@ from pipeline import __main__
 from pipeline.cli import main as cli
 from pipeline.files import hdf5_writer
 def seek(self, *given, real=hdf5_writer._Sink.seek):
+    hdf5_writer._Sink.seek = real
     os.kill(os.getpid(), signal.{name})
     return real(self, *given)
 def run(arguments):
     with hdf5_writer.writing(hdf5_writer.Path(sys.argv[2])) as file:
-        hdf5_writer._Sink.seek = seek
         file["x"] = np.zeros(100_000)
+        hdf5_writer._Sink.seek = seek
 cli._run = run
 sys.exit(__main__.main())
 """
@@ -347,7 +348,7 @@ sys.exit(__main__.main())
 def test_an_interrupt_that_a_library_makes_an_error_of_stays_one(
     name: str, status: int, tmp_path: Path
 ) -> None:
-    """HDF5 calls back for every piece that it writes."""
+    """HDF5 calls back for every piece that it writes, and for the last ones when it closes."""
     program = [sys.executable, "-c", IN_A_CALLBACK.format(name=name), "extract", tmp_path / "x.h5"]
     done = subprocess.run(program, check=False, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
