@@ -112,13 +112,12 @@ def timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[f
 
 
 def started(
-    *arguments: object, environment: Mapping[str, str] | None = None, stderr: int | None = None
+    *arguments: object, environment: Mapping[str, str] | None = None, **streams: int
 ) -> subprocess.Popen[str]:
-    """Start a Python script or module in a new process; its stdout is a pipe."""
+    """Start a Python script or module in a new process; stdout is a pipe, if streams do not say."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=stderr,
+        **{"stdout": subprocess.PIPE, **streams},
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
     )

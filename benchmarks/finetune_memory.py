@@ -75,7 +75,8 @@ def watched(work: Path, mode: str, options: argparse.Namespace) -> dict[str, Any
                  options.unfreeze_from, "--epochs", options.epochs, "--patience", options.epochs,
                  "--batch-size", options.batch_size, "--seed", options.seed,
                  *MODES[mode]]  # fmt: skip
-    process = started("-m", "pipeline", *arguments, stderr=subprocess.PIPE)
+    process = started("-m", "pipeline", *arguments, stdout=subprocess.DEVNULL,
+                      stderr=subprocess.PIPE)  # fmt: skip
     before, epochs, said = 0.0, [], []
     with ResidentMemory(process.pid) as memory:
         for line in process.stderr or ():

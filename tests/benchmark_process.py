@@ -4,8 +4,10 @@ Usage: python tests/benchmark_process.py SCRIPT ARGUMENTS...
 Wherever ResNet50 is asked for, a tiny network takes its place; times and rates mean nothing.
 """
 
+import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +19,17 @@ import tiny_resnet
 
 
 def started(
-    *arguments: object, environment: Mapping[str, str] | None = None, stderr: int | None = None
+    *arguments: object, environment: Mapping[str, str] | None = None, **streams: int
 ) -> Any:
     """As ``common.started``, but forked from this process."""
     given = [str(argument) for argument in arguments]
-    pipes = [os.pipe(), os.pipe() if stderr else (-1, os.dup(2))]
+    is_read = streams.get("stdout") != subprocess.DEVNULL
+    pipes = [
+        os.pipe() if is_read else (-1, os.open(os.devnull, os.O_WRONLY)),
+        os.pipe() if "stderr" in streams else (-1, os.dup(2)),
+    ]
     files = [write for _, write in pipes]
-    process = processes.FORK.Process(
+    process = multiprocessing.get_context("fork").Process(
         target=processes.become,
         args=(given, str(Path.cwd()), {**os.environ, **(environment or {})}, files),
     )

@@ -26,7 +26,6 @@ import pytest
 
 TESTS = Path(__file__).parent
 SERVER = multiprocessing.get_context("forkserver")
-FORK = multiprocessing.get_context("fork")
 
 
 class WarmPython:
@@ -37,17 +36,15 @@ class WarmPython:
         *arguments: object,
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        context: Any = SERVER,
     ) -> None:
         self.args = list(map(str, arguments))
         self._folder = Path(tempfile.mkdtemp(prefix="warm-"))
         weakref.finalize(self, shutil.rmtree, self._folder)
-        if context is SERVER:
-            start_server()
+        start_server()
         files = [str(self._folder / name) for name in ("stdout", "stderr")]
         place = str(cwd or Path.cwd())
         given = (self.args, place, {**os.environ, **(environment or {})}, files)
-        self._process = context.Process(target=become, args=given)
+        self._process = SERVER.Process(target=become, args=given)
         self._process.start()
 
     @property
