@@ -25,13 +25,14 @@ STAGES: dict[str, tuple[int, int]] = {
 
 
 @contextmanager
-def in_place_of_resnet50(dim: int = DIM) -> Iterator[None]:
+def in_place_of_resnet50(dim: int = DIM, builder: str = "tiny_resnet:build") -> Iterator[None]:
     """Build this network wherever ResNet50 is asked for, while the context lasts.
 
     Args:
         dim: Width of its last stage, and so its number of features.
+        builder: What builds it, where it is another.
     """
-    row = replace(backbones.BACKBONES["resnet50"], builder="tiny_resnet:build", dim=dim)
+    row = replace(backbones.BACKBONES["resnet50"], builder=builder, dim=dim)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STAGES, "conv5", (dim, STAGES["conv5"][1]))
         patch.setattr(backbones, "BACKBONES", {**backbones.BACKBONES, "resnet50": row})

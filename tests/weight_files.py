@@ -4,7 +4,7 @@ import io
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -24,6 +24,16 @@ TOP: Final = (
     Variable("predictions", "Dense", "kernel", (4, 3)),
     Variable("predictions", "Dense", "bias", (3,)),
 )
+
+
+def small_resnet(blocks: int = 2, **options: Any) -> Any:
+    """Return a network as Keras builds its ResNets, of a few small blocks."""
+    from keras.src.applications import resnet
+
+    def stack(tensor: Any) -> Any:
+        return resnet.stack_residual_blocks_v1(tensor, 8, blocks, stride1=1, name="conv2")
+
+    return resnet.ResNet(stack, preact=False, use_bias=True, **options)
 
 
 def small_network() -> list[Variable]:

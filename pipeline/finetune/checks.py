@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.dataset.features import features_of
 from pipeline.errors import EngineUnavailableError, StaleFeaturesError
-from pipeline.finetune.cut import layers_within
+from pipeline.finetune.cut import all_layers
 from pipeline.finetune.origin import Origin
 from pipeline.finetune.steps import compile_forward
 from pipeline.finetune.surgery import Surgery
@@ -49,7 +49,7 @@ def check_gradients(surgery: Surgery) -> None:
     if not trains_with_onednn():
         return
     keras = import_keras()
-    for layer in layers_within(surgery.loaded.network.layers[surgery.cut.first :]):
+    for layer in all_layers(surgery.loaded.network.layers[surgery.cut.first :]):
         if not isinstance(layer, keras.layers.Conv2D) or max(layer.strides) == 1:
             continue
         channels = int(layer.kernel.shape[2])

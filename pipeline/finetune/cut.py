@@ -143,13 +143,11 @@ def cut_at(network: KerasModel, first: int) -> Cut:
     return Cut(first, layer.name, crossing[0], below[operations.index(makers[0])])
 
 
-def layers_within(layers: Iterable[KerasLayer]) -> Iterator[KerasLayer]:
-    """Yield layers, and in place of models the layers that these are made of."""
+def all_layers(layers: Iterable[KerasLayer]) -> Iterator[KerasLayer]:
+    """Yield layers, and before a model the layers that it is made of."""
     for layer in layers:
-        if inner := getattr(layer, "layers", None):
-            yield from layers_within(inner)
-        else:
-            yield layer
+        yield from all_layers(getattr(layer, "layers", ()))
+        yield layer
 
 
 def _crossing(network: KerasModel, trained: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -6,7 +6,7 @@ and keeps its moving statistics. The preset ``tutorial`` alone calls it with ``t
 head is always trained with its dropout.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 from pipeline.files.arrays import AnyArray
+from pipeline.finetune.cut import all_layers
 from pipeline.finetune.surgery import assign
 from pipeline.system.keras_setup import (
-    KerasLayer,
     KerasModel,
     KerasOptimizer,
     KerasVariable,
@@ -135,20 +135,13 @@ def seed_random_layers(model: KerasModel, seed: int, step: int) -> None:
     """Set what layers that draw (dropout, stochastic depth) draw from, for one step."""
     generators = [
         layer.seed_generator
-        for layer in _all_layers(model)
+        for layer in all_layers(model.layers)
         if getattr(layer, "seed_generator", None) is not None
     ]
     drawn = RandomStream.LAYERS.generator(seed, step)
     # From the top down: layers above a cut draw the same whether the part below is there or not.
     for generator in reversed(generators):
         generator.state.assign(drawn.integers(0, 2**31, 2).astype(generator.state.dtype))
-
-
-def _all_layers(model: KerasModel) -> Iterator[KerasLayer]:
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _all_layers(layer)
-        yield layer
 
 
 def _mean_loss(logits: Tensor, classes: Tensor, row_weights: Tensor) -> Tensor:

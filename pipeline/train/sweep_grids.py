@@ -27,7 +27,7 @@ _KORNBLITH: Final = tuple(10.0 ** (6 - number / 4) for number in range(45))
 
 GRIDS: Final[Mapping[str, Mapping[str, Grid]]] = MappingProxyType(
     {
-        # Wider than the grids that heads have by themselves, of which train-head chooses.
+        # Wider than the grids that heads have by themselves, from which train-head chooses.
         "default": {
             "centroid": {},
             "dense": {

@@ -10,13 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny_resnet
 
 from pipeline import backbones
 from pipeline.backbones import frozen, weights
@@ -62,20 +62,14 @@ def loaded() -> FrozenBackbone:
 
 def build_small(**options: Any) -> Any:
     """Return a network as Keras builds its ResNets, of one small block."""
-    from keras.src.applications import resnet
-
-    def stack(tensor: Any) -> Any:
-        return resnet.stack_residual_blocks_v1(tensor, 8, 1, stride1=1, name="conv2")
-
-    names = {"name": "resnet50", "weights_name": "resnet50"}
-    return resnet.ResNet(stack, preact=False, use_bias=True, **names, **options)
+    return weight_files.small_resnet(1, name="resnet50", weights_name="resnet50", **options)
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small() -> Iterator[None]:
     """Have the small network wherever ResNet50 is asked for."""
-    row = replace(backbones.BACKBONES["resnet50"], builder=f"{__name__}:build_small", dim=32)
-    monkeypatch.setattr(backbones, "BACKBONES", {**backbones.BACKBONES, "resnet50": row})
+    with tiny_resnet.in_place_of_resnet50(builder=f"{__name__}:build_small"):
+        yield
 
 
 # Identity

@@ -428,16 +428,6 @@ def test_saved_weights_cannot_claim_more_than_the_file(tmp_path: Path) -> None:
 # Keras' own files
 
 
-def small_resnet(**options: Any) -> Any:
-    """Return a network as Keras builds its ResNets, of two small blocks."""
-    from keras.src.applications import resnet
-
-    def stack(tensor: Any) -> Any:
-        return resnet.stack_residual_blocks_v1(tensor, 8, 2, stride1=1, name="conv2")
-
-    return resnet.ResNet(stack, preact=False, use_bias=True, weights=None, **options)
-
-
 def draw_into(model: Any, arrays: Any) -> None:
     for layer in model.layers:
         for variable in layer.weights:
@@ -452,8 +442,10 @@ def test_what_keras_saves_is_read_in_every_form(tmp_path: Path, name: str, top: 
     from pipeline.backbones import frozen
 
     frozen.import_keras()
-    network = small_resnet(include_top=True)
-    notop = small_resnet(include_top=False, input_shape=(64, 64, 3), pooling="avg")
+    network = weight_files.small_resnet(weights=None, include_top=True)
+    notop = weight_files.small_resnet(
+        weights=None, include_top=False, input_shape=(64, 64, 3), pooling="avg"
+    )
     variables = variables_of(notop)
     arrays = weight_files.values_of(variables_of(network))
     model = network if top else notop
