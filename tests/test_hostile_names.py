@@ -115,6 +115,7 @@ def test_bad_images_are_listed_by_name(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
 def test_tables_of_finetune_read_back(paths: set[str]) -> None:
     for arguments in (
         ("extract", "photos", "--store", "store", *FLAGS),
