@@ -35,7 +35,7 @@ class Backbone:
     Attributes:
         preprocessing: The short name of its preprocessing in the features' identity.
         builder: ``module:function`` that builds it, of Keras or called like those of Keras.
-        preprocess: ``module:function`` of Keras' own ``preprocess_input`` for it.
+        preprocess: ``module:function`` of the ``preprocess_input`` of Keras that it takes.
         dim: Number of features; None where only the loaded network tells.
         file: The ``.keras`` file that holds it, network and weights, instead of a builder.
         name: What it is called in the features' identity.
