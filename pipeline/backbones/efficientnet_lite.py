@@ -125,7 +125,7 @@ def _build(
     """
     keras = import_keras()
     layers = keras.layers
-    pixels = keras.Input(input_shape)
+    pixels = keras.Input(input_shape, name="pixels")
     found = _convolved(pixels, layers.Conv2D, "stem_conv", "stem_bn", _STEM, 3, strides=2)
     found = layers.Activation("relu6", name="stem_activation")(found)
     for number, stage in enumerate(_STAGES, start=1):
@@ -175,7 +175,19 @@ def _block(tensor: Tensor, name: str, stage: _Stage, *, stride: int, width: int)
 def _convolved(
     tensor: Tensor, kind: Tensor, name: str, norm: str, *sizes: int, strides: int = 1
 ) -> Tensor:
-    """Return a convolution of a tensor, normalized; padded as TensorFlow's ``same``."""
+    """Return a convolution of a tensor, normalized.
+
+    Padded as TensorFlow's ``same``: with a stride, a map of even sides gets one row and column more
+    at its end than at its beginning, where PyTorch's own padding is symmetric.
+
+    Args:
+        tensor: What is convolved.
+        kind: Class of the layer.
+        name: Name of the layer.
+        norm: Name of the normalization.
+        sizes: Channels and side of the kernel, of a depthwise convolution its side alone.
+        strides: Step between the places of the kernel.
+    """
     convolution = kind(*sizes, strides=strides, padding="same", use_bias=False, name=name)
     normalization = import_keras().layers.BatchNormalization(epsilon=_EPSILON, name=norm)
     return normalization(convolution(tensor))
