@@ -93,6 +93,12 @@ class ExtractOptions:
         "imagenet|random|PATH",
     )
     image_size: int = fields.integer(224, "side of the square given to the backbone, in pixels", 32)
+    resize: str = fields.choice(
+        "squash",
+        ("squash", "crop", "pad"),
+        "how an image becomes a square: squashed; its middle, the short side at 8/7 of the size; "
+        "or whole, beside it white",
+    )
     pooling: str = fields.choice("avg", ("avg", "max"), "pooling over the last feature map")
     engine: str = fields.text(
         "auto", "what runs the backbone: keras, openvino or onnx; 'auto' takes the fastest", "NAME"

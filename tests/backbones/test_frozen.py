@@ -24,7 +24,6 @@ from pipeline.backbones import identity as identities
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.variables import variables_of
 from pipeline.errors import ConfigError, WeightsUnavailableError
-from pipeline.images.decoder import DECODER
 from tests import weight_files
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
@@ -48,6 +47,7 @@ def identity(**changes: Any) -> identities.Identity:
     options: dict[str, Any] = {
         "weights_sha256": "0" * 64,
         "image_size": 64,
+        "resize": "squash",
         "pooling": "avg",
         "precision": "float32",
         "engine": "keras",
@@ -82,7 +82,7 @@ def test_the_identity_has_the_fields_of_the_contract() -> None:
         "image_size": 64,
         "pooling": "avg",
         "preprocessing": "caffe",
-        "decoder": DECODER,
+        "decoder": "pillow-1",
         "precision": "float32",
     }
 
