@@ -290,8 +290,8 @@ def _memory(image: ImageFile.ImageFile, side: int) -> int:
     beside = bands * _BESIDE.get(image.format or "", 0)
     # The image as it is decoded, as RGB, and a copy of that: over white, or turned.
     pixels = image.width * image.height * (beside + 4 + 4 + 4)
-    # The resize: its weights, every row once it has its new length, and the result three times.
-    resize = 40 * sum(image.size) + 4 * side * (image.height + 3 * side)
+    # The resize: its weights, what its first pass leaves, and the result three times.
+    resize = 40 * sum(image.size) + 4 * side * (max(image.size) + 3 * side)
     return pixels + resize + bands * _tile_pixels(image)
 
 

@@ -29,7 +29,7 @@ def test_augmentation_follows_seed_epoch_and_row(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
     with (
         Photos(rows, SIZE, "squash", augment_seed=1) as photos,
-        Photos(rows, SIZE, augment_seed=1) as again,
+        Photos(rows, SIZE, "squash", augment_seed=1) as again,
     ):
         first = photos.batch(np.array([2, 3]), 5)
         np.testing.assert_array_equal(again.batch(np.array([3]), 5)[0], first[1])
