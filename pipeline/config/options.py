@@ -96,8 +96,8 @@ class ExtractOptions:
     resize: str = fields.choice(
         "squash",
         ("squash", "crop", "pad"),
-        "how an image becomes a square: squashed; its middle, the short side at 8/7 of the size; "
-        "or whole, beside it white",
+        "how an image becomes a square: squash it, crop its middle (at 8/7 of the size), or pad it "
+        "with white; part of the identity",
     )
     pooling: str = fields.choice("avg", ("avg", "max"), "pooling over the last feature map")
     engine: str = fields.text(
