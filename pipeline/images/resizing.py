@@ -78,7 +78,7 @@ class Square:
     """What images are put into.
 
     Attributes:
-        rule: How they are.
+        rule: How an image is put into it.
         size: Side of the network's input.
         is_wide: Whether it is the larger square from which windows are cut.
     """
