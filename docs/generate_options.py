@@ -19,14 +19,14 @@ def document() -> str:
         "A path may begin with `~` or `~user`, in flags, files and Python alike; a folder that is",
         "really called `~` is `./~`.",
     ]
-    lines += _table("Every command", options.CommonOptions)
-    for name in COMMANDS:
-        lines += _table(f"pipeline {name}", find(name).options)
+    lines += _table("Every command", "Options of every command.", options.CommonOptions)
+    for name, row in COMMANDS.items():
+        lines += _table(f"pipeline {name}", row.summary, find(name).options)
     return "\n".join(lines) + "\n"
 
 
-def _table(title: str, record: type) -> list[str]:
-    lines = ["", f"## {title}", "", (record.__doc__ or "").strip(), ""]
+def _table(title: str, summary: str, record: type) -> list[str]:
+    lines = ["", f"## {title}", "", summary, ""]
     lines += ["| option | values | default | what |", "|--|--|--|--|"]
     listed = sorted(options.options_of(record).items(), key=lambda item: not item[1].positional)
     for name, option in listed:

@@ -33,7 +33,7 @@ class Command:
     """One command: a file in ``commands`` makes it, a row of the table there names the file.
 
     Attributes:
-        options: Its record of options, whose docstring is its line in ``--help``.
+        options: Its record of options.
         run: Options to the result that ``--json`` prints; it imports what it needs when it is
             called, so that ``--help`` answers at once.
         text: The result for a person: lines, and tables.

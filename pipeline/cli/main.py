@@ -20,7 +20,6 @@ from pipeline.cli.text import Result, as_lines
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
-from pipeline.config.toml_file import load_file
 from pipeline.errors import ConfigError, PipelineError, hint_for, unknown_name
 from pipeline.system import interrupts, streams
 from pipeline.system.interrupts import status_of
@@ -34,6 +33,7 @@ INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 # What a shell says of a program that the closed pipe ends: 128 and the number of SIGPIPE.
 CLOSED: Final = 141
+_TOP_FLAGS: Final = ("--help", "--version")
 
 _KEPT: Final = "Interrupted; what was finished is kept. Run the same command again to go on."
 _NOTHING_KEPT: Final = "Interrupted; nothing was written."
@@ -84,8 +84,8 @@ def _answered(arguments: Sequence[str]) -> int:
 
 
 def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Return the parser of the command that arguments begin with; of all, where they do not."""
-    names = arguments[:1] if arguments and arguments[0] in COMMANDS else tuple(COMMANDS)
+    """Return the parser of the command that arguments begin with, or one that lists them all."""
+    named = arguments[:1] if arguments and arguments[0] in COMMANDS else ()
     top = _Parser(
         prog="pipeline",
         description="Two-stage transfer learning for image classification: extract features "
@@ -94,18 +94,17 @@ def parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pipeline {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    for name in names:
-        record = find(name).options
-        summary = (record.__doc__ or "").strip()
+    for name in named or COMMANDS:
         command = commands.add_parser(
             name,
-            help=summary,
-            description=summary,
+            help=COMMANDS[name].summary,
+            description=COMMANDS[name].summary,
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,
         )
-        _add_options(command, record)
-        _add_options(command.add_argument_group("everywhere"), CommonOptions)
+        if named:
+            _add_options(command, find(name).options)
+            _add_options(command.add_argument_group("everywhere"), CommonOptions)
     return top
 
 
@@ -121,6 +120,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run(arguments: Sequence[str]) -> int:
+    _refuse_options_first(arguments)
     try:
         given, unknown = parser(arguments).parse_known_args(arguments)
     except SystemExit:  # after --help or --version
@@ -129,7 +129,7 @@ def _run(arguments: Sequence[str]) -> int:
     command = values.pop("command")
     if command is None:
         if unknown:
-            raise unknown_name("flag", unknown[0], ("--help", "--version"))
+            raise unknown_name("flag", unknown[0], _TOP_FLAGS)
         parser().print_help()
         return DONE
     row = find(command)
@@ -139,13 +139,29 @@ def _run(arguments: Sequence[str]) -> int:
     common = config.build(
         CommonOptions, {name: values.pop(name) for name in common_names if name in values}
     )
-    tables = load_file(Path(common.config), records()) if common.config else {}
+    tables = _tables(common.config) if common.config else {}
     # An empty positional list is argparse's "not given".
     flags = {name: value for name, value in values.items() if value != []}
     reporter = TerminalReporter(quiet=common.quiet)
     result = perform(command, flags, Call(common, reporter, tables, STARTED))
     _show(row, result, as_json=common.json)
     return _status(result, strict=common.strict)
+
+
+def _tables(path: str) -> dict[str, dict[str, object]]:
+    from pipeline.config.toml_file import load_file
+
+    return load_file(Path(path), records())
+
+
+def _refuse_options_first(arguments: Sequence[str]) -> None:
+    command = next((name for name in arguments if name in COMMANDS), "")
+    first = arguments[0] if arguments else ""
+    if command and first.startswith("-") and first not in ("-h", *_TOP_FLAGS):
+        raise ConfigError(
+            f"{first.partition('=')[0]!r} stands before the command.",
+            hint=f"Options come after it: pipeline {command} {first} ...",
+        )
 
 
 def _refuse_unknown(unknown: Sequence[str], record: type) -> None:

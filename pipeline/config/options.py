@@ -49,7 +49,7 @@ class CommonOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleOptions:
-    """Write the embedded sample data set (handwritten digits) as class folders of PNG files."""
+    """Options of ``sample``."""
 
     out: str = fields.path(
         "", "folder to write, one sub-folder per class", "OUT", positional=True, required=True
@@ -58,7 +58,7 @@ class SampleOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractOptions:
-    """Stage 1: run the frozen backbone once over the images and store the pooled features."""
+    """Options of ``extract``."""
 
     data: str = fields.path(
         "",
@@ -162,7 +162,7 @@ class StageTwoOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainHeadOptions(StageTwoOptions):
-    """Stage 2: train heads on stored features, choose on val, score test once."""
+    """Options of ``train-head``."""
 
     head: tuple[str, ...] = fields.texts(
         ("dense", "logreg", "majority"), "head to train; repeat the flag for several", "NAME"
@@ -172,7 +172,7 @@ class TrainHeadOptions(StageTwoOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepOptions(StageTwoOptions):
-    """Try many heads and settings in one pass; val chooses, test is scored once."""
+    """Options of ``sweep``."""
 
     head: tuple[str, ...] = fields.texts(
         ("linear", "logreg", "ridge"), "head to sweep; repeat the flag for several", "NAME"
@@ -190,7 +190,7 @@ class SweepOptions(StageTwoOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
-    """Show a leaderboard of runs on their common test images, with paired tests."""
+    """Options of ``compare``."""
 
     runs: tuple[str, ...] = fields.paths(
         (), "run directories", "RUN", positional=True, required=True
@@ -204,7 +204,7 @@ class CompareOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneOptions:
-    """Stage 3: put a trained head on the backbone and train its top layers at a low rate."""
+    """Options of ``finetune``."""
 
     source: str = fields.path(
         "", "run of train-head to start from", "RUN", positional=True, required=True
@@ -262,7 +262,7 @@ class FinetuneOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfoOptions:
-    """Say what a store or a run is."""
+    """Options of ``info``."""
 
     path: str = fields.path(
         "", "store or run directory", "STORE|RUN", positional=True, required=True
@@ -275,7 +275,7 @@ class InfoOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyOptions:
-    """Check every byte of a store, a run or an exported folder against its checksums."""
+    """Options of ``verify``."""
 
     store: str = fields.path(
         "",
@@ -295,7 +295,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneOptions:
-    """Drop features and frozen activations that no manifest row needs; merge small shards."""
+    """Options of ``prune``."""
 
     store: str = fields.path("", "store directory", "STORE", positional=True, required=True)
 

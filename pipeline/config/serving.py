@@ -28,7 +28,7 @@ class ServingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictOptions(ServingOptions):
-    """Classify images with a head of a run."""
+    """Options of ``predict``."""
 
     paths: tuple[str, ...] = fields.paths(
         (), "image files and folders", "PATH", positional=True, required=True
@@ -41,7 +41,7 @@ class PredictOptions(ServingOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions(ServingOptions):
-    """Score a saved head on other labelled data."""
+    """Options of ``evaluate``."""
 
     data: str = fields.path(
         "",
@@ -60,7 +60,7 @@ class EvaluateOptions(ServingOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """Write a head with its backbone as one model that takes decoded images."""
+    """Options of ``export``."""
 
     run: str = fields.path("", "run directory", "RUN", positional=True, required=True)
     out: str = fields.path("", "file or folder to write", "OUT", positional=True, required=True)

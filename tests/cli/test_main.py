@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import Command, FakeEncoder, write_classes, write_image
 
-from pipeline.cli.commands import records
+from pipeline.cli.commands import COMMANDS, records
 from pipeline.cli.main import main, parser
 from pipeline.config import options
 
@@ -146,11 +146,26 @@ def test_flag_beats_file_beats_default(
     assert info["provenance"]["seed"] == 5
 
 
-def test_every_flag_has_help_and_every_command_a_record() -> None:
-    for record in records().values():
-        assert (record.__doc__ or "").strip()
+def test_every_command_and_every_flag_has_help() -> None:
+    overview = " ".join(parser().format_help().split())
+    for name, record in records().items():
         assert all(option.help for option in options.options_of(record).values())
-    parser().format_help()
+        assert COMMANDS[name].summary and COMMANDS[name].summary in overview
+
+
+def test_help_imports_no_command() -> None:
+    script = (
+        "import sys; from pipeline.cli.main import main; main(['--help'])\n"
+        "sys.exit(' '.join(m for m in sys.modules if m.startswith('pipeline.cli.commands.')) or 0)"
+    )
+    done = python(script)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("flag", ["--quiet", "--store=s", "--nonsense"])
+def test_an_option_before_the_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([flag, "extract", "d"]) == 2
+    assert f"pipeline extract {flag}" in capsys.readouterr().err
 
 
 def test_quiet_leaves_stderr_empty(

@@ -95,7 +95,7 @@ class NoOptions:
 def put_in_place_of(
     command: str, run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module(COMMANDS[command])
+    module = importlib.import_module(COMMANDS[command].module)
     row = replace(module.COMMAND, run=run, options=NoOptions)
     monkeypatch.setattr(module, "COMMAND", row)
 

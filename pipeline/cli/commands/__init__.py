@@ -7,33 +7,77 @@ A new command is a new file with a ``COMMAND``, and a row here.
 import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.text import Result
 from pipeline.config import options as config
 
-COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
+
+class Row(NamedTuple):
+    """Where a command is, and its line in ``--help``, which imports none of them."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: Final[Mapping[str, Row]] = MappingProxyType(
     {
-        "sample": "pipeline.cli.commands.sample",
-        "extract": "pipeline.cli.commands.extract",
-        "train-head": "pipeline.cli.commands.train_head",
-        "sweep": "pipeline.cli.commands.sweep",
-        "compare": "pipeline.cli.commands.compare",
-        "finetune": "pipeline.cli.commands.finetune",
-        "predict": "pipeline.cli.commands.predict",
-        "evaluate": "pipeline.cli.commands.evaluate",
-        "export": "pipeline.cli.commands.export",
-        "info": "pipeline.cli.commands.info",
-        "verify": "pipeline.cli.commands.verify",
-        "prune": "pipeline.cli.commands.prune",
+        "sample": Row(
+            "pipeline.cli.commands.sample",
+            "Write the embedded sample, handwritten digits, as class folders of PNG files.",
+        ),
+        "extract": Row(
+            "pipeline.cli.commands.extract",
+            "Stage 1: run the frozen backbone once over the images and store the pooled features.",
+        ),
+        "train-head": Row(
+            "pipeline.cli.commands.train_head",
+            "Stage 2: train heads on stored features, choose on val, score test once.",
+        ),
+        "sweep": Row(
+            "pipeline.cli.commands.sweep",
+            "Try many heads and settings in one pass; val chooses, test is scored once.",
+        ),
+        "compare": Row(
+            "pipeline.cli.commands.compare",
+            "Show a leaderboard of runs on their common test images, with paired tests.",
+        ),
+        "finetune": Row(
+            "pipeline.cli.commands.finetune",
+            "Stage 3: put a trained head on the backbone and train its top layers at a low rate.",
+        ),
+        "predict": Row(
+            "pipeline.cli.commands.predict",
+            "Classify images with a head of a run.",
+        ),
+        "evaluate": Row(
+            "pipeline.cli.commands.evaluate",
+            "Score a saved head on other labelled data.",
+        ),
+        "export": Row(
+            "pipeline.cli.commands.export",
+            "Write a head with its backbone as one model that takes decoded images.",
+        ),
+        "info": Row(
+            "pipeline.cli.commands.info",
+            "Say what a store or a run is.",
+        ),
+        "verify": Row(
+            "pipeline.cli.commands.verify",
+            "Check every byte of a store, a run or an exported folder against its checksums.",
+        ),
+        "prune": Row(
+            "pipeline.cli.commands.prune",
+            "Drop features and frozen activations that no manifest row needs; merge small shards.",
+        ),
     }
 )
 
 
 def find(name: str) -> Command:
     """Return a row of ``COMMANDS``, imported now."""
-    command: Command = importlib.import_module(COMMANDS[name]).COMMAND
+    command: Command = importlib.import_module(COMMANDS[name].module).COMMAND
     return command
 
 
