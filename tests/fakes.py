@@ -33,6 +33,7 @@ IDENTITY = identities.of(
     backbones.find("resnet50"),
     weights_sha256="0" * 64,
     image_size=32,
+    resize="squash",
     pooling="avg",
     precision="float32",
     engine="",

@@ -51,6 +51,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         preprocessing: str | None = default_of(ExtractOptions, "preprocessing"),
         weights: str = default_of(ExtractOptions, "weights"),
         image_size: int = default_of(ExtractOptions, "image_size"),
+        resize: str = default_of(ExtractOptions, "resize"),
         pooling: str = default_of(ExtractOptions, "pooling"),
         engine: str = default_of(ExtractOptions, "engine"),
         precision: str = default_of(ExtractOptions, "precision"),
@@ -63,6 +64,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.preprocessing = preprocessing
         self.weights = weights
         self.image_size = image_size
+        self.resize = resize
         self.pooling = pooling
         self.engine = engine
         self.precision = precision
