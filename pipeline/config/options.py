@@ -82,10 +82,13 @@ class ExtractOptions:
         "merge labels that differ only in blanks, capitals, encoding or how a number is written"
     )
     backbone: str = fields.path(
-        "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
+        "resnet50", "pretrained network without its top, or a .keras or .onnx file", "NAME|PATH"
     )
     preprocessing: str | None = fields.choice(
-        None, tuple(PREPROCESSINGS), "what the network of a .keras file expects of pixels"
+        None, tuple(PREPROCESSINGS), "what the network of a .keras or .onnx file expects of pixels"
+    )
+    output: str | None = fields.text(
+        None, "output of an .onnx file that holds the features, where it has several", "NAME"
     )
     weights: str = fields.path(
         "imagenet",

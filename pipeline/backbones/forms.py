@@ -1,0 +1,36 @@
+"""The forms of a network that is in no table but in a file; who knows more of one is its reader."""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form.
+
+    Attributes:
+        name: What it is called in messages.
+        suffix: What its files' names end in.
+        prefix: What the name of a network in such a file begins with, in an identity.
+    """
+
+    name: str
+    suffix: str
+    prefix: str
+
+
+# Named networks have this form too: Keras builds them.
+KERAS: Final = Form("Keras", ".keras", "keras-file:")
+ONNX: Final = Form("ONNX", ".onnx", "onnx-file:")
+FORMS: Final = (KERAS, ONNX)
+SUFFIXES: Final = " or ".join(form.suffix for form in FORMS)
+
+
+def of_file(name: str) -> Form | None:
+    """Return the form of a file by its name; None of what names no such file."""
+    return next((form for form in FORMS if name.endswith(form.suffix)), None)
+
+
+def of_identity(backbone: str) -> Form | None:
+    """Return the form of the file that a backbone of an identity is from; None of the table's."""
+    return next((form for form in FORMS if backbone.startswith(form.prefix)), None)
