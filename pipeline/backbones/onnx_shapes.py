@@ -18,6 +18,7 @@ FLOAT32: Final = "float32"
 _CHANNELS: Final = 3
 _LEAST: Final = int(options_of(ExtractOptions)["image_size"].minimum)
 _POOLED, _TOKENS, _MAP = 2, 3, 4
+_LONG_NAME: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Declared:
     def __str__(self) -> str:
         if self.shape is None:
             return f"{self.name} of unknown shape"
-        sides = ", ".join(str(side) or "?" for side in self.shape)
+        sides = ", ".join(_shown(side) for side in self.shape)
         return f"{self.name} ({sides})"
 
 
@@ -225,6 +226,11 @@ def _advice(outputs: Sequence[Declared]) -> str:
         if not _output_hint(output) and _features(output, first=True) is not None
     ]
     return f"Choose one: --output {' or '.join(able[:3])}." if able else ""
+
+
+def _shown(side: Side) -> str:
+    """Return a side for a message; exporters call some by formulas of lines' length."""
+    return str(side) if 0 < len(str(side)) <= _LONG_NAME else "?"
 
 
 def _listed(items: Sequence[Declared], *, kinds: bool = False) -> str:

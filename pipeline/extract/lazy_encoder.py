@@ -46,8 +46,8 @@ class LazyEncoder:
             WeightsUnavailableError: The weights file is not one.
             EngineUnavailableError: The engine is not installed.
         """
-        views.check(options.views)
         engines.require(options.engine, forms.of_file(options.backbone) or KERAS)
+        views.check(options.views)
         spec = backbones.find(options.backbone, options.preprocessing, options.output)
         token = identity.source_token(spec, weights=options.weights, seed=options.seed)
         return cls(options, reporter, spec, token)

@@ -29,8 +29,8 @@ RECORD: Final = "model.json"
 
 _HEAD: Final = "head"
 _ENCODER: Final = "encoder"
-# The file of a network that is in no table. Of one in Keras' form the architecture alone counts; the
-# weights are taken from the other file.
+# The file of a network that is in no table. Of one in Keras' form the architecture alone counts;
+# the weights are taken from the other file.
 _NETWORKS: Final = tuple(f"network{form.suffix}" for form in forms.FORMS)
 
 # The files whose digests the record holds. The weights are named by theirs, and the head's record
