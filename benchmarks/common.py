@@ -28,6 +28,7 @@ IDENTITY: Final = identities.of(
     backbones.find("resnet50"),
     weights_sha256="0" * 64,
     image_size=224,
+    resize="squash",
     pooling="avg",
     precision="float32",
     engine="",

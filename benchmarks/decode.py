@@ -24,7 +24,8 @@ from PIL import Image, ImageDraw, ImageFont, features
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import photos
 
-from pipeline.images.decoder import DECODER, decode
+from pipeline.images import resizing
+from pipeline.images.decoder import decode
 
 Pixels = NDArray[np.uint8]
 
@@ -128,7 +129,8 @@ def main() -> None:
         name: measure(picture, quality, size=options.size, repeats=options.repeats)
         for name, (picture, quality) in pictures.items()
     }
-    record = {"decoder": DECODER, **vars(options), "machine": machine(), "pictures": results}
+    decoder = resizing.find("squash").decoder
+    record = {"decoder": decoder, **vars(options), "machine": machine(), "pictures": results}
     print(json.dumps(record, indent=2))
 
 

@@ -64,7 +64,7 @@ def listing(folder: Path) -> Manifest:
 def measure(options: Any, rows: Manifest, folder: Path) -> dict[str, Any]:
     """Time epochs of both in turn, each once compiled."""
     y = np.unique(rows.labels, return_inverse=True)[1].astype(np.int64)
-    with Photos(rows, options.image_size, augment_seed=None) as photos:
+    with Photos(rows, options.image_size, "squash", augment_seed=None) as photos:
         images = photos.batch(np.arange(len(rows)), None)
         ours, filling = cached(options, rows, photos, y, folder)
     calls = {

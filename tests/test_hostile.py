@@ -131,7 +131,7 @@ def test_images_are_files(tmp_path: Path, odd: Callable[[Path], None]) -> None:
     with pytest.raises(DecodeError, match="not a regular file"):
         read_file(tmp_path / "a.png")
     with (
-        finetune_data.Photos(rows, 32, augment_seed=None) as photos,
+        finetune_data.Photos(rows, 32, "squash", augment_seed=None) as photos,
         pytest.raises(StaleFeaturesError, match="not a regular file"),
     ):
         photos.batch(np.arange(1), None)

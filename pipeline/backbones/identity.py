@@ -11,7 +11,8 @@ from pipeline.backbones import weights as weight_files
 from pipeline.backbones.forms import KERAS, ONNX, Form
 from pipeline.config.options import ExtractOptions
 from pipeline.errors import ConfigError, RunError, StaleFeaturesError
-from pipeline.files.typed_record import Record, first_difference
+from pipeline.files.typed_record import Difference, Record, first_difference
+from pipeline.images import resizing
 
 # What names a file, in no other folder.
 _DIGEST: Final = re.compile(r"[\w-]+", re.ASCII)
@@ -29,7 +30,7 @@ class Identity(Record):
         image_size: Side of its input in pixels.
         pooling: How positions become one row.
         preprocessing: What is done to pixels before the first layer.
-        decoder: What decodes images, with its version.
+        decoder: What decodes images, with its version and its rule of ``--resize``.
         precision: What the network computes in.
         engine: What ran it; None in float32, in which every engine agrees.
         output: Which output of a network in ONNX they are; None of others, which have one.
@@ -54,6 +55,15 @@ class Identity(Record):
     def form(self) -> Form:
         """The form of the network."""
         return forms.of_identity(self.backbone) or KERAS
+
+    @property
+    def resize(self) -> str:
+        """The rule by which images become squares, as ``--resize`` has it.
+
+        Raises:
+            StaleFeaturesError: This release has no such decoder.
+        """
+        return resizing.resize_of(self.decoder)
 
     def in_float32(self) -> "Identity":
         """Return the identity of the same features made in float32, which is of no engine."""
@@ -83,6 +93,7 @@ def of(
     *,
     weights_sha256: str,
     image_size: int,
+    resize: str,
     pooling: str,
     precision: str,
     engine: str,
@@ -91,16 +102,13 @@ def of(
 
     Every float32 engine agrees with Keras, so the engine counts only at other precisions.
     """
-    # Pillow is not needed to read the identity of a store.
-    from pipeline.images.decoder import DECODER
-
     return Identity(
         backbone=spec.name,
         weights_sha256=weights_sha256,
         image_size=image_size,
         pooling=pooling,
         preprocessing=spec.preprocessing,
-        decoder=DECODER,
+        decoder=resizing.find(resize).decoder,
         precision=precision,
         engine=None if precision == "float32" else engine,
         output=spec.output,
@@ -146,6 +154,14 @@ def require_equal(
         )
 
 
+def asked_with(difference: Difference) -> str:
+    """Return how the second value of a field that differs is asked for, for a hint."""
+    for name, rule in resizing.RESIZES.items():
+        if (difference.name, difference.second) == ("decoder", rule.decoder):
+            return f"--resize {name}"
+    return "the stored value"
+
+
 def _identity_here(identity: Identity) -> Identity:
     """Return the identity of features made now with what an identity asks for."""
     name = identity.backbone
@@ -157,6 +173,7 @@ def _identity_here(identity: Identity) -> Identity:
         spec,
         weights_sha256=identity.weights_sha256,
         image_size=identity.image_size,
+        resize=identity.resize,
         pooling=identity.pooling,
         precision=identity.precision,
         engine=identity.engine or "",

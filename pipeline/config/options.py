@@ -97,6 +97,12 @@ class ExtractOptions:
         "imagenet|random|PATH",
     )
     image_size: int = fields.integer(224, "side of the square given to the backbone, in pixels", 32)
+    resize: str = fields.choice(
+        "squash",
+        ("squash", "crop", "pad"),
+        "how an image becomes a square: squash it, crop its middle (at 8/7 of the size), or pad it "
+        "with white; part of the identity",
+    )
     pooling: str = fields.choice("avg", ("avg", "max"), "pooling over the last feature map")
     engine: str = fields.text(
         "auto", "what runs the backbone: keras, openvino or onnx; 'auto' takes the fastest", "NAME"

@@ -50,7 +50,7 @@ class Extraction:
         clock: Where the time went, from the first read to the last shard in place.
 
     Example:
-        extraction = Extraction(listing, store, cache, image_size=224)
+        extraction = Extraction(listing, store, cache)
         extraction.look_up()
         if extraction.needs_encoder(workers=4):
             extraction.encode(encoder, workers=4, bar=bar)
@@ -63,7 +63,6 @@ class Extraction:
         store: Store,
         cache: ScanCache,
         *,
-        image_size: int,
         targets: Mapping[str, ShardSet] | None = None,
         on_error: str = "skip",
         max_errors: int | None = None,
@@ -72,9 +71,8 @@ class Extraction:
 
         Args:
             listing: The images.
-            store: Where features go.
+            store: Where features go; its identity says how images are decoded.
             cache: What earlier runs learned about files.
-            image_size: Side of the encoder's input in pixels.
             targets: Sets to fill by view; the plain one alone by default.
             on_error: ``skip`` or ``raise`` on a bad image.
             max_errors: Most bad images before giving up.
@@ -86,7 +84,6 @@ class Extraction:
         self._listing = listing
         self._store = store
         self._cache = cache
-        self._image_size = image_size
         self._on_error = on_error
         self._max_errors = max_errors
         self._decoder = decoder.environment()
@@ -315,7 +312,8 @@ class Extraction:
 
     def _read(self, index: int, *, wanted: Callable[[str], Sequence[str]]) -> ReadFile:
         get = partial(reading.read, self._listing, index)
-        return reading.decoded(get, wanted, self._image_size)
+        identity = self._store.identity
+        return reading.decoded(get, wanted, identity.image_size, identity.resize)
 
     def _deliver(
         self, writers: Mapping[str, ShardWriter], rows: Sequence[EncodingRow], features: Features

@@ -200,6 +200,7 @@ def identity_of_options(network: LazyEncoder, digest: str) -> Identity:
         network.spec,
         weights_sha256=digest,
         image_size=options.image_size,
+        resize=options.resize,
         pooling=options.pooling,
         precision=options.precision,
         # Asking for the engine may import Keras; in float32 no engine is part of the identity.
@@ -227,7 +228,6 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
         listing,
         store,
         cache,
-        image_size=options.image_size,
         targets={PLAIN: store.plain, **{name: store.view_set(name) for name in options.views}},
         on_error=options.on_error,
         max_errors=options.max_errors,

@@ -52,6 +52,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         output: str | None = default_of(ExtractOptions, "output"),
         weights: str = default_of(ExtractOptions, "weights"),
         image_size: int = default_of(ExtractOptions, "image_size"),
+        resize: str = default_of(ExtractOptions, "resize"),
         pooling: str = default_of(ExtractOptions, "pooling"),
         engine: str = default_of(ExtractOptions, "engine"),
         precision: str = default_of(ExtractOptions, "precision"),
@@ -65,6 +66,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.output = output
         self.weights = weights
         self.image_size = image_size
+        self.resize = resize
         self.pooling = pooling
         self.engine = engine
         self.precision = precision

@@ -20,7 +20,7 @@ from pipeline.errors import (
 )
 from pipeline.finetune.origin import _HINT
 from pipeline.finetune.turns import Turns
-from pipeline.images import decoder, reading, views
+from pipeline.images import decoder, reading, resizing, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.system import machine
@@ -41,27 +41,34 @@ class Photos:
     in threads.
 
     Example:
-        with Photos(rows, 224, augment_seed=None) as photos:
+        with Photos(rows, 224, "squash", augment_seed=None) as photos:
             pixels = photos.batch(np.arange(32), None)
     """
 
     def __init__(
-        self, rows: Manifest, size: int, *, augment_seed: int | None, turns: Turns | None = None
+        self,
+        rows: Manifest,
+        size: int,
+        resize: str,
+        *,
+        augment_seed: int | None,
+        turns: Turns | None = None,
     ) -> None:
         """Describe the images; nothing is read yet.
 
         Args:
             rows: The images with their keys.
             size: Side of the network's input in pixels.
+            resize: How an image of another shape becomes a square.
             augment_seed: Seed of augmentation; None for none.
             turns: Which view an epoch shows, without augmentation; None for images as they are.
         """
         self._rows = rows
         self._size = size
+        self._resize = resize
         self._seed = augment_seed
         self._turns = turns or Turns.drawn((), seed=0, rows=len(rows))
-        self._wide = round(size * views.MARGIN)
-        side = size if augment_seed is None else self._wide
+        side = size if augment_seed is None else resizing.wide(size)
         needed = 3 * side * side * len(rows) * len(self._turns.names)
         self._is_kept = needed <= machine.free_memory() // 4
         self._kept: dict[tuple[int, str], Pixels] = {}
@@ -120,7 +127,7 @@ class Photos:
 
     def _augmented(self, row: int, seed: int, epoch: int) -> Pixels:
         def wide() -> Pixels:
-            return decoder.decode(self._read(row), self._wide)
+            return decoder.decode(self._read(row), self._size, self._resize, is_wide=True)
 
         generator = RandomStream.AUGMENTATION.generator(seed, epoch, row)
         pixels = self._keep(row, _WIDE, self._decoded(row, _WIDE, wide))
@@ -129,7 +136,7 @@ class Photos:
     def _view(self, row: int, name: str) -> Pixels:
         def made() -> Pixels:
             key = self._rows.keys[row].decode()
-            return views.pixels(self._read(row), key, [name], self._size)[name]
+            return views.pixels(self._read(row), key, [name], self._size, self._resize)[name]
 
         return self._decoded(row, name, made)
 

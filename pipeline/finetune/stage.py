@@ -123,8 +123,10 @@ def _finetune(
         return _result(run)
     rows = origin.run.manifest()
     turns = Turns.drawn(options.views, seed=options.seed, rows=len(rows))
-    seed, size = options.seed if options.augment else None, origin.store.identity.image_size
-    with Photos(rows, size, augment_seed=seed, turns=turns) as photos:
+    seed, identity = options.seed if options.augment else None, origin.store.identity
+    with Photos(
+        rows, identity.image_size, identity.resize, augment_seed=seed, turns=turns
+    ) as photos:
         photos.require()
         original = origin.network.arrays()
         surgery = _surgery(options, origin, reporter)

@@ -2,7 +2,8 @@
 
 Every stage that looks at an image calls ``decode``, so that training and serving see the same
 pixels. ``docs/decoder.md`` states the rule and the measurements behind it; a change of the rule
-is a change of ``DECODER``, because features made the other way no longer compare.
+is a change of the decoder's name (``resizing``), because features made the other way no longer
+compare.
 """
 
 import ctypes
@@ -24,13 +25,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, _imaging
 
 from pipeline.errors import DecodeError
-from pipeline.images import containers, netpbm
+from pipeline.images import containers, netpbm, resizing
 from pipeline.images import formats as image_formats
 from pipeline.images.memory_budget import MemoryBudget
+from pipeline.images.resizing import Placement, Square
 
 Pixels = NDArray[np.uint8]
 
-DECODER: Final = "pillow-1"
 MAX_BYTES: Final = 512 * 2**20
 # Pillow's own error line with its default settings (twice its warning line), kept here as a
 # number, so that the rule does not depend on a setting that other code can change.
@@ -78,6 +79,8 @@ _TIFF_TILE_SIDES: Final = (322, 323)
 _TIFF_PHOTOMETRIC: Final = 262
 _WHITE_IS_ZERO: Final = 0
 _REASON_LENGTH: Final = 120
+# Of what no pixel of the image covers, also under its alpha.
+_BACKGROUND: Final = "white"
 
 _QUIET: Final = ("ignore", None, Warning, re.compile(r"(PIL|pillow_heif)\b"), 0)
 _QUIET_LOCK: Final = threading.Lock()
@@ -86,34 +89,38 @@ _NO_LOG: Final = logging.NullHandler()
 _MEMORY_BLOCKS: Final = 8
 
 
-def decode(data: bytes, size: int) -> Pixels:
-    """Decode an image file and squash it to a square.
+def decode(data: bytes, size: int, resize: str = "squash", *, is_wide: bool = False) -> Pixels:
+    """Decode an image file into a square.
 
     Safe to call from many threads at once.
 
     Args:
         data: The file's bytes.
         size: Side of the square, in pixels.
+        resize: How an image of another shape becomes one: ``squash``, ``crop`` or ``pad``.
+        is_wide: Whether to return the larger square from which windows are cut.
 
     Returns:
-        uint8 RGB, shape ``(size, size, 3)``.
+        uint8 RGB, shape ``(size, size, 3)``; of the larger square ``resizing.wide(size)``.
 
     Raises:
+        ConfigError: There is no such rule.
         DecodeError: The bytes give no image; the message is a short reason for the manifest.
     """
+    square = Square(resizing.find(resize), size, is_wide)
     if not data:
         raise DecodeError("empty file")
     _silence_pillow()
     if containers.is_littered(data):
         data = containers.without_metadata(data) or data
     try:
-        return _decoded(data, size)
+        return _decoded(data, square)
     except _BrokenImageError as error:
         mended = containers.without_metadata(data)
         if mended is None:
             raise
         try:
-            return _decoded(mended, size)
+            return _decoded(mended, square)
         except _BrokenImageError:
             raise error from None
 
@@ -135,18 +142,20 @@ class _BrokenImageError(DecodeError):
     """Pillow made no sense of the bytes; without their metadata it may."""
 
 
-def _decoded(data: bytes, size: int) -> Pixels:
+def _decoded(data: bytes, square: Square) -> Pixels:
     image = _open(data)
     try:
         _check_size(image)
         coefficients = _coefficients(image, data)
         if image.format in _JPEG:
             # Only for JPEG: for HEIC the same call takes an embedded thumbnail for the image.
-            image.draft(None, (2 * size, 2 * size))
+            # It need not be upright: a rule treats width and height alike.
+            width, height = square.place(image.size).whole
+            image.draft(None, (2 * width, 2 * height))
         copies = 2 * len(data) if image.format == "PPM" else 0
-        with _BUDGET.draw(coefficients + copies + _memory(image, size)):
+        with _BUDGET.draw(coefficients + copies + _memory(image, square.side)):
             upright = _upright_rgb(image, data)
-            return np.array(upright.resize((size, size), Image.Resampling.BILINEAR))
+            return _placed(upright, square.place(upright.size))
     except DecodeError:
         raise
     except MemoryError as error:
@@ -275,14 +284,15 @@ def _is_one_scan(image: ImageFile.ImageFile, data: bytes) -> bool:
     return at > 0 and data[at : at + 2] == b"\xff\xda" and data[at + 4] == layers
 
 
-def _memory(image: ImageFile.ImageFile, size: int) -> int:
+def _memory(image: ImageFile.ImageFile, side: int) -> int:
     """Estimate from the header the bytes that decoding and resizing take at their peak."""
     bands = len(image.getbands())
     beside = bands * _BESIDE.get(image.format or "", 0)
     # The image as it is decoded, as RGB, and a copy of that: over white, or turned.
     pixels = image.width * image.height * (beside + 4 + 4 + 4)
-    # The resize: its weights, and every row once it has its new length.
-    return pixels + 40 * sum(image.size) + 4 * size * image.height + bands * _tile_pixels(image)
+    # The resize: its weights, what its first pass leaves, and the result three times.
+    resize = 40 * sum(image.size) + 4 * side * (max(image.size) + 3 * side)
+    return pixels + resize + bands * _tile_pixels(image)
 
 
 def _upright_rgb(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
@@ -295,6 +305,17 @@ def _upright_rgb(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     method = _transposition(image)
     rgb = _rgb(image)
     return rgb if method is None else rgb.transpose(method)
+
+
+def _placed(image: Image.Image, placement: Placement) -> Pixels:
+    """Put an RGB image into its square; what is cut off counts at the edge and is never made."""
+    box = placement.box(*image.size)
+    resized = image.resize(placement.kept, Image.Resampling.BILINEAR, box)
+    if placement.kept == (placement.side, placement.side):
+        return np.array(resized)
+    square = Image.new("RGB", (placement.side, placement.side), _BACKGROUND)
+    square.paste(resized, placement.corner)
+    return np.array(square)
 
 
 def _transposition(image: Image.Image) -> Image.Transpose | None:
@@ -344,7 +365,7 @@ def _scaled_grey(image: Image.Image) -> Image.Image:
 
 
 def _over_white(rgba: Image.Image) -> Image.Image:
-    white = Image.new("RGB", rgba.size, "white")
+    white = Image.new("RGB", rgba.size, _BACKGROUND)
     white.paste(rgba, mask=rgba)
     return white
 

@@ -122,7 +122,7 @@ def read_file(path: Path) -> Content:
 
 
 def decoded(
-    get: Callable[[], Content], wanted: Callable[[str], Iterable[str]], size: int
+    get: Callable[[], Content], wanted: Callable[[str], Iterable[str]], size: int, resize: str
 ) -> ReadFile:
     """Read an image and decode what is wanted of it; a bad one has a reason and no pixels.
 
@@ -130,6 +130,7 @@ def decoded(
         get: Returns its bytes; may raise ``DecodeError``.
         wanted: Returns the views that are wanted, given the key of the bytes.
         size: Side of the encoder's input in pixels.
+        resize: How an image of another shape becomes a square.
     """
     try:
         content = get()
@@ -137,7 +138,8 @@ def decoded(
         return ReadFile(reason=str(error))
     key, status = content.key, content.status
     try:
-        return ReadFile(key, status, views.pixels(content.data, key, wanted(key), size))
+        made = views.pixels(content.data, key, wanted(key), size, resize)
+        return ReadFile(key, status, made)
     except DecodeError as error:
         return ReadFile(key, status, reason=str(error))
 

@@ -19,8 +19,6 @@ from pipeline.images.decoder import Pixels
 
 PLAIN: Final = ""
 CROPS: Final = 8
-# A window is cut from an image decoded this much larger.
-MARGIN: Final = 8 / 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +27,13 @@ class View:
 
     Attributes:
         scheme: Name of the rule; another rule needs another name.
-        scale: Side to decode to, as a multiple of the encoder's.
+        is_wide: Whether a window is cut from the larger square of ``resizing``.
         transform: Makes ``(S, S, 3)`` of the decoded pixels, given S and the digest of view and
             key, from which everything random is taken.
     """
 
     scheme: str
-    scale: float
+    is_wide: bool
     transform: Callable[[Pixels, int, bytes], Pixels]
 
 
@@ -52,14 +50,17 @@ def check(names: Sequence[str]) -> None:
         raise ConfigError(f"Expected every view once. Received: {', '.join(names)}.")
 
 
-def pixels(data: bytes, key: str, names: Iterable[str], size: int) -> dict[str, Pixels]:
-    """Decode a file into views; those of one scale share one decoding.
+def pixels(
+    data: bytes, key: str, names: Iterable[str], size: int, resize: str
+) -> dict[str, Pixels]:
+    """Decode a file into views; those of one square share one decoding.
 
     Args:
         data: The file's bytes.
         key: Their SHA-256 in hexadecimal.
         names: Views, ``PLAIN`` for the image as it is.
         size: Side of the encoder's input in pixels.
+        resize: How an image of another shape becomes a square.
 
     Returns:
         uint8 ``(size, size, 3)`` by view.
@@ -67,15 +68,14 @@ def pixels(data: bytes, key: str, names: Iterable[str], size: int) -> dict[str, 
     Raises:
         DecodeError: The bytes give no image.
     """
-    decoded: dict[int, Pixels] = {}
+    decoded: dict[bool, Pixels] = {}
     made = {}
     for name in names:
         view = _PLAIN if name == PLAIN else VIEWS[name]
-        side = round(size * view.scale)
-        if side not in decoded:
-            decoded[side] = decoder.decode(data, side)
+        if view.is_wide not in decoded:
+            decoded[view.is_wide] = decoder.decode(data, size, resize, is_wide=view.is_wide)
         seed = hashlib.sha256(f"{name}:{key}".encode()).digest()
-        made[name] = view.transform(decoded[side], size, seed)
+        made[name] = view.transform(decoded[view.is_wide], size, seed)
     return made
 
 
@@ -96,10 +96,10 @@ def _cropped(pixels: Pixels, size: int, seed: bytes) -> Pixels:
     return np.ascontiguousarray(window[:, ::-1] if seed[16] % 2 else window)
 
 
-_PLAIN: Final = View("plain-1", 1.0, _unchanged)
+_PLAIN: Final = View("plain-1", False, _unchanged)
 VIEWS: Final[Mapping[str, View]] = MappingProxyType(
     {
-        **{f"crop{number}": View("crop-1", MARGIN, _cropped) for number in range(1, CROPS + 1)},
-        "flip": View("flip-1", 1.0, _flipped),
+        **{f"crop{number}": View("crop-1", True, _cropped) for number in range(1, CROPS + 1)},
+        "flip": View("flip-1", False, _flipped),
     }
 )

@@ -50,6 +50,8 @@ class ModelRecord(Record):
         pipeline: The release that wrote it.
         classes: Class names, in the order of class numbers.
         identity: How the features of its head are made, with the weights that are exported.
+        resize: How an image of another shape becomes a square; part of the identity's decoder.
+        input: What the model is given of an image, in a sentence.
         dim: Length of its features.
         head: Name of the head.
         head_sha256: Digest of the head's record in the run.
@@ -63,6 +65,8 @@ class ModelRecord(Record):
     pipeline: str | None = None
     classes: Sequence[str]
     identity: Identity
+    resize: str | None = None
+    input: str | None = None
     dim: int
     head: str
     head_sha256: str | None = None

@@ -306,7 +306,7 @@ def _decoded(path: Path, content: Content, key: str, store: Store) -> decoder.Pi
             hint="Put the image back, or extract again and train again.",
         )
     try:
-        return decoder.decode(content.data, store.identity.image_size)
+        return decoder.decode(content.data, store.identity.image_size, store.identity.resize)
     except DecodeError as error:
         raise StaleFeaturesError(
             f"The image {str(path)!r} has stored features and cannot be decoded any more: {error}. "

@@ -104,6 +104,7 @@ class Classifier:
         name: Name of the head.
         classes: Class names of the run; the head's class numbers are places in it.
         image_size: Side of the encoder's input in pixels.
+        resize: How an image of another shape becomes a square: ``squash``, ``crop`` or ``pad``.
         average: Views to average probabilities over, beside the image as it is.
         reject_below: Probability below which no answer is given.
         workers: Decoding threads.
@@ -120,6 +121,7 @@ class Classifier:
     name: str
     classes: Sequence[str]
     image_size: int
+    resize: str
     average: Sequence[str] = ()
     reject_below: float = 0.0
     workers: int = field(default_factory=machine.processors)
@@ -183,6 +185,7 @@ class Classifier:
             name=found.name,
             classes=found.classes,
             image_size=found.identity.image_size,
+            resize=found.identity.resize,
             average=found.average,
             reject_below=found.reject_below,
             workers=workers or machine.processors(),
@@ -292,7 +295,7 @@ class Classifier:
         return errors
 
     def _read(self, image: ImageInput) -> ReadFile:
-        return reading.decoded(image.read, lambda key: self.views, self.image_size)
+        return reading.decoded(image.read, lambda key: self.views, self.image_size, self.resize)
 
     def _prediction(self, name: str, found: NDArray[np.float64], top: int) -> Prediction:
         # Stable, so that of equal classes the first is taken, as argmax does.

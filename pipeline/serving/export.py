@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unkno
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
 from pipeline.heads import layers
+from pipeline.images import resizing
 from pipeline.runs import backbone as run_backbone
 from pipeline.runs import fitted_head, stitch
 from pipeline.runs.model_folder import SCHEMA_VERSION, ModelRecord
@@ -275,6 +276,8 @@ def _package(source: ExportedRun) -> Package:
         classes=source.run.record.classes,
         # Of the weights that are exported, which fine-tuning may have changed.
         identity=replace(identity, weights_sha256=network.weights_sha256),
+        resize=identity.resize,
+        input=resizing.find(identity.resize).described(identity.image_size),
         dim=network.dim,
         head=source.name,
         head_sha256=sha256_file(heads.record_path(source.run.path / "heads" / source.name)),

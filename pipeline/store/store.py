@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.backbones.identity import Identity
+from pipeline.backbones.identity import Identity, asked_with
 from pipeline.errors import ManifestError, StaleFeaturesError, StoreError
 from pipeline.files import places
 from pipeline.files.atomic import (
@@ -171,8 +171,8 @@ class Store:
             raise StaleFeaturesError(
                 f"The store {str(self.path)!r} holds features of {found.name} = "
                 f"{found.second!r}. Received: {found.name} = {found.first!r}.",
-                hint="Choose another --store, go back to the stored value, or replace the store "
-                "with --force.",
+                hint=f"Choose another --store, go back to {asked_with(found)}, or replace the "
+                "store with --force.",
             )
 
     # -- reading ---------------------------------------------------------------------------

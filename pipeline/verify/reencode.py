@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import engines
+from pipeline.backbones.identity import Identity
 from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, drift
 from pipeline.errors import DecodeError
 from pipeline.images import reading, views
@@ -126,11 +127,11 @@ def _differences(
     encoder: Encoder,
 ) -> Iterator[NDArray[np.floating]]:
     """Yield, batch by batch, how far rows are off, as a share of the largest value of each."""
-    size = store.identity.image_size
+    identity = store.identity
     kept = shard_set.read_shard(shard)
 
     def read(row: int) -> Pixels | None:
-        return _pixels(bytes(shard.keys[row]), images, view, size)
+        return _pixels(bytes(shard.keys[row]), images, view, identity)
 
     batch: list[tuple[int, Pixels]] = []
     for row, future in in_threads(read, rows.tolist(), machine.processors()):
@@ -151,7 +152,7 @@ def _compared(
     return drift(kept[list(rows)], encoder(np.stack(pixels)))
 
 
-def _pixels(key: bytes, images: _Images, view: str, size: int) -> Pixels | None:
+def _pixels(key: bytes, images: _Images, view: str, identity: Identity) -> Pixels | None:
     """Return what the encoder is given of an image; None where it is gone or another by now."""
     if key not in images:
         return None
@@ -159,7 +160,8 @@ def _pixels(key: bytes, images: _Images, view: str, size: int) -> Pixels | None:
         content = reading.read(*images[key])
         if content.key.encode() != key:
             return None
-        return views.pixels(content.data, key.decode(), [view], size)[view]
+        size, resize = identity.image_size, identity.resize
+        return views.pixels(content.data, key.decode(), [view], size, resize)[view]
     except DecodeError:
         return None
 

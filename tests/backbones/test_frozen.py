@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,8 +24,7 @@ from pipeline.backbones import frozen, weights
 from pipeline.backbones import identity as identities
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.variables import variables_of
-from pipeline.errors import ConfigError, WeightsUnavailableError
-from pipeline.images.decoder import DECODER
+from pipeline.errors import ConfigError, StaleFeaturesError, WeightsUnavailableError
 from tests import weight_files
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
@@ -48,6 +48,7 @@ def identity(**changes: Any) -> identities.Identity:
     options: dict[str, Any] = {
         "weights_sha256": "0" * 64,
         "image_size": 64,
+        "resize": "squash",
         "pooling": "avg",
         "precision": "float32",
         "engine": "keras",
@@ -82,9 +83,25 @@ def test_the_identity_has_the_fields_of_the_contract() -> None:
         "image_size": 64,
         "pooling": "avg",
         "preprocessing": "caffe",
-        "decoder": DECODER,
+        "decoder": "pillow-1",
         "precision": "float32",
     }
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_the_resize_rule_is_in_the_decoders_name(resize: str) -> None:
+    made = identity(resize=resize)
+    assert made.decoder == ("pillow-1" if resize == "squash" else f"pillow-1-{resize}")
+    assert made.resize == resize
+    assert (made == identity()) == (resize == "squash")
+    identities.require_reproducible(made)
+
+
+@pytest.mark.parametrize("decoder", ["pillow-0", "pillow-2-crop", "pillow-1-squash", ""])
+def test_features_of_an_unknown_decoder_are_refused(decoder: str) -> None:
+    stale = replace(identity(), decoder=decoder)
+    with pytest.raises(StaleFeaturesError, match=rf"'pillow-1-pad'.*Received.*'{decoder}'"):
+        identities.require_reproducible(stale)
 
 
 def test_the_engine_counts_below_float32_only() -> None:

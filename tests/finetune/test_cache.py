@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def filled(folder: Path, rows: Manifest, **changes: Any) -> BoundaryCache:
     cache = cache_of(folder, rows, **changes)
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         cache.fill(photos, FakeEncoder(batch_size=4), Silence())
     return cache
 
@@ -48,7 +48,7 @@ def test_the_cache_gives_the_activations_of_each_row(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path / "photos")
     cache = filled(tmp_path / "boundary", rows)
     cache.open()
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         expected = FakeEncoder()(photos.batch(np.array([5, 0]), None)).reshape(2, 2, 2, 4)
     np.testing.assert_array_equal(cache.batch(np.array([5, 0]), 3), expected)
     cache.close()
@@ -214,7 +214,7 @@ def test_only_what_is_missing_is_computed(tmp_path: Path) -> None:
     filled(tmp_path / "boundary", part)
     assert cache_of(tmp_path / "boundary", rows).missing().tolist() == [4, 5]
     cache, encoder = cache_of(tmp_path / "boundary", rows), FakeEncoder(batch_size=4)
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         assert cache.fill(photos, encoder, Silence()) == 2
     assert encoder.images == 2
     assert not len(cache.missing())
@@ -250,7 +250,7 @@ def test_float16_takes_half_the_disk_and_refuses_what_it_cannot_hold(tmp_path: P
     )
     too_large = cache_of(tmp_path / "x", rows, precision="float16")
     with (
-        Photos(rows, SIZE, augment_seed=None) as photos,
+        Photos(rows, SIZE, "squash", augment_seed=None) as photos,
         pytest.raises(PipelineError, match="--cache-precision float32"),
     ):
         too_large.fill(photos, FakeEncoder(drift=1e6), Silence())

@@ -108,7 +108,7 @@ def test_what_is_saved_gives_the_recorded_answers_of_images(
     assert weights.digest(loaded.arrays()) == record.backbone_sha256
     rows = run.manifest()
     scored = [index for index, split in enumerate(rows.splits) if split != "train"]
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         features = np.asarray(loaded.model(photos.batch(np.array(scored), None), training=False))
     head = heads.load(path / "heads/finetune")
     np.testing.assert_allclose(

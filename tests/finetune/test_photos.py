@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def test_photos_are_those_of_the_decoder_whatever_their_company(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         together = photos.batch(np.array([4, 1]), 0)
         np.testing.assert_array_equal(together[1], photos.batch(np.array([1]), None)[0])
     assert together.shape == (2, SIZE, SIZE, 3) and together.dtype == np.uint8
@@ -27,11 +27,14 @@ def test_photos_are_those_of_the_decoder_whatever_their_company(tmp_path: Path) 
 
 def test_augmentation_follows_seed_epoch_and_row(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
-    with Photos(rows, SIZE, augment_seed=1) as photos, Photos(rows, SIZE, augment_seed=1) as again:
+    with (
+        Photos(rows, SIZE, "squash", augment_seed=1) as photos,
+        Photos(rows, SIZE, "squash", augment_seed=1) as again,
+    ):
         first = photos.batch(np.array([2, 3]), 5)
         np.testing.assert_array_equal(again.batch(np.array([3]), 5)[0], first[1])
         assert not np.array_equal(photos.batch(np.array([2]), 6)[0], first[0])
-        plain = Photos(rows, SIZE, augment_seed=None)
+        plain = Photos(rows, SIZE, "squash", augment_seed=None)
         np.testing.assert_array_equal(
             photos.batch(np.array([2]), None), plain.batch(np.array([2]), None)
         )
@@ -41,9 +44,9 @@ def test_images_that_do_not_fit_are_decoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = photo_rows(tmp_path)
-    kept = Photos(rows, SIZE, augment_seed=None)
+    kept = Photos(rows, SIZE, "squash", augment_seed=None)
     monkeypatch.setattr(machine, "free_memory", lambda: 0)
-    read = Photos(rows, SIZE, augment_seed=None)
+    read = Photos(rows, SIZE, "squash", augment_seed=None)
     for photos in (kept, read):
         photos.batch(np.arange(6), None)
     shutil.rmtree(tmp_path / "a")
@@ -54,7 +57,7 @@ def test_images_that_do_not_fit_are_decoded_again(
 
 def test_images_that_fill_a_cache_are_not_kept(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path / "photos")
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         cache_of(tmp_path / "boundary", rows).fill(photos, FakeEncoder(batch_size=4), Silence())
         shutil.rmtree(tmp_path / "photos")
         with pytest.raises(StaleFeaturesError, match=r"a/000\.png"):
@@ -64,7 +67,7 @@ def test_images_that_fill_a_cache_are_not_kept(tmp_path: Path) -> None:
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
     (tmp_path / "b/001.png").unlink()
-    photos = Photos(rows, SIZE, augment_seed=None)
+    photos = Photos(rows, SIZE, "squash", augment_seed=None)
     with pytest.raises(ManifestError, match=r"1 of 6 are gone: 'b/001\.png'"):
         photos.require()
     with pytest.raises(StaleFeaturesError, match=r"b/001\.png"):
@@ -75,7 +78,7 @@ def test_an_image_that_changed_is_named(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
     shutil.copy(tmp_path / "a/000.png", tmp_path / "b/000.png")
     with (
-        Photos(rows, SIZE, augment_seed=None) as photos,
+        Photos(rows, SIZE, "squash", augment_seed=None) as photos,
         pytest.raises(StaleFeaturesError, match=r"b/000\.png.*its content changed"),
     ):
         photos.batch(np.array([3]), None)

@@ -76,12 +76,12 @@ def test_photos_show_the_views_of_stage_one_in_turn(tmp_path: Path) -> None:
     rows = photo_rows(tmp_path)
     turns = Turns.drawn(NAMES, seed=1, rows=len(rows))
     order = np.array([4, 0, 5, 4])
-    with Photos(rows, SIZE, augment_seed=None, turns=turns) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None, turns=turns) as photos:
         for epoch in (0, 1, 2, 0):
             made = photos.batch(order, epoch)
             for pixels, row, name in zip(made, order, turns.shown(order, epoch), strict=True):
                 data, key = rows.file(row).read_bytes(), rows.keys[row].decode()
-                expected = views.pixels(data, key, [name], SIZE)[name]
+                expected = views.pixels(data, key, [name], SIZE, "squash")[name]
                 np.testing.assert_array_equal(pixels, expected)
         plain = photos.batch(order, None)
         np.testing.assert_array_equal(plain, photos.view(order, PLAIN))
@@ -96,7 +96,7 @@ def test_views_that_do_not_fit_are_decoded_again(
     # Room for the images as they are, not for two views beside them.
     monkeypatch.setattr(machine, "free_memory", lambda: 4 * 2 * plain_bytes)
     for kept, given in ((False, turns), (True, None)):
-        photos = Photos(rows, SIZE, augment_seed=None, turns=given)
+        photos = Photos(rows, SIZE, "squash", augment_seed=None, turns=given)
         photos.batch(np.arange(6), 0)
         assert bool(photos._kept) == kept
 
@@ -123,7 +123,7 @@ def caches(folder: Path, rows: Manifest, turns: Turns, train: int = 4) -> Cached
 def fill(folder: Path, rows: Manifest, turns: Turns, notes: Notes | None = None) -> FakeEncoder:
     """Fill caches; return the encoder, which knows how many images it saw."""
     encoder = FakeEncoder(batch_size=4)
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         caches(folder, rows, turns).fill(photos, lambda: encoder, notes or Notes())
     return encoder
 
@@ -133,7 +133,7 @@ def test_the_cache_holds_what_images_of_the_epoch_would_give(tmp_path: Path) -> 
     fill(tmp_path / "boundary", rows, turns)
     source, order = caches(tmp_path / "boundary", rows, turns), np.array([3, 0, 1, 2, 0])
     source.open()
-    with Photos(rows, SIZE, augment_seed=None, turns=turns) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None, turns=turns) as photos:
         for epoch in (0, 1, 2, 7, None):
             expected = FakeEncoder()(photos.batch(order, epoch)).reshape(5, 2, 2, 4)
             np.testing.assert_array_equal(source.batch(order, epoch), expected)
@@ -160,7 +160,7 @@ def test_what_is_there_needs_no_encoder(tmp_path: Path) -> None:
         raise AssertionError("a network was made for nothing")
 
     notes = Notes()
-    with Photos(rows, SIZE, augment_seed=None) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
         caches(tmp_path / "boundary", rows, turns).fill(photos, make, notes)
     assert not notes.lines
 
@@ -196,7 +196,7 @@ def test_a_copy_of_an_image_is_made_once(tmp_path: Path) -> None:
         # Each of the copies has a turn of its own.
         for row in (0, 1):
             (name,) = turns.shown(np.array([row]), epoch)
-            with Photos(rows, SIZE, augment_seed=None) as photos:
+            with Photos(rows, SIZE, "squash", augment_seed=None) as photos:
                 expected = FakeEncoder()(photos.view(np.array([0]), name)).reshape(1, 2, 2, 4)
             np.testing.assert_array_equal(source.batch(np.array([row]), epoch), expected)
     source.close()

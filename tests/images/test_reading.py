@@ -53,16 +53,16 @@ def test_a_file_that_changes_under_the_reader_has_no_state(
 
 
 def test_what_is_wanted_is_decoded_and_a_bad_image_says_why() -> None:
-    file = reading.decoded(lambda: Content(b"no image"), lambda key: [""], 8)
+    file = reading.decoded(lambda: Content(b"no image"), lambda key: [""], 8, "squash")
     assert file.key == hashlib.sha256(b"no image").hexdigest()
     assert file.reason and not file.pixels
-    file = reading.decoded(lambda: Content(b"no image"), lambda key: [], 8)
+    file = reading.decoded(lambda: Content(b"no image"), lambda key: [], 8, "squash")
     assert not file.reason, "nothing of it was wanted"
 
     def gone() -> Content:
         raise DecodeError("gone")
 
-    assert reading.decoded(gone, lambda key: [""], 8) == reading.ReadFile(reason="gone")
+    assert reading.decoded(gone, lambda key: [""], 8, "squash") == reading.ReadFile(reason="gone")
 
 
 @pytest.mark.parametrize("data", ["photos", ".", "./photos", "photos/"])
@@ -99,7 +99,7 @@ def test_every_stage_reads_images_here(
     status, result = command("extract", "photos", "--rehash", *FLAGS)
     assert status == 2 and reason in result["error"]["message"]
     with (
-        Photos(run.manifest(), 32, augment_seed=None) as images,
+        Photos(run.manifest(), 32, "squash", augment_seed=None) as images,
         pytest.raises(StaleFeaturesError, match=reason),
     ):
         images.batch(np.arange(1), None)

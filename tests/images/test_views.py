@@ -20,8 +20,10 @@ from pipeline.verify.store import verify
 Command = Callable[..., tuple[int, dict[str, Any]]]
 
 
-def pixels(data: bytes, *names: str, size: int = 32) -> dict[str, views.Pixels]:
-    return views.pixels(data, hashlib.sha256(data).hexdigest(), names, size)
+def pixels(
+    data: bytes, *names: str, size: int = 32, resize: str = "squash"
+) -> dict[str, views.Pixels]:
+    return views.pixels(data, hashlib.sha256(data).hexdigest(), names, size, resize)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def require_whole(command: Command, run: str, *more: str) -> None:
         options = FinetuneOptions(source=run, **{more[0].removeprefix("--"): more[1]})
     origin = open_origin(options)
     rows = origin.run.manifest()
-    with Photos(rows, 32, augment_seed=None) as photos:
+    with Photos(rows, 32, "squash", augment_seed=None) as photos:
         photos.require()
         photos.batch(np.arange(len(rows)), None)
     assert len(stitch.sample(origin.run, origin.store).unreadable) == 0
@@ -152,7 +152,7 @@ def test_photos_that_are_moved_alone_are_named_by_an_option(
 ) -> None:
     shutil.move(project / "photos", tmp_path / "pictures")
     origin = open_origin(FinetuneOptions(source="runs/photos"))
-    photos = Photos(origin.run.manifest(), 32, augment_seed=None)
+    photos = Photos(origin.run.manifest(), 32, "squash", augment_seed=None)
     with pytest.raises(ValueError, match="--data DIR"):
         photos.require()
     with pytest.raises(RunError, match="--data: expected the folder of the images"):

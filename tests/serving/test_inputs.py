@@ -26,9 +26,8 @@ def classifier() -> Classifier:
     pixels = np.stack([decoder.decode(photos.GOOD["rgb.png"](seed), SIZE) for seed in range(8)])
     X = np.concatenate([encoder(pixels[:4]), encoder(pixels[4:])])
     head = create("ridge", {}, seed=0).fit(X, np.arange(8) % 2, validation=(X, np.arange(8) % 2))
-    return Classifier(
-        encoder=encoder, head=head, name="ridge", classes=("a", "b"), image_size=SIZE, workers=2
-    )
+    return Classifier(encoder=encoder, head=head, name="ridge", classes=("a", "b"),
+                      image_size=SIZE, resize="squash", workers=2)  # fmt: skip
 
 
 def pixels_of(value: Any) -> np.ndarray:

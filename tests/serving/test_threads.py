@@ -173,7 +173,8 @@ def test_a_worker_process_can_be_given_a_classifier(made: Path, tmp_path: Path) 
 
 def test_one_made_by_hand_cannot_be_pickled() -> None:
     anything: Any = None
-    made = Classifier(encoder=anything, head=anything, name="x", classes=("a",), image_size=32)
+    made = Classifier(encoder=anything, head=anything, name="x", classes=("a",), image_size=32,
+                      resize="squash")  # fmt: skip
     with pytest.raises(TypeError, match="load"):
         pickle.dumps(made)
 

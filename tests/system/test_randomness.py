@@ -52,7 +52,7 @@ def test_fine_tuning_draws_each_purpose_from_its_stream(
     seeds.clear()
     order_of(7, 3, np.arange(4))
     turns = Turns.drawn(["flip"], seed=7, rows=6)
-    with Photos(rows, SIZE, augment_seed=7, turns=turns) as photos:
+    with Photos(rows, SIZE, "squash", augment_seed=7, turns=turns) as photos:
         photos.batch(np.array([5]), 2)
     state = SimpleNamespace(dtype="uint32", assign=lambda value: None)
     layer = SimpleNamespace(seed_generator=SimpleNamespace(state=state))
