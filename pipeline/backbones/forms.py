@@ -1,4 +1,4 @@
-"""The forms of a network that is in no table but in a file; who knows more of one is its reader."""
+"""The forms of a network that is in no table but in a file, and what readers of both share."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +23,10 @@ class Form:
 KERAS: Final = Form("Keras", ".keras", "keras-file:")
 ONNX: Final = Form("ONNX", ".onnx", "onnx-file:")
 FORMS: Final = (KERAS, ONNX)
+# What CLIP's images are normalized with (https://github.com/openai/CLIP, clip/clip.py); the other
+# preprocessings are those of keras.applications.imagenet_utils.
+CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
+CLIP_SCALE: Final = (0.26862954, 0.26130258, 0.27577711)
 SUFFIXES: Final = " or ".join(form.suffix for form in FORMS)
 
 

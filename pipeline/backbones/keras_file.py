@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from pipeline.backbones import network_shapes
-from pipeline.backbones.forms import KERAS, SUFFIXES
+from pipeline.backbones.forms import CLIP_MEAN, CLIP_SCALE, KERAS, SUFFIXES
 from pipeline.config.options import PREPROCESSINGS
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
@@ -345,6 +345,9 @@ def _imagenet(pixels: Tensor, mode: str) -> Tensor:
 _FUNCTIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {
         "caffe": functools.partial(_imagenet, mode="caffe"),
+        "clip": lambda pixels: (
+            (pixels / 255.0 - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_SCALE, np.float32)
+        ),
         "none": lambda pixels: pixels,
         "tf": functools.partial(_imagenet, mode="tf"),
         "torch": functools.partial(_imagenet, mode="torch"),

@@ -10,6 +10,7 @@ from typing import Any, Final, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backbones.forms import CLIP_MEAN, CLIP_SCALE
 from pipeline.backbones.onnx_shapes import Features
 
 # Messages of the package onnx, which has types only where it is installed.
@@ -31,6 +32,7 @@ _STEP = tuple[str, list[float]]
 _STEPS: Final[Mapping[str, Sequence[_STEP]]] = MappingProxyType(
     {
         "caffe": (("Sub", [103.939, 116.779, 123.68]),),
+        "clip": (("Div", [255.0]), ("Sub", [*CLIP_MEAN]), ("Div", [*CLIP_SCALE])),
         "none": (),
         "tf": (("Div", [127.5]), ("Sub", [1.0])),
         "torch": (

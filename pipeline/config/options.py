@@ -22,6 +22,7 @@ DEFAULT_SPLIT: Final = "70/15/15"
 PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "caffe": "BGR minus the channel means of ImageNet",
+        "clip": "RGB from 0 to 1, minus CLIP's means, over its standard deviations",
         "none": "RGB from 0 to 255, as decoded",
         "tf": "RGB from -1 to 1",
         "torch": "RGB from 0 to 1, minus ImageNet's means, over its standard deviations",

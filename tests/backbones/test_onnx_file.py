@@ -79,6 +79,11 @@ def test_what_varies_and_older_operators(network: Network, engine: str, tmp_path
         ("none", IMAGES.astype(np.float64)),
         ("unit", IMAGES / 255),
         ("tf", IMAGES / 127.5 - 1),
+        (
+            "clip",
+            (IMAGES / 255 - [0.48145466, 0.4578275, 0.40821073])
+            / [0.26862954, 0.26130258, 0.27577711],
+        ),
         ("torch", (IMAGES / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
         ("caffe", IMAGES[..., ::-1] - np.array([103.939, 116.779, 123.68])),
     ],
