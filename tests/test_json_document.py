@@ -120,8 +120,8 @@ def run_extract(work: Workplace) -> None:
     work.run(INFO_STORE, "info", work / "half")
     # Of a network in ONNX the output counts.
     network = Network().save(work / "own.onnx")
-    work.run("extract", "extract", work / "photos", "--backbone", network, "--preprocessing", "unit",
-             "--image-size", SIZE, "--store", work / "by-onnx")  # fmt: skip
+    own = ("--backbone", network, "--preprocessing", "unit", "--image-size", SIZE)
+    work.run("extract", "extract", work / "photos", *own, "--store", work / "by-onnx")
     work.run(INFO_STORE, "info", work / "by-onnx")
     # As an extract leaves it that is killed before it notes where features were made.
     edit_record(work / "half/store.json", lambda record: record.update(provenance={}))

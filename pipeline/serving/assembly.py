@@ -12,7 +12,8 @@ from pipeline.backbones import onnx_graph
 from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.onnx_graph import Chain, OnnxModel
-from pipeline.runs.stitch import BATCH, Predict, in_batches, runner
+from pipeline.runs import stitch
+from pipeline.runs.stitch import Predict
 from pipeline.system.keras_setup import Tensor, import_keras
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -94,10 +95,10 @@ def assemble_onnx(
 def encoding(backbone: FrozenBackbone) -> Predict:
     """Return a backbone as a function, uint8 ``(n, S, S, 3)`` to float32 ``(n, dim)``."""
     if backbone.form is KERAS:
-        return runner(backbone.model)
+        return stitch.runner(backbone.model)
     engine, _ = engines.resolve("auto", backbone.form)
-    encoder = engines.create(engine, backbone, batch_size=BATCH, precision="float32")
-    return lambda pixels: in_batches(encoder, pixels)
+    encoder = engines.create(engine, backbone, batch_size=stitch.BATCH, precision="float32")
+    return lambda pixels: stitch.in_batches(encoder, pixels)
 
 
 def _places(classes: NDArray[np.integer], num_classes: int) -> NDArray[np.float32]:
