@@ -110,6 +110,7 @@ def test_a_converted_copy_is_enough_where_onnx_is_not_installed(
     assert Classifier.load(made / "run", engine="openvino").encoder.dim == onnx_files.DIM
 
 
+@pytest.mark.slow
 def test_neither_keras_nor_onnx_is_imported_to_predict(made: Path) -> None:
     code = (
         "import sys, pipeline\n"
