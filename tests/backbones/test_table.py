@@ -222,6 +222,11 @@ def convolutions(layers: Any) -> list[Any]:
         ("none", IMAGES.astype(np.float32)),
         ("unit", IMAGES / np.float32(255)),
         ("tf", IMAGES / np.float32(127.5) - 1),
+        (
+            "clip",
+            (IMAGES / np.float32(255) - [0.48145466, 0.4578275, 0.40821073])
+            / [0.26862954, 0.26130258, 0.27577711],
+        ),
         ("torch", (IMAGES / np.float32(255) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
         ("caffe", IMAGES[..., ::-1] - np.array([103.939, 116.779, 123.68])),
     ],
