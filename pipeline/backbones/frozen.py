@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.backbones import Backbone, find, keras_file, weights_file, wheel_file
 from pipeline.backbones import weights as weight_files
+from pipeline.backbones.probe import Probe
 from pipeline.backbones.variables import keras_variables, variables_of
 from pipeline.errors import WeightsUnavailableError
 from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
@@ -43,6 +44,7 @@ class FrozenBackbone:
         dim: Number of features.
         weights_sha256: Digest of the weights' values.
         converted: Folder where engines keep converted copies of the network; None keeps none.
+        probe: What its features of the probe images were; None where that is not kept.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class FrozenBackbone:
         dim: int,
         weights_sha256: str,
         converted: Path | None = None,
+        probe: Probe | None = None,
     ) -> None:
         # ``build`` makes ``model``, whose last layer is the network.
         self.name = name
@@ -63,6 +66,7 @@ class FrozenBackbone:
         self.dim = dim
         self.weights_sha256 = weights_sha256
         self.converted = converted
+        self.probe = probe
         self._build = build
 
     @cached_property

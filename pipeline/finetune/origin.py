@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backbones import probe
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import FinetuneOptions
 from pipeline.dataset.examples import Examples
@@ -135,4 +136,5 @@ def _backbone(
         pooling=identity.pooling,
         dim=store.dim,
         weights_sha256=identity.weights_sha256,
+        probe=probe.find(store.path, identity, store.dim),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline import backbones, heads
-from pipeline.backbones import frozen, weights
+from pipeline.backbones import frozen, probe, weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
 from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
@@ -33,7 +33,7 @@ _NETWORK: Final = "network.keras"
 
 # The files whose digests the record holds. The weights are named by theirs, and the head's record
 # holds that of its arrays.
-_LISTED: Final = (f"{_HEAD}/{heads.RECORD}", f"{_ENCODER}/{_NETWORK}")
+_LISTED: Final = (f"{_HEAD}/{heads.RECORD}", f"{_ENCODER}/{_NETWORK}", f"{_ENCODER}/{probe.FILE}")
 
 # No network has a thousandth of it.
 _MAX_DIM: Final = 1 << 30
@@ -114,6 +114,8 @@ def write(
         RunError: The head cannot be saved.
     """
     path.mkdir()
+    if loaded.probe is not None:
+        probe.keep(path / _ENCODER, loaded.probe)
     weights.save(path / _ENCODER / f"{loaded.weights_sha256}.h5", loaded.arrays())
     if network_file is not None:
         shutil.copyfile(network_file, path / _ENCODER / _NETWORK)
@@ -150,6 +152,8 @@ def read(path: Path) -> ModelFolder:
         pooling=identity.pooling,
         dim=record.dim,
         weights_sha256=identity.weights_sha256,
+        # Folders of older releases have none.
+        probe=probe.find(path / _ENCODER, identity, record.dim),
     )
     return ModelFolder(found, head, record)
 

@@ -19,6 +19,8 @@ from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import CommonOptions
 from pipeline.config.serving import ExportOptions
+from pipeline.engines import probing
+from pipeline.engines.probing import ModelEncoder
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unknown_name
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
@@ -102,6 +104,7 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
     if there is not None and {**there, **package.record.as_json()} != there:
         require_free(out, form, force=False)
     _note_what_is_left_out(package, form, reporter)
+    _probe(source.backbone, package.record.identity, reporter)
     found, expected = _sample(source, reporter)
     compare = partial(stitch.compare, found, expected)
     if there is not None:
@@ -264,6 +267,15 @@ def _package(source: ExportedRun) -> Package:
         reject_below=source.run.inputs.reject_below or 0.0,
     )
     return Package(network, source.head, record, source.network_file)
+
+
+def _probe(backbone: FrozenBackbone, identity: Identity, reporter: Reporter) -> None:
+    """Compare the backbone with its probe; make one to ship where there is none."""
+    encoder = ModelEncoder(stitch.runner(backbone.model), backbone.dim)
+    for note in probing.check(encoder, backbone.probe):
+        reporter.say(note)
+    if backbone.probe is None:
+        backbone.probe = probing.make(encoder, identity)
 
 
 def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np.floating]]:
