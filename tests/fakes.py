@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline import backbones, engines
 from pipeline.backbones import frozen, weights
 from pipeline.backbones import identity as identities
+from pipeline.backbones.probe import Probe
 from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
@@ -69,6 +70,7 @@ class FakeBackbone:
     weights_sha256: str
     dim: int = DIM
     scale: float = 1.0
+    probe: Probe | None = None
 
     @classmethod
     def drawn(cls, source: str) -> FakeBackbone:

@@ -62,7 +62,7 @@ def make(encoder: Encoder, identity: Identity) -> Probe:
     starts = range(0, len(pixels), encoder.batch_size)
     parts = [encoder(pixels[start : start + encoder.batch_size]) for start in starts]
     features: Features = np.concatenate(parts)
-    finite: NDArray[np.bool_] = np.isfinite(features).all(axis=1)
+    finite = np.array([np.isfinite(row).all() for row in features])
     if not finite.all():
         raise PipelineError(
             "Expected finite features. Received: infinity or not-a-number for the probe image "

@@ -666,7 +666,8 @@ def bfloat16(folder: Path) -> None:
     """Make a run and its store those of features in bfloat16, by OpenVINO."""
     low = {"precision": "bfloat16", "engine": "openvino"}
     edit_record(folder / "run/run.json", lambda record: record["inputs"]["identity"].update(low))
-    edit_record(folder / "store/store.json", lambda record: record["identity"].update(low))
+    for name in ("store.json", "probe.json"):
+        edit_record(folder / "store" / name, lambda record: record["identity"].update(low))
 
 
 def test_lower_precisions_need_the_engine_that_made_the_features(
