@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from fakes import (
 from numpy.typing import NDArray
 
 import pipeline
-from pipeline.backbones import probe
+from pipeline import engines
+from pipeline.backbones import frozen, probe
 from pipeline.engines import probing
+from pipeline.engines.encoder import DRIFT_TOLERANCE, drift
 from pipeline.errors import PipelineError, StaleFeaturesError
-from pipeline.images import decoder, probe_images
+from pipeline.images import decoder, probe_images, resizing
 from pipeline.store.store import Store
 
 FLAGS = ("--weights", "random", "--image-size", 32, "--store", "store")
@@ -142,6 +145,23 @@ def test_pixels_that_change_nothing_are_noted(monkeypatch: pytest.MonkeyPatch) -
 def test_what_may_differ_can_be_said() -> None:
     kept = probing.make(FakeEncoder(), IDENTITY)
     assert probing.check(FakeEncoder(drift=0.01), kept, tolerance=5e-2) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("resize", sorted(resizing.RESIZES))
+def test_engines_agree_on_the_probe(resize: str) -> None:
+    loaded = frozen.load("resnet50", weights="random", seed=0, image_size=32, pooling="avg")
+    identity = replace(IDENTITY, decoder=resizing.find(resize).decoder)
+    made_by = {"batch_size": 5, "precision": "float32"}
+    encoders = [engines.create(name, loaded, **made_by) for name in engines.ENGINES]
+    kept = probing.make(encoders[0], identity)
+    assert len(np.unique(kept.features, axis=0)) == 8
+    for encoder in encoders:
+        made = probing.make(encoder, identity)
+        assert drift(kept.features, made.features).max() < DRIFT_TOLERANCE / 10, encoder.engine
+        assert probing.check(encoder, kept) == []
 
 
 # Extract
