@@ -78,15 +78,12 @@ def make(encoder: Encoder, identity: Identity) -> Probe:
     )
 
 
-def check(
-    encoder: Encoder, kept: Probe | None, *, tolerance: float = DRIFT_TOLERANCE
-) -> Sequence[str]:
+def check(encoder: Encoder, kept: Probe | None) -> Sequence[str]:
     """Have an encoder encode the probe images, and compare with what is kept of them.
 
     Args:
         encoder: The network on its engine.
         kept: The probe that is kept with the features; of None nothing is compared.
-        tolerance: What features may differ by, as a share of the largest one.
 
     Returns:
         Notes on what changed without consequence.
@@ -95,19 +92,19 @@ def check(
         StaleFeaturesError: Features changed; names decoder or network, and versions.
         PipelineError: See ``make``.
     """
-    return [] if kept is None else compare(kept, make(encoder, kept.identity), tolerance)
+    return [] if kept is None else compare(kept, make(encoder, kept.identity))
 
 
-def compare(kept: Probe, now: Probe, tolerance: float) -> Sequence[str]:
+def compare(kept: Probe, now: Probe) -> Sequence[str]:
     """Compare two probes of the same features; see ``check``.
 
     Pixels may change by a level where libraries round in another way: what counts is what becomes
     of them. Where the features of an image changed and its pixels did not, the network did.
     """
     differences = drift(kept.features, now.features)
-    moved = ~(differences <= tolerance)
+    moved = ~(differences <= DRIFT_TOLERANCE)
     redrawn = np.array([one != other for one, other in zip(kept.pixels, now.pixels, strict=True)])
-    by = f"{differences.max():.1e} of the largest value (allowed: {tolerance:.0e})"
+    by = f"{differences.max():.1e} of the largest value (allowed: {DRIFT_TOLERANCE:.0e})"
     where = str((kept.folder or Path()) / FILE)
     decoders = _then_and_now(kept.decoder, now.decoder)
     if (moved & ~redrawn).any():

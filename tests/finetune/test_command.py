@@ -298,11 +298,10 @@ def test_a_fine_tuned_network_has_a_probe_of_its_own(
 ) -> None:
     copy = tmp_path / "whole"
     shutil.copytree(trained / "whole", copy)
+    again = {"head": "finetune", "store": str(trained / "store")}
     path, photo = copy / "finetune/probe.json", str(next((trained / "photos").rglob("*.png")))
     for engine in ("keras", "openvino"):
-        assert not Classifier.load(
-            copy, "finetune", engine=engine, store=str(trained / "store")
-        ).notes
+        assert not Classifier.load(copy, engine=engine, **again).notes
     assert verify_run(copy)["ok"]
     store = Store.open(trained / "store")
     of_store = probe.find(store.path, store.identity, store.dim)
@@ -312,11 +311,11 @@ def test_a_fine_tuned_network_has_a_probe_of_its_own(
     assert drift(of_store.features, kept.features).max() > 1e-3, "it is another network"
     probe.keep(path.parent, dataclasses.replace(kept, features=-kept.features))
     with pytest.raises(StaleFeaturesError, match=r"finetune/probe\.json"):
-        Classifier.load(copy, "finetune", store=str(trained / "store"))
+        Classifier.load(copy, **again)
     path.write_text(path.read_text().replace("pixels", "pixles"))
     assert [found["shard"] for found in verify_run(copy)["problems"]] == ["finetune/probe.json"]
     assert verify_run(copy, repair=True)["repaired"] and not path.exists()
-    found = Classifier.load(copy, "finetune", store=str(trained / "store"))
+    found = Classifier.load(copy, **again)
     assert found.predict(photo).predictions, "one of an older release is not compared"
 
 
