@@ -5,7 +5,6 @@ folder. It is a record with a digest of its own. ``engines.probing`` makes and c
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones.identity import Identity
-from pipeline.errors import StoreError
+from pipeline.errors import StaleFeaturesError, StoreError
 from pipeline.files.records import read_record, write_record
 from pipeline.files.typed_record import MisfitError, Record, first_difference
 from pipeline.images import probe_images
@@ -25,8 +24,8 @@ FILE: Final = "probe.json"
 _SCHEMA_VERSION: Final = 1
 _VALUE_BYTES: Final = 4
 _HINT: Final = (
-    "In a store, pipeline verify STORE --repair drops it, and the next extract makes another; "
-    "an exported folder is exported again."
+    "pipeline verify --repair drops it from a store or a run, and the next extract into the store "
+    "makes another; export a folder again."
 )
 
 
@@ -94,7 +93,8 @@ def find(folder: Path, identity: Identity, dim: int | None = None) -> Probe | No
         dim: Length of a feature row, where it is known.
 
     Raises:
-        StoreError: It is damaged, or of other features.
+        StaleFeaturesError: It is of other features.
+        StoreError: It is damaged.
     """
     path = folder / FILE
     try:
@@ -102,7 +102,10 @@ def find(folder: Path, identity: Identity, dim: int | None = None) -> Probe | No
         record = None if said is None else ProbeRecord.of(said)
         if record is None or record.images_sha256 != probe_images.digest():
             return None
+        _require_same(path, identity, record.identity)
         return _read(record, identity, dim, folder)
+    except StaleFeaturesError:
+        raise
     except StoreError as error:
         raise StoreError(error.message, hint=_HINT) from error
     except MisfitError as error:
@@ -112,23 +115,30 @@ def find(folder: Path, identity: Identity, dim: int | None = None) -> Probe | No
         ) from error
 
 
+def _require_same(path: Path, expected: Identity, received: Identity) -> None:
+    found = first_difference(expected.as_json(), received.as_json())
+    if found is not None:
+        raise StaleFeaturesError(
+            f"Expected {str(path)!r} to be of features of {found.name} = {found.first!r}. "
+            f"Received: {found.second!r}.",
+            hint=_HINT,
+        )
+
+
 def _read(record: ProbeRecord, identity: Identity, dim: int | None, folder: Path) -> Probe:
     """Return the probe of a record.
 
     Raises:
-        MisfitError: It is of other features, or lacks some.
+        MisfitError: It lacks images or features.
     """
-    difference = first_difference(identity.as_json(), record.identity.as_json())
-    if difference is not None:
-        raise MisfitError(f"{difference.name} = {difference.second!r}")
     if tuple(sorted(record.pixels)) != probe_images.NAMES:
         raise MisfitError(f"pixels of {', '.join(record.pixels) or 'no image'}")
     try:
         data = base64.b64decode(record.features, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise MisfitError(f"features: {error}") from error
     found, rest = divmod(len(data), _VALUE_BYTES * len(probe_images.NAMES))
-    if rest or found != (dim or found):
+    if rest or not found or found != (dim or found):
         raise MisfitError(f"{len(data):,} bytes of features")
     return Probe(
         identity=identity,

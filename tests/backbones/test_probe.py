@@ -51,6 +51,7 @@ def test_one_of_other_images_is_none(made: Probe, tmp_path: Path) -> None:
         {"features": "AAAA"},
         {"features": "not base64"},
         {"features": ""},
+        {"features": "é" * 64},
         {"features": None},
         {"pixels": {"photo.jpg": "0" * 64}},
         {"pixels": {}},
@@ -65,7 +66,7 @@ def test_what_it_cannot_say_is_one_clear_error(
     edit_record(tmp_path / probe.FILE, lambda record: record.update(changes))
     with pytest.raises(StoreError, match="probe") as caught:
         probe.find(tmp_path, IDENTITY, DIM)
-    assert "verify STORE --repair" in caught.value.hint
+    assert "verify --repair" in caught.value.hint
 
 
 def test_every_changed_byte_is_found(made: Probe, tmp_path: Path) -> None:
@@ -81,6 +82,12 @@ def test_every_changed_byte_is_found(made: Probe, tmp_path: Path) -> None:
             continue
         assert found is not None, place
         np.testing.assert_array_equal(found.features, made.features)
+
+
+def test_no_features_at_all_are_refused(made: Probe, tmp_path: Path) -> None:
+    edit_record(tmp_path / probe.FILE, lambda record: record.update(features=""))
+    with pytest.raises(StoreError, match="0 bytes of features"):
+        probe.find(tmp_path, IDENTITY)
 
 
 def test_features_of_another_length_are_refused(made: Probe, tmp_path: Path) -> None:

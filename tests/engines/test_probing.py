@@ -230,7 +230,7 @@ def test_a_damaged_probe_is_found_and_repaired(command: Command, data: Path) -> 
     KEPT.write_text(KEPT.read_text().replace("Pillow", "Billow"))
     write_image(data / "ant/new.png", seed=1)
     status, result = command("extract", data, *FLAGS)
-    assert status == 2 and "verify STORE --repair" in result["error"]["hint"]
+    assert status == 2 and "verify --repair" in result["error"]["hint"]
     status, result = command("verify", "store")
     assert status == 2 and [found["shard"] for found in result["problems"]] == ["probe.json"]
     assert command("verify", "store", "--repair")[1]["repaired"] == [f"removed {KEPT}"]

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,12 +20,12 @@ import h5py
 import numpy as np
 import pytest
 import tiny_resnet
-from fakes import DIM, Command, FakeEncoder, save_nothing, write_classes
+from fakes import DIM, IDENTITY, Command, FakeEncoder, save_nothing, write_classes
 
 from pipeline import engines
 from pipeline.backbones import frozen, weights
 from pipeline.cli.main import main
-from pipeline.engines import base, openvino
+from pipeline.engines import base, openvino, probing
 from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
@@ -139,6 +139,9 @@ def raise_everywhere(
 ) -> tuple[int, int]:
     """Interrupt an extraction at many points; return how many were reached, and rows stored."""
     monkeypatch.setattr(engines, "create", lambda *_, **__: encoder)
+    # The probe comes first, and writes no row: what is interrupted is to be the images.
+    made = probing.make(encoder, IDENTITY)
+    monkeypatch.setattr(probing, "make", lambda encoder, identity: replace(made, identity=identity))
     assert run_extract("whole") == 0
     expected = stored(Path("whole"))
     assert len(expected) == 16
