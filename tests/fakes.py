@@ -20,6 +20,7 @@ from PIL import Image
 from pipeline import backbones, engines
 from pipeline.backbones import frozen, weights
 from pipeline.backbones import identity as identities
+from pipeline.backbones.forms import KERAS, Form
 from pipeline.backbones.probe import Probe
 from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
@@ -70,6 +71,7 @@ class FakeBackbone:
     weights_sha256: str
     dim: int = DIM
     scale: float = 1.0
+    form: Form = KERAS
     probe: Probe | None = None
 
     @classmethod
@@ -208,15 +210,20 @@ def write_photos(folder: Path, count: int) -> None:
             Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
 
 
+# What runs for milliseconds is not worth optimizing for seconds.
+JAX = {
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+}
+
+
 def on_jax(files: Sequence[str], names: str, cache: Path) -> str:
     """Run the tests of files that ``-k`` selects on JAX; return what pytest says.
 
-    What one test has compiled, those after it take from the cache; what runs for milliseconds is
-    not worth optimizing for seconds.
+    What one test has compiled, those after it take from the cache.
     """
     environment = {
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-        "KERAS_BACKEND": "jax",
+        **JAX,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

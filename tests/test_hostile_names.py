@@ -79,7 +79,7 @@ def done(command: Command, *arguments: object) -> dict[str, Any]:
 def test_tables_of_every_command_read_back(
     command: Command, paths: set[str], fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.engines.resolve", lambda name: ("fake", ""))
+    monkeypatch.setattr("pipeline.engines.resolve", lambda name, form: ("fake", ""))
     flags = ("--weights", "random", "--image-size", 32, "--store", "store")
     assert done(command, "extract", "photos", *flags)["encoded"] == len(paths)
     check_store(paths)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fakes import FakeBackbone, edit_record, planted_store, replace_network, write_photos
 from json_document import PAGE, UNITS, Document, is_known
+from onnx_files import Network
 
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
@@ -117,6 +118,11 @@ def run_extract(work: Workplace) -> None:
     half = (*extract, work / "half", "--engine", "keras", "--precision", "bfloat16")
     work.run("extract", *half)
     work.run(INFO_STORE, "info", work / "half")
+    # Of a network in ONNX the output counts.
+    network = Network().save(work / "own.onnx")
+    own = ("--backbone", network, "--preprocessing", "unit", "--image-size", SIZE)
+    work.run("extract", "extract", work / "photos", *own, "--store", work / "by-onnx")
+    work.run(INFO_STORE, "info", work / "by-onnx")
     # As an extract leaves it that is killed before it notes where features were made.
     edit_record(work / "half/store.json", lambda record: record.update(provenance={}))
     work.run("extract", *half)

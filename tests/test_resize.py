@@ -181,7 +181,7 @@ def test_evaluate_scores_as_the_run_did(
 def test_rows_encoded_again_are_the_same(
     made: tuple[Path, str], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "resolve", lambda name: ("fake", ""))
+    monkeypatch.setattr(engines, "resolve", lambda name, form: ("fake", ""))
     status, result = command("verify", made[0] / "store", "--reencode", 100)
     assert (status, result["ok"], result["reencoded"]) == (0, True, 120)
 

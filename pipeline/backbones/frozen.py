@@ -18,11 +18,20 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbones import Backbone, find, keras_file, weights_file, wheel_file
+from pipeline.backbones import (
+    Backbone,
+    find,
+    forms,
+    keras_file,
+    onnx_file,
+    weights_file,
+    wheel_file,
+)
 from pipeline.backbones import weights as weight_files
+from pipeline.backbones.forms import KERAS, ONNX, Form
 from pipeline.backbones.probe import Probe
 from pipeline.backbones.variables import keras_variables, variables_of
-from pipeline.errors import WeightsUnavailableError
+from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
 
 # Seconds that a download may stand still. Without a limit, a firewall that drops packets would
@@ -35,21 +44,22 @@ _WITHOUT_NETWORK: Final = (
 
 
 class FrozenBackbone:
-    """A frozen backbone with its weights; Keras builds it when it is first asked for the network.
+    """A frozen backbone with its weights; it is built when it is first asked for the network.
 
     Attributes:
-        name: Its name in ``BACKBONES``, or its ``.keras`` file.
+        name: Its name in ``BACKBONES``, or its file.
+        form: The form of the network.
         image_size: Side of its square input in pixels.
         pooling: ``avg`` or ``max``.
         dim: Number of features.
-        weights_sha256: Digest of the weights' values.
+        weights_sha256: Digest of the weights' values; of a network in ONNX that of its file.
         converted: Folder where engines keep converted copies of the network; None keeps none.
         probe: What its features of the probe images were; None where that is not kept.
     """
 
     def __init__(
         self,
-        build: Callable[[], KerasModel],
+        build: Callable[[], Tensor],
         *,
         name: str,
         image_size: int,
@@ -57,22 +67,38 @@ class FrozenBackbone:
         dim: int,
         weights_sha256: str,
         converted: Path | None = None,
+        form: Form = KERAS,
         probe: Probe | None = None,
     ) -> None:
-        # ``build`` makes ``model``, whose last layer is the network.
+        # ``build`` makes ``built``; of Keras, its last layer is the network.
         self.name = name
         self.image_size = image_size
         self.pooling = pooling
         self.dim = dim
         self.weights_sha256 = weights_sha256
         self.converted = converted
+        self.form = form
         self.probe = probe
         self._build = build
 
     @cached_property
-    def model(self) -> Tensor:
-        """Keras model, uint8 (n, S, S, 3) to float32 (n, dim); preprocessing inside."""
+    def built(self) -> Tensor:
+        """Model in its form, uint8 (n, S, S, 3) to float32 (n, dim); preprocessing inside."""
         return self._build()
+
+    @property
+    def model(self) -> KerasModel:
+        """The same of a network in Keras' form.
+
+        Raises:
+            ConfigError: It is in another.
+        """
+        if self.form is not KERAS:
+            raise ConfigError(
+                f"Expected a {KERAS.name} network. Received: {self.name}, in {self.form.name}.",
+                hint="Use --engine openvino or onnx.",
+            )
+        return self.built
 
     @property
     def network(self) -> Tensor:
@@ -93,23 +119,28 @@ def load(
     pooling: str,
     saved: Path | None = None,
     preprocessing: str | None = None,
+    output: str | None = None,
 ) -> FrozenBackbone:
     """Build a backbone without its top, give it its weights and freeze it.
 
     Args:
-        name: Name in ``BACKBONES``, or a ``.keras`` file, whose own weights are taken.
+        name: Name in ``BACKBONES``, or a file in one of ``forms``, whose own weights are taken.
         weights: ``imagenet``, ``random`` or the path of a weights file.
         seed: Seed of random weights.
         image_size: Side of the square input in pixels.
         pooling: ``avg`` or ``max``.
         saved: A file of ``weights.save`` to take the values from instead.
-        preprocessing: What a ``.keras`` file expects; see ``keras_file.PREPROCESSINGS``.
+        preprocessing: What the network of a file expects of pixels.
+        output: Which output of a network in ONNX holds the features, where there are several.
 
     Raises:
         ConfigError: The name is unknown, or a file's network does not take such images.
+        EngineUnavailableError: The package that reads ONNX is not installed.
         WeightsUnavailableError: The weights cannot be had, or do not fit.
     """
-    spec = find(name, preprocessing)
+    if forms.of_file(name) is ONNX:
+        return _of_onnx(name, preprocessing, output, image_size=image_size, pooling=pooling)
+    spec = find(name, preprocessing, output)
     if spec.file is None and saved is None:
         # A typo, or a package that is missing, need not wait for Keras' import.
         weight_files.require_source(weights)
@@ -135,6 +166,26 @@ def load(
         pooling=pooling,
         dim=int(model.output_shape[-1]),
         weights_sha256=weight_files.digest(_arrays(network)),
+    )
+
+
+def _of_onnx(
+    name: str, preprocessing: str | None, output: str | None, *, image_size: int, pooling: str
+) -> FrozenBackbone:
+    """Return the network of an ``.onnx`` file; what it is known by is the digest of the file."""
+    preprocessing = keras_file.checked_preprocessing(preprocessing)
+    file = onnx_file.read(Path(name), output)
+    model = onnx_file.encoder_of(
+        file, image_size=image_size, preprocessing=preprocessing, pooling=pooling
+    )
+    return FrozenBackbone(
+        lambda: model,
+        name=name,
+        image_size=image_size,
+        pooling=pooling,
+        dim=file.features.dim,
+        weights_sha256=file.sha256,
+        form=ONNX,
     )
 
 

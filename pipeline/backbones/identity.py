@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from pipeline import backbones
-from pipeline.backbones import Backbone, weights_file
+from pipeline.backbones import Backbone, forms, weights_file
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.keras_file import PREFIX
+from pipeline.backbones.forms import KERAS, ONNX, Form
 from pipeline.config.options import ExtractOptions
 from pipeline.errors import ConfigError, RunError, StaleFeaturesError
 from pipeline.files.typed_record import Difference, Record, first_difference
@@ -25,14 +25,15 @@ class Identity(Record):
     """What makes features comparable: equal, or the features must not be mixed.
 
     Attributes:
-        backbone: Name of the network in the table, or one that begins with ``keras-file:``.
-        weights_sha256: Digest of its weights.
+        backbone: Name of the network in the table, or one that begins with the prefix of a form.
+        weights_sha256: Digest of its weights; of a network in ONNX that of its file.
         image_size: Side of its input in pixels.
         pooling: How positions become one row.
         preprocessing: What is done to pixels before the first layer.
         decoder: What decodes images, with its version and its rule of ``--resize``.
         precision: What the network computes in.
-        engine: What ran it; None in float32, in which every engine agrees with Keras.
+        engine: What ran it; None in float32, in which every engine agrees.
+        output: Which output of a network in ONNX they are; None of others, which have one.
     """
 
     backbone: str
@@ -43,11 +44,17 @@ class Identity(Record):
     decoder: str
     precision: str
     engine: str | None = None
+    output: str | None = None
 
     @property
     def is_from_file(self) -> bool:
-        """Whether the network is in no table, but in a ``.keras`` file."""
-        return self.backbone.startswith(PREFIX)
+        """Whether the network is in no table, but in a file."""
+        return forms.of_identity(self.backbone) is not None
+
+    @property
+    def form(self) -> Form:
+        """The form of the network."""
+        return forms.of_identity(self.backbone) or KERAS
 
     @property
     def resize(self) -> str:
@@ -67,7 +74,7 @@ def source_token(spec: Backbone, *, weights: str, seed: int) -> str:
     """Return a text that is equal when the weights are; see ``weights.source_token``.
 
     Raises:
-        ConfigError: Weights are asked for beside those of a ``.keras`` file.
+        ConfigError: Weights are asked for beside those of a network's file.
         WeightsUnavailableError: ``weights`` is neither a keyword nor a readable file.
     """
     if spec.file is None:
@@ -104,6 +111,7 @@ def of(
         decoder=resizing.find(resize).decoder,
         precision=precision,
         engine=None if precision == "float32" else engine,
+        output=spec.output,
     )
 
 
@@ -157,8 +165,10 @@ def asked_with(difference: Difference) -> str:
 def _identity_here(identity: Identity) -> Identity:
     """Return the identity of features made now with what an identity asks for."""
     name = identity.backbone
-    is_file = identity.is_from_file
-    spec = Backbone(identity.preprocessing, name=name) if is_file else backbones.find(name)
+    if identity.is_from_file:
+        spec = Backbone(identity.preprocessing, name=name, output=identity.output)
+    else:
+        spec = backbones.find(name)
     return of(
         spec,
         weights_sha256=identity.weights_sha256,
@@ -182,4 +192,7 @@ def _wrong_in(identity: Identity) -> str | None:
         wrong.append("image_size")
     if wrong:
         return f"{wrong[0]} = {values[wrong[0]]!r}"
-    return "no 'engine'" if identity.precision != "float32" and identity.engine is None else None
+    if identity.precision != "float32" and identity.engine is None:
+        return "no 'engine'"
+    has_output = identity.output is not None
+    return None if has_output == (identity.form is ONNX) else f"output = {identity.output!r}"

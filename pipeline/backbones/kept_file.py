@@ -1,4 +1,4 @@
-"""The ``.keras`` file of a network that is in no table, kept in a store by the digest of its bytes.
+"""The file of a network that is in no table, kept in a store by the digest of its bytes.
 
 Kept by ``extract``, so that whatever comes later needs no file beside the store. Like a shard it is
 complete if it is there, and never changed.
@@ -9,11 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from pipeline.backbones.keras_file import SUFFIX
+from pipeline.backbones import forms
 from pipeline.errors import WeightsUnavailableError
 from pipeline.files.atomic import sha256_file, write_atomically
 
-_NAME: Final = re.compile(rf"[0-9a-f]{{64}}{re.escape(SUFFIX)}")
+_NAME: Final = re.compile(
+    rf"[0-9a-f]{{64}}({'|'.join(re.escape(form.suffix) for form in forms.FORMS)})"
+)
 
 
 def keep(folder: Path, file: Path) -> None:
@@ -40,12 +42,12 @@ def keep(folder: Path, file: Path) -> None:
                 hint="Wait until it is written, and try again.",
             )
 
-    write_atomically(folder / f"{digest}{SUFFIX}", copy)
+    write_atomically(folder / f"{digest}{file.suffix}", copy)
 
 
 def find(folder: Path) -> Path | None:
     """Return the file that a folder keeps; None of an older release's store."""
-    return next((path for path in sorted(folder.glob(f"*{SUFFIX}")) if is_one(path)), None)
+    return next((path for path in sorted(folder.glob("*")) if is_one(path)), None)
 
 
 def is_one(path: Path) -> bool:
@@ -68,5 +70,5 @@ def require_as_kept(path: Path) -> None:
             f"Expected the network that was kept in {str(path)!r}, by the SHA-256 in its name. "
             f"Received: {received}.",
             hint="Drop it with pipeline verify STORE --repair, and give the network's file with "
-            f"--weights PATH{SUFFIX}, or to extract, which keeps it again.",
+            f"--weights PATH{path.suffix}, or to extract, which keeps it again.",
         )

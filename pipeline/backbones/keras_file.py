@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 from pipeline.backbones import network_shapes
+from pipeline.backbones.forms import CLIP_MEAN, CLIP_SCALE, KERAS, SUFFIXES
 from pipeline.config.options import PREPROCESSINGS
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
@@ -28,9 +29,7 @@ from pipeline.files.atomic import open_regular
 from pipeline.files.records import canonical_json
 from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
 
-SUFFIX: Final = ".keras"
-# What the name of a network from a file begins with, in an identity.
-PREFIX: Final = "keras-file:"
+SUFFIX: Final = KERAS.suffix
 _CONFIG: Final = "config.json"
 _WEIGHTS: Final = "model.weights.h5"
 # Keras' largest architectures take a hundredth of it.
@@ -46,8 +45,8 @@ _CONVERT: Final = (
     "Save it again: keras.models.load_model('OLD.h5', compile=False).save('NEW.keras')."
 )
 _FOREIGN: Final = (
-    "Build the network in Keras 3, give it these weights, and save it with "
-    "model.save('NAME.keras')."
+    "Export the network to ONNX, such as with torch.onnx.export, or build it in Keras 3, give it "
+    "these weights, and save it with model.save('NAME.keras')."
 )
 _SAVED_MODEL: Final = (
     "A SavedModel has no layers to read: save the Keras model that it was exported from with "
@@ -58,7 +57,7 @@ _OTHER_FORMS: Final = (
     ((".weights.h5",), "These are weights alone: give them with --weights and --backbone NAME."),
     ((".h5", ".hdf5"), _CONVERT),
     (
-        (".onnx", ".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".tflite", ".msgpack", ".pkl"),
+        (".pt", ".pth", ".ckpt", ".safetensors", ".bin", ".tflite", ".msgpack", ".pkl"),
         _FOREIGN,
     ),
     ((".pb", ".savedmodel"), _SAVED_MODEL),
@@ -115,11 +114,11 @@ def architecture(path: Path) -> str:
         text = canonical_json(_config(path).get("config", {}))
     except (ValueError, RecursionError) as error:
         raise _unusable(path, error) from error
-    return PREFIX + hashlib.sha256(text.encode()).hexdigest()
+    return KERAS.prefix + hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_no_other_file(name: str) -> None:
-    """Refuse a network in another form than Keras 3's, and say how to come to that form.
+    """Refuse a network in another form than those of ``forms``, and say how to come to one.
 
     Raises:
         ConfigError: The name is that of a file or folder, or ends as one does.
@@ -132,7 +131,7 @@ def require_no_other_file(name: str) -> None:
     found = "a folder" if path.is_dir() else "a file" if path.exists() else "which does not exist"
     hint = known[0] if known else _SAVED_MODEL if is_saved_model else _SAVE
     raise ConfigError(
-        f"--backbone: expected a name, or a network in a {SUFFIX} file. "
+        f"--backbone: expected a name, or a network in a {SUFFIXES} file. "
         f"Received: {name!r}, {found}.",
         hint=hint,
     )
@@ -346,6 +345,9 @@ def _imagenet(pixels: Tensor, mode: str) -> Tensor:
 _FUNCTIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {
         "caffe": functools.partial(_imagenet, mode="caffe"),
+        "clip": lambda pixels: (
+            (pixels / 255.0 - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_SCALE, np.float32)
+        ),
         "none": lambda pixels: pixels,
         "tf": functools.partial(_imagenet, mode="tf"),
         "torch": functools.partial(_imagenet, mode="torch"),

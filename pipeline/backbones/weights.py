@@ -17,6 +17,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backbones import forms
+from pipeline.backbones.forms import ONNX
 from pipeline.backbones.variables import Variable
 from pipeline.backbones.weights_file import (
     _FILE_HINT,
@@ -79,6 +81,8 @@ def require_source(weights: str) -> None:
             pass
     except OSError as error:
         raise _unreadable(weights, error) from error
+    if forms.of_file(weights) is ONNX:  # which nothing at its beginning tells
+        return
     # What is in the file shows when it is read.
     if not (h5py.is_hdf5(path) or zipfile.is_zipfile(path)):
         raise WeightsUnavailableError(f"{path}: {_formless().message}", hint=_FILE_HINT)

@@ -22,6 +22,7 @@ DEFAULT_SPLIT: Final = "70/15/15"
 PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "caffe": "BGR minus the channel means of ImageNet",
+        "clip": "RGB from 0 to 1, minus CLIP's means, over its standard deviations",
         "none": "RGB from 0 to 255, as decoded",
         "tf": "RGB from -1 to 1",
         "torch": "RGB from 0 to 1, minus ImageNet's means, over its standard deviations",
@@ -82,10 +83,13 @@ class ExtractOptions:
         "merge labels that differ only in blanks, capitals, encoding or how a number is written"
     )
     backbone: str = fields.path(
-        "resnet50", "pretrained network without its top, or a .keras file", "NAME|PATH"
+        "resnet50", "pretrained network without its top, or a .keras or .onnx file", "NAME|PATH"
     )
     preprocessing: str | None = fields.choice(
-        None, tuple(PREPROCESSINGS), "what the network of a .keras file expects of pixels"
+        None, tuple(PREPROCESSINGS), "what the network of a .keras or .onnx file expects of pixels"
+    )
+    output: str | None = fields.text(
+        None, "output of an .onnx file that holds the features, where it has several", "NAME"
     )
     weights: str = fields.path(
         "imagenet",

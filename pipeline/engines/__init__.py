@@ -13,9 +13,10 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Final
 
+from pipeline.backbones.forms import KERAS, ONNX, Form
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines.encoder import Encoder
-from pipeline.errors import EngineUnavailableError, PipelineError, unknown_name
+from pipeline.errors import ConfigError, EngineUnavailableError, PipelineError, unknown_name
 from pipeline.system import keras_setup, machine
 
 
@@ -27,11 +28,13 @@ class Engine:
         factory: ``module:function`` that makes an encoder.
         requires: The import names of what it runs on.
         install: The command that installs it.
+        forms: The forms of networks that it takes.
     """
 
     factory: str
     requires: tuple[str, ...]
     install: str
+    forms: tuple[Form, ...] = (KERAS,)
 
 
 ENGINES: Final[Mapping[str, Engine]] = MappingProxyType(
@@ -43,30 +46,34 @@ ENGINES: Final[Mapping[str, Engine]] = MappingProxyType(
             "pipeline.engines.onnx:create",
             ("onnxruntime", "tf2onnx"),
             "pip install 'embedding-pipeline[onnx]'",
+            (KERAS, ONNX),
         ),
         "openvino": Engine(
             "pipeline.engines.openvino:create",
             ("openvino",),
             "pip install 'embedding-pipeline[openvino]'",
+            (KERAS, ONNX),
         ),
     }
 )
-# On a processor. ONNX Runtime comes between the two, but takes 20 seconds to convert a network.
+# On a processor. ONNX Runtime comes between the two, but takes 20 seconds to convert a network of
+# Keras; one in ONNX is in its form already.
 FASTEST_FIRST: Final = ("openvino", "keras")
+FASTEST_FIRST_OF_ONNX: Final = ("openvino", "onnx")
 
 
-def require(name: str) -> None:
-    """Refuse an engine that is unknown or not installed, importing none.
+def require(name: str, form: Form = KERAS) -> None:
+    """Refuse an engine that is unknown, not installed or not made for a network, importing none.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name is unknown, or the engine does not take that form of network.
         EngineUnavailableError: The engine is not installed; says how to install it.
     """
     if name != "auto":
-        _installed(name)
+        _able(name, form)
 
 
-def resolve(name: str) -> tuple[str, str]:
+def resolve(name: str, form: Form = KERAS) -> tuple[str, str]:
     """Return the engine to use and why.
 
     Imports Keras only where there is a GPU, to ask whether Keras can use it.
@@ -76,14 +83,18 @@ def resolve(name: str) -> tuple[str, str]:
         ('keras', 'asked for')
 
     Args:
-        name: A name in ``ENGINES``; ``auto`` takes Keras on a GPU, else the fastest installed.
+        name: A name in ``ENGINES``; ``auto`` takes the one for GPUs where there is one, else the
+            fastest installed.
+        form: The form of the network that it is to run.
 
     Raises:
-        ConfigError: The name is unknown.
+        ConfigError: The name is unknown, or the engine does not take that form of network.
         EngineUnavailableError: The engine is not installed; says how to install it.
     """
     if name != "auto":
-        return _installed(name), "asked for"
+        return _able(name, form), "asked for"
+    if form is ONNX:
+        return _fastest_of_onnx()
     has_gpu = machine.has_gpu()
     if has_gpu and _is_installed("keras") and keras_setup.gpu_name():
         return "keras", "there is a GPU"
@@ -99,6 +110,13 @@ def resolve(name: str) -> tuple[str, str]:
     return found[0], f"the fastest on a processor{unused}"
 
 
+def best(form: Form, *, on_gpu: bool) -> str:
+    """Return what ``auto`` would take on a device if everything were installed."""
+    if form is ONNX:
+        return "onnx" if on_gpu else FASTEST_FIRST_OF_ONNX[0]
+    return "keras" if on_gpu else FASTEST_FIRST[0]
+
+
 def create(name: str, loaded: FrozenBackbone, *, batch_size: int, precision: str) -> Encoder:
     """Make an encoder of a loaded backbone.
 
@@ -109,10 +127,11 @@ def create(name: str, loaded: FrozenBackbone, *, batch_size: int, precision: str
         precision: Arithmetic of the backbone, such as ``float32``.
 
     Raises:
-        ConfigError: The name is unknown, or the engine has no such precision.
+        ConfigError: The name is unknown, or the engine has no such precision or takes no networks
+            of that form.
         EngineUnavailableError: The engine is not installed; says how to install it.
     """
-    engine = ENGINES[_installed(name)]
+    engine = ENGINES[_able(name, loaded.form)]
     module, _, function = engine.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(module), function)
@@ -122,6 +141,32 @@ def create(name: str, loaded: FrozenBackbone, *, batch_size: int, precision: str
     except ImportError as error:
         raise _unavailable(name, str(error)) from error
     return encoder
+
+
+def _fastest_of_onnx() -> tuple[str, str]:
+    """Return the engine to use for a network in ONNX, and why."""
+    found = [engine for engine in FASTEST_FIRST_OF_ONNX if _is_installed(engine)]
+    if not found:
+        return _installed(FASTEST_FIRST_OF_ONNX[0]), "asked for"
+    if "onnx" in found and machine.has_gpu():
+        if importlib.import_module("pipeline.engines.onnx").has_cuda():
+            return "onnx", "there is a GPU"
+        return found[0], "the fastest on a processor; ONNX Runtime does not see the GPU"
+    if found[0] != FASTEST_FIRST_OF_ONNX[0]:
+        return found[0], f"{FASTEST_FIRST_OF_ONNX[0]} is faster and not installed"
+    return found[0], "the fastest on a processor"
+
+
+def _able(name: str, form: Form) -> str:
+    """Return an engine that is installed and takes a form of network."""
+    if name in ENGINES and form not in ENGINES[name].forms:
+        able = [engine for engine in ENGINES if form in ENGINES[engine].forms]
+        raise ConfigError(
+            f"--engine: expected {' or '.join(able)}, which run networks in {form.name}. "
+            f"Received: {name!r}.",
+            hint="Use one of these, or leave it out.",
+        )
+    return _installed(name)
 
 
 def _installed(name: str) -> str:

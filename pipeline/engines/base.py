@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from pipeline.backbones.forms import ONNX, Form
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.engines.encoder import Encoder, Features, Images
+from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, Features, Images, drift
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.system import machine
 
@@ -89,12 +90,43 @@ def readable_errors(batch_size: int) -> Iterator[None]:
         ) from error
 
 
+def require_apart(encoder: Encoder, image_size: int) -> None:
+    """Refuse a network that gives an image other features in company than alone.
+
+    One that was exported while it trained normalizes over the batch or drops at random, and one
+    that was traced with a single image may have that number built in.
+
+    Args:
+        encoder: The network on its engine.
+        image_size: Side of its images.
+
+    Raises:
+        ConfigError: It does; says by how much.
+    """
+    shape = (min(3, encoder.batch_size), image_size, image_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    together, alone = encoder(images), [encoder(image[np.newaxis]) for image in images]
+    largest = float(drift(np.concatenate(alone), together).max())
+    if not largest <= DRIFT_TOLERANCE:
+        raise ConfigError(
+            f"Expected a network that gives an image the same features alone and beside others. "
+            f"Received: features that differ by {largest:.1e} of the largest value.",
+            hint="Export it for inference (model.eval()), with a batch axis that varies.",
+        )
+
+
 @contextmanager
-def usable_network(engine: str) -> Iterator[None]:
+def usable_network(engine: str, form: Form) -> Iterator[None]:
     """Say what to do about a network that an engine cannot load or run, whatever it raises.
 
-    A converted copy in a store that came from elsewhere can be anything.
+    A converted copy in a store that came from elsewhere can be anything, and so can a file.
     """
+    hint = "Delete its converted copies (STORE/encoder), or use --engine keras."
+    if form is ONNX:
+        hint = (
+            "Export it again with a batch axis that varies and an opset such as 17, or use another "
+            "--engine; delete converted copies that came from elsewhere (STORE/encoder)."
+        )
     try:
         yield
     except (PipelineError, ImportError, MemoryError):
@@ -103,7 +135,7 @@ def usable_network(engine: str) -> Iterator[None]:
         raise PipelineError(
             f"Expected a network that the {engine} engine can run. Received: "
             f"{' '.join(str(error).split())[:300]}.",
-            hint="Delete its converted copies (STORE/encoder), or use --engine keras.",
+            hint=hint,
         ) from error
 
 

@@ -1,6 +1,7 @@
 """A backbone as one TensorFlow graph with its weights inside, for engines that convert it."""
 
 import hashlib
+import mmap
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -9,11 +10,15 @@ from typing import Any, Final
 
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.errors import EngineUnavailableError
+from pipeline.errors import EngineUnavailableError, PipelineError
 from pipeline.files.atomic import sha256_file, write_atomically
 from pipeline.system.keras_setup import Tensor, import_keras
 
 OUTPUT: Final = "features"
+# The end of a converted network's file; another way to make it needs another number.
+ONNX_FILE: Final = ".model-1.onnx"
+# What the name of an external file follows in an ONNX model: a field, its length and the word.
+_ELSEWHERE: Final = b"\n\x08location"
 
 
 def frozen_graph(loaded: FrozenBackbone) -> tuple[Any, str, str]:
@@ -118,6 +123,26 @@ def converted(
 
 def _folder(folder: Path | None, stack: ExitStack) -> Path:
     return folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+def require_whole(path: Path) -> None:
+    """Refuse an ONNX model that has its weights read from other files, which may be any.
+
+    Raises:
+        PipelineError: It names one.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(_ELSEWHERE) >= 0:
+            raise PipelineError(
+                f"Expected a network with its weights in {str(path)!r}. Received: external data.",
+                hint="Delete it; it is made again from the weights.",
+            )
+
+
+def onnx_bytes(backbone: FrozenBackbone) -> bytes:
+    """Return a network in ONNX as the bytes of an ``.onnx`` file."""
+    content: bytes = backbone.built.SerializeToString()
+    return content
 
 
 def graph_bytes(backbone: FrozenBackbone) -> bytes:

@@ -1,11 +1,10 @@
 """The ONNX Runtime engine: on its CUDA provider where there is one, else on the processor."""
 
-import mmap
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from pipeline.backbones.forms import ONNX
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines.base import (
     EngineEncoder,
@@ -15,17 +14,12 @@ from pipeline.engines.base import (
     usable_network,
 )
 from pipeline.engines.encoder import Images, Pending
-from pipeline.engines.graph import converted, frozen_graph
-from pipeline.errors import PipelineError
+from pipeline.engines.graph import ONNX_FILE, converted, frozen_graph, onnx_bytes, require_whole
 from pipeline.system import machine
 from pipeline.system.keras_setup import import_converter, quiet_loggers
 
 # Operators of ONNX as of 2022: every runtime that is still in use has them.
 OPSET: Final = 17
-# Another way to make the file needs another number.
-_MODEL: Final = ".model-1.onnx"
-# What the name of an external file follows in a model: a field, its length and the word.
-_ELSEWHERE: Final = b"\n\x08location"
 _CUDA: Final = "CUDAExecutionProvider"
 _CPU: Final = "CPUExecutionProvider"
 
@@ -39,7 +33,7 @@ class OnnxEncoder(EngineEncoder):
         super().__init__(loaded, batch_size=batch_size)
         import onnxruntime
 
-        on_gpu = _CUDA in onnxruntime.get_available_providers() and machine.has_gpu()
+        on_gpu = has_cuda() and machine.has_gpu()
         self.device = "GPU (CUDA)" if on_gpu else cpu_device()
         known = ("float32", "tf32") if on_gpu else ("float32",)
         require_precision("onnx", "GPU" if on_gpu else "processor", precision, known)
@@ -57,6 +51,13 @@ class OnnxEncoder(EngineEncoder):
         return lambda timeout=None: own
 
 
+def has_cuda() -> bool:
+    """Tell whether ONNX Runtime is installed with its CUDA provider."""
+    import onnxruntime
+
+    return _CUDA in onnxruntime.get_available_providers()
+
+
 def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> OnnxEncoder:
     """Convert a backbone and start a session.
 
@@ -65,7 +66,7 @@ def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> OnnxEn
         EngineUnavailableError: The backbone is not on TensorFlow, which conversion needs.
         PipelineError: There is not memory enough.
     """
-    with usable_network("onnx"):
+    with usable_network("onnx", loaded.form):
         encoder = OnnxEncoder(loaded, batch_size=batch_size, precision=precision)
         encoder.warm_up()
     return encoder
@@ -76,26 +77,13 @@ def _session(onnxruntime: Any, loaded: FrozenBackbone, precision: str, *, on_gpu
     options.intra_op_num_threads = machine.processors()
     tf32 = "1" if precision == "tf32" else "0"
     providers = [(_CUDA, {"use_tf32": tf32})] if on_gpu else [_CPU]
-    with converted(loaded, _MODEL, _onnx_bytes) as path:
-        _require_whole(path)
+    convert = onnx_bytes if loaded.form is ONNX else _converted_bytes
+    with converted(loaded, ONNX_FILE, convert) as path:
+        require_whole(path)
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     # A provider that cannot start is left out without an error.
     require_precision("onnx", "machine", session.get_providers()[0], [_CUDA if on_gpu else _CPU])
     return session
-
-
-def _require_whole(path: Path) -> None:
-    """Refuse a model that has its weights read from other files, which may be any.
-
-    Raises:
-        PipelineError: It names one.
-    """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(_ELSEWHERE) >= 0:
-            raise PipelineError(
-                f"Expected a network with its weights in {str(path)!r}. Received: external data.",
-                hint="Delete it; it is made again from the weights.",
-            )
 
 
 def onnx_model(loaded: FrozenBackbone, *, name: str, rename: tuple[str, str] | None = None) -> Any:
@@ -124,6 +112,6 @@ def onnx_model(loaded: FrozenBackbone, *, name: str, rename: tuple[str, str] | N
     return model
 
 
-def _onnx_bytes(loaded: FrozenBackbone) -> bytes:
+def _converted_bytes(loaded: FrozenBackbone) -> bytes:
     content: bytes = onnx_model(loaded, name="encoder").SerializeToString()
     return content

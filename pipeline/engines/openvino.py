@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pipeline.backbones.forms import ONNX
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines.base import (
     EngineEncoder,
@@ -22,7 +23,7 @@ from pipeline.engines.base import (
     usable_network,
 )
 from pipeline.engines.encoder import Features, Images, Pending
-from pipeline.engines.graph import converted, graph_bytes
+from pipeline.engines.graph import ONNX_FILE, converted, graph_bytes, onnx_bytes, require_whole
 from pipeline.errors import PipelineError
 from pipeline.system import machine
 
@@ -159,7 +160,7 @@ def create(loaded: FrozenBackbone, *, batch_size: int, precision: str) -> Openvi
         EngineUnavailableError: The backbone is not on TensorFlow, which conversion needs.
         PipelineError: There is not memory enough.
     """
-    with usable_network("openvino"):
+    with usable_network("openvino", loaded.form):
         encoder = OpenvinoEncoder(loaded, batch_size=batch_size, precision=precision)
         encoder.warm_up()
     return encoder
@@ -172,7 +173,11 @@ def _compiled(loaded: FrozenBackbone, request_images: int, precision: str) -> An
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     known = [name for name in _TYPES if _CAPABILITIES[name] in capabilities]
     require_precision("openvino", "processor", precision, cpu_precisions(known)[::-1])
-    with readable_errors(request_images), converted(loaded, _GRAPH, graph_bytes) as path:
+    is_onnx = loaded.form is ONNX
+    suffix, convert = (ONNX_FILE, onnx_bytes) if is_onnx else (_GRAPH, graph_bytes)
+    with readable_errors(request_images), converted(loaded, suffix, convert) as path:
+        if is_onnx:
+            require_whole(path)
         model = core.read_model(path)
         model.reshape([request_images, loaded.image_size, loaded.image_size, 3])
         compiled = core.compile_model(model, "CPU", _properties(precision))

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.backbones import identity, kept_file, probe, weights
+from pipeline.backbones.forms import ONNX
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import ExtractOptions
 from pipeline.engines import probing
@@ -284,10 +285,11 @@ def _note_unproven(store: Store, reporter: Reporter) -> None:
 def _keep_encoder(store: Store, network: LazyEncoder) -> None:
     """Keep the weights in use in the store, so that later stages find them by digest.
 
-    Of a network that is in no table the file is kept too, which alone tells its layers.
+    Of a network that is in no table the file is kept too, which alone tells its layers; in ONNX it
+    is all there is.
     """
     path = store.encoder_path(store.identity.weights_sha256)
-    if not path.exists():
+    if network.spec.form is not ONNX and not path.exists():
         weights.save(path, network.backbone().arrays())
     if network.spec.file is not None:
         kept_file.keep(store.encoder_folder, network.spec.file)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import backbones, engines
-from pipeline.backbones import Backbone, frozen, identity
+from pipeline.backbones import Backbone, forms, frozen, identity
+from pipeline.backbones.forms import KERAS, ONNX
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import ExtractOptions
+from pipeline.engines.base import require_apart
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import StaleFeaturesError
 from pipeline.images import views
@@ -21,9 +23,9 @@ class LazyEncoder:
     Attributes:
         options: What was asked for.
         reporter: Where notes go.
-        spec: The row of the table, or of a ``.keras`` file.
+        spec: The row of the table, or of a file.
         token: A text that is equal when the weights are.
-        is_loaded: Whether Keras has built the network.
+        is_loaded: Whether the network was built.
     """
 
     options: ExtractOptions
@@ -44,9 +46,9 @@ class LazyEncoder:
             WeightsUnavailableError: The weights file is not one.
             EngineUnavailableError: The engine is not installed.
         """
-        engines.require(options.engine)
+        engines.require(options.engine, forms.of_file(options.backbone) or KERAS)
         views.check(options.views)
-        spec = backbones.find(options.backbone, options.preprocessing)
+        spec = backbones.find(options.backbone, options.preprocessing, options.output)
         token = identity.source_token(spec, weights=options.weights, seed=options.seed)
         return cls(options, reporter, spec, token)
 
@@ -65,12 +67,13 @@ class LazyEncoder:
         if self._backbone is None:
             digest = store.identity.weights_sha256
             self._backbone = FrozenBackbone(
-                lambda: self._load_again(store).model,
+                lambda: self._load_again(store).built,
                 name=self.options.backbone,
                 image_size=self.options.image_size,
                 pooling=self.options.pooling,
                 dim=store.dim,
                 weights_sha256=digest,
+                form=self.spec.form,
             )
         self._backbone.converted = store.encoder_folder
 
@@ -94,6 +97,8 @@ class LazyEncoder:
                 f"Encoding with {self.engine} ({self._resolved()[1]}) in {options.precision} on "
                 f"{self._encoder.device}"
             )
+            if self.spec.form is ONNX:
+                require_apart(self._encoder, options.image_size)
         return self._encoder
 
     def _load(self, saved: Path | None) -> FrozenBackbone:
@@ -108,6 +113,7 @@ class LazyEncoder:
             pooling=options.pooling,
             saved=saved if saved and saved.exists() else None,
             preprocessing=options.preprocessing,
+            output=options.output,
         )
 
     def _load_again(self, store: Store) -> FrozenBackbone:
@@ -124,7 +130,7 @@ class LazyEncoder:
 
     def _resolved(self) -> tuple[str, str]:
         if self._choice is None:
-            self._choice = engines.resolve(self.options.engine)
+            self._choice = engines.resolve(self.options.engine, self.spec.form)
         return self._choice
 
 

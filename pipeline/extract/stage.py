@@ -12,7 +12,6 @@ from pipeline import engines
 from pipeline.config.options import CommonOptions, ExtractOptions
 from pipeline.dataset.examples import notes_of
 from pipeline.dataset.labels import merged as merge_labels
-from pipeline.engines.encoder import Encoder
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.fill import (
@@ -141,16 +140,15 @@ def _result(
         "device": encoder.device if encoder else store.record.provenance.device,
         "dim": store.dim,
         "views": {name: extraction.rows[name] for name in options.views},
-        "bottleneck": _bottleneck(options, encoder, extraction),
+        "bottleneck": _bottleneck(network, extraction),
         "weights": options.weights,
         "store": str(store.path),
         "manifest": str(target),
     }
 
 
-def _bottleneck(
-    options: ExtractOptions, encoder: Encoder | None, extraction: Extraction
-) -> dict[str, object] | None:
+def _bottleneck(network: LazyEncoder, extraction: Extraction) -> dict[str, object] | None:
+    options, encoder = network.options, network.encoder_if_loaded
     if encoder is None:
         return None
     on_gpu = encoder.device.startswith("GPU")
@@ -160,7 +158,7 @@ def _bottleneck(
         workers=options.workers or machine.processors(),
         processors=machine.processors(),
         engine=encoder.engine,
-        best_engine="keras" if on_gpu else engines.FASTEST_FIRST[0],
+        best_engine=engines.best(network.spec.form, on_gpu=on_gpu),
         on_gpu=on_gpu,
         precision=options.precision,
         faster_precision=faster if has_faster else None,

@@ -49,6 +49,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         *,
         backbone: str = default_of(ExtractOptions, "backbone"),
         preprocessing: str | None = default_of(ExtractOptions, "preprocessing"),
+        output: str | None = default_of(ExtractOptions, "output"),
         weights: str = default_of(ExtractOptions, "weights"),
         image_size: int = default_of(ExtractOptions, "image_size"),
         resize: str = default_of(ExtractOptions, "resize"),
@@ -62,6 +63,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.store = store
         self.backbone = backbone
         self.preprocessing = preprocessing
+        self.output = output
         self.weights = weights
         self.image_size = image_size
         self.resize = resize
@@ -116,7 +118,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Raises:
             ConfigError: Only the network can tell, and nothing was transformed yet.
         """
-        dim = vars(self).get("_dim") or find(self.backbone, self.preprocessing).dim
+        known = vars(self).get("_dim")
+        dim = known or find(self.backbone, self.preprocessing, self.output).dim
         if dim is None:
             raise ConfigError(
                 f"Expected a backbone of the table, whose number of features is known. "

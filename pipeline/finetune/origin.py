@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones import probe
+from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.backbones.identity import Identity
 from pipeline.config.options import FinetuneOptions
 from pipeline.dataset.examples import Examples
 from pipeline.errors import ConfigError, HeadNotTrainableError
@@ -70,13 +72,15 @@ def open_origin(options: FinetuneOptions, reporter: Reporter = _SILENCE) -> Orig
         reporter: Where it is said that the backbone is loaded.
 
     Raises:
-        ConfigError: The run's val or answers cannot be compared, or the head is unknown.
+        ConfigError: The run's val or answers cannot be compared, the head is unknown, or the
+            network is none of Keras.
         HeadNotTrainableError: The head is no network.
         RunError: The store is gone.
         StoreError: The store is damaged, or of other features.
     """
     run = Run.open(Path(options.source)).at(store=options.store, data=options.data)
     inputs = run_backbone.inputs_of(run)
+    _require_keras(run, inputs.identity)
     for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
         if getattr(inputs, name):
             raise ConfigError(
@@ -95,6 +99,23 @@ def open_origin(options: FinetuneOptions, reporter: Reporter = _SILENCE) -> Orig
     store = run_backbone.open_store(run)
     head, network = fitted_head(run, name, store.dim), _backbone(run, store, options, reporter)
     return Origin(run, store, name, head, _examples(run), network)
+
+
+def _require_keras(run: Run, identity: Identity) -> None:
+    """Refuse a network whose layers cannot be trained here.
+
+    Raises:
+        ConfigError: It is in another form than Keras'.
+    """
+    if identity.form is not KERAS:
+        raise ConfigError(
+            f"finetune: expected a run on features of a {KERAS.name} network, whose layers can be "
+            f"trained. Received: {str(run.path)!r}, on features of a network in "
+            f"{identity.form.name}.",
+            hint="Extract with a backbone of the table, or with a .keras file, into another "
+            "--store, and train again; train-head and sweep train heads on features of any "
+            "network.",
+        )
 
 
 def _head_name(run: Run, asked: str | None) -> str:

@@ -1,7 +1,9 @@
 """Calibration: one temperature for a head's scores, and when to give no answer.
 
 Guo et al. 2017, "On Calibration of Modern Neural Networks": probabilities are
-``softmax(scores / T)``, with T of the lowest log loss on val.
+``softmax(scores / T)``, with T of the lowest log loss on val. A val of few images may be answered
+without an error, by luck, which is no reason to be sure; so one more image counts, of which any
+class is as likely (Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2).
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # A temperature's logarithm counts as normal with this standard deviation beforehand: worth less
-# than one image of val, but where val is separated no temperature would be low enough without it.
+# than one image of val, but scores that say nothing need some temperature.
 PRIOR_SD: Final = 2.0
 _LOG_RANGE: Final = (-12.0, 12.0)
 _TOLERANCE: Final = 1e-5
@@ -35,7 +37,9 @@ def probabilities(
 
 
 def fit_temperature(scores: Sequence[NDArray[np.floating]], y: NDArray[np.integer]) -> float:
-    """Return the temperature of the lowest log loss; 1 where there is nothing to fit on.
+    """Return the temperature of the lowest log loss on rows and on one more, of any class.
+
+    It is 1 where there is nothing to fit on.
 
     Args:
         scores: One array ``(n, classes)`` a view.
@@ -45,13 +49,22 @@ def fit_temperature(scores: Sequence[NDArray[np.floating]], y: NDArray[np.intege
     from scipy.optimize import minimize_scalar
 
     known = np.isfinite(scores[0][np.arange(len(y)), y])
-    y, views = y[known], [view[known] for view in scores]
+    y, views = y[known], [view[known].astype(np.float64) for view in scores]
     if not len(y):
         return 1.0
+    true = [view[np.arange(len(y)), y] for view in views]
+    typical = [np.mean(view, axis=1, where=np.isfinite(view)) for view in views]
 
     def objective(log_temperature: float) -> float:
+        temperature = np.exp(log_temperature)
+        sums = [_log_sums(view / temperature) for view in views]
+        right = [score / temperature - total for score, total in zip(true, sums, strict=True)]
+        any_class = [
+            score / temperature - total for score, total in zip(typical, sums, strict=True)
+        ]
+        of_rows = _log_sums(np.stack(right, axis=1)) - np.log(len(views))
         prior = log_temperature**2 / (2 * PRIOR_SD**2)
-        return len(y) * _loss(views, y, np.exp(log_temperature)) + prior
+        return float(-of_rows.sum() - np.mean(any_class) + prior)
 
     found = minimize_scalar(
         objective, bounds=_LOG_RANGE, method="bounded", options={"xatol": _TOLERANCE}
@@ -87,6 +100,13 @@ def coverage_curve(
             }
         )
     return rows
+
+
+def _log_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithm of the sum of the exponentials of each row."""
+    largest = values.max(axis=1)
+    sums: NDArray[np.float64] = largest + np.log(np.exp(values - largest[:, None]).sum(axis=1))
+    return sums
 
 
 def _loss(

@@ -15,7 +15,6 @@ from pipeline.backbones import frozen, kept_file, probe, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity, require_equal, require_reproducible
-from pipeline.backbones.keras_file import SUFFIX
 from pipeline.config.options import ExtractOptions, default_of
 from pipeline.errors import RunError, WeightsUnavailableError
 from pipeline.images import views
@@ -124,13 +123,14 @@ def of_store(store: Store, weights: str | None, source: WeightsSource) -> Frozen
     """
     identity = store.identity
     return FrozenBackbone(
-        lambda: load(identity, weights, source=source, store=store).model,
+        lambda: load(identity, weights, source=source, store=store).built,
         name=identity.backbone,
         image_size=identity.image_size,
         pooling=identity.pooling,
         dim=store.dim,
         weights_sha256=identity.weights_sha256,
         converted=store.encoder_folder,
+        form=identity.form,
         probe=probe.find(store.path, identity, store.dim),
     )
 
@@ -175,6 +175,7 @@ def load(
         pooling=identity.pooling,
         saved=saved,
         preprocessing=preprocessing,
+        output=identity.output,
     )
     received = replace(identity, weights_sha256=loaded.weights_sha256)
     require_equal(identity.as_json(), received.as_json(), where)
@@ -191,23 +192,25 @@ def network_file(identity: Identity, weights: str | None, store: Store | None) -
 
     Raises:
         WeightsUnavailableError: There is none, or the kept one is damaged.
-        StaleFeaturesError: It is of another architecture.
+        StaleFeaturesError: It is of another architecture; in ONNX, another file.
     """
+    suffix = identity.form.suffix
     kept = kept_file.find(store.encoder_folder) if store is not None else None
     path, where = str(kept), "in its store"
     if weights is None and kept is not None:
         kept_file.require_as_kept(kept)
-    elif weights is not None and weights.endswith(SUFFIX):
+    elif weights is not None and weights.endswith(suffix):
         path, where = weights, f"from --weights {weights}"
     else:
         place = f" in {str(store.encoder_folder)!r}" if store is not None else ""
         raise WeightsUnavailableError(
-            f"Expected the {SUFFIX} file of the network that made the run's features. "
+            f"Expected the {suffix} file of the network that made the run's features. "
             f"Received: {f'--weights {weights}' if weights else f'no --weights, and none{place}'}.",
-            hint=f"Give it with --weights PATH{SUFFIX}, or to extract, which keeps it in the "
+            hint=f"Give it with --weights PATH{suffix}, or to extract, which keeps it in the "
             "store.",
         )
-    received = replace(identity, backbone=backbones.find(path, identity.preprocessing).name)
+    found = backbones.find(path, identity.preprocessing, identity.output)
+    received = replace(identity, backbone=found.name)
     require_equal(identity.as_json(), received.as_json(), where)
     return Path(path)
 

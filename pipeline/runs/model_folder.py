@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline import backbones, heads
-from pipeline.backbones import frozen, probe, weights
+from pipeline.backbones import forms, frozen, probe, weights
+from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
 from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
@@ -28,12 +29,16 @@ RECORD: Final = "model.json"
 
 _HEAD: Final = "head"
 _ENCODER: Final = "encoder"
-# The architecture of a network that is in no table; its weights are taken from the other file.
-_NETWORK: Final = "network.keras"
+# The file of a network that is in no table. Of one in Keras' form the architecture alone counts;
+# the weights are taken from the other file.
+_NETWORKS: Final = tuple(f"network{form.suffix}" for form in forms.FORMS)
 
 # The files whose digests the record holds. The weights are named by theirs, and the head's record
 # holds that of its arrays.
-_LISTED: Final = (f"{_HEAD}/{heads.RECORD}", f"{_ENCODER}/{_NETWORK}", f"{_ENCODER}/{probe.FILE}")
+_LISTED: Final = (
+    f"{_HEAD}/{heads.RECORD}",
+    *(f"{_ENCODER}/{name}" for name in (*_NETWORKS, probe.FILE)),
+)
 
 # No network has a thousandth of it.
 _MAX_DIM: Final = 1 << 30
@@ -108,17 +113,19 @@ def write(
         loaded: The backbone.
         head: The fitted head.
         record: What ``model.json`` is to say, but for the digests of files.
-        network_file: The ``.keras`` file of a backbone that is in no table.
+        network_file: The file of a backbone that is in no table.
 
     Raises:
         RunError: The head cannot be saved.
     """
     path.mkdir()
+    (path / _ENCODER).mkdir()
     if loaded.probe is not None:
         probe.keep(path / _ENCODER, loaded.probe)
-    weights.save(path / _ENCODER / f"{loaded.weights_sha256}.h5", loaded.arrays())
+    if loaded.form is KERAS:
+        weights.save(path / _ENCODER / f"{loaded.weights_sha256}.h5", loaded.arrays())
     if network_file is not None:
-        shutil.copyfile(network_file, path / _ENCODER / _NETWORK)
+        shutil.copyfile(network_file, path / _ENCODER / f"network{loaded.form.suffix}")
     not_saved = heads.save(head, path / _HEAD)
     if not_saved:
         raise RunError(
@@ -142,16 +149,17 @@ def read(path: Path) -> ModelFolder:
         _require_as_written(path, name, record)
     head = heads.load(path / _HEAD)
     identity = record.identity
-    network = path / _ENCODER / _NETWORK
-    name = str(network) if network.is_file() else identity.backbone
+    networks = [path / _ENCODER / name for name in _NETWORKS]
+    name = next((str(file) for file in networks if file.is_file()), identity.backbone)
     found = FrozenBackbone(
         # Keeps no converted copies: a shipped folder is only read, and its weights alone are used.
-        lambda: _loaded(path, name, identity).model,
+        lambda: _loaded(path, name, identity).built,
         name=name,
         image_size=identity.image_size,
         pooling=identity.pooling,
         dim=record.dim,
         weights_sha256=identity.weights_sha256,
+        form=identity.form,
         # Folders of older releases have none.
         probe=probe.find(path / _ENCODER, identity, record.dim),
     )
@@ -164,6 +172,8 @@ def check(path: Path) -> list[tuple[str, str]]:
         found = read(path)
     except PipelineError as error:
         return [(RECORD, error.message)]
+    if found.backbone.form is not KERAS:
+        return []
     saved = path / _ENCODER / f"{found.backbone.weights_sha256}.h5"
     try:
         weights.load(saved)
@@ -221,8 +231,9 @@ def _loaded(path: Path, name: str, identity: Identity) -> FrozenBackbone:
         WeightsUnavailableError: They are gone, damaged, or of another network.
     """
     saved = path / _ENCODER / f"{identity.weights_sha256}.h5"
-    is_file = name.endswith(_NETWORK)
-    if is_file and backbones.find(name, identity.preprocessing).name != identity.backbone:
+    is_file = name.endswith(_NETWORKS)
+    preprocessing = identity.preprocessing if is_file else None
+    if is_file and backbones.find(name, preprocessing, identity.output).name != identity.backbone:
         raise WeightsUnavailableError(
             f"Expected the network {identity.backbone} in {name!r}. Received: another.",
             hint="Export it again.",
@@ -234,8 +245,9 @@ def _loaded(path: Path, name: str, identity: Identity) -> FrozenBackbone:
         image_size=identity.image_size,
         pooling=identity.pooling,
         saved=None if is_file else saved,
-        preprocessing=identity.preprocessing if is_file else None,
+        preprocessing=preprocessing,
+        output=identity.output,
     )
-    if is_file:
+    if is_file and loaded.form is KERAS:
         frozen.assign(loaded.network, weights.load(saved))
     return loaded

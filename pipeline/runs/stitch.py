@@ -47,7 +47,7 @@ HEAD_ROWS: Final = 1024
 # Held-out images first; a run records probabilities of these alone.
 SPLITS: Final = ("test", "val", "train")
 HELD_OUT: Final = SPLITS[:2]
-_BATCH: Final = 8
+BATCH: Final = 8
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 
@@ -270,8 +270,8 @@ def cached_probabilities(
 
 def in_batches(function: Predict, pixels: NDArray[np.uint8]) -> NDArray[np.floating]:
     """Apply a function to a few images at a time, ``(n, S, S, 3)`` to ``(n, k)``."""
-    parts = range(0, len(pixels), _BATCH)
-    return np.concatenate([function(pixels[start : start + _BATCH]) for start in parts])
+    parts = range(0, len(pixels), BATCH)
+    return np.concatenate([function(pixels[start : start + BATCH]) for start in parts])
 
 
 def runner(model: KerasModel) -> Predict:

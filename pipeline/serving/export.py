@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from pipeline import engines, heads
 from pipeline._version import __version__
 from pipeline.backbones import weights
+from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import CommonOptions
 from pipeline.config.serving import ExportOptions
 from pipeline.engines import probing
-from pipeline.engines.probing import ModelEncoder
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unknown_name
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
@@ -31,6 +32,7 @@ from pipeline.runs import fitted_head, stitch
 from pipeline.runs.model_folder import SCHEMA_VERSION, ModelRecord
 from pipeline.runs.run import Run
 from pipeline.runs.stitch import Agreement, Sample
+from pipeline.serving import assembly
 from pipeline.serving.formats import (
     FORMATS,
     Format,
@@ -61,7 +63,7 @@ class ExportedRun:
         name: Name of the head.
         head: The fitted head.
         backbone: The backbone that the head is for.
-        network_file: The ``.keras`` file of a backbone that is in no table.
+        network_file: The file of a backbone that is in no table.
     """
 
     run: Run
@@ -104,8 +106,9 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
     if there is not None and {**there, **package.record.as_json()} != there:
         require_free(out, form, force=False)
     _note_what_is_left_out(package, form, reporter)
-    _probe(source.backbone, package.record.identity, reporter)
-    found, expected = _sample(source, reporter)
+    encoder = assembly.encoder_of(source.backbone)
+    _probe(source.backbone, encoder, package.record.identity, reporter)
+    found, expected = _sample(source, encoder, reporter)
     compare = partial(stitch.compare, found, expected)
     if there is not None:
         agreement = _kept(form, out, compare)
@@ -128,7 +131,7 @@ def _written(
 ) -> Agreement:
     """Write a model; check it as it was assembled, and as its users will load it."""
     model = package.assembled() if form.is_network else None
-    whole = stitch.runner(model) if form.is_network else package.predict()
+    whole = package.running(model) if form.is_network else package.predict()
     before = compare(whole, what="The assembled model")
     form.write(package, model, path)
     after = compare(form.load(path), what=f"The {form.name} model")
@@ -162,6 +165,7 @@ def open_source(options: ExportOptions) -> ExportedRun:
     run_backbone.inputs_of(run)
     identity = run_backbone.identity_of(run, name)
     _require_exportable(run, identity)
+    _require_form(_form(options), identity)
     store = run_backbone.open_store(run)
     head = fitted_head.fitted_head(run, name, store.dim)
     if _form(options).is_network:
@@ -199,14 +203,6 @@ def _checked(
         outputs.require_folder("OUT", out)
     if options.weights is not None:
         weights.require_source(options.weights)
-    keras_setup.require_backend()
-    backend = keras_setup.backend_name()
-    if form.needs_tensorflow and backend != "tensorflow":
-        raise EngineUnavailableError(
-            f"--format {options.format}: expected Keras on TensorFlow. "
-            f"Received: KERAS_BACKEND={backend}.",
-            hint="Unset KERAS_BACKEND, or use --format keras or folder.",
-        )
     if options.format == "onnx":
         engines.require("onnx")
     return options, there
@@ -248,6 +244,33 @@ def _require_exportable(run: Run, identity: Identity) -> None:
         )
 
 
+def _require_form(form: Format, identity: Identity) -> None:
+    """Refuse a format that cannot hold the backbone, or cannot be written here.
+
+    Raises:
+        ConfigError: The backbone is in another form than the format holds.
+        EngineUnavailableError: The format needs Keras on TensorFlow.
+    """
+    if identity.form not in form.forms:
+        able = [name for name, other in FORMATS.items() if identity.form in other.forms]
+        raise ConfigError(
+            f"--format {form.name}: expected a run on features of a {KERAS.name} network, which "
+            f"the model is made of. Received: one on features of a network in "
+            f"{identity.form.name}.",
+            hint=f"Use --format {' or '.join(able)}.",
+        )
+    if identity.form is not KERAS:
+        return
+    keras_setup.require_backend()
+    backend = keras_setup.backend_name()
+    if form.needs_tensorflow and backend != "tensorflow":
+        raise EngineUnavailableError(
+            f"--format {form.name}: expected Keras on TensorFlow. "
+            f"Received: KERAS_BACKEND={backend}.",
+            hint="Unset KERAS_BACKEND, or use --format keras or folder.",
+        )
+
+
 def _package(source: ExportedRun) -> Package:
     network = source.backbone
     identity = run_backbone.identity_of(source.run, source.name)
@@ -269,16 +292,19 @@ def _package(source: ExportedRun) -> Package:
     return Package(network, source.head, record, source.network_file)
 
 
-def _probe(backbone: FrozenBackbone, identity: Identity, reporter: Reporter) -> None:
+def _probe(
+    backbone: FrozenBackbone, encoder: Encoder, identity: Identity, reporter: Reporter
+) -> None:
     """Compare the backbone with its probe; make one to ship where there is none."""
-    encoder = ModelEncoder(stitch.runner(backbone.model), backbone.dim)
     for note in probing.check(encoder, backbone.probe):
         reporter.say(note)
     if backbone.probe is None:
         backbone.probe = probing.make(encoder, identity)
 
 
-def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np.floating]]:
+def _sample(
+    source: ExportedRun, encode: Encoder, reporter: Reporter
+) -> tuple[Sample, NDArray[np.floating]]:
     """Read images of the run and what the cached path gives for them; check every part of it."""
     run, store, name, head = source.run, source.store, source.name, source.head
     splits = stitch.HELD_OUT if source.is_finetuned else stitch.SPLITS
@@ -291,7 +317,6 @@ def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np
     reporter.say(
         f"Comparing the model with the cached path on {counted(len(found.paths), 'image')}"
     )
-    encode = stitch.runner(source.backbone.model)
     if source.is_finetuned:
         expected = stitch.recorded_probabilities(run, name, found.rows)
         stitch.check_finetuned(found, encode, head, expected, run)

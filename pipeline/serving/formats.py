@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backbones.forms import FORMS as NETWORK_FORMS
+from pipeline.backbones.forms import KERAS, ONNX, Form
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines.onnx import onnx_model
 from pipeline.errors import ConfigError
@@ -54,7 +56,7 @@ class Package:
         backbone: The frozen backbone.
         head: The fitted head.
         record: What the model is to say of itself.
-        network_file: The ``.keras`` file of a backbone that is in no table.
+        network_file: The file of a backbone that is in no table.
     """
 
     backbone: FrozenBackbone
@@ -68,12 +70,20 @@ class Package:
         return len(self.record.classes)
 
     def assembled(self) -> Tensor:
-        """Return the whole as one Keras model; see ``assembly.assemble``."""
+        """Return the whole as one model in the form of its backbone; see ``assembly``."""
+        if self.backbone.form is ONNX:
+            return assembly.assemble_onnx(self.backbone, self.head, self.num_classes, name=OUTPUT)
         return assembly.assemble(self.backbone, self.head, self.num_classes)
+
+    def running(self, model: Tensor) -> Predict:
+        """Return what ``assembled`` returned as a function."""
+        if self.backbone.form is ONNX:
+            return _predict_onnx(model.SerializeToString())
+        return runner(model)
 
     def predict(self) -> Predict:
         """Return backbone and head as a function, for a head that is no network."""
-        encode = runner(self.backbone.model)
+        encode = assembly.encoding(self.backbone)
         return lambda pixels: cached_probabilities(self.head, [encode(pixels)], self.num_classes)
 
 
@@ -85,11 +95,12 @@ class Format:
         name: What it is called.
         suffix: What a file's name must end in; empty for a folder.
         is_network: Whether the head must be a network.
-        needs_tensorflow: Whether Keras must run on TensorFlow.
+        needs_tensorflow: Whether Keras must run on TensorFlow, for a backbone in its form.
         record: Where the metadata lies in a folder; by it an earlier export is known.
         write: Writes the assembled model (None where the head need be no network) to a path.
         load: Loads what was written as a function.
         describe: Reads the metadata of what was written.
+        forms: Forms of backbones that it can hold.
     """
 
     name: str
@@ -100,6 +111,7 @@ class Format:
     write: Callable[[Package, KerasModel, Path], None]
     load: Callable[[Path], Predict]
     describe: Callable[[Path], Mapping[str, object]]
+    forms: tuple[Form, ...] = (KERAS,)
 
 
 @contextmanager
@@ -237,10 +249,12 @@ def _load_savedmodel(path: Path) -> Predict:
     return predict
 
 
-def _write_onnx(package: Package, model: KerasModel, path: Path) -> None:
+def _write_onnx(package: Package, model: Tensor, path: Path) -> None:
     """Convert the graph with its weights as constants; metadata are texts of JSON by name."""
-    whole = _whole(package, model)
-    converted = onnx_model(whole, name="classifier", rename=(INPUT, OUTPUT))
+    converted = model
+    if package.backbone.form is not ONNX:
+        whole = _whole(package, model)
+        converted = onnx_model(whole, name="classifier", rename=(INPUT, OUTPUT))
     for name, value in package.record.as_json().items():
         converted.metadata_props.add(key=name, value=json.dumps(value, allow_nan=False))
     path.write_bytes(converted.SerializeToString())
@@ -263,15 +277,15 @@ def _describe_onnx(path: Path) -> Mapping[str, object]:
     return {name: json.loads(text) for name, text in texts.items()}
 
 
-def _load_onnx(path: Path) -> Predict:
-    session = _onnx_session(path)
+def _predict_onnx(model: Path | bytes) -> Predict:
+    session = _onnx_session(model)
     return lambda pixels: np.asarray(session.run([OUTPUT], {INPUT: pixels})[0])
 
 
-def _onnx_session(path: Path) -> Tensor:
+def _onnx_session(model: Path | bytes) -> Tensor:
     import onnxruntime
 
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
 def _write_folder(package: Package, model: KerasModel, path: Path) -> None:
@@ -295,10 +309,12 @@ def _read_json(path: Path) -> Mapping[str, object]:
 _FORMATS: Final = (
     Format(
         *("folder", "", False, False, model_folder.RECORD),
-        *(_write_folder, _load_folder, _describe_folder),
+        *(_write_folder, _load_folder, _describe_folder, NETWORK_FORMS),
     ),
     Format("keras", ".keras", True, False, "", _write_keras, _load_keras, _describe_keras),
-    Format("onnx", ".onnx", True, True, "", _write_onnx, _load_onnx, _describe_onnx),
+    Format(
+        "onnx", ".onnx", True, True, "", _write_onnx, _predict_onnx, _describe_onnx, NETWORK_FORMS
+    ),
     Format(
         *("savedmodel", "", True, True, f"{_EXTRA}/{METADATA}"),
         *(_write_savedmodel, _load_savedmodel, _describe_savedmodel),

@@ -120,9 +120,9 @@ def _engine(identity: Identity, asked: str) -> str:
         EngineUnavailableError: It is not installed.
     """
     if identity.precision == "float32":
-        return engines.resolve(asked)[0]
+        return engines.resolve(asked, identity.form)[0]
     family = str(identity.engine)
-    engines.require(family)
+    engines.require(family, identity.form)
     if asked not in ("auto", family):
         raise ConfigError(
             f"--engine: expected {family}, which made the run's features in "

@@ -21,6 +21,10 @@ _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 # What was raised for the first signal; a list, so that a handler need not rebind a name.
 _raised: list[KeyboardInterrupt] = []
 
+# Interrupts that are to be raised once more, and the seconds until then.
+_again: list[threading.Timer] = []
+_MOMENT: Final = 0.05
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does, with another exit status."""
@@ -52,10 +56,14 @@ def bounded(grace: float = GRACE_SECONDS) -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _raise)
     threading.Thread(target=_watch, args=(watched, grace), daemon=True).start()
+    sys.unraisablehook = _raise_again
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
+        sys.unraisablehook = sys.__unraisablehook__
+        for timer in _again:
+            timer.cancel()
 
 
 def end(status: int) -> NoReturn:
@@ -77,6 +85,29 @@ def raised() -> KeyboardInterrupt | None:
 def _raise(number: int, frame: object) -> NoReturn:
     _raised.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
     raise _raised[-1]
+
+
+def _raise_again(lost: "sys.UnraisableHookArgs") -> None:
+    """Have an interrupt raised once more that came where Python can only print what is raised.
+
+    A finalizer is such a place, and a callback of the garbage collector (JAX sets one). This
+    function is one too; so it is raised from a thread, in a moment.
+    """
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    timer = threading.Timer(_MOMENT, _raise_in_main, [type(lost.exc_value)])
+    timer.daemon = True
+    _again.append(timer)
+    timer.start()
+
+
+def _raise_in_main(interrupt: type[KeyboardInterrupt]) -> None:
+    """Raise an interrupt in the main thread, at its next instruction."""
+    import ctypes
+
+    main = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(main, ctypes.py_object(interrupt))
 
 
 def _watch(watched: socket.socket, grace: float) -> None:

@@ -115,7 +115,7 @@ def _encoder(store: Store, weights: str | None, reporter: Reporter) -> Encoder:
     source = run_backbone.WeightsSource(provenance.weights, provenance.seed)
     backbone = run_backbone.of_store(store, weights, source)
     asked = "auto" if identity.precision == "float32" else str(identity.engine)
-    engine, _ = engines.resolve(asked)
+    engine, _ = engines.resolve(asked, identity.form)
     encoder = engines.create(engine, backbone, batch_size=_BATCH, precision=identity.precision)
     for note in probing.check(encoder, backbone.probe):
         reporter.say(note)

@@ -26,7 +26,7 @@ from pipeline.verify.problems import Problem, repaired, without
 
 _EXTRACT: Final = "Run extract again; only those are encoded."
 _KEEP_AGAIN: Final = (
-    "Delete it; extract with --backbone FILE.keras keeps it again, or give it with --weights."
+    "Delete it; extract with --backbone FILE{} keeps it again, or give it with --weights."
 )
 _DAMAGED: Final = ".damaged"
 
@@ -115,7 +115,8 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
             try:
                 kept_file.require_as_kept(path)
             except PipelineError as error:
-                yield Problem(path.name, error.message, _KEEP_AGAIN, without(path))
+                fix_it = _KEEP_AGAIN.format(path.suffix)
+                yield Problem(path.name, error.message, fix_it, without(path))
             continue
         try:
             kept = weights.converted_digest(store.identity.weights_sha256, sha256_file(path))

@@ -20,7 +20,7 @@ from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.variables import variables_of
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.finetune.checks import check_gradients
-from pipeline.finetune.cut import find_cut
+from pipeline.finetune.cut import find_cut, last_stage
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +50,13 @@ LITE = {
     "efficientnetlite1": ((16, 24, 40, 80, 112, 192, 320), (1, 3, 3, 4, 4, 5, 1)),
     "efficientnetlite2": ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
 }
+
+
+# The others have more of the same layers.
+FAMILIES = [
+    "convnexttiny", "efficientnetlite0", "efficientnetv2b0", "mobilenetv3large", "resnet50",
+    "resnet50v2",
+]  # fmt: skip
 
 
 def load(name: str, **changes: Any) -> FrozenBackbone:
@@ -138,6 +145,13 @@ def test_features_are_those_of_keras(row: Row) -> None:
     assert np.abs(made[0] - made[1]).max() > 1e-3 * np.abs(made).max(), "all images look alike"
 
 
+def test_the_table_says_the_last_stage(row: Row) -> None:
+    stage = backbones.BACKBONES[row.loaded.name].last_stage
+    assert last_stage(row.loaded.network) == stage
+    assert find_cut(row.loaded.network, stage).boundary is not None
+
+
+@pytest.mark.parametrize("row", FAMILIES, indirect=True)
 @pytest.mark.parametrize("engine", ["keras", "openvino"])
 def test_engines_agree(engine: str, row: Row) -> None:
     encoder = engines.create(engine, row.loaded, batch_size=4, precision="float32")
@@ -154,6 +168,7 @@ def test_onednn_trains_every_layer_rightly(row: Row) -> None:
     check_gradients(surgery)
 
 
+@pytest.mark.parametrize("row", FAMILIES, indirect=True)
 def test_weights_come_back_from_every_file(row: Row, tmp_path: Path) -> None:
     loaded = row.loaded
     row.own.save(tmp_path / "whole.keras")
@@ -207,6 +222,11 @@ def convolutions(layers: Any) -> list[Any]:
         ("none", IMAGES.astype(np.float32)),
         ("unit", IMAGES / np.float32(255)),
         ("tf", IMAGES / np.float32(127.5) - 1),
+        (
+            "clip",
+            (IMAGES / np.float32(255) - [0.48145466, 0.4578275, 0.40821073])
+            / [0.26862954, 0.26130258, 0.27577711],
+        ),
         ("torch", (IMAGES / np.float32(255) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
         ("caffe", IMAGES[..., ::-1] - np.array([103.939, 116.779, 123.68])),
     ],

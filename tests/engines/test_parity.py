@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_resnet
+from fakes import JAX
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -381,7 +382,7 @@ def test_on_jax_features_and_digest_are_the_same(
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, **JAX},
     )
     about = json.loads(done.stdout)
     assert about["digest"] == loaded.weights_sha256

@@ -9,8 +9,14 @@ from typing import Any
 import pytest
 
 from pipeline import engines
+from pipeline.backbones.forms import ONNX
+from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines import Engine
 from pipeline.errors import ConfigError, EngineUnavailableError
+
+NETWORK = FrozenBackbone(
+    lambda: None, name="none", image_size=32, pooling="avg", dim=1, weights_sha256=""
+)
 
 # The table
 
@@ -49,6 +55,32 @@ def test_auto_keeps_to_a_keras_backend_that_was_chosen(monkeypatch: pytest.Monke
     assert engines.resolve("auto") == ("keras", "Keras runs on jax")
 
 
+def test_auto_takes_an_engine_that_runs_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_hand(monkeypatch, gpu=False)
+    monkeypatch.setattr("pipeline.system.keras_setup.backend_name", lambda: "jax")
+    assert engines.resolve("auto", ONNX) == ("openvino", "the fastest on a processor")
+    assert engines.resolve("onnx", ONNX) == ("onnx", "asked for")
+    for call in (engines.resolve, engines.require):
+        with pytest.raises(ConfigError, match=r"expected onnx or openvino.*in ONNX.*'keras'"):
+            call("keras", ONNX)
+    add_row(monkeypatch, "openvino", Engine("absent:create", ("no_such_runtime",), "pip install"))
+    assert engines.resolve("auto", ONNX) == ("onnx", "openvino is faster and not installed")
+    add_row(monkeypatch, "onnx", Engine("absent:create", ("no_such_runtime",), "pip install"))
+    with pytest.raises(EngineUnavailableError, match="openvino"):
+        engines.resolve("auto", ONNX)
+
+
+def test_auto_takes_onnx_runtime_on_a_gpu_that_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_hand(monkeypatch, gpu=True)
+    monkeypatch.setattr("pipeline.engines.onnx.has_cuda", lambda: True)
+    assert engines.resolve("auto", ONNX) == ("onnx", "there is a GPU")
+    monkeypatch.setattr("pipeline.engines.onnx.has_cuda", lambda: False)
+    engine, reason = engines.resolve("auto", ONNX)
+    assert engine == "openvino"
+    assert "does not see the GPU" in reason
+    assert [engines.best(ONNX, on_gpu=on_gpu) for on_gpu in (True, False)] == ["onnx", "openvino"]
+
+
 def test_an_unknown_engine_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'keras'") as caught:
         engines.resolve("kera")
@@ -81,8 +113,8 @@ def test_an_engine_is_one_file_and_one_row(monkeypatch: pytest.MonkeyPatch, tmp_
     )
     monkeypatch.syspath_prepend(tmp_path)
     add_row(monkeypatch, "new", Engine("new_engine:create", ("json",), "pip install new"))
-    made: Any = engines.create("new", "loaded", batch_size=3, precision="float32")  # type: ignore[arg-type]
-    assert made == ("loaded", 3, "float32")
+    made: Any = engines.create("new", NETWORK, batch_size=3, precision="float32")
+    assert made == (NETWORK, 3, "float32")
 
 
 def test_choosing_an_engine_imports_no_network_library() -> None:
@@ -107,5 +139,4 @@ def add_row(monkeypatch: pytest.MonkeyPatch, name: str, row: Engine) -> None:
 
 
 def create_nothing(name: str) -> Any:
-    nothing: Any = None
-    return engines.create(name, nothing, batch_size=1, precision="float32")
+    return engines.create(name, NETWORK, batch_size=1, precision="float32")

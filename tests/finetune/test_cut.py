@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from finetuning import operated, small_backbone, small_batch
 
-from pipeline.backbones import BACKBONES, frozen
 from pipeline.errors import ConfigError
 from pipeline.finetune import steps
 from pipeline.finetune import surgery as surgery_of
@@ -139,11 +138,3 @@ def test_a_network_without_blocks_has_to_be_told() -> None:
         last_stage(network)
     assert "Layers: image, " in caught.value.hint and "all" in caught.value.hint
     assert find_cut(network, "all").first == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "resnet152"])
-def test_the_table_says_the_last_stage_of_every_backbone(name: str) -> None:
-    network = frozen.load(name, weights="random", seed=0, image_size=64, pooling="avg").network
-    assert last_stage(network) == BACKBONES[name].last_stage
-    assert find_cut(network, BACKBONES[name].last_stage).boundary is not None

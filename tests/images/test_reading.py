@@ -85,7 +85,7 @@ def test_every_stage_reads_images_here(
     command: Command, tmp_path: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.engines.resolve", lambda name: ("fake", ""))
+    monkeypatch.setattr("pipeline.engines.resolve", lambda name, form: ("fake", ""))
     write_classes(tmp_path / "photos", {"cat": 10, "dog": 10})
     assert command("extract", "photos", *FLAGS)[0] == 0
     assert command("train-head", "--store", "store", "--run", "run", "--head", "ridge")[0] == 0

@@ -703,10 +703,10 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
     def load(name: str, **given: Any) -> SimpleNamespace:
         calls.append({"name": name, **given})
-        return SimpleNamespace(weights_sha256="digest-of-resnet50-random-0", model=None, dim=16)
+        return SimpleNamespace(weights_sha256="digest-of-resnet50-random-0", built=None, dim=16)
 
     def create(_: str, loaded: Any, **__: object) -> FakeEncoder:
-        assert loaded.model is None
+        assert loaded.built is None
         return FakeEncoder()
 
     monkeypatch.setattr(frozen, "load", load)

@@ -358,6 +358,41 @@ def test_an_interrupt_that_a_library_makes_an_error_of_stays_one(
     assert done.stderr.startswith("Interrupted; what was finished is kept.")
 
 
+IN_A_FINALIZER = """
+import gc, os, signal, sys, time
+from pipeline import __main__
+from pipeline.cli import main as cli
+def collecting(phase, facts):
+    gc.callbacks.remove(collecting)
+    os.kill(os.getpid(), signal.{name})
+class Dying:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+def run(arguments):
+    {body}
+    for _ in range(600):
+        time.sleep(0.1)
+cli._run = run
+sys.exit(__main__.main())
+"""
+LOST = ["gc.callbacks.append(collecting); gc.collect()", "Dying()"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("body", LOST, ids=["collector", "finalizer"])
+def test_an_interrupt_where_nothing_can_be_raised_is_not_lost(
+    body: str, name: str, status: int
+) -> None:
+    script = IN_A_FINALIZER.format(name=name, body=body)
+    program = [sys.executable, "-c", script, "extract"]
+    done = subprocess.run(program, check=False, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert (
+        done.stderr == "Interrupted; what was finished is kept. Run the same command again to "
+        "go on.\n"
+    )
+
+
 def test_an_ignored_sigterm_stays_ignored() -> None:
     body = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1); return 7"
     program = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"

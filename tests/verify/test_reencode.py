@@ -22,7 +22,7 @@ def store(
     command: Command, tmp_path: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.engines.resolve", lambda name: ("fake", ""))
+    monkeypatch.setattr("pipeline.engines.resolve", lambda name, form: ("fake", ""))
     write_classes(tmp_path / "photos", {"cat": 10, "dog": 10})
     assert command("extract", "photos", *FLAGS, "--views", "flip")[0] == 0
     return Path("store")
