@@ -34,7 +34,7 @@ KEPT = Path("store/probe.json")
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_network: FakeEncoder) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.engines.resolve", lambda name: ("fake", ""))
+    monkeypatch.setattr("pipeline.engines.resolve", lambda *_: ("fake", ""))
     write_photos(Path("photos"), 20)
     return Path("photos")
 

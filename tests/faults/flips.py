@@ -16,6 +16,7 @@ from fakes import planted_store
 
 from pipeline import heads
 from pipeline.backbones import probe, weights
+from pipeline.backbones.forms import KERAS, Form
 from pipeline.backbones.identity import Identity
 from pipeline.backbones.probe import Probe
 from pipeline.config.options import CommonOptions, TrainHeadOptions
@@ -352,6 +353,7 @@ class _Network:
     weights_sha256: str
     values: dict[str, Any]
     probe: Probe
+    form: Form = KERAS
 
     def arrays(self) -> dict[str, Any]:
         """Return the weights."""

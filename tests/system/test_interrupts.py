@@ -24,6 +24,7 @@ from fakes import DIM, IDENTITY, Command, FakeEncoder, save_nothing, write_class
 
 from pipeline import engines
 from pipeline.backbones import frozen, weights
+from pipeline.backbones.forms import KERAS
 from pipeline.cli.main import main
 from pipeline.engines import base, openvino, probing
 from pipeline.engines import queue as encoding_queue
@@ -114,7 +115,7 @@ def small_openvino(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     monkeypatch.setattr(
         openvino, "_compiled", lambda loaded, count, precision: projecting_network(count)
     )
-    loaded: Any = SimpleNamespace(dim=DIM, image_size=32)
+    loaded: Any = SimpleNamespace(dim=DIM, image_size=32, form=KERAS)
     return openvino.create(loaded, batch_size=6, precision="float32")
 
 
