@@ -21,6 +21,7 @@ from pipeline import backbones, engines
 from pipeline.backbones import frozen, weights
 from pipeline.backbones import identity as identities
 from pipeline.backbones.forms import KERAS, Form
+from pipeline.backbones.probe import Probe
 from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
@@ -71,6 +72,7 @@ class FakeBackbone:
     dim: int = DIM
     scale: float = 1.0
     form: Form = KERAS
+    probe: Probe | None = None
 
     @classmethod
     def drawn(cls, source: str) -> FakeBackbone:

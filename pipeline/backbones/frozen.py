@@ -29,6 +29,7 @@ from pipeline.backbones import (
 )
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.forms import KERAS, ONNX, Form
+from pipeline.backbones.probe import Probe
 from pipeline.backbones.variables import keras_variables, variables_of
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
@@ -53,6 +54,7 @@ class FrozenBackbone:
         dim: Number of features.
         weights_sha256: Digest of the weights' values; of a network in ONNX that of its file.
         converted: Folder where engines keep converted copies of the network; None keeps none.
+        probe: What its features of the probe images were; None where that is not kept.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class FrozenBackbone:
         weights_sha256: str,
         converted: Path | None = None,
         form: Form = KERAS,
+        probe: Probe | None = None,
     ) -> None:
         # ``build`` makes ``built``; of Keras, its last layer is the network.
         self.name = name
@@ -75,6 +78,7 @@ class FrozenBackbone:
         self.weights_sha256 = weights_sha256
         self.converted = converted
         self.form = form
+        self.probe = probe
         self._build = build
 
     @cached_property

@@ -71,7 +71,7 @@ class Encoder(ABC):
         return lambda timeout=None: features
 
 
-# Stored features that are encoded again must agree this well, relative to the largest value:
+# Features that are made again must agree this well, relative to the largest value:
 # engines differ by 1e-5, a JPEG library of another make by 1e-2 and more.
 DRIFT_TOLERANCE: Final = 1e-3
 

@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 
 from pipeline.engines.clock import Clock
-from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, Features, drift
+from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
-from pipeline.errors import DecodeError, ManifestError, StaleFeaturesError
+from pipeline.errors import DecodeError, ManifestError
 from pipeline.images import decoder, reading
 from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts, none_usable
 from pipeline.images.reading import ReadFile, in_threads
@@ -28,8 +28,6 @@ from pipeline.store.shard_set import ShardSet
 from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
 from pipeline.system.progress import Bar
-
-DRIFT_IMAGES: Final = 2
 
 # A failure of the moment, not of the image: tried again next time.
 _NO_MEMORY: Final = "too large: no memory"
@@ -158,36 +156,6 @@ class Extraction:
         self.clock.writing = sum(writer.busy_seconds for writer in writers.values())
         self.clock.seconds = time.monotonic() - began
         self._store.reindex(self._cache)
-
-    def check_drift(self, encoder: Encoder) -> None:
-        """Encode a few stored images again and compare.
-
-        Raises:
-            StaleFeaturesError: They differ: the decoder's libraries or the engine changed.
-        """
-        stored = [
-            index
-            for index, status in enumerate(self._statuses)
-            if status == OK and not self._is_new(PLAIN, self._keys[index].decode())
-        ]
-        # Where only views are missing, no row is settled yet, and any may have plain features.
-        for index in (stored or self.pending)[:DRIFT_IMAGES]:
-            file = self._read(index, wanted=lambda key: [PLAIN])
-            key = file.key.encode()
-            changed = self._keys[index] not in (b"", key)
-            if not file.pixels or changed or file.key not in self._store.plain:
-                continue
-            kept = self._store.read(np.array([key], dtype=KEY_DTYPE))
-            difference = float(drift(kept, encoder(file.pixels[PLAIN][np.newaxis]))[0])
-            if difference > DRIFT_TOLERANCE:
-                raise StaleFeaturesError(
-                    f"The store {str(self._store.path)!r} is stale: "
-                    f"{self._listing.paths[index]!r} encoded again differs from its stored "
-                    f"features by {difference:.1e} of the largest value (allowed: "
-                    f"{DRIFT_TOLERANCE:.0e}). Received: {self._decoder}, {encoder.engine}; "
-                    f"stored with: {self._store.record.provenance.as_json()}.",
-                    hint="Extract into another --store, or replace this one with --force.",
-                )
 
     def rate(self, encoder: Encoder, rows: Sequence[int]) -> float:
         """Return images per second over some rows, storing nothing."""

@@ -13,10 +13,12 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.backbones import identity, kept_file, weights
+from pipeline.backbones import identity, kept_file, probe, weights
 from pipeline.backbones.forms import ONNX
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import ExtractOptions
+from pipeline.engines import probing
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
@@ -93,7 +95,7 @@ def fill(
         with store.scan_cache() as cache:
             _add_views(options, store)
             extraction = start(options, listing, store, cache)
-            startup = _encode(extraction, network, started)
+            startup = _encode(store, extraction, network, started)
             manifest = extraction.manifest()
             store.compact(cache)
         store.refresh_view()
@@ -237,7 +239,7 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
     return extraction
 
 
-def _encode(extraction: Extraction, network: LazyEncoder, started: float) -> float:
+def _encode(store: Store, extraction: Extraction, network: LazyEncoder, started: float) -> float:
     """Encode what is missing; return the seconds from the start to the first read."""
     options = network.options
     workers = options.workers or machine.processors()
@@ -245,11 +247,30 @@ def _encode(extraction: Extraction, network: LazyEncoder, started: float) -> flo
     if not fresh and not extraction.needs_encoder(workers):
         return time.monotonic() - started
     encoder = network.encoder()
-    extraction.check_drift(encoder)
+    _probe(store, encoder, network.reporter)
     startup = time.monotonic() - started
     with network.reporter.bar(len(extraction.pending), "img") as bar:
         extraction.encode(encoder, workers=workers, bar=bar)
     return startup
+
+
+def _probe(store: Store, encoder: Encoder, reporter: Reporter) -> None:
+    """Compare an encoder with the store's probe; keep one where there is none.
+
+    Raises:
+        StaleFeaturesError: Decoder or network make other features than they did.
+    """
+    kept = probe.find(store.path, store.identity, store.dim)
+    if kept is None:
+        if any(len(item) for item in store.sets):
+            reporter.say(
+                "Note: the store had no probe, and has one from now on; whether its features are "
+                f"still made the same way, pipeline verify {store.path} --reencode N tells"
+            )
+        probe.keep(store.path, probing.make(encoder, store.identity))
+        return
+    for note in probing.check(encoder, kept):
+        reporter.say(note)
 
 
 def _note_unproven(store: Store, reporter: Reporter) -> None:

@@ -90,7 +90,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Raises:
             DecodeError: An image is missing or bad; nothing stands in for it.
             ConfigError: A parameter is out of range, or X holds no paths.
-            StaleFeaturesError: Stored images encoded again give other features.
+            StaleFeaturesError: Decoder or network make other features than they did.
         """
         paths = _paths(X)
         options = build(ExtractOptions, self.get_params(deep=False))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.dataset.features import features_of
+from pipeline.engines import probing
 from pipeline.errors import EngineUnavailableError, StaleFeaturesError
 from pipeline.finetune.cut import all_layers
 from pipeline.finetune.origin import Origin
@@ -65,7 +66,9 @@ def check_gradients(surgery: Surgery) -> None:
 def check_network(
     options: FinetuneOptions, origin: Origin, surgery: Surgery, reporter: Reporter
 ) -> None:
-    """Compare network and head, from images to probabilities, with the cached path.
+    """Compare the network with the probe; network and head, to probabilities, with the cached path.
+
+    A preset has a head of its own, so that the first alone can be compared.
 
     Raises:
         StaleFeaturesError: An image changed, or the network makes other features than the store's.
@@ -73,12 +76,19 @@ def check_network(
         PipelineError: The network as a whole disagrees with head and features.
     """
     allowed = _tolerance(options, origin)
+    forward, head = compile_forward(surgery.whole), origin.head
+    encoder = probing.ModelEncoder(lambda images: forward(images)[0], origin.store.dim)
+    # Features of another precision differ by that, and by more on some networks than is allowed.
+    is_same = options.precision == origin.store.identity.precision == "float32"
+    for note in probing.check(encoder, origin.network.probe if is_same else None):
+        reporter.say(note)
+    if options.preset is not None:
+        return
     found = stitch.sample(origin.run, origin.store)
     reporter.say(
         f"Comparing the network with stored features on {counted(len(found.paths), 'image')}"
     )
-    forward, head = compile_forward(surgery.whole), origin.head
-    stitch.check_features(found, lambda pixels: forward(pixels)[0], origin.store, allowed)
+    stitch.check_features(found, encoder, origin.store, allowed)
     stitch.check_head(origin.run, origin.store, origin.name, head)
     num_classes = len(origin.run.record.classes)
 

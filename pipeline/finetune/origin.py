@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.backbones import probe
 from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
@@ -156,4 +157,5 @@ def _backbone(
         pooling=identity.pooling,
         dim=store.dim,
         weights_sha256=identity.weights_sha256,
+        probe=probe.find(store.path, identity, store.dim),
     )

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.backbones import weights
+from pipeline.backbones import probe, weights
 from pipeline.dataset.examples import Examples
 from pipeline.dataset.features import SplitFeatures
+from pipeline.engines import probing
+from pipeline.engines.encoder import Encoder
 from pipeline.finetune.origin import Origin
 from pipeline.finetune.surgery import Surgery
+from pipeline.runs import backbone as run_backbone
 from pipeline.runs import metrics
 from pipeline.runs.checkpoint import Progress
 from pipeline.runs.record import Score
@@ -48,6 +51,7 @@ class Outcome:
         estimated_seconds: Of an epoch with its val, before training; None where none was left.
         start_difference: Largest difference of a probability at the start; None without a check.
         reject_below: Probability below which no answer is given.
+        encoder: The trained network.
     """
 
     features: NDArray[np.float32]
@@ -60,6 +64,7 @@ class Outcome:
     estimated_seconds: float | None
     start_difference: float | None
     reject_below: float
+    encoder: Encoder
 
 
 def record_outcome(
@@ -80,7 +85,10 @@ def record_outcome(
         original: Weights of the backbone before training, by variable path.
         surgery: The trained network.
     """
-    weights_sha256, backbone_sha256 = _save_weights(run.path / FINETUNED, original, surgery)
+    folder = run.path / FINETUNED
+    weights_sha256, backbone_sha256 = _save_weights(folder, original, surgery)
+    identity = run_backbone.finetuned_identity(origin.store.identity, backbone_sha256)
+    probe.keep(folder, probing.make(outcome.encoder, identity))
     # What is to gain was recorded before training.
     trained = run.record.finetuned().naming(*_TRAINED)
     trained = replace(

@@ -17,6 +17,7 @@ from pipeline import heads
 from pipeline.backbones import BACKBONES, weights
 from pipeline.config.fields import flag_of
 from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
+from pipeline.engines.probing import ModelEncoder
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
 from pipeline.files.atomic import sha256_file
@@ -34,6 +35,7 @@ from pipeline.finetune.outcome import Outcome, record_outcome
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.recipe import FineTuningRecipe, TrainingRows
 from pipeline.finetune.source import open_source
+from pipeline.finetune.steps import compile_forward
 from pipeline.finetune.surgery import (
     TUTORIAL_FROZEN,
     Surgery,
@@ -131,8 +133,7 @@ def _finetune(
         original = origin.network.arrays()
         surgery = _surgery(options, origin, reporter)
         check_gradients(surgery)
-        if options.preset is None:
-            check_network(options, origin, surgery, reporter)
+        check_network(options, origin, surgery, reporter)
         with open_source(options, origin, surgery, photos, turns, reporter) as (source, model):
             training = _training(options, origin, path, inputs, surgery, source, model)
             difference = None if options.preset else check_start(options, origin, training)
@@ -362,6 +363,7 @@ def _train(
             rows = origin.rows(split)
             features[rows] = training.features(rows)
     layers = None if options.preset else head_layers.layers_of(origin.head)
+    forward = compile_forward(surgery.whole)
     return Outcome(
         features=features,
         classes=training.classes,
@@ -373,6 +375,7 @@ def _train(
         estimated_seconds=seconds,
         start_difference=None,
         reject_below=origin.run.inputs.reject_below or 0.0,
+        encoder=ModelEncoder(lambda images: forward(images)[0], surgery.loaded.dim),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline import backbones
-from pipeline.backbones import frozen, kept_file, weights_file
+from pipeline.backbones import frozen, kept_file, probe, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity, require_equal, require_reproducible
@@ -131,6 +131,7 @@ def of_store(store: Store, weights: str | None, source: WeightsSource) -> Frozen
         weights_sha256=identity.weights_sha256,
         converted=store.encoder_folder,
         form=identity.form,
+        probe=probe.find(store.path, identity, store.dim),
     )
 
 
@@ -231,6 +232,11 @@ def identity_of(run: Run, name: str) -> Identity:
     return identity.in_float32() if is_finetuned(run, name) else identity
 
 
+def finetuned_identity(identity: Identity, backbone_sha256: str) -> Identity:
+    """Return how a network that fine-tuning changed makes features, which are in no store."""
+    return replace(identity.in_float32(), weights_sha256=backbone_sha256)
+
+
 def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
     """Return a backbone with the variables that fine-tuning changed.
 
@@ -261,6 +267,7 @@ def finetuned(run: Run, original: FrozenBackbone) -> FrozenBackbone:
         dim=original.dim,
         weights_sha256=expected,
         converted=folder / expected,
+        probe=probe.find(folder, finetuned_identity(run.inputs.identity, expected), original.dim),
     )
 
 

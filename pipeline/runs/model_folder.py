@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline import backbones, heads
-from pipeline.backbones import forms, frozen, weights
+from pipeline.backbones import forms, frozen, probe, weights
 from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
@@ -35,7 +35,10 @@ _NETWORKS: Final = tuple(f"network{form.suffix}" for form in forms.FORMS)
 
 # The files whose digests the record holds. The weights are named by theirs, and the head's record
 # holds that of its arrays.
-_LISTED: Final = (f"{_HEAD}/{heads.RECORD}", *(f"{_ENCODER}/{name}" for name in _NETWORKS))
+_LISTED: Final = (
+    f"{_HEAD}/{heads.RECORD}",
+    *(f"{_ENCODER}/{name}" for name in (*_NETWORKS, probe.FILE)),
+)
 
 # No network has a thousandth of it.
 _MAX_DIM: Final = 1 << 30
@@ -117,6 +120,8 @@ def write(
     """
     path.mkdir()
     (path / _ENCODER).mkdir()
+    if loaded.probe is not None:
+        probe.keep(path / _ENCODER, loaded.probe)
     if loaded.form is KERAS:
         weights.save(path / _ENCODER / f"{loaded.weights_sha256}.h5", loaded.arrays())
     if network_file is not None:
@@ -155,6 +160,8 @@ def read(path: Path) -> ModelFolder:
         dim=record.dim,
         weights_sha256=identity.weights_sha256,
         form=identity.form,
+        # Folders of older releases have none.
+        probe=probe.find(path / _ENCODER, identity, record.dim),
     )
     return ModelFolder(found, head, record)
 

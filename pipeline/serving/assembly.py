@@ -12,6 +12,8 @@ from pipeline.backbones import onnx_graph
 from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.onnx_graph import Chain, OnnxModel
+from pipeline.engines.encoder import Encoder
+from pipeline.engines.probing import ModelEncoder
 from pipeline.runs import stitch
 from pipeline.runs.stitch import Predict
 from pipeline.system.keras_setup import Tensor, import_keras
@@ -92,12 +94,19 @@ def assemble_onnx(
     return onnx_graph.append(model, chain, name, num_classes)
 
 
+def encoder_of(backbone: FrozenBackbone) -> Encoder:
+    """Return a backbone as an encoder in float32: of Keras the model as it stands."""
+    if backbone.form is KERAS:
+        return ModelEncoder(stitch.runner(backbone.model), backbone.dim)
+    engine, _ = engines.resolve("auto", backbone.form)
+    return engines.create(engine, backbone, batch_size=stitch.BATCH, precision="float32")
+
+
 def encoding(backbone: FrozenBackbone) -> Predict:
     """Return a backbone as a function, uint8 ``(n, S, S, 3)`` to float32 ``(n, dim)``."""
     if backbone.form is KERAS:
         return stitch.runner(backbone.model)
-    engine, _ = engines.resolve("auto", backbone.form)
-    encoder = engines.create(engine, backbone, batch_size=stitch.BATCH, precision="float32")
+    encoder = encoder_of(backbone)
     return lambda pixels: stitch.in_batches(encoder, pixels)
 
 

@@ -17,6 +17,7 @@ from pipeline import engines
 from pipeline.config.fields import expanded
 from pipeline.config.options import default_of
 from pipeline.config.serving import EvaluateOptions, PredictOptions
+from pipeline.engines import probing
 from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
@@ -28,7 +29,7 @@ from pipeline.images.views import PLAIN
 from pipeline.serving import trained_head
 from pipeline.serving.inputs import ImageInput, listed
 from pipeline.system import machine
-from pipeline.system.progress import Bar, Silence
+from pipeline.system.progress import Bar, Reporter, Silence
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -109,6 +110,7 @@ class Classifier:
         reject_below: Probability below which no answer is given.
         workers: Decoding threads.
         loaded_from: What it was loaded from.
+        notes: What changed of decoder or network since training, without consequence.
 
     Example:
         classifier = Classifier.load("runs/photos")
@@ -126,6 +128,7 @@ class Classifier:
     reject_below: float = 0.0
     workers: int = field(default_factory=machine.processors)
     loaded_from: LoadedFrom | None = None
+    notes: Sequence[str] = ()
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         if self.loaded_from is None:
@@ -165,7 +168,8 @@ class Classifier:
             RunError: There is no run, it has no heads, or the head cannot be used.
             ConfigError: The head or the engine is unknown, or another engine made the features.
             StoreError: The run or its store is of another version.
-            StaleFeaturesError: The weights or the store are others than those of the run.
+            StaleFeaturesError: The weights or the store are others than those of the run, or
+                decoder or network make other features than they did.
             WeightsUnavailableError: The weights are nowhere.
             EngineUnavailableError: The engine is not installed.
         """
@@ -173,14 +177,16 @@ class Classifier:
         weights, store = (None if path is None else expanded(path) for path in (weights, store))
         origin = LoadedFrom(run, head, weights, engine, batch_size, workers, store)
         found = trained_head.load(Path(run), head, weights=weights, engine=engine, store=store)
+        encoder = engines.create(
+            found.engine,
+            found.network,
+            batch_size=batch_size,
+            precision=found.identity.precision,
+        )
         return cls(
             loaded_from=origin.from_anywhere(),
-            encoder=engines.create(
-                found.engine,
-                found.network,
-                batch_size=batch_size,
-                precision=found.identity.precision,
-            ),
+            notes=probing.check(encoder, found.network.probe),
+            encoder=encoder,
             head=found.head,
             name=found.name,
             classes=found.classes,
@@ -192,9 +198,9 @@ class Classifier:
         )
 
     @classmethod
-    def of(cls, options: PredictOptions | EvaluateOptions) -> Self:
-        """Load what the options of a command ask for; see ``load``."""
-        return cls.load(
+    def of(cls, options: PredictOptions | EvaluateOptions, reporter: Reporter) -> Self:
+        """Load what the options of a command ask for, and say its notes; see ``load``."""
+        found = cls.load(
             options.run,
             options.head,
             weights=options.weights,
@@ -203,6 +209,9 @@ class Classifier:
             workers=options.workers,
             store=options.store,
         )
+        for note in found.notes:
+            reporter.say(note)
+        return found
 
     @property
     def views(self) -> tuple[str, ...]:

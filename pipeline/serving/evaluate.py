@@ -88,7 +88,7 @@ def evaluate(
         PipelineError: See ``Classifier.load``.
     """
     listing = _checked(options, reporter, force=common.force)
-    classifier = Classifier.of(options)
+    classifier = Classifier.of(options, reporter)
     splits = _splits_by_key(Path(options.run))
     rows = _known_rows(listing, classifier, options)
     reporter.say(

@@ -20,6 +20,8 @@ from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import CommonOptions
 from pipeline.config.serving import ExportOptions
+from pipeline.engines import probing
+from pipeline.engines.encoder import Encoder
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unknown_name
 from pipeline.files import outputs
 from pipeline.files.atomic import recover, sha256_file
@@ -104,7 +106,9 @@ def export(options: ExportOptions, common: CommonOptions, reporter: Reporter) ->
     if there is not None and {**there, **package.record.as_json()} != there:
         require_free(out, form, force=False)
     _note_what_is_left_out(package, form, reporter)
-    found, expected = _sample(source, reporter)
+    encoder = assembly.encoder_of(source.backbone)
+    _probe(source.backbone, encoder, package.record.identity, reporter)
+    found, expected = _sample(source, encoder, reporter)
     compare = partial(stitch.compare, found, expected)
     if there is not None:
         agreement = _kept(form, out, compare)
@@ -288,7 +292,19 @@ def _package(source: ExportedRun) -> Package:
     return Package(network, source.head, record, source.network_file)
 
 
-def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np.floating]]:
+def _probe(
+    backbone: FrozenBackbone, encoder: Encoder, identity: Identity, reporter: Reporter
+) -> None:
+    """Compare the backbone with its probe; make one to ship where there is none."""
+    for note in probing.check(encoder, backbone.probe):
+        reporter.say(note)
+    if backbone.probe is None:
+        backbone.probe = probing.make(encoder, identity)
+
+
+def _sample(
+    source: ExportedRun, encode: Encoder, reporter: Reporter
+) -> tuple[Sample, NDArray[np.floating]]:
     """Read images of the run and what the cached path gives for them; check every part of it."""
     run, store, name, head = source.run, source.store, source.name, source.head
     splits = stitch.HELD_OUT if source.is_finetuned else stitch.SPLITS
@@ -301,7 +317,6 @@ def _sample(source: ExportedRun, reporter: Reporter) -> tuple[Sample, NDArray[np
     reporter.say(
         f"Comparing the model with the cached path on {counted(len(found.paths), 'image')}"
     )
-    encode = assembly.encoding(source.backbone)
     if source.is_finetuned:
         expected = stitch.recorded_probabilities(run, name, found.rows)
         stitch.check_finetuned(found, encode, head, expected, run)

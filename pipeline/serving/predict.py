@@ -45,7 +45,7 @@ def predict(
         PipelineError: See ``Classifier.load``.
     """
     files = _checked(options, reporter, force=common.force)
-    classifier = Classifier.of(options)
+    classifier = Classifier.of(options, reporter)
     _note(classifier, options, len(files), reporter)
     began = time.monotonic()
     with reporter.bar(len(files), "img") as bar:

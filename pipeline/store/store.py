@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.backbones import probe
 from pipeline.backbones.identity import Identity, asked_with
 from pipeline.errors import ManifestError, StaleFeaturesError, StoreError
 from pipeline.files import places
@@ -50,7 +51,8 @@ _STAGED: Final = ".{}.next"
 _FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER)
 # In the order of removing: until the record goes, this is a store, though one without features.
 # A killed process leaves a journal beside the scan cache.
-_FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), _SCAN, f"{_SCAN}-journal", RECORD)
+_FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), _SCAN, f"{_SCAN}-journal", probe.FILE,
+                 RECORD)  # fmt: skip
 
 
 class Store:

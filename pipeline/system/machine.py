@@ -6,6 +6,7 @@ Reads Linux's own files; imports nothing heavy.
 import math
 import os
 import platform
+import re
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Final
@@ -72,6 +73,16 @@ def has_gpu(root: Path = _ROOT) -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return False
     return any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "kfd"))
+
+
+def gpu_driver(root: Path = _ROOT) -> str | None:
+    """Return the version of NVIDIA's driver; None without one."""
+    try:
+        said = (root / "proc/driver/nvidia/version").read_text(errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"\b\d+(\.\d+)+\b", said.partition("\n")[0])
+    return found.group() if found else None
 
 
 def _cpuinfo(root: Path, field: str) -> list[str]:

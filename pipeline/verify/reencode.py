@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import engines
 from pipeline.backbones.identity import Identity
+from pipeline.engines import probing
 from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, drift
 from pipeline.errors import DecodeError
 from pipeline.images import reading, views
@@ -62,11 +63,12 @@ def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) ->
 
     Raises:
         StoreError: There is no store, or a shard is damaged.
+        StaleFeaturesError: Decoder or network make other features than they did, of any image.
         WeightsUnavailableError: The weights are nowhere.
     """
     store = Store.open(path)
     images = _images(store)
-    encoder = _encoder(store, weights)
+    encoder = _encoder(store, weights, reporter)
     reporter.say(f"Encoding up to {count:,} rows per shard again with {encoder.engine}")
     sets = {views.PLAIN: store.plain, **store.views}
     compared, unavailable, problems = 0, 0, []
@@ -108,13 +110,16 @@ def _images(store: Store) -> _Images:
     return images
 
 
-def _encoder(store: Store, weights: str | None) -> Encoder:
+def _encoder(store: Store, weights: str | None, reporter: Reporter) -> Encoder:
     provenance, identity = store.record.provenance, store.identity
     source = run_backbone.WeightsSource(provenance.weights, provenance.seed)
     backbone = run_backbone.of_store(store, weights, source)
     asked = "auto" if identity.precision == "float32" else str(identity.engine)
     engine, _ = engines.resolve(asked, identity.form)
-    return engines.create(engine, backbone, batch_size=_BATCH, precision=identity.precision)
+    encoder = engines.create(engine, backbone, batch_size=_BATCH, precision=identity.precision)
+    for note in probing.check(encoder, backbone.probe):
+        reporter.say(note)
+    return encoder
 
 
 def _differences(

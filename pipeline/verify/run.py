@@ -9,11 +9,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
-from pipeline.backbones import weights
+from pipeline.backbones import probe, weights
 from pipeline.errors import EngineUnavailableError, PipelineError
 from pipeline.files.atomic import exclusive
 from pipeline.runs import checkpoint as finetune_checkpoint
 from pipeline.runs import model_folder
+from pipeline.runs.backbone import finetuned_identity
 from pipeline.runs.folder import LOCK, MANIFEST, PREDICTIONS
 from pipeline.runs.run import FINETUNED, Run
 from pipeline.verify.problems import Problem, repaired, without
@@ -111,6 +112,7 @@ def _of_finetuning(run: Run) -> Iterator[Problem]:
         except PipelineError as error:
             where = f"{FINETUNED}/{path.name}"
             yield Problem(where, error.message, _AGAIN, lambda: _without_head(run, FINETUNED))
+    yield from _of_probe(run)
     checkpoint = folder / finetune_checkpoint.FILE
     if checkpoint.exists():
         try:
@@ -118,6 +120,21 @@ def _of_finetuning(run: Run) -> Iterator[Problem]:
         except PipelineError as error:
             fix = "Delete it; finetune then begins anew."
             yield Problem(f"{FINETUNED}/{checkpoint.name}", error.message, fix, without(checkpoint))
+
+
+def _of_probe(run: Run) -> Iterator[Problem]:
+    """Yield what is wrong with the probe of a fine-tuned network, if anything."""
+    path = run.path / FINETUNED / probe.FILE
+    if FINETUNED not in run.record.heads or not path.exists():
+        return
+    try:
+        identity = finetuned_identity(
+            run.inputs.identity, str(run.record.finetuned().backbone_sha256)
+        )
+        probe.find(path.parent, identity)
+    except PipelineError as error:
+        fix = "Delete it; changes of decoder or network are then no longer noticed."
+        yield Problem(f"{FINETUNED}/{path.name}", error.message, fix, without(path))
 
 
 def _of_predictions(run: Run, *, can_be_made: bool) -> Iterator[Problem]:

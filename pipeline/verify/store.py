@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.backbones import kept_file, weights
+from pipeline.backbones import kept_file, probe, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import complete, sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
@@ -65,7 +65,7 @@ def _verify(store: Store, *, repair: bool) -> dict[str, object]:
     bad = [problem for path in boundary for problem in _of_activations(path)]
     # What is left in the view then reads from shards that are there.
     remade = [Problem("", "", "", _remaking(store))] if problems else []
-    problems += [*bad, *_of_encoder(store), *_of_manifests(store)]
+    problems += [*bad, *_of_encoder(store), *_of_probe(store), *_of_manifests(store)]
     problems += _of_view(store)
     problems += _without_features(store, good[""])
     return {
@@ -126,6 +126,15 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
         if is_bad:
             problem = f"{path} is not the network that was converted."
             yield Problem(path.name, problem, fix, without(path))
+
+
+def _of_probe(store: Store) -> Iterator[Problem]:
+    """Yield what is wrong with the store's probe, if anything."""
+    try:
+        probe.find(store.path, store.identity, store.dim)
+    except PipelineError as error:
+        fix = "Delete it; the next extract makes another."
+        yield Problem(probe.FILE, error.message, fix, without(store.path / probe.FILE))
 
 
 def _of_manifests(store: Store) -> Iterator[Problem]:

@@ -15,11 +15,15 @@ import numpy as np
 from fakes import planted_store
 
 from pipeline import heads
-from pipeline.backbones import weights
+from pipeline.backbones import probe, weights
+from pipeline.backbones.forms import KERAS, Form
+from pipeline.backbones.identity import Identity
+from pipeline.backbones.probe import Probe
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.dataset.examples import load
 from pipeline.errors import PipelineError
 from pipeline.files.atomic import sha256_file
+from pipeline.images import probe_images
 from pipeline.runs import checkpoint, model_folder
 from pipeline.runs.checkpoint import Arrays, Progress
 from pipeline.runs.leaderboard import compare
@@ -80,6 +84,7 @@ def build(folder: Path) -> Path:
     arrays = {"conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}
     digest = weights.digest(arrays)
     weights.save(store.encoder_path(digest), arrays)
+    probe.keep(store.path, probe_of(store.identity, store.dim))
     content = bytes(range(200))
     name = weights.converted_digest("0" * 64, hashlib.sha256(content).hexdigest())
     (store.encoder_folder / f"{name}.graph-1.pb").write_bytes(content)
@@ -94,6 +99,13 @@ def build(folder: Path) -> Path:
     checkpoint.write(path, {"seed": 1}, Progress(epoch=2), Arrays(state, state[:1], []))
     _export(folder, digest, arrays)
     return folder
+
+
+def probe_of(identity: Identity, dim: int) -> Probe:
+    """Return a probe that no encoder made."""
+    features = np.random.default_rng(1).normal(size=(8, dim)).astype(np.float32)
+    pixels = tuple("0" * 64 for _ in probe_images.NAMES)
+    return Probe(identity, pixels, features, {"Pillow": "13.0.0"}, {"engine": "fake"})
 
 
 def photos(folder: Path) -> list[Path]:
@@ -128,6 +140,7 @@ def targets() -> dict[str, Target]:
         "scan.sqlite": Target("store/scan.sqlite", use_cache, check_store, is_named=False),
         "encoder/*.h5": Target("store/encoder/*.h5", use_weights, check_store, is_named=False),
         "converted network": Target("store/encoder/*.pb", use_converted, check_store),
+        "probe.json": Target("store/probe.json", use_probe, check_store, is_named=False),
         "boundary": Target("store/boundary/*/*.h5", use_boundary, check_store),
         "run.json": Target("run/run.json", use_run, check_run, is_named=False),
         "run's manifest.csv": Target("run/manifest.csv", use_run, check_run),
@@ -140,6 +153,7 @@ def targets() -> dict[str, Target]:
         ),
         "model.json": Target("model/model.json", use_folder, check_folder, is_named=False),
         "model's head": Target("model/head/*", use_folder, check_folder),
+        "model's probe": Target("model/encoder/probe.json", use_folder, check_folder),
         "model's weights": Target("model/encoder/*.h5", use_folder, check_folder, is_named=False),
     }
 
@@ -258,6 +272,14 @@ def use_converted(folder: Path) -> Any:
     return path.read_bytes()
 
 
+def use_probe(folder: Path) -> Any:
+    """Read the probe of the store."""
+    store = Store.unchecked(folder / "store")
+    found = probe.find(store.path, store.identity, store.dim)
+    assert found is not None
+    return [found.features.tobytes(), found.pixels, found.decoder, found.network]
+
+
 def use_boundary(folder: Path) -> Any:
     """Read frozen activations, as if the shard had been checked."""
     (path,) = (folder / "store/boundary").glob("*/*.h5")
@@ -297,7 +319,9 @@ def use_folder(folder: Path) -> Any:
     X = np.linspace(-1, 1, 36, dtype=np.float32).reshape(3, 12)
     path = folder / "model/encoder" / f"{found.backbone.weights_sha256}.h5"
     arrays = {name: array.tobytes() for name, array in weights.load(path).items()}
-    return [found.head.predict_proba(X).tobytes(), found.record.as_json(), arrays]
+    kept = found.backbone.probe
+    probed = [] if kept is None else [kept.features.tobytes(), kept.pixels, kept.decoder]
+    return [found.head.predict_proba(X).tobytes(), found.record.as_json(), arrays, probed]
 
 
 def check_store(folder: Path) -> bool:
@@ -328,6 +352,8 @@ class _Network:
 
     weights_sha256: str
     values: dict[str, Any]
+    probe: Probe
+    form: Form = KERAS
 
     def arrays(self) -> dict[str, Any]:
         """Return the weights."""
@@ -346,4 +372,5 @@ def _export(folder: Path, digest: str, arrays: dict[str, Any]) -> None:
         reject_below=0.0,
     )
     head = heads.load(folder / "run/heads/logreg")
-    model_folder.write(folder / "model", _Network(digest, arrays), head, record, None)  # type: ignore[arg-type]
+    network: Any = _Network(digest, arrays, probe_of(record.identity, record.dim))
+    model_folder.write(folder / "model", network, head, record, None)

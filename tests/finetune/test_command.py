@@ -1,5 +1,6 @@
 """The command: results, killing, resuming, and what it refuses."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,10 +24,11 @@ from numpy.typing import NDArray
 
 from pipeline import heads
 from pipeline.backbones import frozen as backbone
-from pipeline.backbones import weights
+from pipeline.backbones import probe, weights
 from pipeline.cli.commands import find
 from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions, FinetuneOptions, build
+from pipeline.engines.encoder import drift
 from pipeline.errors import (
     ConfigError,
     ManifestError,
@@ -42,9 +44,12 @@ from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.photos import Photos
 from pipeline.finetune.training import FineTuning
 from pipeline.heads import layers as head_layers
+from pipeline.runs import backbone as run_backbone
 from pipeline.runs.run import Run
+from pipeline.serving.classifier import Classifier
 from pipeline.store.store import Store
 from pipeline.system.keras_setup import import_keras
+from pipeline.verify.run import verify_run
 
 # Keras reads its variables in a way that NumPy 2 deprecates.
 pytestmark = [
@@ -266,6 +271,52 @@ def test_a_network_that_disagrees_with_stage_two_is_refused(
     with pytest.raises(StaleFeaturesError, match="start at the answers of logreg"):
         run_finetune(trained / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [None, "tutorial"])
+def test_a_network_that_drifted_is_refused(
+    trained: Path, tmp_path: Path, preset: str | None
+) -> None:
+    copy = tmp_path / "copy"
+    for name in ("photos", "store", "run"):
+        shutil.copytree(trained / name, copy / name)
+    store = Store.open(copy / "store")
+    kept = probe.find(store.path, store.identity, store.dim)
+    assert kept is not None
+    drifted = dataclasses.replace(kept, features=kept.features * np.float32(1.01))
+    probe.keep(store.path, drifted)
+    options = {"preset": preset} if preset else QUICK
+    with pytest.raises(StaleFeaturesError, match="The network makes other features"):
+        run_finetune(copy / "run", run=str(copy / "tuned"), store=str(store.path), **options)
+    assert not (copy / "tuned").exists()
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_network_has_a_probe_of_its_own(
+    trained: Path, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    copy = tmp_path / "whole"
+    shutil.copytree(trained / "whole", copy)
+    again = {"head": "finetune", "store": str(trained / "store")}
+    path, photo = copy / "finetune/probe.json", str(next((trained / "photos").rglob("*.png")))
+    for engine in ("keras", "openvino"):
+        assert not Classifier.load(copy, engine=engine, **again).notes
+    assert verify_run(copy)["ok"]
+    store = Store.open(trained / "store")
+    of_store = probe.find(store.path, store.identity, store.dim)
+    sha256 = str(Run.open(copy).record.finetuned().backbone_sha256)
+    kept = probe.find(path.parent, run_backbone.finetuned_identity(store.identity, sha256))
+    assert of_store is not None and kept is not None
+    assert drift(of_store.features, kept.features).max() > 1e-3, "it is another network"
+    probe.keep(path.parent, dataclasses.replace(kept, features=-kept.features))
+    with pytest.raises(StaleFeaturesError, match=r"finetune/probe\.json"):
+        Classifier.load(copy, **again)
+    path.write_text(path.read_text().replace("pixels", "pixles"))
+    assert [found["shard"] for found in verify_run(copy)["problems"]] == ["finetune/probe.json"]
+    assert verify_run(copy, repair=True)["repaired"] and not path.exists()
+    found = Classifier.load(copy, **again)
+    assert found.predict(photo).predictions, "one of an older release is not compared"
 
 
 @pytest.mark.slow

@@ -102,13 +102,13 @@ def test_adding_a_view_encodes_that_view_alone(
     command: Command, data: Path, fake_network: FakeEncoder
 ) -> None:
     assert extract(command, data)["encoded"] == 40
-    drift, before = 2, fake_network.images
+    probe, before = 8, fake_network.images
     result = extract(command, data, "--views", "flip")
     assert (result["encoded"], result["reused"], result["views"]) == (40, 0, {"flip": 40})
-    assert fake_network.images - before == 40 + drift
+    assert fake_network.images - before == 40 + probe
     result = extract(command, data, "--views", "flip")
     assert (result["encoded"], result["reused"], result["views"]) == (0, 40, {"flip": 0})
-    assert fake_network.images - before == 40 + drift
+    assert fake_network.images - before == 40 + probe
 
 
 def test_one_pass_makes_all_views_and_each_row_is_right(

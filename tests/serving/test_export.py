@@ -29,6 +29,7 @@ from PIL import Image
 from processes import run_python
 
 from pipeline import heads
+from pipeline.backbones import probe
 from pipeline.cli.main import main
 from pipeline.config.options import CommonOptions
 from pipeline.config.serving import ExportOptions
@@ -41,9 +42,10 @@ from pipeline.errors import (
     StaleFeaturesError,
     WeightsUnavailableError,
 )
+from pipeline.files.atomic import sha256_file
 from pipeline.heads.head import Head
 from pipeline.images import decoder, manifest
-from pipeline.runs import stitch
+from pipeline.runs import model_folder, stitch
 from pipeline.runs.run import Run
 from pipeline.serving.classifier import Classifier
 from pipeline.serving.export import export, open_source
@@ -328,7 +330,45 @@ def test_folder_holds_all_that_predicting_needs(name: str, own: Path, tmp_path: 
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     digest = metadata_of(out, "folder")["identity"]["weights_sha256"]
     assert found == {"model.json", f"encoder/{digest}.h5", "encoder/network.keras",
-                     "head/head.json", "head/arrays.npz"}  # fmt: skip
+                     "encoder/probe.json", "head/head.json", "head/arrays.npz"}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_probe", [True, False])
+def test_a_folder_brings_its_probe(own: Path, tmp_path: Path, has_probe: bool) -> None:
+    out = tmp_path / "model"
+    if not has_probe:  # a store of an older release: it was just compared with its images
+        (own / "store/probe.json").unlink()
+    exported(options_of(own, out, "folder"))
+    photo = str(next((own / "photos").rglob("*.png")))
+    for engine in ("keras", "openvino", "onnx"):
+        assert not Classifier.load(out, engine=engine).notes
+    found = model_folder.read(out)
+    assert found.backbone.probe is not None
+    moved = replace(found.backbone.probe, features=found.backbone.probe.features * 1.01)
+    other = tmp_path / "other"
+    shutil.copytree(out, other)
+    probe.keep(other / "encoder", moved)
+    with pytest.raises(RunError, match=r"probe\.json' as it was exported"):
+        Classifier.load(other)
+    listed = {"encoder/probe.json": sha256_file(other / "encoder/probe.json")}
+    edit_record(other / "model.json", lambda record: record["files"].update(listed))
+    with pytest.raises(StaleFeaturesError, match="The network makes other features"):
+        Classifier.load(other)
+    (other / "encoder/probe.json").unlink()
+    edit_record(other / "model.json", lambda record: record["files"].pop("encoder/probe.json"))
+    assert Classifier.load(other).predict(photo).predictions, "one of an older release"
+
+
+@pytest.mark.slow
+def test_drift_is_named_before_a_model_is_written(own: Path, tmp_path: Path) -> None:
+    store = Store.open(own / "store")
+    kept = probe.find(store.path, store.identity, store.dim)
+    assert kept is not None
+    probe.keep(store.path, replace(kept, features=kept.features * np.float32(1.01)))
+    with pytest.raises(StaleFeaturesError, match="The network makes other features"):
+        exported(options_of(own, tmp_path / "model", "folder"))
+    assert not (tmp_path / "model").exists()
 
 
 def finetune_small(folder: Path, *flags: str) -> str:

@@ -210,7 +210,10 @@ def test_a_folder_predicts_without_store_and_run(
     pixels, _ = pixels_of(Run.open(own / "run"))
     expected = Run.open(own / "run").probabilities(head)
     shutil.rmtree(own)
-    assert sorted(path.name for path in (out / "encoder").iterdir()) == ["network.onnx"]
+    assert sorted(path.name for path in (out / "encoder").iterdir()) == [
+        "network.onnx",
+        "probe.json",
+    ]
     np.testing.assert_allclose(FORMATS["folder"].load(out)(pixels), expected, atol=TOLERANCE)
     for engine in ("onnx", "openvino"):
         loaded = Classifier.load(out, engine=engine)

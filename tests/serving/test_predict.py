@@ -666,7 +666,8 @@ def bfloat16(folder: Path) -> None:
     """Make a run and its store those of features in bfloat16, by OpenVINO."""
     low = {"precision": "bfloat16", "engine": "openvino"}
     edit_record(folder / "run/run.json", lambda record: record["inputs"]["identity"].update(low))
-    edit_record(folder / "store/store.json", lambda record: record["identity"].update(low))
+    for name in ("store.json", "probe.json"):
+        edit_record(folder / "store" / name, lambda record: record["identity"].update(low))
 
 
 def test_lower_precisions_need_the_engine_that_made_the_features(
@@ -851,6 +852,9 @@ def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
     )
     with pytest.raises(StaleFeaturesError, match=rf"'{'0' * 64}'"):
         Classifier.load(run.path, "finetune", engine="keras")
+    (run.path / "finetune/probe.json").unlink()
+    with pytest.raises(StaleFeaturesError, match=rf"'{'0' * 64}'"):
+        Classifier.load(run.path, "finetune", engine="keras")
     kept.unlink()
     with pytest.raises(WeightsUnavailableError, match=kept.stem):
         Classifier.load(run.path, "finetune", engine="keras")
@@ -869,7 +873,7 @@ def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
             matrix(found, ("ant", "bee")), run.probabilities("dense")[rows], atol=1e-4
         )
     found = {path.suffix for path in (tmp_path / "model/encoder").iterdir()}
-    assert found == {".h5"}, "a shipped folder is only read"
+    assert found == {".h5", ".json"}, "a shipped folder is only read"
     succeed("predict", tmp_path / "model", paths[0], "--csv", tmp_path / "found.csv")
     with pytest.raises(ConfigError, match="Unknown head 'logreg'"):
         Classifier.load(tmp_path / "model", "logreg")

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,12 +20,13 @@ import h5py
 import numpy as np
 import pytest
 import tiny_resnet
-from fakes import DIM, Command, FakeEncoder, save_nothing, write_classes
+from fakes import DIM, IDENTITY, Command, FakeEncoder, save_nothing, write_classes
 
 from pipeline import engines
 from pipeline.backbones import frozen, weights
+from pipeline.backbones.forms import KERAS
 from pipeline.cli.main import main
-from pipeline.engines import base, openvino
+from pipeline.engines import base, openvino, probing
 from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
@@ -114,7 +115,7 @@ def small_openvino(monkeypatch: pytest.MonkeyPatch) -> Encoder:
     monkeypatch.setattr(
         openvino, "_compiled", lambda loaded, count, precision: projecting_network(count)
     )
-    loaded: Any = SimpleNamespace(dim=DIM, image_size=32)
+    loaded: Any = SimpleNamespace(dim=DIM, image_size=32, form=KERAS)
     return openvino.create(loaded, batch_size=6, precision="float32")
 
 
@@ -139,6 +140,9 @@ def raise_everywhere(
 ) -> tuple[int, int]:
     """Interrupt an extraction at many points; return how many were reached, and rows stored."""
     monkeypatch.setattr(engines, "create", lambda *_, **__: encoder)
+    # The probe comes first, and writes no row: what is interrupted is to be the images.
+    made = probing.make(encoder, IDENTITY)
+    monkeypatch.setattr(probing, "make", lambda encoder, identity: replace(made, identity=identity))
     assert run_extract("whole") == 0
     expected = stored(Path("whole"))
     assert len(expected) == 16
@@ -413,7 +417,7 @@ def test_an_error_of_the_encoder_keeps_what_was_encoded_before(
     original = FakeEncoder.__call__
 
     def stop(self: FakeEncoder, pixels: np.ndarray) -> np.ndarray:
-        if self.images >= 12:
+        if self.images >= 8 + 12:  # the probe comes first
             raise error
         return original(self, pixels)
 

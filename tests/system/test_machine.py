@@ -16,6 +16,20 @@ def write(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
+def test_the_driver_of_a_gpu_has_a_version(tmp_path: Path) -> None:
+    assert machine.gpu_driver(tmp_path) is None
+    for said, version in (
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 2023\n",
+            "535.104.05",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.86  Release\n", "570.86"),
+        ("something else\nGCC version: 12.3", None),
+    ):
+        write(tmp_path, {"proc/driver/nvidia/version": said})
+        assert machine.gpu_driver(tmp_path) == version
+
+
 def at_hand(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(count)))
 

@@ -52,7 +52,7 @@ def test_right_rows_are_right(command: Command, store: Path, fake_network: FakeE
     before = fake_network.images
     status, result = verified(command, "--reencode", 100)
     assert (status, result["ok"], result["reencoded"], result["unavailable"]) == (0, True, 40, 0)
-    assert fake_network.images == before + 40
+    assert fake_network.images == before + 8 + 40
     status, result = verified(command, "--reencode", 3)
     assert (status, result["reencoded"]) == (0, 6)
     assert "reencoded" not in verified(command)[1]
