@@ -97,9 +97,7 @@ data/sample: $(VENV)/installed
 # The fastest engine of a processor; on a GPU Keras is faster.
 EXTRAS ?= $(if $(wildcard /dev/nvidiactl),,[openvino])
 
-# What is never imported need not be compiled: a third less time.
-INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
-	--editable
+INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable
 
 $(VENV)/bin/python:
 	@echo "Making $(VENV)"
