@@ -34,6 +34,7 @@ def test_a_part_is_found_by_name(name: str, layer: str, below: str) -> None:
     assert (cut.boundary is not None) == bool(below)
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_used_twice_is_cut_with_all_its_uses() -> None:
     keras = import_keras()
     layers = keras.layers

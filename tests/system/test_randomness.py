@@ -45,6 +45,7 @@ def test_the_numbers_are_those_of_every_result_so_far() -> None:
     assert RandomStream.ORDER.generator(7, 3).permutation(4).tolist() == [3, 0, 2, 1]
 
 
+@pytest.mark.slow
 def test_fine_tuning_draws_each_purpose_from_its_stream(
     seeds: list[list[int]], tmp_path: Path
 ) -> None:
