@@ -65,7 +65,8 @@ def main() -> None:
         for data in options.data:
             folder = Folder(data, (options.work or Path(temporary)) / data.name, options)
             found[data.name] = {part: getattr(folder, part)() for part in options.parts}
-    report("real_photos", vars(options), {"data": found})
+    given = {**vars(options), "data": [str(data) for data in options.data]}
+    report("real_photos", given, {"data": found})
 
 
 class Folder:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import write_photos
 from PIL import Image
 from processes import run_python
 
@@ -97,6 +98,20 @@ def test_finetune_outcomes() -> None:
         difference = found[name]["against_stage_two"]["difference"]
         assert difference == pytest.approx(accuracy - start["test"]["accuracy"])
         assert result["summary"][name]["test_accuracy"] == {"mean": round(accuracy, 4), "sd": None}
+
+
+def test_real_photos(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 12)
+    flags = ("--backbone", "resnet50", "--weights", "random", "--image-size", 32, "--no-tutorial")
+    parts = ("heads", "resize", "finetune")
+    result = run("real_photos.py", tmp_path / "photos", "--quick", *flags, "--heads", "linear",
+                 "--parts", *parts)  # fmt: skip
+    found = result["data"]["photos"]
+    assert set(found) == set(parts) and set(found["resize"]) == {"squash", "crop", "pad"}
+    as_it_is, squashed = found["heads"]["linear"], found["resize"]["squash"]["linear"]
+    assert as_it_is["test_accuracy"] == squashed["test_accuracy"]
+    (seed,) = found["finetune"]["by_seed"]
+    assert seed["starting_head"] == "linear" and len(seed["default"]["val_loss_by_epoch"]) == 1
 
 
 def test_crops_of_a_picture_keep_to_their_part(
