@@ -31,7 +31,7 @@ def main() -> None:
     network.trainable = False
     layers = [keras.layers.Dense(1024, "relu"), keras.layers.Dense(classes, "softmax")]
     model = keras.Sequential([network, *layers])
-    model.compile("adam", "categorical_crossentropy", ["accuracy"])
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"])
 
     def prepared(dataset: object) -> object:
         preprocess = keras.applications.resnet50.preprocess_input
