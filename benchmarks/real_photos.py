@@ -36,6 +36,8 @@ VARIANTS = {
     },
 }
 RESIZES = ("squash", "crop", "pad")
+# Its runs are those of every other part by default too, and are made once.
+DEFAULT = RESIZES[0]
 PARTS = ("heads", "refit", "views", "resize", "finetune", "headline")
 
 
@@ -77,7 +79,7 @@ class Folder:
 
     def heads(self) -> dict[str, Any]:
         """Every head as it is by default."""
-        return self._by_head(self._stage_two(self._store(), "plain", []))
+        return self._by_head(self._stage_two(self._store(), DEFAULT, []))
 
     def refit(self) -> dict[str, Any]:
         """Fit once more on train and val."""
@@ -90,13 +92,12 @@ class Folder:
     def resize(self) -> dict[str, Any]:
         """Ways to make a photo square."""
         return {
-            rule: self._by_head(self._stage_two(self._store(rule), f"resize-{rule}", []))
-            for rule in RESIZES
+            rule: self._by_head(self._stage_two(self._store(rule), rule, [])) for rule in RESIZES
         }
 
     def finetune(self) -> dict[str, Any]:
         """Fine-tuning by default and by the tutorial's recipe, each from its own stage 2."""
-        self._stage_two(self._store(), "plain", [])
+        self._stage_two(self._store(), DEFAULT, [])
         found = [self._finetuned(seed) for seed in range(self.options.seeds)]
         names = [name for name in found[0] if name in ("default", "tutorial")]
         summary = {
@@ -130,7 +131,7 @@ class Folder:
             "tutorial_over_second_head": ratio(seconds["tutorial"], seconds["second_head"]),
         }
 
-    def _store(self, rule: str = "squash", views: Iterable[str] = ()) -> Path:
+    def _store(self, rule: str = DEFAULT, views: Iterable[str] = ()) -> Path:
         store = self.work / f"store-{rule}"
         more = [part for view in views for part in ("--views", view)]
         chosen = self.options
@@ -170,7 +171,7 @@ class Folder:
         return found
 
     def _finetuned(self, seed: int) -> dict[str, Any]:
-        run, flags = self._run("plain", seed), shlex.split(self.options.finetune_flags)
+        run, flags = self._run(DEFAULT, seed), shlex.split(self.options.finetune_flags)
         ways: dict[str, list[str]] = {"default": flags}
         if not self.options.no_tutorial:
             ways["tutorial"] = ["--preset", "tutorial"]

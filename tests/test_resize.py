@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_resnet
+from exported_models import metadata_of
 from fakes import Command, FakeEncoder, edit_record, replace_network, write_photos
 from finetuning import run_finetune
 from PIL import Image
@@ -228,19 +228,6 @@ def encoded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield folder, request.param
 
 
-def described(out: Path, form: str) -> dict[str, Any]:
-    """Return what an exported model says of itself, read as any program would."""
-    if form == "keras":
-        with zipfile.ZipFile(out) as archive:
-            return json.loads(archive.read("pipeline.json"))
-    if form == "onnx":
-        import onnx
-
-        return {item.key: json.loads(item.value) for item in onnx.load(out).metadata_props}
-    name = "model.json" if form == "folder" else "assets.extra/pipeline.json"
-    return json.loads((out / name).read_text())
-
-
 @pytest.mark.slow
 def test_exported_models_say_the_rule(encoded: tuple[Path, str], tmp_path: Path) -> None:
     folder, resize = encoded
@@ -248,10 +235,10 @@ def test_exported_models_say_the_rule(encoded: tuple[Path, str], tmp_path: Path)
         out = tmp_path / FORMATS[form]
         options = ExportOptions(run=str(folder / "run"), out=str(out), format=form)
         export(options, CommonOptions(), Silence())
-        said = described(out, form)
+        said = metadata_of(out, form)
         assert said["resize"] == resize, form
         assert said["identity"]["decoder"] == f"pillow-1-{resize}", form
-        assert said["input"] == resizing.find(resize).described(SIZE), form
+        assert said["input"] == resizing.find(resize).metadata_of(SIZE), form
     paths = sorted((folder / "photos").rglob("*.png"))
     expected = Classifier.load(folder / "run", engine="keras").predict_proba(paths)
     shipped = Classifier.load(tmp_path / FORMATS["folder"], engine="keras")

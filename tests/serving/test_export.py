@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import tiny_resnet
+from exported_models import metadata_of
 from fakes import (
     FakeEncoder,
     Notes,
@@ -246,18 +246,6 @@ def test_the_temperature_is_in_the_model(made: Path) -> None:
     for name in ("logreg", "linear-svc", "dense"):
         temperature = heads.load(made / "run" / "heads" / name).temperature_
         assert abs(np.log(temperature)) > 0.02, (name, temperature)
-
-
-def metadata_of(out: Path, form: str) -> dict[str, Any]:
-    if form == "keras":
-        with zipfile.ZipFile(out) as archive:
-            return json.loads(archive.read("pipeline.json"))
-    if form == "onnx":
-        import onnx
-
-        return {item.key: json.loads(item.value) for item in onnx.load(out).metadata_props}
-    record = "model.json" if form == "folder" else "assets.extra/pipeline.json"
-    return json.loads((out / record).read_text())
 
 
 @pytest.mark.slow
