@@ -238,7 +238,7 @@ def test_exported_models_say_the_rule(encoded: tuple[Path, str], tmp_path: Path)
         said = metadata_of(out, form)
         assert said["resize"] == resize, form
         assert said["identity"]["decoder"] == f"pillow-1-{resize}", form
-        assert said["input"] == resizing.find(resize).metadata_of(SIZE), form
+        assert said["input"] == resizing.find(resize).described(SIZE), form
     paths = sorted((folder / "photos").rglob("*.png"))
     expected = Classifier.load(folder / "run", engine="keras").predict_proba(paths)
     shipped = Classifier.load(tmp_path / FORMATS["folder"], engine="keras")
