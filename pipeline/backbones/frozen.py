@@ -8,6 +8,7 @@ import importlib
 import io
 import socket
 import sys
+import urllib.error
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
@@ -219,12 +220,22 @@ def _download(name: str, spec: Backbone, image_size: int, pooling: str) -> Tenso
         with redirect_stdout(shown), _socket_timeout(DOWNLOAD_TIMEOUT):
             return _build(spec, "imagenet", image_size, pooling)
     except Exception as error:  # Keras raises bare Exception when a download fails
+        _close_answer(error)
         cause = " ".join(str(error).split()).rstrip(".")
         raise WeightsUnavailableError(
             f"Expected to download the ImageNet weights of {name} or find them in Keras' cache. "
             f"Received: {cause}.",
             hint=_WITHOUT_NETWORK,
         ) from error
+
+
+def _close_answer(error: BaseException) -> None:
+    """Close the server's answer that an error came from, which Keras leaves open."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, urllib.error.HTTPError):
+            cause.close()
+        cause = cause.__cause__ or cause.__context__
 
 
 class _WithoutBar(io.TextIOBase):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -318,6 +319,17 @@ def test_a_download_of_other_bytes_is_refused(
 @pytest.mark.slow
 def test_a_missing_download_is_refused(served: Path, small: None) -> None:
     assert "404" in refused_download()
+
+
+@pytest.mark.slow
+def test_the_answer_of_a_refused_download_is_closed(served: Path, small: None) -> None:
+    with pytest.raises(WeightsUnavailableError) as caught:
+        load(weights="imagenet")
+    cause: BaseException | None = caught.value
+    while not isinstance(cause, urllib.error.HTTPError):
+        assert cause is not None
+        cause = cause.__cause__ or cause.__context__
+    assert cause.closed
 
 
 @pytest.mark.slow
