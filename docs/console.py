@@ -56,12 +56,13 @@ def run(command: str, folder: Path, environment: Mapping[str, str]) -> list[str]
 
 
 def masked(line: str) -> str:
-    """Return a line without what differs between runs: numbers, names of heads, folders."""
+    """Return a line without what differs between runs: numbers, sizes, names of heads, folders."""
     line = re.sub(r"/\S+/(?=(?:data|runs|stores)/)", "", line)
     line = re.sub(rf"\b(?:{'|'.join(HEADS)})\b(?: \*)?", "HEAD", line)
     line = line.replace("shards", "shard")
     line = re.sub(r" on CPU \(.*\)", " on CPU", line)
-    return " ".join(re.sub(r"[-+]?\d[\d,.]*(?:e[-+]?\d+)?", "#", line).split())
+    line = re.sub(r"[-+]?\d[\d,.]*(?:e[-+]?\d+)?", "#", line)
+    return " ".join(re.sub(r"# [KMG]B\b", "# bytes", line).split())
 
 
 def stale(step: Step, printed: list[str]) -> list[str]:
