@@ -56,9 +56,11 @@ finetune: $(VENV)/installed ## Stage 3: RUN (a run of train-head)
 	@$(RUN_PIPELINE) finetune -- "$$ARG_RUN"
 
 # Files go to two processes; in each, tests run one after the other, and arithmetic in one thread:
-# two threads in each of two processes would spin while they wait for the others.
+# two threads in each of two processes would spin while they wait for the others. Bytecode is kept,
+# whatever the environment says: rewriting assertions takes each process as long as a tenth of the
+# quick tests, and every process that they start would compile the package.
 THREADS ?= 1
-PYTEST = OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) \
+PYTEST = OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) PYTHONDONTWRITEBYTECODE= \
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	--durations=15
 

@@ -21,6 +21,7 @@ from fakes import DIM, Command, FakeBackbone, edit_record, planted_store, write_
 from pipeline import engines, heads
 from pipeline.backbones import keras_file, weights, weights_file
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.cli.main import main
 from pipeline.errors import (
     CorruptShardError,
     DecodeError,
@@ -59,13 +60,23 @@ def never_for_ever() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store and a run that stay as they are."""
+    folder = tmp_path_factory.mktemp("original")
+    planted_store(folder / "store", COUNTS).refresh_view()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        command = ["train-head", "--store", "store", "--run", "run", "--head", "logreg", "--quiet"]
+        assert main(command) == 0
+    return folder
+
+
 @pytest.fixture
-def made(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store and a run in the folder at hand."""
+def made(tmp_path: Path, original: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store and a run in the folder at hand, as they are in a project that was copied."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    store = planted_store(tmp_path / "store", COUNTS)
-    store.refresh_view()
-    command("train-head", "--store", "store", "--run", "run", "--head", "logreg")
     return tmp_path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, unknown_name
+from pipeline.runs.metrics import counts_by_class
 from pipeline.runs.run import Run
 from pipeline.runs.scored_rows import scored_rows
 
@@ -98,16 +99,13 @@ def _scored_now(run: Run, name: str, split: str) -> dict[str, object]:
 def _scores(
     y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int
 ) -> dict[str, list[Any]]:
-    if not len(y):
-        none: list[Any] = [None] * num_classes
-        return {**dict.fromkeys(SCORES, none), "support": [0] * num_classes}
-    from sklearn.metrics import precision_recall_fscore_support
-
-    *shares, support = precision_recall_fscore_support(
-        y, predicted, labels=np.arange(num_classes), zero_division=np.nan
-    )
-    lists = [[None if np.isnan(share) else float(share) for share in found] for found in shares]
-    return dict(zip(SCORES, (*lists, [int(count) for count in support]), strict=True))
+    right, present, taken = counts_by_class(y, predicted, num_classes)
+    shares = (right, taken), (right, present), (2 * right, present + taken)
+    lists = [
+        [int(part) / int(whole) if whole else None for part, whole in zip(*share, strict=True)]
+        for share in shares
+    ]
+    return dict(zip(SCORES, (*lists, present.tolist()), strict=True))
 
 
 def _matrix(y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes: int) -> Any:
@@ -116,8 +114,6 @@ def _matrix(y: NDArray[np.integer], predicted: NDArray[np.integer], num_classes:
         found, counts = np.unique(pairs, axis=1, return_counts=True)
         true, taken_for = found.tolist()
         return {"true": true, "predicted": taken_for, "count": counts.tolist()}
-    if not len(y):
-        return np.zeros((num_classes, num_classes), dtype=np.int64).tolist()
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(y, predicted, labels=np.arange(num_classes)).tolist()
+    places = y.astype(np.intp) * num_classes + predicted
+    counts = np.bincount(places, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).tolist()

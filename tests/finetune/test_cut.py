@@ -54,6 +54,7 @@ def test_a_layer_that_is_used_twice_is_cut_with_all_its_uses() -> None:
     np.testing.assert_allclose(made, np.ones(4) @ kernel @ kernel, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_preset_needs_more_layers_than_it_freezes() -> None:
     network = small_backbone().network
     with pytest.raises(ConfigError, match=r"more than 15 layers.* Received: one of 10\."):
@@ -100,6 +101,7 @@ def network_of(*chain: tuple[int, str]) -> Any:
     return keras.Model(pixels, keras.layers.GlobalAveragePooling2D(name="pool")(features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("chain", "expected"),
     [
@@ -119,6 +121,7 @@ def test_the_last_stage(chain: tuple[tuple[int, str], ...], expected: str) -> No
     assert cut.layer.startswith(expected) and cut.boundary is not None
 
 
+@pytest.mark.slow
 def test_the_last_stage_of_a_network_without_maps_is_its_last_block() -> None:
     keras = import_keras()
     pixels = keras.Input((32, 32, 3), name="pixels")
@@ -130,6 +133,7 @@ def test_the_last_stage_of_a_network_without_maps_is_its_last_block() -> None:
     assert last_stage(network) == "two"
 
 
+@pytest.mark.slow
 def test_a_network_without_blocks_has_to_be_told() -> None:
     keras = import_keras()
     inner = network_of((2, "conv5_block1_conv"))
