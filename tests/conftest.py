@@ -52,15 +52,16 @@ def age() -> Callable[[Path], None]:
     return make_old
 
 
-# Files with tests of minutes, so that no process is left with one of them at the end.
-LONGEST_FIRST = (
-    "test_on_jax", "test_documents", "test_benchmarks", "test_end_to_end",
+# Files with tests of minutes, so that no process is left with one of them at the end; before them
+# one that forks hundreds of times, which is cheap while this process has not imported TensorFlow.
+FIRST = (
+    "test_flips", "test_on_jax", "test_documents", "test_benchmarks", "test_end_to_end",
     "test_signals", "test_progress", "test_memory", "test_export",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    places = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 

@@ -13,14 +13,9 @@ from types import ModuleType
 import pytest
 from processes import run_python
 
+from pipeline.images.sample import write_sample
+
 ROOT = Path(__file__).parent.parent
-
-
-def run(command: str, cwd: Path, pythonpath: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(pythonpath)}
-    return subprocess.run(
-        command, shell=True, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def test_options_page_is_what_the_records_say() -> None:
@@ -131,24 +126,35 @@ def with_recipes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+# Commands one after the other in one process, each with a line before what it prints.
+COMMANDS = """
+import shlex, sys
+from pipeline.cli.main import main
+for command in sys.argv[1:]:
+    print("$", command, flush=True)
+    assert main(shlex.split(command)) == 0, command
+"""
+
+
 @pytest.mark.slow
 def test_recipes_work(with_recipes: Path, tmp_path: Path) -> None:
-    script = f'"{sys.executable}" -m pipeline'
-    said = ""
-    for command in (
-        "sample digits",
+    write_sample(tmp_path / "digits")
+    keep_one_in(12, tmp_path / "digits")
+    commands = (
         "extract digits --store s --weights random --image-size 32 --backbone densenet121 "
         "--engine eager --batch-size 64",
         "train-head --store s --run r --head naive-bayes --head majority",
         "compare r",
         "classes s",
-    ):
-        done = run(f"{script} {command}", tmp_path, with_recipes)
-        assert done.returncode == 0, done.stderr
-        said += done.stdout
-        if command == "sample digits":
-            keep_one_in(6, tmp_path / "digits")
+        "info s",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *commands], cwd=tmp_path, capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONPATH": str(with_recipes)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *_, trained, compared, classes, info = done.stdout.split("$ ")
     nines = len(list((tmp_path / "digits/9").iterdir()))
-    assert "naive-bayes" in said and said.endswith(f"9: {nines}\n")
-    info = run(f"{script} info s", tmp_path, with_recipes).stdout
+    assert "naive-bayes" in trained and "naive-bayes" in compared
+    assert classes.endswith(f"9: {nines}\n")
     assert "densenet121" in info and "eager" in info
