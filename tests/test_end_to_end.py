@@ -127,6 +127,20 @@ def test_weights_of_the_store_are_found_by_digest(
     assert run("extract", "photos", "--store", "whole", *flags, cwd=photos)["encoded"] == 0
 
 
+def test_what_was_extracted_is_fine_tuned_and_predicts(
+    photos: Path, uninterrupted: tuple[np.ndarray, float], tmp_path: Path
+) -> None:
+    shutil.copytree(photos / "whole", tmp_path / "store")
+    shutil.copytree(photos / "photos", tmp_path / "photos")
+    run("train-head", "--store", "store", "--run", "run", "--head", "logreg", cwd=tmp_path)
+    tuned = run("finetune", "run", "--run", "tuned", "--epochs", "1", cwd=tmp_path)
+    assert tuned["finetune"]["boundary"] == "conv4_block6_out"
+    assert set(tuned["heads"]) == {"finetune", "logreg"}
+    assert run("verify", "store", "--reencode", "4", cwd=tmp_path)["ok"]
+    predictions = run("predict", "tuned", "photos/cat", "--head", "finetune", cwd=tmp_path)
+    assert len(predictions["predictions"]) == 60
+
+
 def test_sample_is_learned(tmp_path: Path) -> None:
     """The demo's own way, on half of the sample."""
     write_sample(tmp_path / "sample")

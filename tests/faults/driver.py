@@ -324,7 +324,7 @@ def _wait(child: int) -> int:
 
 
 def load_everything(*, is_real: bool) -> None:
-    """Import what the commands need; with the real network, Keras but nothing of it computed."""
+    """Import what the commands need, but for Keras."""
     import sklearn.metrics  # noqa: F401
 
     import pipeline.cli.commands
@@ -340,9 +340,6 @@ def load_everything(*, is_real: bool) -> None:
     _warm_up()
     if is_real:
         import pipeline.finetune.stage  # noqa: F401
-        from pipeline.system.keras_setup import import_keras
-
-        import_keras()
     else:
         scenes.replace_network()
 
@@ -412,12 +409,17 @@ def main() -> int:
     if options.list:
         print("\n".join(scenes.SCENES))
         return 0
+    from pipeline.system.keras_setup import import_keras
+
     chosen = [scenes.SCENES[name] for name in options.scenes]
     load_everything(is_real=any(scene.is_real for scene in chosen))
     if options.blind:
         _disable(options.blind)
     failed = False
     for scene in chosen:
+        if scene.is_real or scene.command[0] == "export":
+            # Not before: what is forked after it takes longer.
+            import_keras()
         # Not in the way of anything else: the folder has a fixed depth, and is local.
         with tempfile.TemporaryDirectory(prefix="faults-") as folder:
             tried = attempt(scene, Path(folder), options.kinds, options.sample, options.seed,
