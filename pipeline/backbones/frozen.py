@@ -56,6 +56,7 @@ class FrozenBackbone:
         weights_sha256: Digest of the weights' values; of a network in ONNX that of its file.
         converted: Folder where engines keep converted copies of the network; None keeps none.
         probe: What its features of the probe images were; None where that is not kept.
+        quantized: File of the same network in int8; None where there is none.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class FrozenBackbone:
         converted: Path | None = None,
         form: Form = KERAS,
         probe: Probe | None = None,
+        quantized: Path | None = None,
     ) -> None:
         # ``build`` makes ``built``; of Keras, its last layer is the network.
         self.name = name
@@ -80,6 +82,7 @@ class FrozenBackbone:
         self.converted = converted
         self.form = form
         self.probe = probe
+        self.quantized = quantized
         self._build = build
 
     @cached_property

@@ -34,6 +34,7 @@ class Identity(Record):
         precision: What the network computes in.
         engine: What ran it; None in float32, in which every engine agrees.
         output: Which output of a network in ONNX they are; None of others, which have one.
+        quantized: Digest of the network in int8; None in other precisions.
     """
 
     backbone: str
@@ -45,6 +46,7 @@ class Identity(Record):
     precision: str
     engine: str | None = None
     output: str | None = None
+    quantized: str | None = None
 
     @property
     def is_from_file(self) -> bool:
@@ -67,7 +69,7 @@ class Identity(Record):
 
     def in_float32(self) -> "Identity":
         """Return the identity of the same features made in float32, which is of no engine."""
-        return replace(self.without("engine"), precision="float32")
+        return replace(self.without("engine").without("quantized"), precision="float32")
 
 
 def source_token(spec: Backbone, *, weights: str, seed: int) -> str:
@@ -97,6 +99,7 @@ def of(
     pooling: str,
     precision: str,
     engine: str,
+    quantized: str | None = None,
 ) -> Identity:
     """Return what makes features comparable; equal, or the features must not be mixed.
 
@@ -112,6 +115,7 @@ def of(
         precision=precision,
         engine=None if precision == "float32" else engine,
         output=spec.output,
+        quantized=quantized,
     )
 
 
@@ -177,6 +181,7 @@ def _identity_here(identity: Identity) -> Identity:
         pooling=identity.pooling,
         precision=identity.precision,
         engine=identity.engine or "",
+        quantized=identity.quantized,
     )
 
 
@@ -194,5 +199,8 @@ def _wrong_in(identity: Identity) -> str | None:
         return f"{wrong[0]} = {values[wrong[0]]!r}"
     if identity.precision != "float32" and identity.engine is None:
         return "no 'engine'"
+    is_quantized = _DIGEST.fullmatch(identity.quantized or "") is not None
+    if is_quantized != (identity.precision == "int8"):
+        return f"precision = {identity.precision!r} with quantized = {identity.quantized!r}"
     has_output = identity.output is not None
     return None if has_output == (identity.form is ONNX) else f"output = {identity.output!r}"

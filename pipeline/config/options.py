@@ -110,8 +110,9 @@ class ExtractOptions:
     )
     precision: str = fields.choice(
         "float32",
-        ("float32", "tf32", "bfloat16", "float16"),
-        "arithmetic of the backbone; refused where the device does not have it",
+        ("float32", "tf32", "bfloat16", "float16", "int8"),
+        "arithmetic of the backbone; refused where the device does not have it; int8 is calibrated "
+        "on the data's own images and needs openvino, and the extra 'int8' for a new store",
     )
     views: tuple[str, ...] = fields.texts(
         (),

@@ -6,12 +6,16 @@ one a stream, so that no core waits for another at the end of every layer.
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from pipeline.backbones import quantized_file
 from pipeline.backbones.forms import ONNX
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.engines.base import (
@@ -24,7 +28,7 @@ from pipeline.engines.base import (
 )
 from pipeline.engines.encoder import Features, Images, Pending
 from pipeline.engines.graph import ONNX_FILE, converted, graph_bytes, onnx_bytes, require_whole
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, WeightsUnavailableError
 from pipeline.system import machine
 
 # Measured on two cores, ResNet50 at 224 pixels, images per second: 54 in requests of 1, 57 of 2,
@@ -32,8 +36,9 @@ from pipeline.system import machine
 REQUEST_IMAGES: Final = 4
 # Another way to make the graph needs another number.
 _GRAPH: Final = ".graph-1.pb"
-_TYPES: Final = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
-_CAPABILITIES: Final = {"bfloat16": "BF16", "float16": "FP16", "float32": "FP32"}
+# In int8, what is not quantized is in float32.
+_TYPES: Final = {"bfloat16": "bf16", "float16": "f16", "int8": "f32", "float32": "f32"}
+_CAPABILITIES: Final = {"bfloat16": "BF16", "float16": "FP16", "int8": "INT8", "float32": "FP32"}
 
 
 class OpenvinoEncoder(EngineEncoder):
@@ -173,12 +178,7 @@ def _compiled(loaded: FrozenBackbone, request_images: int, precision: str) -> An
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     known = [name for name in _TYPES if _CAPABILITIES[name] in capabilities]
     require_precision("openvino", "processor", precision, cpu_precisions(known)[::-1])
-    is_onnx = loaded.form is ONNX
-    suffix, convert = (ONNX_FILE, onnx_bytes) if is_onnx else (_GRAPH, graph_bytes)
-    with readable_errors(request_images), converted(loaded, suffix, convert) as path:
-        if is_onnx:
-            require_whole(path)
-        model = core.read_model(path)
+    with readable_errors(request_images), network_of(loaded, core, precision) as model:
         model.reshape([request_images, loaded.image_size, loaded.image_size, 3])
         compiled = core.compile_model(model, "CPU", _properties(precision))
     # OpenVINO takes bfloat16 by itself where the processor has it, unless told otherwise.
@@ -189,6 +189,40 @@ def _compiled(loaded: FrozenBackbone, request_images: int, precision: str) -> An
             hint="Use another --engine.",
         )
     return compiled
+
+
+@contextmanager
+def network_of(loaded: FrozenBackbone, core: Any, precision: str) -> Iterator[Any]:
+    """Give a backbone as OpenVINO's model, whose file is there as long as the context lasts.
+
+    Args:
+        loaded: The backbone.
+        core: OpenVINO's core.
+        precision: In int8 the network that was made for it, else the one of every precision.
+
+    Raises:
+        WeightsUnavailableError: There is no network in int8, or it is damaged.
+        EngineUnavailableError: The backbone is not on TensorFlow, which conversion needs.
+    """
+    if precision == "int8":
+        yield core.read_model(*quantized_file.read(_quantized(loaded)))
+        return
+    is_onnx = loaded.form is ONNX
+    suffix, convert = (ONNX_FILE, onnx_bytes) if is_onnx else (_GRAPH, graph_bytes)
+    with converted(loaded, suffix, convert) as path:
+        if is_onnx:
+            require_whole(path)
+        yield core.read_model(path)
+
+
+def _quantized(loaded: FrozenBackbone) -> Path:
+    if loaded.quantized is None:
+        raise WeightsUnavailableError(
+            f"Expected the network {loaded.name} in int8, which extract makes and keeps in the "
+            "store. Received: none.",
+            hint="Extract with --precision int8, or say where the store is with --store DIR.",
+        )
+    return loaded.quantized
 
 
 def _properties(precision: str) -> dict[str, object]:

@@ -13,13 +13,13 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.backbones import identity, kept_file, probe, weights
+from pipeline.backbones import identity, kept_file, probe, quantized_file, weights
 from pipeline.backbones.forms import ONNX
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import ExtractOptions
 from pipeline.engines import probing
 from pipeline.engines.encoder import Encoder
-from pipeline.errors import ManifestError, StaleFeaturesError
+from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files.records import canonical_json
@@ -165,7 +165,7 @@ def _opened(path: Path, network: LazyEncoder, listing: Manifest, *, force: bool)
     if not Store.exists(path):
         return _created(path, network, listing)
     store = Store.unchecked(path)
-    if force and store.identity != identity_of(network, store):
+    if force and (store.identity != identity_of(network, store) or _lacks_network(store)):
         network.backbone()  # nothing is deleted for weights that cannot be had
         store.remove_features()
         return _created(path, network, listing)
@@ -177,10 +177,25 @@ def _opened(path: Path, network: LazyEncoder, listing: Manifest, *, force: bool)
 
 def _created(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
     loaded = network.backbone()
-    identity = identity_of_options(network, loaded.weights_sha256)
+    content = network.quantized(listing) if network.is_quantized else None
+    quantized = None if content is None else quantized_file.digest(content)
+    identity = identity_of_options(network, loaded.weights_sha256, quantized)
     store = Store.create(path, identity=identity, dim=loaded.dim, root=listing.root)
+    if content is not None:
+        quantized_file.keep(store.encoder_folder, content)
     store.adopt(store.record.with_weights(network.token, loaded.weights_sha256)).save_record()
     return store
+
+
+def _lacks_network(store: Store) -> bool:
+    """Tell whether a store of features in int8 lost the network that made them."""
+    path = quantized_file.of_store(store.encoder_folder, store.identity.quantized)
+    try:
+        if path is not None:
+            quantized_file.require_as_kept(path)
+    except WeightsUnavailableError:
+        return True
+    return False
 
 
 def identity_of(network: LazyEncoder, store: Store) -> Identity:
@@ -188,15 +203,25 @@ def identity_of(network: LazyEncoder, store: Store) -> Identity:
 
     Fields that need no weights are compared first, so that a wrong size is refused at once.
     """
-    known = store.record.weights.get(network.token)
-    cheap = identity_of_options(network, store.identity.weights_sha256)
-    if known is not None or cheap != store.identity:
-        return identity_of_options(network, known or store.identity.weights_sha256)
-    return identity_of_options(network, network.backbone().weights_sha256)
+    known, made = store.record.weights.get(network.token), store.identity
+    # Of the networks in int8 that can be made, the one that the store keeps is asked for.
+    quantized = made.quantized if network.is_quantized else None
+    cheap = identity_of_options(network, made.weights_sha256, quantized)
+    if known is not None or cheap != made:
+        return identity_of_options(network, known or made.weights_sha256, quantized)
+    return identity_of_options(network, network.backbone().weights_sha256, quantized)
 
 
-def identity_of_options(network: LazyEncoder, digest: str) -> Identity:
-    """Return the identity of what options ask for, made with weights of a digest."""
+def identity_of_options(
+    network: LazyEncoder, digest: str, quantized: str | None = None
+) -> Identity:
+    """Return the identity of what options ask for, made with weights of a digest.
+
+    Args:
+        network: The options.
+        digest: That of the weights.
+        quantized: That of the network in int8.
+    """
     options = network.options
     return identity.of(
         network.spec,
@@ -207,6 +232,7 @@ def identity_of_options(network: LazyEncoder, digest: str) -> Identity:
         precision=options.precision,
         # Asking for the engine may import Keras; in float32 no engine is part of the identity.
         engine="" if options.precision == "float32" else network.engine,
+        quantized=quantized,
     )
 
 

@@ -4,16 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import backbones, engines
-from pipeline.backbones import Backbone, forms, frozen, identity
+from pipeline.backbones import Backbone, forms, frozen, identity, quantized_file
 from pipeline.backbones.forms import KERAS, ONNX
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.config.options import ExtractOptions
+from pipeline.engines import int8
 from pipeline.engines.base import require_apart
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import StaleFeaturesError
+from pipeline.extract import calibration
 from pipeline.images import views
+from pipeline.images.manifest import Manifest
 from pipeline.store.store import Store
 from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 
 @dataclass(slots=True)
@@ -46,7 +50,11 @@ class LazyEncoder:
             WeightsUnavailableError: The weights file is not one.
             EngineUnavailableError: The engine is not installed.
         """
-        engines.require(options.engine, forms.of_file(options.backbone) or KERAS)
+        form = forms.of_file(options.backbone) or KERAS
+        engines.require(options.engine, form)
+        if options.precision == int8.PRECISION:
+            int8.require(options.engine)
+            engines.require(int8.ENGINE, form)
         views.check(options.views)
         spec = backbones.find(options.backbone, options.preprocessing, options.output)
         token = identity.source_token(spec, weights=options.weights, seed=options.seed)
@@ -75,13 +83,36 @@ class LazyEncoder:
                 weights_sha256=digest,
                 form=self.spec.form,
             )
-        self._backbone.converted = store.encoder_folder
+        folder = store.encoder_folder
+        self._backbone.converted = folder
+        self._backbone.quantized = quantized_file.of_store(folder, store.identity.quantized)
 
     def backbone(self) -> FrozenBackbone:
         """Return the network; loads it, unless a store knows it."""
         if self._backbone is None:
             self._backbone = self._load(None)
         return self._backbone
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether features are those of a network in int8, which is made of the data's images."""
+        return self.options.precision == int8.PRECISION
+
+    def quantized(self, listing: Manifest) -> bytes:
+        """Make the network in int8 for a new store, of the images that it is for.
+
+        Returns:
+            What ``quantized_file`` keeps.
+
+        Raises:
+            EngineUnavailableError: What makes it is not installed.
+            ManifestError: No image can be read.
+        """
+        int8.require_nncf()
+        keys, images = calibration.sample(listing, self.options, int8.CALIBRATION_IMAGES)
+        few = "; more are better" if len(keys) < int8.FEW_IMAGES else ""
+        self.reporter.say(f"Calibrating int8 on {counted(len(keys), 'image')} of the data{few}")
+        return int8.quantize(self.backbone(), images, keys)
 
     def encoder(self) -> Encoder:
         """Return the network on its engine, compiled."""
@@ -130,7 +161,8 @@ class LazyEncoder:
 
     def _resolved(self) -> tuple[str, str]:
         if self._choice is None:
-            self._choice = engines.resolve(self.options.engine, self.spec.form)
+            asked = int8.ENGINE if self.is_quantized else self.options.engine
+            self._choice = engines.resolve(asked, self.spec.form)
         return self._choice
 
 

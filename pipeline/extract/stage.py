@@ -4,11 +4,15 @@ What can be refused is refused before the network is loaded, and a dry run write
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from pipeline import engines
+from pipeline.backbones import quantized_file
 from pipeline.config.options import CommonOptions, ExtractOptions
 from pipeline.dataset.examples import notes_of
 from pipeline.dataset.labels import merged as merge_labels
@@ -85,7 +89,8 @@ def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, o
         extraction = start(options, listing, store, cache)
         pending = extraction.pending
         new = extraction.count_new(options.workers or machine.processors())
-        rate, source = _expected_rate(store, extraction, network, pending) if new else (None, "")
+        asked = (store, extraction, network, pending, listing)
+        rate, source = _expected_rate(*asked) if new else (None, "")
         rows = sum(extraction.rows.values())
     return {
         "dry_run": True,
@@ -108,14 +113,29 @@ def _planned(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
     return Store(path, StoreRecord.empty(made, dim=dim, root=listing.root, store=path))
 
 
+@contextmanager
+def _in_int8(store: Store, network: LazyEncoder, listing: Manifest) -> Iterator[None]:
+    """Give the network in int8 that a store keeps, or would, as long as the context lasts."""
+    if not network.is_quantized:
+        yield
+        return
+    kept = quantized_file.of_store(store.encoder_folder, store.identity.quantized)
+    with TemporaryDirectory() as folder:
+        if kept is None:
+            kept = quantized_file.keep(Path(folder), network.quantized(listing))
+        network.backbone().quantized = kept
+        yield
+
+
 def _expected_rate(
-    store: Store, extraction: Extraction, network: LazyEncoder, rows: list[int]
+    store: Store, extraction: Extraction, network: LazyEncoder, rows: list[int], listing: Manifest
 ) -> tuple[float, str]:
     """Return rows per second: as the store remembers, or timed on a few images."""
     known = store.record.provenance.images_per_second
     if known:
         return known, "the last extract into this store"
-    encoder = network.encoder()
+    with _in_int8(store, network, listing):
+        encoder = network.encoder()
     count = min(len(rows), _TIMED_BATCHES * encoder.batch_size)
     return extraction.rate(encoder, rows[:count]), f"{counted(count, 'image')} timed now"
 

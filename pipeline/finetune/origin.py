@@ -81,6 +81,7 @@ def open_origin(options: FinetuneOptions, reporter: Reporter = _SILENCE) -> Orig
     run = Run.open(Path(options.source)).at(store=options.store, data=options.data)
     inputs = run_backbone.inputs_of(run)
     _require_keras(run, inputs.identity)
+    _require_own_network(run, inputs.identity)
     for name, why in (("refit", "its val was trained on"), ("average", "its answers are means")):
         if getattr(inputs, name):
             raise ConfigError(
@@ -115,6 +116,20 @@ def _require_keras(run: Run, identity: Identity) -> None:
             hint="Extract with a backbone of the table, or with a .keras file, into another "
             "--store, and train again; train-head and sweep train heads on features of any "
             "network.",
+        )
+
+
+def _require_own_network(run: Run, identity: Identity) -> None:
+    """Refuse features of another network than the one that would be trained.
+
+    Raises:
+        ConfigError: They are in int8, whose rounding is no matter of tolerances.
+    """
+    if identity.quantized is not None:
+        raise ConfigError(
+            "finetune: expected a run on features of the network in floating point, whose layers "
+            f"are trained. Received: {str(run.path)!r}, on features in {identity.precision}.",
+            hint="Extract with --precision float32 into another --store, and train again.",
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline import backbones
-from pipeline.backbones import frozen, kept_file, probe, weights_file
+from pipeline.backbones import frozen, kept_file, probe, quantized_file, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity, require_equal, require_reproducible
@@ -107,7 +107,9 @@ def find(run: Run, weights: str | None) -> FrozenBackbone:
         StaleFeaturesError: The store holds features that were made in another way.
     """
     identity, source = run.inputs.identity, WeightsSource.of_run(run)
-    store = _store(run, is_needed=weights is None and not source.is_known_by_name(identity))
+    # A network in int8 is in the store alone.
+    is_elsewhere = weights is not None or source.is_known_by_name(identity)
+    store = _store(run, is_needed=identity.quantized is not None or not is_elsewhere)
     if store is None:
         return load(identity, weights, source=source)
     return of_store(store, weights, source)
@@ -132,6 +134,7 @@ def of_store(store: Store, weights: str | None, source: WeightsSource) -> Frozen
         converted=store.encoder_folder,
         form=identity.form,
         probe=probe.find(store.path, identity, store.dim),
+        quantized=quantized_file.of_store(store.encoder_folder, identity.quantized),
     )
 
 

@@ -20,6 +20,7 @@ _INSTRUCTIONS: Final = MappingProxyType(
     {
         "bfloat16": frozenset({"amx_bf16", "avx512_bf16", "bf16"}),
         "float16": frozenset({"amx_fp16", "asimdhp", "avx512_fp16"}),
+        "int8": frozenset({"amx_int8", "avx512_vnni", "avx_vnni"}),
     }
 )
 
@@ -49,6 +50,11 @@ def computes_in(precision: str, root: Path = _ROOT) -> bool:
     lines = _cpuinfo(root, "flags") or _cpuinfo(root, "Features")
     flags = set(lines[0].split()) if lines else set()
     return bool(flags & _INSTRUCTIONS.get(precision, frozenset()))
+
+
+def instructions(precision: str) -> list[str]:
+    """Return the instructions of which a processor needs one to compute in a precision."""
+    return sorted(_INSTRUCTIONS.get(precision, frozenset()))
 
 
 def free_memory(root: Path = _ROOT) -> int:

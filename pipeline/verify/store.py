@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.backbones import kept_file, probe, weights
+from pipeline.backbones import kept_file, probe, quantized_file, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import complete, sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
@@ -118,6 +118,8 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
                 fix_it = _KEEP_AGAIN.format(path.suffix)
                 yield Problem(path.name, error.message, fix_it, without(path))
             continue
+        if quantized_file.is_one(path):
+            continue
         try:
             kept = weights.converted_digest(store.identity.weights_sha256, sha256_file(path))
             is_bad = path.name.partition(".")[0] != kept
@@ -126,6 +128,18 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
         if is_bad:
             problem = f"{path} is not the network that was converted."
             yield Problem(path.name, problem, fix, without(path))
+    yield from _of_quantized(store)
+
+
+def _of_quantized(store: Store) -> Iterator[Problem]:
+    """Yield what is wrong with the network in int8, if anything; nothing makes the same again."""
+    path = quantized_file.of_store(store.encoder_folder, store.identity.quantized)
+    if path is None:
+        return
+    try:
+        quantized_file.require_as_kept(path)
+    except PipelineError as error:
+        yield Problem(path.name, error.message, str(error.hint))
 
 
 def _of_probe(store: Store) -> Iterator[Problem]:

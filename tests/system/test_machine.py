@@ -95,6 +95,7 @@ def test_control_groups_limit_processors(
         ("flags\t\t: sse avx2\n", {"float32"}),
         ("flags\t\t: avx512f avx512_bf16\n", {"float32", "bfloat16"}),
         ("flags\t\t: amx_bf16 avx512_fp16\n", {"float32", "bfloat16", "float16"}),
+        ("flags\t\t: avx512f avx512_vnni\n", {"float32", "int8"}),
         ("Features\t: fp asimd asimdhp bf16\n", {"float32", "bfloat16", "float16"}),
         ("", {"float32"}),
     ],
@@ -103,7 +104,7 @@ def test_instructions_decide_over_precisions(
     cpuinfo: str, expected: set[str], tmp_path: Path
 ) -> None:
     root = write(tmp_path, {"proc/cpuinfo": cpuinfo})
-    asked = ("float32", "tf32", "bfloat16", "float16")
+    asked = ("float32", "tf32", "bfloat16", "float16", "int8")
     assert {name for name in asked if machine.computes_in(name, root)} == expected
 
 
