@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from fakes import write_photos
 from PIL import Image
 from processes import run_python
+
+from pipeline.system import machine
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -37,6 +40,17 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert "end to end / bare, openvino float32" in result["ratios"]
     assert "end to end / keras idiom, openvino float32" in result["ratios"]
     assert all(len(rates) == 1 for rates in result["rates"].values())
+
+
+@pytest.mark.skipif(find_spec("nncf") is None, reason="NNCF is not installed")
+@pytest.mark.skipif(not machine.computes_in("int8"), reason="a processor without int8")
+def test_int8(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 12)
+    result = run("int8.py", tmp_path / "photos", "--backbones", "resnet50",
+                 "--backbone", "resnet50", "--weights", "random", "--image-size", 32, "--seconds", 0.01, "--repeats", 1,
+                 "--seeds", 1)  # fmt: skip
+    assert set(result["rate"]["resnet50"]["images_per_second"]) == {"float32", "int8"}
+    assert set(result["accuracy"]["photos"]["means"]) == {"float32", "int8"}
 
 
 def test_a_rerun_opens_no_image() -> None:

@@ -17,6 +17,7 @@ from pipeline.engines import int8
 from pipeline.errors import ConfigError, PipelineError, WeightsUnavailableError
 from pipeline.extract import calibration
 from pipeline.images.sources import scan
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system import machine
 
@@ -247,6 +248,17 @@ def test_what_needs_the_network_in_floating_point_refuses(folder: Path, command:
     asked = ("--store", folder / "store", "--weights", "random", "--image-size", 32)
     status, result = command("extract", folder / "photos", *asked)
     assert status == 2 and "precision" in result["error"]["message"], result
+
+
+@pytest.mark.slow
+@needs_nncf
+def test_weights_do_not_stand_in_for_a_store_that_is_gone(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "store").rename(folder / "elsewhere")
-    status, result = command("predict", folder / "run", folder / "photos")
-    assert status == 2 and "--store" in result["error"]["hint"], result
+    # Where the run was made, too, there is none.
+    monkeypatch.setattr(Run, "store_path", folder / "store")
+    for more in ((), ("--weights", "random")):
+        status, result = command("predict", folder / "run", folder / "photos", *more)
+        assert status == 2, result
+        assert result["error"]["hint"] == "Put it back, or say where it is with --store DIR."

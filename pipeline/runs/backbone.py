@@ -290,7 +290,9 @@ def _store(run: Run, *, is_needed: bool) -> Store | None:
         raise WeightsUnavailableError(
             f"Expected the run's store at {str(path)!r}, which keeps the backbone's weights "
             f"{identity.weights_sha256}. Received: no store there.",
-            hint="Put it back, say where it is with --store DIR, or give the weights with "
+            hint="Put it back, or say where it is with --store DIR."
+            if identity.quantized is not None
+            else "Put it back, say where it is with --store DIR, or give the weights with "
             "--weights PATH.",
         )
     store = Store.unchecked(path)
