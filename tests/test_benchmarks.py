@@ -47,8 +47,8 @@ def test_end_to_end(tmp_path: Path) -> None:
 def test_int8(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 12)
     result = run("int8.py", tmp_path / "photos", "--backbones", "resnet50",
-                 "--backbone", "resnet50", "--weights", "random", "--image-size", 32, "--seconds", 0.01, "--repeats", 1,
-                 "--seeds", 1)  # fmt: skip
+                 "--backbone", "resnet50", "--weights", "random", "--image-size", 32,
+                 "--seconds", 0.01, "--repeats", 1, "--seeds", 1)  # fmt: skip
     assert set(result["rate"]["resnet50"]["images_per_second"]) == {"float32", "int8"}
     assert set(result["accuracy"]["photos"]["means"]) == {"float32", "int8"}
 
