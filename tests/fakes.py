@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import backbones, engines
-from pipeline.backbones import frozen, weights
+from pipeline.backbones import frozen, quantized_file, weights
 from pipeline.backbones import identity as identities
 from pipeline.backbones.forms import KERAS, Form
 from pipeline.backbones.probe import Probe
+from pipeline.engines import int8
 from pipeline.engines.encoder import Encoder
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
@@ -99,6 +100,15 @@ def replace_network(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
     monkeypatch.setattr(frozen, "load", load)
     monkeypatch.setattr(engines, "create", create)
     return encoder
+
+
+def replace_quantization(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a fake network be in int8 on every processor, without NNCF."""
+    monkeypatch.setattr(int8, "require", lambda engine: None)
+    monkeypatch.setattr(int8, "require_nncf", lambda: None)
+    monkeypatch.setattr(
+        int8, "quantize", lambda loaded, images, keys: quantized_file.pack(b"", b"", {})
+    )
 
 
 class Bar:

@@ -12,7 +12,14 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import FakeBackbone, edit_record, planted_store, replace_network, write_photos
+from fakes import (
+    FakeBackbone,
+    edit_record,
+    planted_store,
+    replace_network,
+    replace_quantization,
+    write_photos,
+)
 from json_document import PAGE, UNITS, Document, is_known
 from onnx_files import Network
 
@@ -86,6 +93,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "_version", version_without_jax)
         replace_network(patch)
+        replace_quantization(patch)
         run_extract(work)
         run_stage_two(work)
         run_readers(work)
@@ -118,6 +126,9 @@ def run_extract(work: Workplace) -> None:
     half = (*extract, work / "half", "--engine", "keras", "--precision", "bfloat16")
     work.run("extract", *half)
     work.run(INFO_STORE, "info", work / "half")
+    # In int8 the network that was made of the images counts.
+    work.run("extract", *extract, work / "int8", "--precision", "int8")
+    work.run(INFO_STORE, "info", work / "int8")
     # Of a network in ONNX the output counts.
     network = Network().save(work / "own.onnx")
     own = ("--backbone", network, "--preprocessing", "unit", "--image-size", SIZE)
