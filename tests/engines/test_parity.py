@@ -271,7 +271,7 @@ def test_bfloat16_is_bfloat16_or_refused(
     engine: str, loaded: FrozenBackbone, expected: Features
 ) -> None:
     if not machine.computes_in("bfloat16"):
-        with pytest.raises(ConfigError, match="computes in float32.* on this processor"):
+        with pytest.raises(ConfigError, match=r"computes in float32.* on this processor"):
             engines.create(engine, loaded, batch_size=BATCH, precision="bfloat16")
         return
     encoder = engines.create(engine, loaded, batch_size=BATCH, precision="bfloat16")
