@@ -3,13 +3,13 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from types import ModuleType
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.engines import folding
 from pipeline.engines.base import (
     EngineEncoder,
     cpu_device,
@@ -20,10 +20,9 @@ from pipeline.engines.base import (
 from pipeline.engines.encoder import Features, Images, Pending
 from pipeline.system.keras_setup import KerasLayer, KerasModel, Tensor, gpu_name, import_keras
 
-# From this size on, the weights become constants of the graph, so that BatchNorm is folded into
-# the convolutions: 42 instead of 34 images per second at 224 pixels on two cores, for four seconds
-# more at the start. Below, a run is often over before that pays. A choice by size alone keeps
-# the features of one identity bit-equal from run to run.
+# From this size on, BatchNorm is folded into the convolutions: 42 instead of 34 images per second
+# at 224 pixels on two cores, for two seconds more at the start. Below, a run is often over before
+# that pays. A choice by size alone keeps the features of one identity bit-equal from run to run.
 FOLD_FROM: Final = 128
 _CPU_PRECISIONS: Final = ("float32", "bfloat16")
 _GPU_PRECISIONS: Final = ("float32", "tf32", "bfloat16", "float16")
@@ -116,11 +115,13 @@ def _forward(model: KerasModel, shape: tuple[int, ...], precision: str, *, on_gp
         return forward
     import tensorflow as tf
 
-    folds = shape[1] >= FOLD_FROM and not on_gpu
-    function = _folded(tf, model) if folds else lambda images: model(images, training=False)
+    model = folding.folded(model) if shape[1] >= FOLD_FROM and not on_gpu else model
     signature = [tf.TensorSpec(shape, tf.uint8)]
     traced = tf.function(
-        function, input_signature=signature, autograph=False, jit_compile=on_gpu
+        lambda images: model(images, training=False),
+        input_signature=signature,
+        autograph=False,
+        jit_compile=on_gpu,
     ).get_concrete_function()
 
     def compiled(images: NDArray[np.uint8]) -> Tensor:
@@ -131,16 +132,6 @@ def _forward(model: KerasModel, shape: tuple[int, ...], precision: str, *, on_gp
             return traced(tf.constant(images))
 
     return compiled
-
-
-def _folded(tf: ModuleType, model: KerasModel) -> Callable[[Tensor], Tensor]:
-    values = [variable.numpy() for variable in model.non_trainable_variables]
-
-    def folded(images: Tensor) -> Tensor:
-        constants = [tf.constant(value) for value in values]
-        return model.stateless_call([], constants, images, training=False)[0]
-
-    return folded
 
 
 def _jax_forward(model: KerasModel, shape: tuple[int, ...], precision: str) -> Forward:

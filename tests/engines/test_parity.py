@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from pipeline import engines
 from pipeline.backbones import frozen
 from pipeline.backbones.frozen import FrozenBackbone
+from pipeline.engines import folding
 from pipeline.engines import keras as keras_engine
 from pipeline.engines import openvino as openvino_engine
 from pipeline.engines.encoder import Encoder
@@ -168,8 +169,8 @@ def test_large_images_take_the_folded_graph_and_agree(
     loaded: FrozenBackbone, expected: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folded: list[object] = []
-    fold = keras_engine._folded
-    monkeypatch.setattr(keras_engine, "_folded", lambda *given: folded.append(1) or fold(*given))
+    fold = folding.folded
+    monkeypatch.setattr(folding, "folded", lambda model: folded.append(1) or fold(model))
     monkeypatch.setattr(keras_engine, "FOLD_FROM", SIZE)
     images = images_of(64)
     encoder = engines.create("keras", loaded, batch_size=4, precision="float32")
