@@ -27,14 +27,15 @@ export ARG_WEIGHTS = $(WEIGHTS)
 CONFIG_FLAG = $(if $(CONFIG),--config "$$ARG_CONFIG")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo extract train-head compare finetune test test-fast check faults format bench clean
+.PHONY: help demo extract train-head report compare finetune test test-fast check faults format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-demo: ## The whole way on the embedded sample: extract, train heads, leaderboard
+demo: ## The whole way on the embedded sample: extract, train heads, leaderboard, report
 	@$(MAKE) --no-print-directory extract
 	@$(MAKE) --no-print-directory train-head
+	@$(MAKE) --no-print-directory report
 
 extract: $(VENV)/installed $(NEEDS_SAMPLE) ## Stage 1: DATA STORE WEIGHTS IMAGE_SIZE ENGINE CONFIG
 	@$(RUN_PIPELINE) extract $(CONFIG_FLAG) --store "$$ARG_STORE" \
@@ -47,6 +48,9 @@ train-head: $(VENV)/installed ## Stage 2: STORE RUN HEADS
 		|| $(MAKE) --no-print-directory extract
 	@$(RUN_PIPELINE) train-head $(CONFIG_FLAG) --store "$$ARG_STORE" --run "$$ARG_RUN" \
 		$(foreach head,$(HEADS),--head $(head))
+
+report: $(VENV)/installed ## A page that shows what RUN found: RUN/report.html
+	@$(RUN_PIPELINE) report -- "$$ARG_RUN"
 
 RUNS ?= runs/*
 compare: $(VENV)/installed ## Leaderboard of RUNS (all in runs/) on their common test images
@@ -97,7 +101,7 @@ data/sample: $(VENV)/installed
 	@$(RUN_PIPELINE) sample $@
 
 # The fastest engine of a processor; on a GPU Keras is faster.
-EXTRAS ?= $(if $(wildcard /dev/nvidiactl),,[openvino])
+EXTRAS ?= $(if $(wildcard /dev/nvidiactl),[report],[openvino,report])
 
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable
 

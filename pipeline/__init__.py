@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.notebook import export_model as export_model
     from pipeline.notebook import extract_features as extract_features
     from pipeline.notebook import fine_tune as fine_tune
+    from pipeline.notebook import report_run as report_run
     from pipeline.notebook import sweep_heads as sweep_heads
     from pipeline.notebook import train_heads as train_heads
     from pipeline.serving.classifier import Classifier as Classifier
@@ -38,6 +39,7 @@ _MODULES = {
     "extract_features": "pipeline.notebook",
     "fine_tune": "pipeline.notebook",
     "load": "pipeline.dataset.examples",
+    "report_run": "pipeline.notebook",
     "sweep_heads": "pipeline.notebook",
     "train_heads": "pipeline.notebook",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "extract_features",
     "fine_tune",
     "load",
+    "report_run",
     "sweep_heads",
     "train_heads",
 ]

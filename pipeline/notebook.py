@@ -301,3 +301,23 @@ def evaluate_run(
         WeightsUnavailableError: The weights are nowhere.
     """
     return _perform("evaluate", {"run": run, "data": data, **options}, quiet=quiet, force=force)
+
+
+@_runs("report")
+def report_run(run: Place, *, quiet: bool = False, **options: object) -> Result:
+    """Write a page that shows what a run found: one HTML file that opens by double click.
+
+    Args:
+        run: The run; the page is its ``report.html``.
+        quiet: Show neither notes nor progress.
+        options: Options of ``pipeline report``: ``head``, ``map``, ``store``, ``data``.
+
+    Returns:
+        ``report``, the path of the page, its ``bytes``, and how many ``pictures`` are in it.
+
+    Raises:
+        ConfigError: An option cannot be used, or the run has no such head.
+        EngineUnavailableError: The extra ``report`` is not installed, or ``umap`` for that map.
+        RunError: There is no run, or files of it are damaged.
+    """
+    return _perform("report", {"run": run, **options}, quiet=quiet, force=False)

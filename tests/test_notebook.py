@@ -24,6 +24,7 @@ FUNCTIONS = {
     "fine_tune": "finetune",
     "export_model": "export",
     "evaluate_run": "evaluate",
+    "report_run": "report",
 }
 # Options that a function calls by another name.
 NAMED = {

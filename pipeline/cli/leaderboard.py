@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.cli.class_tables import worst_classes
 from pipeline.cli.text import Result, Table, Text, number
+from pipeline.runs.verdict import verdict
 from pipeline.system.wording import counted
 
 
@@ -18,7 +19,8 @@ def of_run(result: Result) -> Text:
         *map(verdict, result["pairs"]),
         *rejected(result["heads"]),
         *worst_classes(result),
-        f"Wrote {run}/run.json, {run}/predictions.csv, {run}/manifest.csv, {run}/heads/",
+        f"Wrote {run}/run.json, {run}/predictions.csv, {run}/manifest.csv, {run}/heads/"
+        + (f", {result['report']}" if "report" in result else ""),
     ]
 
 
@@ -35,27 +37,6 @@ def head_rows(result: Result) -> list[dict[str, Any]]:
         for head, record in result["heads"].items()
     ]
     return sorted(rows, key=lambda row: -row["accuracy"])
-
-
-def verdict(pair: Result) -> str:
-    """Say in plain words what a paired test shows, after correction for many pairs."""
-    points = f"{abs(100 * pair['difference']):.1f} points"
-    where = f"on {counted(pair['n'], 'image')} ({interval(pair)}"
-    p_value = f"p = {pair['p_adjusted']:.2g})"
-    if not pair["is_real"]:
-        return (
-            f"{pair['a']} and {pair['b']} differ by {points} {where}): no real difference shown "
-            f"({p_value}"
-        )
-    word = "better" if pair["difference"] > 0 else "worse"
-    return f"{pair['a']} is {points} {word} than {pair['b']} {where}, {p_value}"
-
-
-def interval(compared: Result) -> str:
-    """Return the interval that goes with a verdict, in points."""
-    low, high = (100 * end for end in compared["simultaneous_ci95"])
-    simultaneous = "simultaneous " if compared["comparisons"] > 1 else ""
-    return f"{simultaneous}95 % interval {low:+.1f} to {high:+.1f}"
 
 
 def leaderboard(rows: Sequence[Result]) -> Table:

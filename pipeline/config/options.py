@@ -164,6 +164,7 @@ class StageTwoOptions:
         0.0, "give no answer below this probability; coverage and accuracy are reported", 0.0, 1.0
     )
     wait: bool = fields.switch("wait for another process that trains into the same run")
+    report: bool = fields.switch("write RUN/report.html too, as pipeline report does")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +265,7 @@ class FinetuneOptions:
     )
     seed: int = fields.integer(0, "seed of order, augmentation and dropout", 0)
     wait: bool = fields.switch("wait for another process that trains into the same run")
+    report: bool = fields.switch("write RUN/report.html too, as pipeline report does")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +279,21 @@ class InfoOptions:
         "of a run, show the scores of every class and the confusion matrix"
     )
     head: str | None = fields.text(None, "head for --per-class (default: the run's best)", "NAME")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions:
+    """Options of ``report``."""
+
+    run: str = fields.path("", "run directory", "RUN", positional=True, required=True)
+    head: str | None = fields.text(None, "head to look at (default: the run's best)", "NAME")
+    map: str = fields.choice(
+        "pca", ("pca", "umap"), "how features become a map; umap needs an extra and takes longer"
+    )
+    store: str | None = fields.path(None, "store of the run, if it has moved since", "DIR")
+    data: str | None = fields.path(
+        None, "folder of the run's images, if they have moved since extract", "DIR"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

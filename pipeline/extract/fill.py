@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline import engines
 from pipeline.backbones import identity, kept_file, probe, quantized_file, weights
 from pipeline.backbones.forms import ONNX
 from pipeline.backbones.identity import Identity
@@ -20,6 +21,7 @@ from pipeline.config.options import ExtractOptions
 from pipeline.engines import probing
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailableError
+from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files.records import canonical_json
@@ -331,6 +333,7 @@ def _note_provenance(store: Store, network: LazyEncoder, extraction: Extraction)
         engine=encoder.engine,
         device=encoder.device,
         images_per_second=rate_of(extraction) or store.record.provenance.images_per_second,
+        bottleneck=bottleneck_of(network, extraction) or store.record.provenance.bottleneck,
     )
     store.adopt(replace(store.record, provenance=made))
 
@@ -340,3 +343,23 @@ def rate_of(extraction: Extraction) -> float | None:
     if not extraction.encoded or not extraction.clock.seconds:
         return None
     return round(extraction.encoded / extraction.clock.seconds, 2)
+
+
+def bottleneck_of(network: LazyEncoder, extraction: Extraction) -> dict[str, object] | None:
+    """Return what bounded an extraction, as ``doctor.diagnose`` says; None of nothing encoded."""
+    options, encoder = network.options, network.encoder_if_loaded
+    if encoder is None:
+        return None
+    on_gpu = encoder.device.startswith("GPU")
+    faster = "tf32" if on_gpu else "bfloat16"
+    has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
+    setting = Setting(
+        workers=options.workers or machine.processors(),
+        processors=machine.processors(),
+        engine=encoder.engine,
+        best_engine=engines.best(network.spec.form, on_gpu=on_gpu),
+        on_gpu=on_gpu,
+        precision=options.precision,
+        faster_precision=faster if has_faster else None,
+    )
+    return diagnose(extraction.clock, setting)

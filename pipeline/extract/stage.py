@@ -11,15 +11,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from pipeline import engines
 from pipeline.backbones import quantized_file
 from pipeline.config.options import CommonOptions, ExtractOptions
 from pipeline.dataset.examples import notes_of
 from pipeline.dataset.labels import merged as merge_labels
-from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.fill import (
     FilledStore,
+    bottleneck_of,
     fill,
     identity_of,
     identity_of_options,
@@ -160,30 +159,11 @@ def _result(
         "device": encoder.device if encoder else store.record.provenance.device,
         "dim": store.dim,
         "views": {name: extraction.rows[name] for name in options.views},
-        "bottleneck": _bottleneck(network, extraction),
+        "bottleneck": bottleneck_of(network, extraction),
         "weights": options.weights,
         "store": str(store.path),
         "manifest": str(target),
     }
-
-
-def _bottleneck(network: LazyEncoder, extraction: Extraction) -> dict[str, object] | None:
-    options, encoder = network.options, network.encoder_if_loaded
-    if encoder is None:
-        return None
-    on_gpu = encoder.device.startswith("GPU")
-    faster = "tf32" if on_gpu else "bfloat16"
-    has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
-    setting = Setting(
-        workers=options.workers or machine.processors(),
-        processors=machine.processors(),
-        engine=encoder.engine,
-        best_engine=engines.best(network.spec.form, on_gpu=on_gpu),
-        on_gpu=on_gpu,
-        precision=options.precision,
-        faster_precision=faster if has_faster else None,
-    )
-    return diagnose(extraction.clock, setting)
 
 
 def _one_class(listing: Manifest) -> list[str]:

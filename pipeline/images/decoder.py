@@ -107,7 +107,27 @@ def decode(data: bytes, size: int, resize: str = "squash", *, is_wide: bool = Fa
         ConfigError: There is no such rule.
         DecodeError: The bytes give no image; the message is a short reason for the manifest.
     """
-    square = Square(resizing.find(resize), size, is_wide)
+    return _decoded_somehow(data, Square(resizing.find(resize), size, is_wide))
+
+
+def thumbnail(data: bytes, side: int) -> Pixels:
+    """Decode an image file for people to look at, in its own proportions.
+
+    Args:
+        data: The file's bytes.
+        side: Length of the longer side, in pixels; a smaller image keeps its own.
+
+    Returns:
+        uint8 RGB, shape ``(height, width, 3)``.
+
+    Raises:
+        DecodeError: The bytes give no image.
+    """
+    return _decoded_somehow(data, Square(resizing.find("pad"), side, is_trimmed=True))
+
+
+def _decoded_somehow(data: bytes, square: Square) -> Pixels:
+    """Decode a file; where its metadata stand in the way, without them."""
     if not data:
         raise DecodeError("empty file")
     _silence_pillow()
@@ -311,7 +331,7 @@ def _placed(image: Image.Image, placement: Placement) -> Pixels:
     """Put an RGB image into its square; what is cut off counts at the edge and is never made."""
     box = placement.box(*image.size)
     resized = image.resize(placement.kept, Image.Resampling.BILINEAR, box)
-    if placement.kept == (placement.side, placement.side):
+    if placement.is_trimmed or placement.kept == (placement.side, placement.side):
         return np.array(resized)
     square = Image.new("RGB", (placement.side, placement.side), _BACKGROUND)
     square.paste(resized, placement.corner)

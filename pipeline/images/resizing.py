@@ -26,10 +26,12 @@ class Placement:
     Attributes:
         whole: Width and height that the whole image gets; the part that is cut off is never made.
         side: Side of the square.
+        is_trimmed: Whether what the image does not reach of the square is left out.
     """
 
     whole: Size
     side: int
+    is_trimmed: bool = False
 
     @property
     def kept(self) -> Size:
@@ -81,11 +83,14 @@ class Square:
         rule: How an image is put into it.
         size: Side of the network's input.
         is_wide: Whether it is the larger square from which windows are cut.
+        is_trimmed: Whether it is for people to look at: without a margin, and of a small image
+            only as large as that.
     """
 
     rule: Resize
     size: int
-    is_wide: bool
+    is_wide: bool = False
+    is_trimmed: bool = False
 
     @property
     def side(self) -> int:
@@ -94,7 +99,8 @@ class Square:
 
     def place(self, image: Size) -> Placement:
         """Return where an image of this width and height lies in it."""
-        return Placement(self.rule.whole(image, self.size, self.side), self.side)
+        side = min(self.side, max(image)) if self.is_trimmed else self.side
+        return Placement(self.rule.whole(image, self.size, side), side, self.is_trimmed)
 
 
 def wide(size: int) -> int:

@@ -16,9 +16,10 @@ MANIFEST_COLUMNS: Final = ("path", "label", "split", "key")
 PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted", "probability")
 MANIFEST: Final = "manifest.csv"
 PREDICTIONS: Final = "predictions.csv"
+REPORT: Final = "report.html"
 FOLDERS: Final = ("heads", FINETUNED)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
-FILES: Final = (PREDICTIONS, MANIFEST, RECORD)
+FILES: Final = (REPORT, PREDICTIONS, MANIFEST, RECORD)
 # Held by whoever trains into a run for long.
 LOCK: Final = ".lock"
 

@@ -176,12 +176,26 @@ def expected_calibration_error(
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == y
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, None)
-    bins = np.minimum(bins, CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(y))
+    counts, confidence, correct = calibration_bins(y, probabilities)
+    return float(np.abs(confidence - correct).sum() / counts.sum())
+
+
+def calibration_bins(
+    y: NDArray[np.integer], probabilities: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return what the calibration error is made of, in ``CALIBRATION_BINS`` bins of equal width.
+
+    Returns:
+        Images in each bin, the sum of their top probabilities, and how many are classified
+        rightly, each of shape ``(bins,)``.
+    """
+    top = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == y
+    bins = np.clip(np.ceil(top * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS).astype(np.int64)
+    confidence = np.bincount(bins, weights=top, minlength=CALIBRATION_BINS)
+    correct = np.bincount(bins, weights=right, minlength=CALIBRATION_BINS)
+    return counts, confidence.astype(np.float64), correct.astype(np.float64)
 
 
 def counts_by_class(

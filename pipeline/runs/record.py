@@ -153,6 +153,7 @@ class HeadRecord(Record):
         params: Its parameters.
         selected: Those that it chose on val.
         notes: Plain sentences that the user should read.
+        losses: Mean loss of each epoch in training; None of a head without epochs.
         selected_on: What a sweep chose on.
         choice: What compares it with the other heads of a sweep.
         trials: The settings that a sweep tried.
@@ -173,6 +174,7 @@ class HeadRecord(Record):
     params: Mapping[str, object] = field(metadata=lenient({}))
     selected: Mapping[str, object] = field(metadata=lenient({}))
     notes: Sequence[str] = field(metadata=lenient(()))
+    losses: Sequence[float] | None = None
     selected_on: str | None = None
     choice: Choice | None = None
     trials: Sequence[Mapping[str, object]] | None = None

@@ -85,6 +85,7 @@ def score_head(
         params=parameters(head),
         selected=plain(head.selected_params()),
         notes=list(head.notes_),
+        losses=[float(loss) for loss in getattr(head, "losses_", ())] or None,
     )
     kept = [found["val"]] if len(data.part("val")[1]) else []
     return FittedHead(final, np.concatenate([*kept, found["test"]]).astype(np.float32), record)

@@ -46,6 +46,7 @@ class StoreProvenance(Record):
         engine: What ran the network.
         device: What it ran on.
         images_per_second: How fast that was; None where it was not measured.
+        bottleneck: What bounded that rate, and what would raise it; None where it was not measured.
     """
 
     weights: str | None = None
@@ -53,10 +54,18 @@ class StoreProvenance(Record):
     engine: str | None = None
     device: str | None = None
     images_per_second: float | None = None
+    bottleneck: Mapping[str, object] | None = None
 
     @classmethod
     def made_here(
-        cls, *, weights: str, seed: int, engine: str, device: str, images_per_second: float | None
+        cls,
+        *,
+        weights: str,
+        seed: int,
+        engine: str,
+        device: str,
+        images_per_second: float | None,
+        bottleneck: Mapping[str, object] | None,
     ) -> "StoreProvenance":
         """Return what is said of features that this process made."""
         made = cls(
@@ -65,9 +74,10 @@ class StoreProvenance(Record):
             engine=engine,
             device=device,
             images_per_second=images_per_second,
+            bottleneck=bottleneck,
             other=provenance(),
         )
-        own = ("weights", "seed", "engine", "device", "images_per_second")
+        own = ("weights", "seed", "engine", "device", "images_per_second", "bottleneck")
         return replace(made, order=(*made.other, *own))
 
 

@@ -74,6 +74,7 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "r"], "predict: expected PATH"),
         (["export"], "export: expected RUN"),
         (["export", "r"], "export: expected OUT"),
+        (["report"], "report: expected RUN"),
         (["info"], "expected STORE|RUN"),
         (["verify"], "expected STORE|RUN"),
         (["prune"], "expected STORE"),

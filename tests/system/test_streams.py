@@ -115,7 +115,7 @@ def test_notes_that_nobody_reads_end_the_command_quietly(
 @pytest.mark.parametrize(
     ("command", "kept"),
     [("extract", True), ("train-head", True), ("sweep", True), ("finetune", True),
-     ("predict", False), ("export", False), ("compare", False), ("info", False),
+     ("predict", False), ("export", False), ("compare", False), ("report", False), ("info", False),
      ("verify", False)],
 )  # fmt: skip
 def test_an_interrupt_says_what_is_true_of_the_command(

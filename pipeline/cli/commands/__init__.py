@@ -59,6 +59,10 @@ COMMANDS: Final[Mapping[str, Row]] = MappingProxyType(
             "pipeline.cli.commands.export",
             "Write a head with its backbone as one model that takes decoded images.",
         ),
+        "report": Row(
+            "pipeline.cli.commands.report",
+            "Write a page that shows what a run found: scores, mistakes, pictures, a map.",
+        ),
         "info": Row(
             "pipeline.cli.commands.info",
             "Say what a store or a run is.",

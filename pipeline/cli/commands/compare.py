@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.cli.command import Call, Command
-from pipeline.cli.leaderboard import leaderboard, uncertainty, verdict
+from pipeline.cli.leaderboard import leaderboard, uncertainty
 from pipeline.cli.text import Result, Table, Text
 from pipeline.config.options import CompareOptions
+from pipeline.runs.verdict import verdict
 from pipeline.system.wording import counted
 
 

@@ -4,6 +4,7 @@ from typing import Final
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import of_run
+from pipeline.cli.reporting import with_report
 from pipeline.cli.text import Result, Text
 from pipeline.config.options import FinetuneOptions
 
@@ -12,7 +13,10 @@ def run(options: FinetuneOptions, call: Call) -> Result:
     """Run stage 3."""
     from pipeline.finetune.stage import finetune
 
-    return finetune(options, call.common, call.reporter)
+    def train() -> dict[str, object]:
+        return finetune(options, call.common, call.reporter)
+
+    return with_report(options.report, train, call.reporter)
 
 
 def text(result: Result) -> Text:

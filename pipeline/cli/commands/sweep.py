@@ -3,9 +3,11 @@
 from typing import Final
 
 from pipeline.cli.command import Call, Command
-from pipeline.cli.leaderboard import interval, of_run
+from pipeline.cli.leaderboard import of_run
+from pipeline.cli.reporting import with_report
 from pipeline.cli.text import Result, Text
 from pipeline.config.options import SweepOptions
+from pipeline.runs.verdict import interval
 from pipeline.system.wording import counted
 
 
@@ -13,7 +15,10 @@ def run(options: SweepOptions, call: Call) -> Result:
     """Try many heads and settings."""
     from pipeline.train.sweep import sweep
 
-    return sweep(options, call.common, call.reporter, call.tables)
+    def train() -> dict[str, object]:
+        return sweep(options, call.common, call.reporter, call.tables)
+
+    return with_report(options.report, train, call.reporter)
 
 
 def text(result: Result) -> Text:

@@ -4,6 +4,7 @@ from typing import Final
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import of_run
+from pipeline.cli.reporting import with_report
 from pipeline.cli.text import Result
 from pipeline.config.options import TrainHeadOptions
 
@@ -12,7 +13,10 @@ def run(options: TrainHeadOptions, call: Call) -> Result:
     """Run stage 2."""
     from pipeline.train.train_head import train_head
 
-    return train_head(options, call.common, call.reporter, call.tables.get("heads", {}))
+    def train() -> dict[str, object]:
+        return train_head(options, call.common, call.reporter, call.tables.get("heads", {}))
+
+    return with_report(options.report, train, call.reporter)
 
 
 COMMAND: Final = Command(
