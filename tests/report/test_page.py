@@ -19,6 +19,7 @@ from pipeline.report.scored import mistakes, scored_head, uncertain
 from pipeline.report.tables import MATRIX_CLASSES, confusion, leaderboard_of
 from pipeline.runs import metrics
 from pipeline.runs.run import Run
+from pipeline.store.store import Store
 
 pytestmark = pytest.mark.slow  # Bokeh and scikit-learn take seconds to import
 
@@ -186,6 +187,17 @@ def test_the_map_shows_mistakes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     wrong = set(head.rows[head.predicted != head.y].tolist())
     assert len(rows) == 60 and len(wrong & set(rows.tolist())) >= min(20, len(wrong))
     assert rows.tolist() == embedding.sample(head).tolist() == sorted(set(rows.tolist()))
+
+
+def test_umap_parts_clouds(tmp_path: Path) -> None:
+    run = trained(tmp_path, {"ant": 30, "bee": 30}, separation=8.0)
+    assert main(["report", str(run), "--map", "umap", "--quiet"]) == 0
+    assert "UMAP (of 50 dimensions of PCA)" in text_of(run)
+    store, labels = Store.open(tmp_path / "store"), np.arange(60) < 30
+    found = embedding.embed(store, store.read_manifest().keys, "umap").places
+    assert found.shape == (60, 2) and np.isfinite(found).all()
+    nearest = [np.argsort(((found - place) ** 2).sum(axis=1))[1] for place in found]
+    assert (labels[nearest] == labels).all()
 
 
 def test_what_bounded_stage_one_is_shown(tmp_path: Path) -> None:
