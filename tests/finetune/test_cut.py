@@ -106,6 +106,9 @@ def network_of(*chain: tuple[int, str]) -> Any:
     ("chain", "expected"),
     [
         (((2, "conv4_block1_conv"), (2, "conv5_block1_conv"), (1, "conv5_block2_conv")), "conv5"),
+        # Two stages of the last size, and a block of the stage before that ends in it too.
+        (((2, "block5a_conv"), (2, "block6a_conv"), (1, "block7a_conv")), "block6"),
+        (((1, "block5a_conv"), (2, "block5b_conv"), (1, "block6a_conv")), "block6"),
         # Names tell blocks alone: the last ones of one size.
         (((2, "block1_conv"), (2, "block2_conv"), (1, "block3_conv")), "block2"),
         (((2, "block1_conv"), (1, "block2_conv"), (2, "block3_conv")), "block3"),
