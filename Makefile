@@ -90,7 +90,7 @@ format: $(VENV)/installed-dev ## Format the code and repair what the linter can
 
 bench: $(VENV)/installed-dev ## Benchmarks; each prints one JSON object
 	@test -e stores/sample/store.json || $(MAKE) --no-print-directory extract
-	@PATH="$$PWD/$(VENV)/bin:$$PATH"; for name in decode heads_on_sample end_to_end rerun memory \
+	@PATH="$$PWD/$(VENV)/bin:$$PATH"; for name in decode head_defaults end_to_end rerun memory \
 		read_features tutorial_head linear_sweep logreg_path ridge_path train_head_command stream \
 		finetune finetune_memory finetune_outcomes predict threads; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 from sklearn import metrics as reference
 
 from pipeline.runs import metrics
@@ -43,6 +43,19 @@ def test_scores_are_scikit_learns(seed: int, n: int, classes: int) -> None:
 def test_wilson_is_scipys(correct: int, n: int) -> None:
     interval = binomtest(correct, n).proportion_ci(method="wilson")
     assert metrics.wilson(correct, n) == pytest.approx((interval.low, interval.high), abs=1e-12)
+
+
+def test_the_gain_in_log_loss_is_students_of_pairs() -> None:
+    y, before = random_case(0, 40, 3)
+    after = random_case(1, 40, 3)[1]
+    gain, interval = metrics.log_loss_gain(y, before, after)
+    expected = metrics.log_loss(y, before) - metrics.log_loss(y, after)
+    assert gain == pytest.approx(expected, abs=1e-12)
+    rows = np.arange(40)
+    paired = ttest_rel(-np.log(before[rows, y]), -np.log(after[rows, y])).confidence_interval(0.95)
+    assert interval == pytest.approx((paired.low, paired.high), abs=1e-9)
+    assert metrics.log_loss_gain(y[:1], before[:1], after[:1])[1] is None
+    assert metrics.log_loss_gain(y, before, before) == (0.0, (0.0, 0.0))
 
 
 def test_ece_by_hand() -> None:
