@@ -159,8 +159,8 @@ def _in_words(
         return f"Fine-tuning helped: {found}. Use {names[0]}."
     if gain > 0:
         return (
-            f"Fine-tuning may have helped: {found}, which {after.n} images cannot tell from chance. "
-            f"Keep {names[1]}."
+            f"Fine-tuning may have helped: {found}, "
+            f"which {after.n} images cannot tell from chance. Keep {names[1]}."
         )
     return f"Fine-tuning did not help: {found}. Keep {names[1]}."
 
