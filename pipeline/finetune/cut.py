@@ -71,7 +71,7 @@ def last_stage(network: KerasModel) -> str:
     It is the first of the last stages that work at the network's last resolution, all blocks of
     which end in feature maps of one size (``conv5`` of a ResNet, ``block6`` of an EfficientNet). A
     block whose name tells no stage is one by itself. Of a network whose blocks end in no map, such
-    as a transformer, it is the last block.
+    as a transformer, or whose maps have no fixed size, it is the last stage or block.
 
     Raises:
         ConfigError: The network has no blocks; lists its layers.
@@ -200,10 +200,10 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _map_size(layer: KerasLayer) -> tuple[int, ...] | None:
-    """Return height and width of the feature map that a layer gives; None where it gives none."""
+    """Return height and width of the feature map that a layer gives; None without, or of any."""
     outputs = layer.output if isinstance(layer.output, list) else [layer.output]
     shape = tuple(outputs[0].shape)
-    return shape[1:3] if len(shape) == 4 else None
+    return shape[1:3] if len(shape) == 4 and None not in shape[1:3] else None
 
 
 def _begins_block(network: KerasModel, number: int) -> bool:

@@ -121,7 +121,7 @@ def verdict(run: Run, name: str, other: str) -> dict[str, object]:
     """Return whether fine-tuning was worth it: by val, and paired on the test images (McNemar).
 
     It was where log loss on val fell by more than chance: the epoch that is kept is the best on
-    val, and among twenty epochs one is better on few images even where nothing was learnt.
+    val, and among ten epochs one is better on few images even where nothing was learnt.
     """
     manifest, classes = run.manifest(), run.record.classes
     test, val = (scored_rows(manifest, classes, split) for split in ("test", "val"))
@@ -135,13 +135,13 @@ def verdict(run: Run, name: str, other: str) -> dict[str, object]:
     gain, interval = metrics.log_loss_gain(val.y, before[val.places], after[val.places])
     scores = {head: run.record.heads[head].val for head in (name, other)}
     is_moved = (run.record.finetuned().kept_epoch or 0) > 0
-    is_better = is_moved and interval is not None and interval[0] > 0
+    is_better = is_moved and interval[0] > 0
     return {
         "recommended": name if is_better else other,
         "is_better_on_val": is_better,
         "val_accuracy": {head: scores[head].accuracy for head in scores},
         "val_log_loss_gain": gain,
-        "val_log_loss_gain_ci95": None if interval is None else list(interval),
+        "val_log_loss_gain_ci95": list(interval),
         **compared,
         "text": _in_words(scores[other], scores[name], gain, is_better, (name, other)),
     }

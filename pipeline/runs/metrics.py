@@ -177,10 +177,11 @@ def _losses(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> NDAr
 
 def log_loss_gain(
     y: NDArray[np.integer], before: NDArray[np.floating], after: NDArray[np.floating]
-) -> tuple[float, tuple[float, float] | None]:
+) -> tuple[float, tuple[float, float]]:
     """Return how much log loss falls from one classifier to another, and its 95 % interval.
 
-    The interval is Student's, of the differences image by image; one image gives none.
+    The interval is Student's, of the differences image by image. One image tells nothing: it gives
+    the largest gain and loss that there can be.
 
     Args:
         y: Class numbers ``(n,)``.
@@ -191,7 +192,8 @@ def log_loss_gain(
 
     gains = _losses(y, before) - _losses(y, after)
     if len(gains) < 2:
-        return float(gains.mean()), None
+        most = -math.log(min(np.finfo(before.dtype).eps, np.finfo(after.dtype).eps))
+        return float(gains.mean()), (-most, most)
     half = t.ppf(1 - SIGNIFICANT / 2, len(gains) - 1) * gains.std(ddof=1) / math.sqrt(len(gains))
     return float(gains.mean()), (float(gains.mean() - half), float(gains.mean() + half))
 
