@@ -408,7 +408,7 @@ def load_network_arrays(path: Path, name: Path) -> dict[str, NDArray[np.float32]
 def test_the_last_stage_of_a_network_of_ones_own_is_the_default(
     tmp_path: Path, command: Command
 ) -> None:
-    # It takes images of every size; the boundary has one all the same.
+    # It takes images of every size; its maps have one all the same.
     small_network(import_keras(), None).save(tmp_path / "small.keras")
     bars(tmp_path / "photos", 60)
     for arguments in (
@@ -420,9 +420,10 @@ def test_the_last_stage_of_a_network_of_ones_own_is_the_default(
         assert command(*arguments)[0] == 0
     notes = Notes()
     result = run_finetune(tmp_path / "run", notes=notes, epochs=1)
-    assert "Training from conv3 on: the last 6 of 10 layers, and the head" in notes.lines
-    assert result["finetune"]["layer"] == "conv3_block1_1_conv"
-    assert Run.open(tmp_path / "run-finetune").record.inputs["unfreeze_from"] == "conv3"
+    # Both of its stages work at one resolution.
+    assert "Training from conv2 on: the last 9 of 10 layers, and the head" in notes.lines
+    assert result["finetune"]["layer"] == "conv2_block1_conv"
+    assert Run.open(tmp_path / "run-finetune").record.inputs["unfreeze_from"] == "conv2"
     again = Notes()
-    assert run_finetune(tmp_path / "run", notes=again, epochs=1, unfreeze_from="conv3") == result
+    assert run_finetune(tmp_path / "run", notes=again, epochs=1, unfreeze_from="conv2") == result
     assert any("kept" in line for line in again.lines)
