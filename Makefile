@@ -26,6 +26,9 @@ export ARG_RUN = $(RUN)
 export ARG_WEIGHTS = $(WEIGHTS)
 CONFIG_FLAG = $(if $(CONFIG),--config "$$ARG_CONFIG")
 
+# Bytecode is kept, whatever the environment says: without, every process compiles all it imports.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo extract train-head report compare finetune test test-fast check faults format bench clean
 
@@ -60,13 +63,10 @@ finetune: $(VENV)/installed ## Stage 3: RUN (a run of train-head)
 	@$(RUN_PIPELINE) finetune -- "$$ARG_RUN"
 
 # Files go to two processes; in each, tests run one after the other, and arithmetic in one thread:
-# two threads in each of two processes would spin while they wait for the others. Bytecode is kept,
-# whatever the environment says: rewriting assertions takes each process as long as a tenth of the
-# quick tests, and every process that they start would compile the package.
+# two threads in each of two processes would spin while they wait for the others.
 THREADS ?= 1
-PYTEST = OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) PYTHONDONTWRITEBYTECODE= \
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	--durations=15
+PYTEST = OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest \
+	-n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test: $(VENV)/installed-dev ## The whole test suite
 	@$(PYTEST)
@@ -103,7 +103,9 @@ data/sample: $(VENV)/installed
 # The fastest engine of a processor; on a GPU Keras is faster.
 EXTRAS ?= $(if $(wildcard /dev/nvidiactl),[report],[openvino,report])
 
-INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable
+# Of TensorFlow and the others a part is ever imported, and compiled when it is.
+INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	--editable
 
 $(VENV)/bin/python:
 	@echo "Making $(VENV)"

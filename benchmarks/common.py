@@ -61,7 +61,8 @@ def photo_folder(path: Path, count: int, seed: int) -> Path:
         return path / "photos"
     rng = np.random.default_rng(seed)
     base = [
-        Image.fromarray(photos.natural(640, 480, seed + number)) for number in range(_BASE_PICTURES)
+        Image.fromarray(photos.natural(640, 480, seed + number))
+        for number in range(min(count, _BASE_PICTURES))
     ]
     for number in range(count):
         width, height = (int(side) for side in rng.integers((480, 360), (520, 390)))

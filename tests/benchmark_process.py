@@ -1,4 +1,4 @@
-"""Run a benchmark in a process that has imported TensorFlow, as its commands are then.
+"""Run a benchmark whose commands are forked, from a process that has imported what they need.
 
 Usage: python tests/benchmark_process.py SCRIPT ARGUMENTS...
 Wherever ResNet50 is asked for, a tiny network takes its place; times and rates mean nothing.
@@ -15,7 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import processes
+import sklearn.linear_model
+import sklearn.metrics  # noqa: F401
 import tiny_resnet
+
+import pipeline.train.train_head  # noqa: F401
 
 
 def started(

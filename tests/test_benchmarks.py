@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -179,9 +180,14 @@ def test_threads() -> None:
 
 
 def test_train_head_command() -> None:
-    # In a new process, which has not loaded what it is to do without.
-    script = [sys.executable, str(ROOT / "benchmarks/train_head_command.py"), "--quick"]
-    done = subprocess.run(script, stdout=subprocess.PIPE, check=True)
+    # In a new process and those forked from it, which have not loaded what they do without.
+    script = [ROOT / "tests/benchmark_process.py", ROOT / "benchmarks/train_head_command.py"]
+    done = subprocess.run(
+        [sys.executable, *map(str, script), "--quick"],
+        stdout=subprocess.PIPE,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+    )
     assert result_of(done.stdout.decode())["tensorflow_loaded"] is False
 
 

@@ -1,6 +1,7 @@
 """Drift of a decoder or a network, seen by every command that encodes, and named."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from fakes import (
     Command,
     FakeEncoder,
     edit_record,
+    replace_network,
     write_image,
     write_photos,
 )
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 import pipeline
 from pipeline import engines
 from pipeline.backbones import frozen, probe
+from pipeline.cli.main import main
 from pipeline.engines import probing
 from pipeline.engines.encoder import DRIFT_TOLERANCE, drift
 from pipeline.errors import PipelineError, StaleFeaturesError
@@ -31,18 +34,38 @@ FLAGS = ("--weights", "random", "--image-size", 32, "--store", "store")
 KEPT = Path("store/probe.json")
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, a store and a run that stay as they are."""
+    folder = tmp_path_factory.mktemp("original")
+    write_photos(folder / "photos", 20)
+    with pytest.MonkeyPatch.context() as patch:
+        replace_network(patch)
+        patch.setattr("pipeline.engines.resolve", lambda *_: ("fake", ""))
+        patch.chdir(folder)
+        for arguments in (
+            ("extract", "photos", *map(str, FLAGS)),
+            ("train-head", "--store", "store", "--run", "run", "--head", "logreg"),
+        ):
+            assert main([*arguments, "--quiet"]) == 0
+    return folder
+
+
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_network: FakeEncoder) -> Path:
+def data(
+    tmp_path: Path, original: Path, monkeypatch: pytest.MonkeyPatch, fake_network: FakeEncoder
+) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.engines.resolve", lambda *_: ("fake", ""))
-    write_photos(Path("photos"), 20)
+    shutil.copytree(original / "photos", "photos")
     return Path("photos")
 
 
 @pytest.fixture
-def run(command: Command, data: Path) -> Path:
-    assert command("extract", data, *FLAGS)[0] == 0
-    assert command("train-head", "--store", "store", "--run", "run", "--head", "logreg")[0] == 0
+def run(original: Path, data: Path) -> Path:
+    """A run in the folder at hand, as it is in a project that was copied."""
+    for name in ("store", "run"):
+        shutil.copytree(original / name, name)
     return Path("run")
 
 

@@ -1,6 +1,7 @@
 """Compare beyond the leaderboard: seeds and learning curves, from the store alone."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,31 @@ from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.train.retraining import CURVE_SHARES, Retraining
 
+HEADS = ("logreg", "majority")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store and a run that stay as they are."""
+    folder = tmp_path_factory.mktemp("original")
+    planted_store(folder / "store", {"ant": 80, "bee": 60, "cow": 60}, separation=0.6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train()
+    return folder
+
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, original: Path) -> Store:
+    """A store with its run in the folder at hand, as they are in a project that was copied."""
     monkeypatch.chdir(tmp_path)
-    made = planted_store(tmp_path / "store", {"ant": 80, "bee": 60, "cow": 60}, separation=0.6)
-    train(command)
-    return made
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
+    return Store.open(tmp_path / "store")
 
 
-def train(command: Command, *more: object) -> None:
-    status, result = command("train-head", "--store", "store", "--run", "run", "--head", "logreg",
-                             "--head", "majority", *more)  # fmt: skip
-    assert status == 0, result
+def train(store: str = "store", run: str = "run", heads: Sequence[str] = HEADS) -> None:
+    flags = [flag for head in heads for flag in ("--head", head)]
+    assert main(["train-head", "--store", store, "--run", run, *flags, "--quiet"]) == 0
 
 
 def compare(command: Command, *more: object) -> dict[str, Any]:
@@ -59,7 +72,7 @@ def test_declared_splits_stay(
     monkeypatch.chdir(tmp_path)
     splits = (["train"] * 40 + ["val"] * 10 + ["test"] * 10) * 2
     planted_store(tmp_path / "store", {"ant": 60, "bee": 60}, splits=splits)
-    train(command)
+    train()
     (row, _) = compare(command, "--seeds", 3)["seeds"]
     assert row["varies"] == "head"
     assert row["sd"] == 0, "logistic regression has no seed"
@@ -108,7 +121,7 @@ def test_heads_that_are_no_heads_on_stored_features_are_refused(
 
 
 def test_pairs_are_corrected_for_their_number(command: Command, store: Store) -> None:
-    train(command, "--head", "ridge", "--head", "centroid")
+    train(heads=("ridge", "centroid"))
     pairs = compare(command)["pairs"]
     assert len(pairs) == 3
     for pair in pairs:
@@ -124,26 +137,32 @@ def test_seeds_and_curve_in_words(store: Store, capsys: pytest.CaptureFixture[st
     assert "Test accuracy by number of training images:" in text
 
 
-def run_on(command: Command, name: str, *names: str, store: str = "store") -> None:
-    heads = [part for head in names for part in ("--head", head)]
-    status, result = command("train-head", "--store", store, "--run", f"runs/{name}", *heads)
-    assert status == 0, result
+@pytest.fixture(scope="module")
+def original_others(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of one data set, one of another, and what else lies in a folder of runs."""
+    folder = tmp_path_factory.mktemp("others")
+    shutil.copytree(original, folder, dirs_exist_ok=True)
+    splits = (["train"] * 40 + ["val"] * 10 + ["test"] * 10) * 2
+    # Planted images of one number are of one key: their labels tell them apart.
+    planted_store(folder / "else", {"dog": 60, "elk": 60}, splits=splits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(run="runs/a")
+        train(run="runs/b", heads=("ridge", "logreg"))
+        train("else", "runs/c")
+        Path("runs/folder").mkdir()
+        Path("runs/file.txt").touch()
+        empty = Run.open(Path("runs/a"))
+        shutil.copytree("runs/a", "runs/empty")
+        Run(Path("runs/empty"), empty.record.with_heads({})).save_record()
+    return folder
 
 
 @pytest.fixture
-def others(command: Command, store: Store, tmp_path: Path) -> None:
-    """Two runs of one data set, one of another, and what else lies in a folder of runs."""
-    splits = (["train"] * 40 + ["val"] * 10 + ["test"] * 10) * 2
-    # Planted images of one number are of one key: their labels tell them apart.
-    planted_store(tmp_path / "else", {"dog": 60, "elk": 60}, splits=splits)
-    run_on(command, "a", "logreg", "majority")
-    run_on(command, "b", "ridge", "logreg")
-    run_on(command, "c", "logreg", "majority", store="else")
-    Path("runs/folder").mkdir()
-    Path("runs/file.txt").touch()
-    empty = Run.open(Path("runs/a"))
-    shutil.copytree("runs/a", "runs/empty")
-    Run(Path("runs/empty"), empty.record.with_heads({})).save_record()
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, original_others: Path) -> None:
+    """The same in the folder at hand."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(original_others, tmp_path, dirs_exist_ok=True)
 
 
 def all_runs() -> list[str]:

@@ -9,8 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Command, FakeEncoder, as_before, edit_record, planted_store, write_photos
+from fakes import (
+    Command,
+    FakeEncoder,
+    as_before,
+    edit_record,
+    planted_store,
+    replace_network,
+    write_photos,
+)
 
+from pipeline.cli.main import main
 from pipeline.config.options import FinetuneOptions
 from pipeline.errors import RunError
 from pipeline.files import places
@@ -25,18 +34,36 @@ from pipeline.serving.classifier import Classifier
 from pipeline.store.store import Store
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the project is made, and is again for every test: records name places in full, too."""
+    return tmp_path_factory.mktemp("place") / "one"
+
+
+@pytest.fixture(scope="module")
+def kept(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, a store and a run in one folder, made from within it by relative paths, moved."""
+    write_photos(place / "photos", 12)
+    with pytest.MonkeyPatch.context() as patch:
+        replace_network(patch)
+        patch.chdir(place)
+        for arguments in (
+            ("extract", "photos", "--image-size", "32", "--weights", "random"),
+            ("train-head", "--store", "stores/photos", "--head", "logreg"),
+        ):
+            assert main([*arguments, "--quiet"]) == 0
+    return Path(shutil.move(place, tmp_path_factory.mktemp("kept")))
+
+
 @pytest.fixture
 def project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, fake_network: FakeEncoder
+    place: Path, kept: Path, monkeypatch: pytest.MonkeyPatch, fake_network: FakeEncoder
 ) -> Path:
-    """Photos, a store and a run in one folder, made from within it by relative paths."""
-    folder = tmp_path / "one"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    write_photos(folder / "photos", 12)
-    assert command("extract", "photos", "--image-size", 32, "--weights", "random")[0] == 0
-    assert command("train-head", "--store", "stores/photos", "--head", "logreg")[0] == 0
-    return folder
+    """The project where it was made."""
+    shutil.rmtree(place.parent)
+    shutil.copytree(kept, place)
+    monkeypatch.chdir(place)
+    return place
 
 
 def moved(folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -230,8 +257,6 @@ def test_manifests_elsewhere_move_with_the_store(
 def test_another_store_of_equal_features_is_said(
     command: Command, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.cli.main import main
-
     shutil.copytree(project / "stores/photos", tmp_path / "again")
     arguments = ["train-head", "--store", str(tmp_path / "again"), "--run", "runs/photos"]
     assert main([*arguments, "--head", "majority"]) == 0

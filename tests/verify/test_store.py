@@ -9,10 +9,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from fakes import Command, FakeEncoder, as_before, planted_store, write_classes
+from fakes import Command, FakeEncoder, as_before, planted_store, replace_network, write_classes
 
 from pipeline.backbones import kept_file
 from pipeline.cli.commands import find
+from pipeline.cli.main import main
 from pipeline.errors import ManifestError, RunError, StoreError
 from pipeline.runs.run import Run
 from pipeline.store.lock import lock
@@ -30,20 +31,34 @@ def flip(path: Path, place: int = -10) -> None:
     path.write_bytes(data)
 
 
+EXTRACT = ("extract", "photos", "--store", "store", "--image-size", "32", "--weights", "random",
+           "--views", "flip")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def original_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos and their store, which stay as they are."""
+    folder = tmp_path_factory.mktemp("store")
+    write_classes(folder / "photos", {"ant": 5, "bee": 5})
+    with pytest.MonkeyPatch.context() as patch:
+        replace_network(patch)
+        patch.chdir(folder)
+        assert main([*EXTRACT, "--quiet"]) == 0
+    return folder
+
+
 @pytest.fixture
 def store(
-    tmp_path: Path, fake_network: FakeEncoder, command: Command, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, original_store: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> Store:
-    """A store of photos, in the folder at hand."""
+    """A store of photos in the folder at hand, as it is in a project that was copied."""
     monkeypatch.chdir(tmp_path)
-    write_classes(tmp_path / "photos", {"ant": 5, "bee": 5})
-    extract(command)
+    shutil.copytree(original_store, tmp_path, dirs_exist_ok=True)
     return Store.open(tmp_path / "store")
 
 
 def extract(command: Command) -> dict[str, Any]:
-    options = ("--store", "store", "--image-size", 32, "--weights", "random", "--views", "flip")
-    status, result = command("extract", "photos", *options)
+    status, result = command(*EXTRACT)
     assert status == 0
     return result
 
@@ -169,12 +184,23 @@ def test_a_repair_waits_for_nobody(store: Store, command: Command) -> None:
     assert status == 2 and "writing into" in result["error"]["message"]
 
 
+@pytest.fixture(scope="module")
+def original_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two heads and its planted store, which stay as they are."""
+    folder = tmp_path_factory.mktemp("run")
+    planted_store(folder / "store", COUNTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train-head", "--store", "store", "--run", "run", *HEADS, "--quiet"]) == 0
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run of two heads on a planted store, in the folder at hand."""
+def run(tmp_path: Path, original_run: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run in the folder at hand, as it is in a project that was copied."""
     monkeypatch.chdir(tmp_path)
-    planted_store(tmp_path / "store", COUNTS)
-    return train(command)
+    shutil.copytree(original_run, tmp_path, dirs_exist_ok=True)
+    return Run.open(Path("run"))
 
 
 def train(command: Command, *more: str) -> Run:
