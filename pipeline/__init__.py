@@ -19,6 +19,7 @@ from pipeline._version import __version__
 if TYPE_CHECKING:
     from pipeline.dataset.examples import load as load
     from pipeline.extract.transformer import FeatureExtractor as FeatureExtractor
+    from pipeline.notebook import audit_store as audit_store
     from pipeline.notebook import compare_runs as compare_runs
     from pipeline.notebook import evaluate_run as evaluate_run
     from pipeline.notebook import export_model as export_model
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Classifier": "pipeline.serving.classifier",
     "FeatureExtractor": "pipeline.extract.transformer",
+    "audit_store": "pipeline.notebook",
     "compare_runs": "pipeline.notebook",
     "evaluate_run": "pipeline.notebook",
     "export_model": "pipeline.notebook",
@@ -48,6 +50,7 @@ __all__ = [
     "Classifier",
     "FeatureExtractor",
     "__version__",
+    "audit_store",
     "compare_runs",
     "evaluate_run",
     "export_model",

@@ -321,3 +321,29 @@ def report_run(run: Place, *, quiet: bool = False, **options: object) -> Result:
         RunError: There is no run, or files of it are damaged.
     """
     return _perform("report", {"run": run, **options}, quiet=quiet, force=False)
+
+
+@_runs("audit")
+def audit_store(
+    store: Place, *, quiet: bool = False, force: bool = False, **options: object
+) -> Result:
+    """Look for copies, leaks, label errors, outliers and confounders; no backbone runs.
+
+    Args:
+        store: The feature store.
+        quiet: Show neither notes nor progress.
+        force: Replace an existing ``audit.csv``.
+        options: Options of ``pipeline audit``: ``run``, ``manifest``, ``threshold``, ...
+
+    Returns:
+        ``near_duplicates``, ``leaks``, ``label_errors`` and what else was found; ``notes`` says why
+        a section has nothing. Similarities are cosines, scores go from 0 to 1.
+
+    Raises:
+        ConfigError: An option cannot be used, or the features do not fit into memory.
+        ManifestError: The manifest cannot be used.
+        PipelineError: A threshold makes nearly all images copies.
+        RunError: The run is of other features, or of other images.
+        StoreError: There is no store, or it is damaged.
+    """
+    return _perform("audit", {"store": store, **options}, quiet=quiet, force=force)

@@ -70,6 +70,26 @@ def test_read_features() -> None:
     assert set(result["seconds"]) == {"numpy_load", "manifest_order", "random_order"}
 
 
+def test_near_duplicates() -> None:
+    result = run("near_duplicates.py", "--rows", 600, "--dim", 64)
+    assert result["planted_found"] == result["planted_above_threshold"] > 0
+
+
+def test_audit_truth(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 8)
+    pairs, labels = tmp_path / "pairs.csv", tmp_path / "labels.csv"
+    pairs.write_text("test,train,judgment\nant/000.png,ant/001.png,1\n")
+    rows = [f"{name}/{number:03}.png,{name},{'bee' if number == 0 else name}"
+            for name in ("ant", "bee", "cow") for number in range(8)]  # fmt: skip
+    labels.write_text("path,label,given\n" + "\n".join(rows) + "\n")
+    done = run_python("-m", "pipeline", "extract", tmp_path / "photos", "--store",
+                      tmp_path / "store", "--weights", "random", "--image-size", 32)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = run("audit_truth.py", tmp_path / "store", "--pairs", pairs, "--labels", labels)
+    assert result["copies"]["judged_1"]["pairs"] == 1
+    assert result["labels"]["wrong"] == 2
+
+
 def test_ridge_path() -> None:
     assert "path_over_one" in run("ridge_path.py", "--quick")
 

@@ -22,9 +22,12 @@ from fakes import (
 )
 from json_document import PAGE, UNITS, Document, is_known
 from onnx_files import Network
+from PIL import Image
 
+from pipeline.audit import duplicates, label_errors, outliers
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
+from pipeline.errors import EngineUnavailableError
 from pipeline.finetune import stage
 from pipeline.finetune.training import FineTuning
 from pipeline.heads.knn import KnnHead
@@ -97,6 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         run_extract(work)
         run_stage_two(work)
         run_readers(work)
+        run_audit(work)
         run_verify(work)
     work.run("sample", "sample", work / "digits")
     work.run(ERROR, "prune", work / "none", status=2)
@@ -198,6 +202,30 @@ def write_folder(work: Workplace, name: str, head: str) -> None:
         reject_below=0.0,
     )
     model_folder.write(work / "folder", cast(Any, backbone), run.load_head(head), record, None)
+
+
+def run_audit(work: Workplace) -> None:
+    """Run what looks for faults of the data, with files and without."""
+    Image.new("RGB", (40, 48)).save(work / "photos/ant/dark.png")
+    work.run("extract", "extract", work / "photos", "--weights", "random", "--image-size", SIZE,
+             "--store", work / "store")  # fmt: skip
+    audit = ("audit", work / "store", "--out")
+    work.run("audit", *audit, work / "audit", "--run", work / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "_COMPARED", 1)
+        patch.setattr(label_errors, "require_cleanlab", no_cleanlab)
+        patch.setattr(outliers, "FAR_ABOVE", 0.5)
+        work.run("audit", *audit, work / "given", "--threshold", 0.5)
+    unlabelled = work / "unlabelled.csv"
+    rows = (work / "many/manifest.csv").read_text().splitlines()
+    unlabelled.write_text(
+        "\n".join([rows[0], *(re.sub(r",[^,]*,", ",,", row, count=1) for row in rows[1:])])
+    )
+    work.run("audit", "audit", work / "many", "--manifest", unlabelled, "--out", work / "bare")
+
+
+def no_cleanlab() -> None:
+    raise EngineUnavailableError("label errors need cleanlab, which is not installed.")
 
 
 def run_verify(work: Workplace) -> None:

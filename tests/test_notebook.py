@@ -25,6 +25,7 @@ FUNCTIONS = {
     "export_model": "export",
     "evaluate_run": "evaluate",
     "report_run": "report",
+    "audit_store": "audit",
 }
 # Options that a function calls by another name.
 NAMED = {

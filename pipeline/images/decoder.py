@@ -163,7 +163,7 @@ class _BrokenImageError(DecodeError):
 
 
 def _decoded(data: bytes, square: Square) -> Pixels:
-    image = _open(data)
+    image = opened(data)
     try:
         _check_size(image)
         coefficients = _coefficients(image, data)
@@ -220,7 +220,7 @@ def _silence_libtiff() -> None:
         library.TIFFSetErrorHandler(None)
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def opened(data: bytes) -> ImageFile.ImageFile:
     """Read an image's header; no pixel is decoded yet."""
     formats: tuple[str, ...] = image_formats.READ
     if _is_heif(data):

@@ -63,6 +63,10 @@ COMMANDS: Final[Mapping[str, Row]] = MappingProxyType(
             "pipeline.cli.commands.report",
             "Write a page that shows what a run found: scores, mistakes, pictures, a map.",
         ),
+        "audit": Row(
+            "pipeline.cli.commands.audit",
+            "Find copies, leaks between splits, label errors, outliers, confounders.",
+        ),
         "info": Row(
             "pipeline.cli.commands.info",
             "Say what a store or a run is.",

@@ -1,0 +1,235 @@
+"""Copies: files of equal bytes, and images that are nearly the same picture.
+
+How near is near is told by the data: the distance of each image to its nearest other one, on a
+logarithmic scale, has a middle and a spread; copies are far below. See ``docs/audit.md``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pipeline.audit.descriptors import with_edges
+from pipeline.audit.findings import Group, Threshold
+from pipeline.audit.listing import Listing
+from pipeline.audit.neighbours import (
+    Pairs,
+    Units,
+    nearest_similarities,
+    pairs_within,
+    similarities,
+)
+from pipeline.audit.photos import Photos
+from pipeline.audit.pixels import SAME, correlations
+
+# Robust standard deviations below the middle from which a distance is an outlier: Iglewicz and
+# Hoaglin 1993, "How to Detect and Handle Outliers".
+FAR_BELOW: Final = 3.5
+# The same for pairs whose pixels are compared before anything is said of them.
+BELOW: Final = 0.5
+# Images whose nearest other one is looked for, to learn the middle and the spread.
+QUERIES: Final = 2048
+# Turns the median absolute deviation into the standard deviation of a normal distribution.
+_MAD: Final = 1.4826
+# Distances below are the same: float32 tells no smaller ones apart.
+_LEAST: Final = 1e-3
+# Images of a group up to which all of them are compared with each other.
+_COMPARED: Final = 500
+# Candidates of one image whose pixels are compared: the most similar ones.
+_CANDIDATES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Which images are nearly the same.
+
+    Attributes:
+        threshold: How similar counts as the same, and why.
+        pairs: Pairs of image numbers, with their similarity.
+        groups: Image numbers of each group; of connected pairs, two or more.
+        units: What images were compared by.
+    """
+
+    threshold: Threshold
+    pairs: Pairs
+    groups: Sequence[NDArray[np.intp]]
+    units: Units
+
+
+def find_duplicates(
+    listing: Listing,
+    photos: Photos,
+    given: float | None,
+    progress: Callable[[], None] = lambda: None,
+) -> Duplicates:
+    """Find the images that are nearly the same.
+
+    Args:
+        listing: The images.
+        photos: Their files; where all were read, their pixels are compared too.
+        given: The similarity that counts as the same, by features alone; None lets the data say.
+        progress: Called as the search goes on; see ``neighbours.num_steps``.
+
+    Raises:
+        PipelineError: Nearly all pairs are similar by that measure.
+    """
+    has_pixels = given is None and not photos.missing and len(listing) > 1
+    units = with_edges(listing.units, photos.greys) if has_pixels else listing.units
+    threshold = choose(units, has_pixels=has_pixels) if given is None else _given(given)
+    pairs = pairs_within(units, threshold.candidates, progress=progress)
+    if has_pixels:
+        pairs = _confirmed(pairs, threshold, photos)
+    return Duplicates(threshold, pairs, _components(pairs, len(listing)), units)
+
+
+def _given(similarity: float) -> Threshold:
+    return Threshold(
+        similarity=similarity,
+        candidates=similarity,
+        median=None,
+        spread=None,
+        chosen=False,
+        compared_by="features",
+        pixels=None,
+    )
+
+
+def choose(units: Units, *, has_pixels: bool = False) -> Threshold:
+    """Choose the similarity from which images are copies, by the data alone.
+
+    With d the distance of an image to its nearest other one, images are copies where
+    ``log d < median(log d) - 3.5 * 1.4826 * MAD(log d)``; where pixels are compared too, pairs
+    below ``median - 0.5 * 1.4826 * MAD`` are looked at. Medians take no notice of copies as long as
+    fewer than half of the images have one.
+
+    Args:
+        units: Rows with a norm of one, ``(n, dim)``.
+        has_pixels: Whether pixels can be compared.
+    """
+    compared_by = "features and pixels" if has_pixels else "features"
+    if len(units) < 2:
+        return Threshold(similarity=1.0, candidates=1.0, median=None, spread=None, chosen=True,
+                         compared_by=compared_by, pixels=None)  # fmt: skip
+    rows = np.arange(len(units))
+    if len(rows) > QUERIES:
+        rows = np.sort(np.random.default_rng(0).choice(len(rows), QUERIES, replace=False))
+    nearest = nearest_similarities(units, rows)
+    logs = np.log(np.maximum(np.sqrt(np.maximum(2 - 2 * nearest, 0)), _LEAST))
+    middle = float(np.median(logs))
+    spread = _MAD * float(np.median(np.abs(logs - middle)))
+    strict, loose = (_similarity(middle - below * spread) for below in (FAR_BELOW, BELOW))
+    return Threshold(
+        similarity=strict,
+        candidates=loose if has_pixels else strict,
+        median=_similarity(middle),
+        spread=spread,
+        chosen=True,
+        compared_by=compared_by,
+        pixels=SAME if has_pixels else None,
+    )
+
+
+def _similarity(log_distance: float) -> float:
+    """Return the cosine of unit vectors at a distance, with as many digits as are shown."""
+    return round(float(1 - np.exp(2 * log_distance) / 2), 4)
+
+
+def _confirmed(pairs: Pairs, threshold: Threshold, photos: Photos) -> Pairs:
+    """Return the pairs that are one picture by their pixels, or too similar to be two."""
+    looked_at = _nearest_candidates(pairs)
+    same = np.zeros(len(pairs), dtype=bool)
+    same[looked_at] = correlations(photos.greys, pairs.where(looked_at)) >= SAME
+    return pairs.where(same | (pairs.similarity >= threshold.similarity))
+
+
+def _nearest_candidates(pairs: Pairs) -> NDArray[np.bool_]:
+    """Tell which pairs are among the most similar ones of either of their images."""
+    chosen = np.zeros(len(pairs), dtype=bool)
+    for images in (pairs.first, pairs.second):
+        order = np.lexsort((-pairs.similarity, images))
+        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+        sizes = np.diff(np.append(starts, len(order)))
+        rank = np.arange(len(order)) - np.repeat(starts, sizes)
+        chosen[order[rank < _CANDIDATES]] = True
+    return chosen
+
+
+def _components(pairs: Pairs, count: int) -> list[NDArray[np.intp]]:
+    """Return the groups of images that pairs connect, two or more each, by their first image."""
+    ones = np.ones(len(pairs), dtype=bool)
+    graph = coo_array((ones, (pairs.first, pairs.second)), shape=(count, count))
+    _, group_of = connected_components(graph, directed=False)
+    involved = np.unique(np.concatenate([pairs.first, pairs.second]))
+    groups: dict[int, list[int]] = {}
+    for image in involved.tolist():
+        groups.setdefault(int(group_of[image]), []).append(image)
+    return [np.array(images, np.intp) for images in groups.values()]
+
+
+def equal_files(listing: Listing) -> list[Group]:
+    """Return the files of equal bytes, a group for each image that has several."""
+    return [
+        _group(listing, rows, similarity=1.0, lowest=1.0, is_chain=False)
+        for rows in listing.rows_of
+        if len(rows) > 1
+    ]
+
+
+def near_groups(listing: Listing, found: Duplicates) -> list[Group]:
+    """Return the groups of files that are nearly the same, equal ones too, most similar first."""
+    highest: dict[int, float] = {}
+    group_of = {image: number for number, images in enumerate(found.groups) for image in
+                images.tolist()}  # fmt: skip
+    for image, similarity in zip(
+        found.pairs.first.tolist(), found.pairs.similarity.tolist(), strict=True
+    ):
+        number = group_of[image]
+        highest[number] = max(highest.get(number, -1.0), similarity)
+    groups = [
+        _near_group(listing, found, images, highest[number])
+        for number, images in enumerate(found.groups)
+    ]
+    alone = [
+        _group(listing, rows, similarity=1.0, lowest=1.0, is_chain=False)
+        for image, rows in enumerate(listing.rows_of)
+        if len(rows) > 1 and image not in group_of
+    ]
+    return sorted(groups + alone, key=lambda group: (-group.similarity, group.paths))
+
+
+def _near_group(
+    listing: Listing, found: Duplicates, images: NDArray[np.intp], highest: float
+) -> Group:
+    rows = np.concatenate([listing.rows_of[image] for image in images.tolist()])
+    lowest = None
+    if len(images) <= _COMPARED:
+        first, second = np.triu_indices(len(images), 1)
+        lowest = float(similarities(found.units, images[first], images[second]).min())
+    # Every pair of a group that is no chain was found on its own.
+    inside = np.isin(found.pairs.first, images).sum() if len(images) > 2 else 1
+    is_chain = bool(inside < len(images) * (len(images) - 1) // 2)
+    similarity = 1.0 if len(rows) > len(images) else highest
+    return _group(listing, rows, similarity=similarity, lowest=lowest, is_chain=is_chain)
+
+
+def _group(
+    listing: Listing,
+    rows: NDArray[np.intp],
+    *,
+    similarity: float,
+    lowest: float | None,
+    is_chain: bool,
+) -> Group:
+    manifest, places = listing.manifest, np.sort(rows).tolist()
+    return Group(
+        paths=[manifest.paths[row] for row in places],
+        labels=[manifest.labels[row] for row in places],
+        splits=[manifest.splits[row] for row in places],
+        similarity=similarity,
+        lowest_similarity=lowest,
+        is_chain=is_chain,
+    )

@@ -1,0 +1,230 @@
+"""Label errors: labels that heads, fitted on the other images, speak against.
+
+Probabilities are out of fold, and near duplicates are in one fold: a wrong label that stands twice
+does not speak for itself. Two heads are fitted twice, the second time without the labels that
+confident learning (Northcutt et al. 2021) counts as errors after the first, and the mean of the
+four is what cleanlab ranks by.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import heads
+from pipeline.audit.duplicates import Duplicates
+from pipeline.audit.findings import LabelError, LabelErrors
+from pipeline.audit.listing import Listing
+from pipeline.errors import EngineUnavailableError
+from pipeline.heads.calibration import fit_temperature, probabilities
+
+# The heads whose out-of-fold probabilities are averaged; see docs/audit.md for what each is worth.
+HEADS: Final = ("logreg", "ridge")
+FOLDS: Final = 5
+# Principal components of the features: more cost time and change little.
+_COMPONENTS: Final = 256
+# Fewest images of a class whose labels can be judged.
+_FEWEST: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """What a head says of images that it was not fitted on.
+
+    Attributes:
+        probabilities: float64 ``(k, classes)``.
+        y: Class numbers, ``(k,)``.
+        folds: How many folds there were.
+        params: What the head chose on the first fold; None of the mean of several.
+    """
+
+    probabilities: NDArray[np.float64]
+    y: NDArray[np.int64]
+    folds: int
+    params: Mapping[str, object] | None = None
+
+
+def find_label_errors(listing: Listing, found: Duplicates) -> tuple[LabelErrors, str]:
+    """Rank the labels that may be wrong.
+
+    Returns:
+        The errors, and why there are none or what was left out; empty if nothing was.
+    """
+    try:
+        cleanlab = require_cleanlab()
+    except EngineUnavailableError as error:
+        return LabelErrors(), str(error)
+    counts = Counter(listing.y.tolist())
+    is_judged = np.array([counts[number] >= _FEWEST for number in listing.y.tolist()], bool)
+    images, labels = listing.labelled[is_judged], listing.y[is_judged]
+    names, y = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        return LabelErrors(), (
+            f"label errors need two classes of {_FEWEST} images or more; there "
+            f"{'is one' if len(names) else 'is none'}"
+        )
+    groups = group_numbers(found, len(listing))[images]
+    made = agreed(cleanlab, listing.units[images], y, groups)
+    scores, is_likely = judged(cleanlab, made)
+    proposed = made.probabilities.argmax(axis=1)
+    differs = np.flatnonzero(proposed != y)
+    order = differs[np.argsort(scores[differs], kind="stable")]
+    errors = [
+        LabelError(
+            path=listing.manifest.paths[row],
+            split=listing.manifest.splits[row],
+            given=listing.names[names[y[place]]],
+            proposed=listing.names[names[proposed[place]]],
+            score=float(scores[place]),
+            is_likely=bool(is_likely[place]),
+        )
+        for place in order.tolist()
+        for row in listing.rows_of[images[place]].tolist()
+    ]
+    result = LabelErrors(
+        errors=errors,
+        head=" and ".join(HEADS),
+        folds=made.folds,
+        accuracy=float((proposed == y).mean()),
+        estimated=int(is_likely[differs].sum()),
+    )
+    small = len(listing.names) - len(names)
+    return (
+        result,
+        f"classes of fewer than {_FEWEST} images are not judged: {small}" if small else "",
+    )
+
+
+def group_numbers(found: Duplicates, count: int) -> NDArray[np.intp]:
+    """Return a number for each image, ``(count,)``, which its near duplicates share."""
+    numbers = np.arange(count)
+    for images in found.groups:
+        numbers[images] = images.min()
+    return numbers
+
+
+def agreed(
+    cleanlab: Any, units: NDArray[np.float32], y: NDArray[np.integer], groups: NDArray[np.intp]
+) -> OutOfFold:
+    """Return the mean of what the heads say in both rounds.
+
+    Args:
+        cleanlab: See ``require_cleanlab``.
+        units: Features with a norm of one, ``(k, dim)``.
+        y: Class numbers from 0, each of which occurs, ``(k,)``.
+        groups: Numbers that rows share which have to be in one fold, ``(k,)``.
+    """
+    features = _components(units)
+    first = [out_of_fold(features, y, groups, head=head) for head in HEADS]
+    before = _mean(first)
+    trusted = ~judged(cleanlab, before)[1]
+    second = [
+        out_of_fold(features, y, groups, head=head, trusted=trusted, params=part.params)
+        for head, part in zip(HEADS, first, strict=True)
+    ]
+    return _mean([*first, *second])
+
+
+def _mean(parts: Sequence[OutOfFold]) -> OutOfFold:
+    together = np.mean([part.probabilities for part in parts], axis=0)
+    return OutOfFold(together, parts[0].y, parts[0].folds)
+
+
+def out_of_fold(
+    features: NDArray[np.float32],
+    y: NDArray[np.integer],
+    groups: NDArray[np.intp],
+    *,
+    head: str,
+    trusted: NDArray[np.bool_] | None = None,
+    params: Mapping[str, object] | None = None,
+) -> OutOfFold:
+    """Return probabilities of each row by a head that was fitted on the other folds.
+
+    Args:
+        features: float32 ``(k, dim)``.
+        y: Class numbers from 0, each of which occurs, ``(k,)``.
+        groups: Numbers that rows share which have to be in one fold, ``(k,)``.
+        head: Name of the head.
+        trusted: Rows to fit on, ``(k,)``; all by default.
+        params: Parameters of the head; by default it chooses on the first fold that is held out.
+    """
+    trusted = np.ones(len(y), bool) if trusted is None else trusted
+    folds = max(2, min(FOLDS, int(np.bincount(y).min())))
+    scores = np.full((len(y), int(y.max()) + 1), -np.inf)
+    for rows, held_out in _folds(y, groups, folds):
+        fit_rows = rows[trusted[rows]]
+        if len(held_out) == 0 or len(np.unique(y[fit_rows])) < 2:
+            continue
+        fitted = heads.create(head, params or {}, seed=0)
+        # What the first fold chooses, the others take: of one number nothing leaks.
+        validation = None if params is not None else (features[held_out], y[held_out])
+        fitted.fit(features[fit_rows], y[fit_rows], validation=validation)
+        params = fitted.selected_params()
+        scores[np.ix_(held_out, fitted.classes_)] = fitted.scores(features[held_out])
+    # Of a row that no fold could judge, every class is as likely.
+    scores[~np.isfinite(scores).any(axis=1)] = 0.0
+    temperature = fit_temperature([scores[trusted]], y[trusted])
+    return OutOfFold(probabilities([scores], temperature), y.astype(np.int64), folds, params)
+
+
+def _folds(
+    y: NDArray[np.integer], groups: NDArray[np.intp], count: int
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        # A class whose images are all near duplicates is in one fold.
+        warnings.simplefilter("ignore", UserWarning)
+        return list(splitter.split(y, y, groups))
+
+
+def _components(units: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the principal components of rows, float32 ``(k, at most 256)``."""
+    if units.shape[1] <= _COMPONENTS:
+        return units
+    mean = units.mean(axis=0, dtype=np.float64).astype(np.float32)
+    gram = np.zeros((units.shape[1], units.shape[1]))
+    for start in range(0, len(units), 8192):
+        centred = units[start : start + 8192] - mean
+        gram += centred.T @ centred
+    _, vectors = np.linalg.eigh(gram)
+    basis = np.ascontiguousarray(vectors[:, ::-1][:, :_COMPONENTS], np.float32)
+    return np.concatenate(
+        [(units[start : start + 8192] - mean) @ basis for start in range(0, len(units), 8192)]
+    )
+
+
+def require_cleanlab() -> Any:
+    """Return cleanlab with the two modules of it that are used.
+
+    Raises:
+        EngineUnavailableError: It is not installed.
+    """
+    try:
+        import cleanlab.filter
+        import cleanlab.rank
+    except ImportError as error:
+        raise EngineUnavailableError(
+            "label errors need cleanlab, which is not installed.",
+            hint="Install it: pip install 'embedding-pipeline[audit]'.",
+        ) from error
+    return cleanlab
+
+
+def judged(cleanlab: Any, made: OutOfFold) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return how good each label is, from 0 to 1, and which are counted among the errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = cleanlab.rank.get_label_quality_scores(
+            made.y, made.probabilities, method="self_confidence"
+        )
+        likely = cleanlab.filter.find_label_issues(
+            made.y, made.probabilities, n_jobs=1, filter_by="prune_by_noise_rate"
+        )
+    return np.asarray(scores, np.float64), np.asarray(likely, np.bool_)

@@ -1,0 +1,61 @@
+"""Outliers: images that are far from all others in features.
+
+The mean distance to the nearest neighbours (Ramaswamy et al. 2000; Kuan and Mueller 2022, "Back to
+the basics: revisiting out-of-distribution detection baselines"), and how far it is above what is
+usual (Iglewicz and Hoaglin 1993, as for copies).
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.audit.findings import Outlier
+from pipeline.audit.listing import Listing
+from pipeline.audit.neighbours import Units
+
+NEIGHBOURS: Final = 10
+FAR_ABOVE: Final = 3.5
+# Images that distances are measured to: enough to know what is usual.
+REFERENCES: Final = 5000
+_MAD: Final = 1.4826
+
+
+def find_outliers(listing: Listing) -> list[Outlier]:
+    """Return the images that are unlike all others, the strangest first."""
+    scores = outlier_scores(listing.units)
+    far = np.flatnonzero(scores >= FAR_ABOVE)
+    order = far[np.argsort(-scores[far], kind="stable")]
+    return [
+        Outlier(path=listing.path(image), label=listing.label_of[image], score=float(scores[image]))
+        for image in order.tolist()
+    ]
+
+
+def outlier_scores(units: Units) -> NDArray[np.float64]:
+    """Return by how many robust standard deviations each row is farther than usual, ``(n,)``.
+
+    Args:
+        units: Rows with a norm of one, ``(n, dim)``.
+    """
+    count = min(NEIGHBOURS, len(units) - 1)
+    if count < 1:
+        return np.zeros(len(units))
+    chosen = np.arange(len(units))
+    if len(units) > REFERENCES:
+        chosen = np.sort(np.random.default_rng(0).choice(len(units), REFERENCES, replace=False))
+    references = units[chosen]
+    place = np.full(len(units), -1)
+    place[chosen] = np.arange(len(chosen))
+    distances = np.empty(len(units))
+    for start in range(0, len(units), 2048):
+        products = units[start : start + 2048] @ references.T
+        own = place[start : start + 2048]
+        products[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+        near = np.partition(products, -count, axis=1)[:, -count:].astype(np.float64)
+        distances[start : start + 2048] = np.sqrt(np.maximum(2 - 2 * near, 0)).mean(axis=1)
+    logs = np.log(np.maximum(distances, 1e-3))
+    middle = np.median(logs)
+    spread = _MAD * np.median(np.abs(logs - middle))
+    scores: NDArray[np.float64] = (logs - middle) / max(float(spread), 1e-9)
+    return scores

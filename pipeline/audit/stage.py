@@ -1,0 +1,125 @@
+"""The ``audit`` command: looks at stored features, labels and files, and says what is wrong."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+from pipeline.audit.confounders import find_confounders
+from pipeline.audit.duplicates import Duplicates, equal_files, find_duplicates, near_groups
+from pipeline.audit.findings import Findings, Group, HeadScores
+from pipeline.audit.label_errors import find_label_errors
+from pipeline.audit.leaks import find_leaks, scores_without
+from pipeline.audit.listing import Listing, read_listing
+from pipeline.audit.neighbours import num_steps
+from pipeline.audit.outliers import find_outliers
+from pipeline.audit.photos import Photos, read_photos
+from pipeline.audit.proposals import write_proposals
+from pipeline.audit.quality import find_issues
+from pipeline.config.auditing import AuditOptions
+from pipeline.config.options import CommonOptions
+from pipeline.errors import RunError
+from pipeline.files import outputs
+from pipeline.runs.run import Run
+from pipeline.store.store import Store
+from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
+
+CSV = "audit.csv"
+# Images from which the search for copies is announced with the time that it takes.
+_LARGE = 100_000
+# Pairs per second that two processors compare, at the least.
+_RATE = 5e8
+
+
+def audit(
+    options: AuditOptions, common: CommonOptions, reporter: Reporter, *, started: float
+) -> dict[str, object]:
+    """Audit a store and write ``audit.csv``; see docs/json.md for the keys of the result."""
+    path = Path(options.out or Path("audits") / Path(options.store).resolve().name) / CSV
+    Store.unchecked(Path(options.store))
+    outputs.require_new_file("--out", path, reporter, force=common.force)
+    run = Run.open(Path(options.run)) if options.run else None
+    store = Store.open(Path(options.store))
+    manifest = Path(options.manifest) if options.manifest else None
+    listing = read_listing(store, manifest, run)
+    findings = find(listing, options, run, reporter)
+    relabelled = write_proposals(path, listing.manifest, findings, relabel=options.relabel)
+    return {
+        **findings.as_json(),
+        "csv": str(path),
+        "relabelled": relabelled,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Reporter) -> Findings:
+    """Look for everything; each section that has nothing to say says why."""
+    notes = {}
+    reporter.say(f"Reading {counted(len(listing), 'image file')}")
+    photos = read_photos(listing, reporter)
+    if photos.missing:
+        notes["quality"] = _missing(listing, photos)
+    found = _duplicates(listing, photos, options.threshold or None, reporter)
+    leaks = find_leaks(listing, found)
+    if not listing.splits_of:
+        notes["leaks"] = "the manifest declares no splits: give a run, by --run"
+    scores, notes["scores"] = _scores(run, leaks)
+    reporter.say("Fitting a head on folds, for label errors")
+    errors, notes["label_errors"] = find_label_errors(listing, found)
+    confounders, notes["confounders"] = find_confounders(listing, photos)
+    if photos.missing:
+        notes["confounders"] = notes["confounders"] or notes["quality"]
+    counts = Counter(label for label in listing.manifest.labels if label)
+    return Findings(
+        store=options.store,
+        run=options.run,
+        images=len(listing.manifest),
+        distinct=len(listing),
+        unlabelled=sum(not label for label in listing.manifest.labels),
+        classes=dict(sorted(counts.items())),
+        imbalance=max(counts.values()) / min(counts.values()) if counts else None,
+        threshold=found.threshold,
+        copies=equal_files(listing),
+        near_duplicates=near_groups(listing, found),
+        leaks=leaks,
+        scores=scores,
+        label_errors=errors,
+        outliers=find_outliers(listing),
+        issues=find_issues(listing, photos),
+        confounders=confounders,
+        notes={name: note for name, note in notes.items() if note},
+    )
+
+
+def _duplicates(
+    listing: Listing, photos: Photos, given: float | None, reporter: Reporter
+) -> Duplicates:
+    count = len(listing)
+    if count >= _LARGE:
+        seconds = count * count / 2 / _RATE
+        reporter.say(
+            f"Comparing {count:,} images with each other, exactly: about {seconds / 60:.0f} "
+            "minutes on two processors"
+        )
+    with reporter.bar(num_steps(count), "block") as bar:
+        return find_duplicates(listing, photos, given, bar.advance)
+
+
+def _missing(listing: Listing, photos: Photos) -> str:
+    return (
+        f"{counted(photos.missing, 'image file')} of {len(listing):,} "
+        f"{'is' if photos.missing == 1 else 'are'} not at {str(listing.manifest.root)!r}, or "
+        "changed since extract: copies are compared by features alone"
+    )
+
+
+def _scores(run: Run | None, leaks: list[Group]) -> tuple[dict[str, HeadScores], str]:
+    """Return the scores of the heads of a run without leaked images, or why there are none."""
+    if run is None:
+        return {}, "give a run, by --run, to see its heads' scores without leaked test images"
+    if not run.record.split.test:
+        return {}, "the run has no test images"
+    try:
+        return scores_without(run, leaks), ""
+    except RunError as error:
+        return {}, str(error)
