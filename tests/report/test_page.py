@@ -189,6 +189,7 @@ def test_the_map_shows_mistakes_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert rows.tolist() == embedding.sample(head).tolist() == sorted(set(rows.tolist()))
 
 
+@pytest.mark.slow
 def test_umap_parts_clouds(tmp_path: Path) -> None:
     run = trained(tmp_path, {"ant": 30, "bee": 30}, separation=8.0)
     assert main(["report", str(run), "--map", "umap", "--quiet"]) == 0
