@@ -135,7 +135,9 @@ def verdict(run: Run, name: str, other: str) -> dict[str, object]:
     gain, interval = metrics.log_loss_gain(val.y, before[val.places], after[val.places])
     scores = {head: run.record.heads[head].val for head in (name, other)}
     is_moved = (run.record.finetuned().kept_epoch or 0) > 0
-    is_better = is_moved and interval[0] > 0
+    if not is_moved:  # What is left is rounding.
+        gain, interval = 0.0, (0.0, 0.0)
+    is_better = interval[0] > 0
     return {
         "recommended": name if is_better else other,
         "is_better_on_val": is_better,
