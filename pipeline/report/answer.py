@@ -52,7 +52,7 @@ def _how_good(head: ScoredHead) -> list[str]:
     low, high = score.accuracy_ci95
     right = round((score.accuracy or 0.0) * score.n)
     said = [
-        f"It classifies {right:,} of {counted(score.n, f'{head.split} image')} rightly. On "
+        f"It classifies {right:,} of {counted(score.n, f'{head.split} image')} correctly. On "
         f"other photos like these, expect between {percent(low)} and {percent(high)} "
         "(95 % interval)."
     ]
