@@ -124,7 +124,7 @@ def test_one_class_in_test(tmp_path: Path) -> None:
     run = trained(tmp_path, {"ant": 30, "bee": 30}, separation=4.0, splits=splits)
     assert main(["report", str(run), "--quiet"]) == 0
     said = text_of(run)
-    assert "Every test image is classified rightly" in said and "No mistake on test" in said
+    assert "Every test image is classified correctly" in said and "No mistake on test" in said
 
 
 def test_without_its_store_the_rest_is_there(tmp_path: Path, command: Command) -> None:
