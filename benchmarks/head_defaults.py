@@ -1,20 +1,20 @@
 """Settings of heads against their defaults, on stores, by five split seeds; prints one JSON object.
 
 Every setting is scored on the same splits as the default of its head, so that differences are
-paired: their mean over the seeds and, in brackets, their standard deviation.
+paired: their mean over the seeds and their standard deviation.
 
 Usage: python benchmarks/head_defaults.py [STORE...] [--heads dense knn] [--seeds 5]
 (default: stores/sample, made by `make demo`)
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from common import note, report
+from finetune_outcomes import spread
 
 from pipeline import heads
 from pipeline.dataset.examples import SplitRule, prepare
@@ -146,25 +146,17 @@ def scored(name: str, case: Case, data: SplitFeatures) -> dict[str, float]:
     }
 
 
-def summary(scores: list[dict[str, float]]) -> dict[str, list[float]]:
+def summary(scores: list[dict[str, float]]) -> dict[str, Any]:
     """Return mean and standard deviation of each score."""
     return {key: spread([item[key] for item in scores]) for key in scores[0]}
 
 
-def differences(
-    scores: list[dict[str, float]], default: list[dict[str, float]]
-) -> dict[str, list[float]]:
+def differences(scores: list[dict[str, float]], default: list[dict[str, float]]) -> dict[str, Any]:
     """Return mean and standard deviation of each score's difference from the default's."""
     return {
         key: spread([item[key] - base[key] for item, base in zip(scores, default, strict=True)])
         for key in scores[0]
     }
-
-
-def spread(values: list[float]) -> list[float]:
-    """Return mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return [round(statistics.mean(values), 4), round(deviation, 4)]
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def _components(pairs: Pairs, count: int) -> list[NDArray[np.intp]]:
 def equal_files(listing: Listing) -> list[Group]:
     """Return the files of equal bytes, a group for each image that has several."""
     return [
-        _group(listing, rows, similarity=1.0, lowest=1.0, is_chain=False)
+        listing.group(rows, similarity=1.0, lowest=1.0, is_chain=False)
         for rows in listing.rows_of
         if len(rows) > 1
     ]
@@ -194,7 +194,7 @@ def near_groups(listing: Listing, found: Duplicates) -> list[Group]:
         for number, images in enumerate(found.groups)
     ]
     alone = [
-        _group(listing, rows, similarity=1.0, lowest=1.0, is_chain=False)
+        listing.group(rows, similarity=1.0, lowest=1.0, is_chain=False)
         for image, rows in enumerate(listing.rows_of)
         if len(rows) > 1 and image not in group_of
     ]
@@ -204,7 +204,7 @@ def near_groups(listing: Listing, found: Duplicates) -> list[Group]:
 def _near_group(
     listing: Listing, found: Duplicates, images: NDArray[np.intp], highest: float
 ) -> Group:
-    rows = np.concatenate([listing.rows_of[image] for image in images.tolist()])
+    rows = np.sort(np.concatenate([listing.rows_of[image] for image in images.tolist()]))
     lowest = None
     if len(images) <= _COMPARED:
         first, second = np.triu_indices(len(images), 1)
@@ -213,23 +213,4 @@ def _near_group(
     inside = np.isin(found.pairs.first, images).sum() if len(images) > 2 else 1
     is_chain = bool(inside < len(images) * (len(images) - 1) // 2)
     similarity = 1.0 if len(rows) > len(images) else highest
-    return _group(listing, rows, similarity=similarity, lowest=lowest, is_chain=is_chain)
-
-
-def _group(
-    listing: Listing,
-    rows: NDArray[np.intp],
-    *,
-    similarity: float,
-    lowest: float | None,
-    is_chain: bool,
-) -> Group:
-    manifest, places = listing.manifest, np.sort(rows).tolist()
-    return Group(
-        paths=[manifest.paths[row] for row in places],
-        labels=[manifest.labels[row] for row in places],
-        splits=[manifest.splits[row] for row in places],
-        similarity=similarity,
-        lowest_similarity=lowest,
-        is_chain=is_chain,
-    )
+    return listing.group(rows, similarity=similarity, lowest=lowest, is_chain=is_chain)

@@ -46,21 +46,12 @@ def find_leaks(listing: Listing, found: Duplicates) -> list[Group]:
             for other in listing.rows_of[second].tolist():
                 offer(one, other, similarity)
                 offer(other, one, similarity)
-    leaks = [_leak(listing, row, *best[row]) for row in best]
+    leaks = [
+        listing.group((row, other), similarity=similarity, lowest=similarity, is_chain=False)
+        for row, (similarity, other) in best.items()
+    ]
     order = {name: place for place, name in enumerate(reversed(SPLITS))}
     return sorted(leaks, key=lambda leak: (order[leak.splits[0]], -leak.similarity, leak.paths))
-
-
-def _leak(listing: Listing, row: int, similarity: float, other: int) -> Group:
-    manifest, rows = listing.manifest, (row, other)
-    return Group(
-        paths=[manifest.paths[place] for place in rows],
-        labels=[manifest.labels[place] for place in rows],
-        splits=[manifest.splits[place] for place in rows],
-        similarity=similarity,
-        lowest_similarity=similarity,
-        is_chain=False,
-    )
 
 
 def scores_without(run: Run, leaks: list[Group]) -> dict[str, HeadScores]:

@@ -4,7 +4,7 @@ Rows are files; two rows of equal bytes are one image. Labels and splits are tho
 or of a run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.audit.findings import Group
 from pipeline.audit.neighbours import Units
 from pipeline.errors import ConfigError, ManifestError, RunError
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
@@ -43,6 +44,20 @@ class Listing:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    def group(
+        self, rows: Iterable[int], *, similarity: float, lowest: float | None, is_chain: bool
+    ) -> Group:
+        """Return files that are copies of one another, in the order given; see ``Group``."""
+        places = list(rows)
+        return Group(
+            paths=[self.manifest.paths[row] for row in places],
+            labels=[self.manifest.labels[row] for row in places],
+            splits=[self.manifest.splits[row] for row in places],
+            similarity=similarity,
+            lowest_similarity=lowest,
+            is_chain=is_chain,
+        )
 
     @cached_property
     def first_row(self) -> NDArray[np.intp]:

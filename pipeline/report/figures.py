@@ -75,20 +75,13 @@ def calibration(head: ScoredHead) -> list[dict[str, Any]]:
 
 def calibration_chart(rows: list[dict[str, Any]]) -> Any:
     """Return the chart of ``calibration``."""
-    line = Line(
-        "",
-        [row["confidence"] for row in rows],
-        [row["accuracy"] for row in rows],
-        low=[row["accuracy_ci95"][0] for row in rows],
-        high=[row["accuracy_ci95"][1] for row in rows],
-        tips=[
-            f"{counted(row['n'], 'image')} at {percent(row['confidence'])}: "
-            f"{percent(row['accuracy'])} right"
-            for row in rows
-        ],
-    )
+    tips = [
+        f"{counted(row['n'], 'image')} at {percent(row['confidence'])}: "
+        f"{percent(row['accuracy'])} right"
+        for row in rows
+    ]
     return charts.lines(
-        [line],
+        [_accuracies(rows, "confidence", tips)],
         x_range=(0, 1.02),
         y_range=(0, 1.02),
         diagonal=True,
@@ -111,19 +104,21 @@ def coverage(head: ScoredHead) -> list[dict[str, Any]]:
 
 def coverage_chart(rows: list[dict[str, Any]]) -> Any:
     """Return the chart of ``coverage``."""
-    line = Line(
+    tips = [
+        f"at {row['threshold']:g} or above: {percent(row['coverage'])} answered, "
+        f"{percent(row['accuracy'])} of these right"
+        for row in rows
+    ]
+    return charts.lines([_accuracies(rows, "coverage", tips)], x_range=(0, 1.02))
+
+
+def _accuracies(rows: list[dict[str, Any]], across: str, tips: list[str]) -> Line:
+    """Return the line of accuracies with their intervals over another of the rows' values."""
+    return Line(
         "",
-        [row["coverage"] for row in rows],
+        [row[across] for row in rows],
         [row["accuracy"] for row in rows],
         low=[row["accuracy_ci95"][0] for row in rows],
         high=[row["accuracy_ci95"][1] for row in rows],
-        tips=[
-            f"at {row['threshold']:g} or above: {percent(row['coverage'])} answered, "
-            f"{percent(row['accuracy'])} of these right"
-            for row in rows
-        ],
-    )
-    return charts.lines(
-        [line],
-        x_range=(0, 1.02),
+        tips=tips,
     )
