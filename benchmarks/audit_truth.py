@@ -24,9 +24,9 @@ from common import note, report
 from numpy.typing import NDArray
 
 from pipeline.audit import label_errors as labels
-from pipeline.audit.duplicates import Duplicates, find_duplicates
 from pipeline.audit.listing import Listing, read_listing
-from pipeline.audit.photos import read_photos
+from pipeline.copies.duplicates import Duplicates, find_duplicates
+from pipeline.copies.photos import read_photos
 from pipeline.runs import metrics
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence

@@ -13,8 +13,8 @@ import time
 import numpy as np
 from common import note, pooled_features, report
 
-from pipeline.audit.duplicates import choose
-from pipeline.audit.neighbours import pairs_within, similarities
+from pipeline.copies.duplicates import choose
+from pipeline.copies.neighbours import pairs_within, similarities
 
 SHARE = 50
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.audit.findings import Confounder
 from pipeline.audit.listing import Listing
-from pipeline.audit.photos import Photo, Photos
+from pipeline.copies.photos import Photo, Photos
 from pipeline.runs import metrics
 
 FOLDS: Final = 5

@@ -3,30 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from pipeline.copies.duplicates import Threshold
+
 Scores = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold:
-    """From which similarity images are nearly the same.
-
-    Attributes:
-        similarity: Cosine from which a pair is.
-        candidates: Cosine from which the pixels of a pair were compared.
-        median: The median cosine of an image and its nearest other one; None where not looked at.
-        spread: Robust standard deviation of the logarithm of that distance.
-        chosen: Whether the data said it, rather than a person.
-        compared_by: ``features``, or ``features and pixels``.
-        pixels: Correlation of pixels from which a candidate is; None where they were not compared.
-    """
-
-    similarity: float
-    candidates: float
-    median: float | None
-    spread: float | None
-    chosen: bool
-    compared_by: str
-    pixels: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import heads
-from pipeline.audit.duplicates import Duplicates
 from pipeline.audit.findings import LabelError, LabelErrors
 from pipeline.audit.listing import Listing
+from pipeline.copies.duplicates import Duplicates
 from pipeline.errors import EngineUnavailableError
 from pipeline.heads.calibration import fit_temperature, probabilities
 

@@ -5,9 +5,9 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.audit.duplicates import Duplicates
 from pipeline.audit.findings import Group, HeadScores
 from pipeline.audit.listing import Listing
+from pipeline.copies.duplicates import Duplicates
 from pipeline.dataset.splits import SPLITS
 from pipeline.runs import metrics
 from pipeline.runs.run import Run

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.audit.findings import Outlier
 from pipeline.audit.listing import Listing
-from pipeline.audit.neighbours import Units
+from pipeline.copies.neighbours import Units
 
 NEIGHBOURS: Final = 10
 FAR_ABOVE: Final = 3.5

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.audit.findings import Issue
 from pipeline.audit.listing import Listing
-from pipeline.audit.photos import Photo, Photos
+from pipeline.copies.photos import Photo, Photos
 
 # Levels of grey, of 255: 99 % of a dark image is below, 99 % of a bright one above.
 DARK: Final = 64

@@ -5,18 +5,19 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.audit.confounders import find_confounders
-from pipeline.audit.duplicates import Duplicates, equal_files, find_duplicates, near_groups
 from pipeline.audit.findings import Findings, Group, HeadScores
+from pipeline.audit.groups import equal_files, near_groups
 from pipeline.audit.label_errors import find_label_errors
 from pipeline.audit.leaks import find_leaks, scores_without
 from pipeline.audit.listing import Listing, read_listing
-from pipeline.audit.neighbours import num_steps
 from pipeline.audit.outliers import find_outliers
-from pipeline.audit.photos import Photos, read_photos
 from pipeline.audit.proposals import write_proposals
 from pipeline.audit.quality import find_issues
 from pipeline.config.auditing import AuditOptions
 from pipeline.config.options import CommonOptions
+from pipeline.copies.duplicates import Duplicates, find_duplicates
+from pipeline.copies.neighbours import num_steps
+from pipeline.copies.photos import Photos, read_photos
 from pipeline.errors import RunError
 from pipeline.files import outputs
 from pipeline.runs.run import Run

@@ -11,9 +11,10 @@ from fakes import Command, FakeEncoder, planted_store
 from photos import natural
 from PIL import Image, ImageEnhance
 
-from pipeline.audit import duplicates, label_errors, outliers, pixels
-from pipeline.audit.neighbours import Pairs
+from pipeline.audit import label_errors, outliers
 from pipeline.cli.main import main
+from pipeline.copies import duplicates, pixels
+from pipeline.copies.neighbours import Pairs
 from pipeline.errors import EngineUnavailableError
 
 # The fake network takes a mirrored image for another; real ones mostly do not.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from pipeline.audit.neighbours import Pairs
+from pipeline.copies.neighbours import Pairs
 from pipeline.system import machine
 
 # Side of a small grey copy.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audit import neighbours
+from pipeline.copies import neighbours
 from pipeline.errors import PipelineError
 
 

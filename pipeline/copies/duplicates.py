@@ -1,4 +1,4 @@
-"""Copies: files of equal bytes, and images that are nearly the same picture.
+"""Images that are nearly the same picture.
 
 How near is near is told by the data: the distance of each image to its nearest other one, on a
 logarithmic scale, has a middle and a spread; copies are far below. See ``docs/audit.md``.
@@ -13,18 +13,16 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.audit.descriptors import with_edges
-from pipeline.audit.findings import Group, Threshold
-from pipeline.audit.listing import Listing
-from pipeline.audit.neighbours import (
+from pipeline.copies.descriptors import with_edges
+from pipeline.copies.distinct import DistinctImages
+from pipeline.copies.neighbours import (
     Pairs,
     Units,
     nearest_similarities,
     pairs_within,
-    similarities,
 )
-from pipeline.audit.photos import Photos
-from pipeline.audit.pixels import SAME, correlations
+from pipeline.copies.photos import Photos
+from pipeline.copies.pixels import SAME, correlations
 
 # Robust standard deviations below the middle from which a distance is an outlier: Iglewicz and
 # Hoaglin 1993, "How to Detect and Handle Outliers".
@@ -37,10 +35,31 @@ QUERIES: Final = 2048
 _MAD: Final = 1.4826
 # Distances below are the same: float32 tells no smaller ones apart.
 _LEAST: Final = 1e-3
-# Images of a group up to which all of them are compared with each other.
-_COMPARED: Final = 500
 # Candidates of one image whose pixels are compared: the most similar ones.
 _CANDIDATES: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """From which similarity images are nearly the same.
+
+    Attributes:
+        similarity: Cosine from which a pair is.
+        candidates: Cosine from which the pixels of a pair were compared.
+        median: The median cosine of an image and its nearest other one; None where not looked at.
+        spread: Robust standard deviation of the logarithm of that distance.
+        chosen: Whether the data said it, rather than a person.
+        compared_by: ``features``, or ``features and pixels``.
+        pixels: Correlation of pixels from which a candidate is; None where they were not compared.
+    """
+
+    similarity: float
+    candidates: float
+    median: float | None
+    spread: float | None
+    chosen: bool
+    compared_by: str
+    pixels: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,7 @@ class Duplicates:
 
 
 def find_duplicates(
-    listing: Listing,
+    images: DistinctImages,
     photos: Photos,
     given: float | None,
     progress: Callable[[], None] = lambda: None,
@@ -69,7 +88,7 @@ def find_duplicates(
     """Find the images that are nearly the same.
 
     Args:
-        listing: The images.
+        images: The images.
         photos: Their files; where all were read, their pixels are compared too.
         given: The similarity that counts as the same, by features alone; None lets the data say.
         progress: Called as the search goes on; see ``neighbours.num_steps``.
@@ -77,13 +96,13 @@ def find_duplicates(
     Raises:
         PipelineError: Nearly all pairs are similar by that measure.
     """
-    has_pixels = given is None and not photos.missing and len(listing) > 1
-    units = with_edges(listing.units, photos.greys) if has_pixels else listing.units
+    has_pixels = given is None and not photos.missing and len(images) > 1
+    units = with_edges(images.units, photos.greys) if has_pixels else images.units
     threshold = choose(units, has_pixels=has_pixels) if given is None else _given(given)
     pairs = pairs_within(units, threshold.candidates, progress=progress)
     if has_pixels:
         pairs = _confirmed(pairs, threshold, photos)
-    return Duplicates(threshold, pairs, _components(pairs, len(listing)), units)
+    return Duplicates(threshold, pairs, _components(pairs, len(images)), units)
 
 
 def _given(similarity: float) -> Threshold:
@@ -168,49 +187,3 @@ def _components(pairs: Pairs, count: int) -> list[NDArray[np.intp]]:
     for image in involved.tolist():
         groups.setdefault(int(group_of[image]), []).append(image)
     return [np.array(images, np.intp) for images in groups.values()]
-
-
-def equal_files(listing: Listing) -> list[Group]:
-    """Return the files of equal bytes, a group for each image that has several."""
-    return [
-        listing.group(rows, similarity=1.0, lowest=1.0, is_chain=False)
-        for rows in listing.rows_of
-        if len(rows) > 1
-    ]
-
-
-def near_groups(listing: Listing, found: Duplicates) -> list[Group]:
-    """Return the groups of files that are nearly the same, equal ones too, most similar first."""
-    highest: dict[int, float] = {}
-    group_of = {image: number for number, images in enumerate(found.groups) for image in
-                images.tolist()}  # fmt: skip
-    for image, similarity in zip(
-        found.pairs.first.tolist(), found.pairs.similarity.tolist(), strict=True
-    ):
-        number = group_of[image]
-        highest[number] = max(highest.get(number, -1.0), similarity)
-    groups = [
-        _near_group(listing, found, images, highest[number])
-        for number, images in enumerate(found.groups)
-    ]
-    alone = [
-        listing.group(rows, similarity=1.0, lowest=1.0, is_chain=False)
-        for image, rows in enumerate(listing.rows_of)
-        if len(rows) > 1 and image not in group_of
-    ]
-    return sorted(groups + alone, key=lambda group: (-group.similarity, group.paths))
-
-
-def _near_group(
-    listing: Listing, found: Duplicates, images: NDArray[np.intp], highest: float
-) -> Group:
-    rows = np.sort(np.concatenate([listing.rows_of[image] for image in images.tolist()]))
-    lowest = None
-    if len(images) <= _COMPARED:
-        first, second = np.triu_indices(len(images), 1)
-        lowest = float(similarities(found.units, images[first], images[second]).min())
-    # Every pair of a group that is no chain was found on its own.
-    inside = np.isin(found.pairs.first, images).sum() if len(images) > 2 else 1
-    is_chain = bool(inside < len(images) * (len(images) - 1) // 2)
-    similarity = 1.0 if len(rows) > len(images) else highest
-    return listing.group(rows, similarity=similarity, lowest=lowest, is_chain=is_chain)

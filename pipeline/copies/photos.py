@@ -1,7 +1,7 @@
 """What the image files say: size, colours, sharpness, camera, and a small grey copy of each.
 
-Read once for all parts of an audit. Files that are gone or changed are counted, and what needs them
-says so.
+Read once for all that looks at them. Files that are gone or changed are counted, and what needs
+them says so.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audit.listing import Listing
-from pipeline.audit.pixels import SIDE, Greys
+from pipeline.copies.distinct import DistinctImages
+from pipeline.copies.pixels import SIDE, Greys
 from pipeline.errors import DecodeError
 from pipeline.images import reading
 from pipeline.images.decoder import decode
@@ -57,7 +57,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Photos:
-    """What the files of a listing say.
+    """What the files of images say.
 
     Attributes:
         images: Numbers of the images that were read, ascending, ``(k,)``.
@@ -75,25 +75,25 @@ class Photos:
         return np.stack([photo.grey for photo in self.photos])
 
 
-def read_photos(listing: Listing, reporter: Reporter) -> Photos:
+def read_photos(images: DistinctImages, reporter: Reporter) -> Photos:
     """Read every image once; the first file that has the bytes that were encoded counts."""
-    images, photos = [], []
+    read, photos = [], []
     found = reading.in_threads(
-        lambda image: _photo(listing, image), range(len(listing)), machine.processors()
+        lambda image: _photo(images, image), range(len(images)), machine.processors()
     )
-    with reporter.bar(len(listing), "img") as bar:
+    with reporter.bar(len(images), "img") as bar:
         for image, future in found:
             photo = future.result()
             bar.advance()
             if photo is not None:
-                images.append(image)
+                read.append(image)
                 photos.append(photo)
-    return Photos(np.array(images, np.intp), photos, len(listing) - len(images))
+    return Photos(np.array(read, np.intp), photos, len(images) - len(read))
 
 
-def _photo(listing: Listing, image: int) -> Photo | None:
-    for row in listing.rows_of[image].tolist():
-        photo = _of_row(listing.manifest, row)
+def _photo(images: DistinctImages, image: int) -> Photo | None:
+    for row in images.rows_of[image].tolist():
+        photo = _of_row(images.manifest, row)
         if photo is not None:
             return photo
     return None

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.audit.neighbours import Units
-from pipeline.audit.pixels import Greys
+from pipeline.copies.neighbours import Units
+from pipeline.copies.pixels import Greys
 
 # Directions and cells of the histograms of oriented gradients (Dalal and Triggs 2005): with a sign,
 # since a negative is no copy.

@@ -1,0 +1,114 @@
+"""The different images of a manifest, each content once, with its features.
+
+Rows are files; two rows of equal bytes are one image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.copies.neighbours import Units
+from pipeline.errors import ConfigError, ManifestError
+from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
+from pipeline.store.store import Store
+from pipeline.system import machine
+
+# What the features take beside themselves, as a share: their projections, products, a head.
+_BESIDE: Final = 0.6
+
+
+@dataclass(frozen=True)
+class DistinctImages:
+    """Files, and which of them are one image.
+
+    Attributes:
+        manifest: One row per file that has features.
+        image_of: Number of each row's image, ``(rows,)``; images count in the manifest's order.
+        units: Features of each image with a norm of one, float32 ``(images, dim)``.
+    """
+
+    manifest: Manifest
+    image_of: NDArray[np.intp]
+    units: Units
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @cached_property
+    def first_row(self) -> NDArray[np.intp]:
+        """The first row of each image, ``(images,)``."""
+        return np.unique(self.image_of, return_index=True)[1].astype(np.intp)
+
+    @cached_property
+    def rows_of(self) -> Sequence[NDArray[np.intp]]:
+        """The rows of each image."""
+        order = np.argsort(self.image_of, kind="stable")
+        starts = np.searchsorted(self.image_of[order], np.arange(len(self) + 1))
+        return [order[start:stop] for start, stop in pairwise(starts)]
+
+    def path(self, image: int) -> str:
+        """Return the path of the first file of an image."""
+        return self.manifest.paths[int(self.first_row[image])]
+
+
+def distinct_images(store: Store, manifest: Manifest) -> DistinctImages:
+    """Read the features of all images of a manifest that have any.
+
+    Raises:
+        ConfigError: They do not fit into memory.
+        ManifestError: No image has features.
+        StoreError: The store is damaged.
+    """
+    rows = _usable(mark_conflicts(manifest), store)
+    keys, image_of = np.unique(rows.keys, return_inverse=True)
+    needed, free = int((1 + _BESIDE) * 4 * store.dim * len(keys)), machine.free_memory()
+    if needed > free:
+        raise ConfigError(
+            f"Expected memory for the features of {len(keys):,} images: {needed / 1e9:.1f} GB. "
+            f"Received: {free / 1e9:.1f} GB free.",
+            hint="Take a part of the images, with --manifest.",
+        )
+    # In the order of the manifest, so that what is said of images does not follow their digests.
+    first = np.unique(image_of, return_index=True)[1]
+    order = np.argsort(first, kind="stable")
+    place = np.empty(len(order), np.intp)
+    place[order] = np.arange(len(order))
+    return DistinctImages(rows, place[image_of], _units(store.read(keys[order])))
+
+
+def _usable(rows: Manifest, store: Store) -> Manifest:
+    """Return the rows that have features.
+
+    Raises:
+        ManifestError: There are none.
+    """
+    good = [row for row, status in enumerate(rows.statuses) if status in (OK, CONFLICT)]
+    known = np.isin(rows.keys[good], store.index.keys)
+    kept = np.array(good, np.intp)[known].tolist()
+    if not kept:
+        raise ManifestError(
+            f"Expected images with features in {str(store.path)!r}. Received: none.",
+            hint="Run extract again, or give the manifest of its images.",
+        )
+    return replace(
+        rows,
+        paths=[rows.paths[row] for row in kept],
+        labels=[rows.labels[row] for row in kept],
+        splits=[rows.splits[row] for row in kept],
+        keys=rows.keys[kept],
+        statuses=[rows.statuses[row] for row in kept],
+    )
+
+
+def _units(features: NDArray[np.float32]) -> Units:
+    """Bring rows to a norm of one, in place; a row of zeros stays as it is."""
+    for start in range(0, len(features), 4096):
+        part = features[start : start + 4096]
+        norms = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
+        part /= np.where(norms, norms, 1.0)[:, None].astype(np.float32)
+    return features
