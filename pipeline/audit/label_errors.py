@@ -19,6 +19,7 @@ from pipeline import heads
 from pipeline.audit.findings import LabelError, LabelErrors
 from pipeline.audit.listing import Listing
 from pipeline.copies.duplicates import Duplicates
+from pipeline.dataset.folds import grouped_folds
 from pipeline.errors import EngineUnavailableError
 from pipeline.heads.calibration import fit_temperature, probabilities
 
@@ -154,9 +155,10 @@ def out_of_fold(
         params: Parameters of the head; by default it chooses on the first fold that is held out.
     """
     trusted = np.ones(len(y), bool) if trusted is None else trusted
-    folds = max(2, min(FOLDS, int(np.bincount(y).min())))
+    folds = _num_folds(y, groups)
     scores = np.full((len(y), int(y.max()) + 1), -np.inf)
-    for rows, held_out in _folds(y, groups, folds):
+    # Where every class is one picture, saved again, no fold can judge another.
+    for rows, held_out in grouped_folds(y, groups, folds) if folds > 1 else ():
         fit_rows = rows[trusted[rows]]
         if len(held_out) == 0 or len(np.unique(y[fit_rows])) < 2:
             continue
@@ -172,16 +174,10 @@ def out_of_fold(
     return OutOfFold(probabilities([scores], temperature), y.astype(np.int64), folds, params)
 
 
-def _folds(
-    y: NDArray[np.integer], groups: NDArray[np.intp], count: int
-) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=0)
-    with warnings.catch_warnings():
-        # A class whose images are all near duplicates is in one fold.
-        warnings.simplefilter("ignore", UserWarning)
-        return list(splitter.split(y, y, groups))
+def _num_folds(y: NDArray[np.integer], groups: NDArray[np.intp]) -> int:
+    """Return the number of folds: no class has fewer images, nor the largest fewer groups."""
+    first = np.unique(groups, return_index=True)[1]
+    return min(FOLDS, max(2, int(np.bincount(y).min())), int(np.bincount(y[first]).max()))
 
 
 def _components(units: NDArray[np.float32]) -> NDArray[np.float32]:
