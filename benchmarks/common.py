@@ -95,8 +95,13 @@ def pooled_features(rows: int, dim: int, classes: int, seed: int) -> tuple[np.nd
     mixing *= (1 / np.sqrt(1 + np.arange(dim, dtype=np.float32)))[:, None] * np.sqrt(dim / 8)
     centres = shared.standard_normal((classes, dim), dtype=np.float32) / 2
     y = np.arange(rows) % classes
-    hidden = rng.standard_normal((rows, dim), dtype=np.float32) + centres[y]
-    return np.maximum(hidden @ mixing, 0), y
+    features = np.empty((rows, dim), np.float32)
+    for start in range(0, rows, 8192):
+        part = features[start : start + 8192]
+        hidden = rng.standard_normal(part.shape, dtype=np.float32)
+        hidden += centres[y[start : start + 8192]]
+        np.maximum(hidden @ mixing, 0, out=part)
+    return features, y
 
 
 def timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

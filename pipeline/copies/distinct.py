@@ -19,7 +19,7 @@ from pipeline.store.store import Store
 from pipeline.system import machine
 
 # What the features take beside themselves, as a share: their projections, products, a head.
-_BESIDE: Final = 0.6
+_BESIDE: Final = 0.8
 
 
 @dataclass(frozen=True)

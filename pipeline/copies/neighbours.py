@@ -21,13 +21,15 @@ from threadpoolctl import threadpool_limits
 from pipeline.errors import PipelineError
 from pipeline.system import machine
 
-# Principal components of the first look; as many are used as make the whole search quickest.
-LOOKS: Final = (64, 128, 256, 512)
+# Principal components of the first look, at all pairs; as many as make the whole search quickest.
+LOOKS: Final = (64, 128, 192, 256, 384)
+# Components of the second look, at the pairs that the first leaves.
+SECOND: Final = 512
 # Rows of the block of products that stays in a processor's cache.
 BLOCK: Final = 1024
-# Comparing a pair in full, in what one component of the product of two blocks takes for a pair: the
-# features of the pair have to be fetched first.
-_FETCHED: Final = 150_000
+# Fetching and multiplying a feature of one pair, in what a component of the product of two blocks
+# takes for a pair.
+_FETCHED: Final = 25
 # What looking at a product takes, in the same unit.
 _LOOKED_AT: Final = 16
 # Pairs of rows, squared, by which the number of components is chosen.
@@ -37,8 +39,8 @@ _TRIED: Final = 1024
 _SAMPLE: Final = 4096
 # Pairs kept: 0.5 GB. Features with more say that the distance is no near one.
 MOST_PAIRS: Final = 20_000_000
-# Pairs that are compared in full at once: 64 MB of 2,048 float32 features, twice.
-_AT_ONCE: Final = 8192
+# Pairs that are compared at once: 1 MB of 2,048 float32 features, twice, stay in the cache.
+_AT_ONCE: Final = 128
 _ULP: Final = 2.0**-24
 
 Units = NDArray[np.float32]
@@ -167,52 +169,88 @@ class _Search:
         # Half the squared distance that two unit vectors of this similarity have, and rounding:
         # of the basis, of projecting, and of sums in any order (Higham 2002, "Accuracy and
         # Stability of Numerical Algorithms", section 3.1).
-        self.bound = (1 - similarity) + 4 * (dim + 16) * _ULP
-        mean, basis = _principal(units, min(dim, LOOKS[-1]))
+        self._slack = (dim + 16) * _ULP
+        self.bound = (1 - similarity) + 4 * self._slack
+        mean, basis = _principal(units, min(dim, SECOND))
         count = _components(units, mean, basis, self.bound)
-        self.left, self.right = _projected(units, mean, basis[:, :count])
+        self.left, self.right = _sides(_projected(units, mean, basis[:, :count]))
+        self.second: NDArray[np.float32] | None = None
+        self.halves = np.zeros(0, np.float32)
+        if count < basis.shape[1] < dim:
+            projected = _projected(units, mean, basis)
+            self.second, self.halves = np.ascontiguousarray(projected[:, :-1]), projected[:, -1]
         self._local = threading.local()
 
     def of_block(self, start: int, other: int) -> Pairs:
         """Return the pairs of two blocks of rows."""
         left, right = self.left[start : start + BLOCK], self.right[other : other + BLOCK]
-        products = np.matmul(left, right.T, out=self._buffer(len(left), len(right)))
-        # Mostly nothing is near: the largest value tells so four times faster than a comparison.
+        products, passes = self._buffers(len(left), len(right))
+        np.matmul(left, right.T, out=products)
         least = np.float32(-self.bound)
-        lines = np.flatnonzero(products.max(axis=1) >= least)
-        if not len(lines):
-            return _NONE
-        rows, columns = np.nonzero(products[lines] >= least)
-        rows, columns = lines[rows] + start, columns + other
+        np.greater_equal(products, least, out=passes)
+        # Of a flat array NumPy finds places ten times faster than of one with lines.
+        rows, columns = np.divmod(np.flatnonzero(passes), len(right))
+        rows, columns = rows + start, columns + other
         if start == other:
             above = columns > rows
             rows, columns = rows[above], columns[above]
-        if len(rows) * _FETCHED > products.size * self.units.shape[1]:
+        width = self.units.shape[1] if self.second is None else self.second.shape[1]
+        if len(rows) * _FETCHED * width > products.size * self.units.shape[1]:
             rows, columns = self._dense(start, other)
+        elif self.second is not None:
+            halves = self.halves[rows] + self.halves[columns]
+            is_near = self._products(self.second, rows, columns) - halves >= least
+            rows, columns = rows[is_near], columns[is_near]
         return self._in_full(rows, columns)
 
-    def _buffer(self, rows: int, columns: int) -> NDArray[np.float32]:
-        """Return memory for products, one block per thread."""
+    def _buffers(self, rows: int, columns: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Return memory for the products of a block, and for which of them pass, per thread."""
         if not hasattr(self._local, "products"):
             self._local.products = np.empty(BLOCK * BLOCK, np.float32)
-        buffer: NDArray[np.float32] = self._local.products[: rows * columns]
-        return buffer.reshape(rows, columns)
+            self._local.passes = np.empty(BLOCK * BLOCK, bool)
+            self._local.pairs = np.empty((2, _AT_ONCE * self.units.shape[1]), np.float32)
+        size, shape = rows * columns, (rows, columns)
+        return self._local.products[:size].reshape(shape), self._local.passes[:size].reshape(shape)
 
     def _dense(self, start: int, other: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the pairs of two blocks that may be near, from all features at once."""
         products = self.units[start : start + BLOCK] @ self.units[other : other + BLOCK].T
-        slack = (self.units.shape[1] + 16) * _ULP
-        rows, columns = np.nonzero(products >= np.float32(self.similarity - slack))
+        rows, columns = np.nonzero(products >= np.float32(self.similarity - self._slack))
         rows, columns = rows + start, columns + other
         above = columns > rows
         return rows[above], columns[above]
 
     def _in_full(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Pairs:
-        similarity = np.empty(len(rows))
+        """Return those pairs that are near in all features."""
+        least = np.float32(self.similarity - self._slack)
+        is_near = self._products(self.units, rows, columns) >= least
+        rows, columns = rows[is_near], columns[is_near]
+        similarity = similarities(self.units, rows, columns)
+        return Pairs(rows, columns, similarity).where(similarity >= self.similarity)
+
+    def _products(
+        self, side: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Return the product of each pair of rows, float32 ``(len(rows),)``."""
+        found = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            similarity[part] = similarities(self.units, rows[part], columns[part])
-        return Pairs(rows, columns, similarity).where(similarity >= self.similarity)
+            # Places are in bounds; with "raise", NumPy would copy what it writes.
+            one, other = (
+                np.take(side, places[part], axis=0, out=_first(memory, places[part], side),
+                        mode="clip")
+                for places, memory in zip((rows, columns), self._local.pairs, strict=True)
+            )  # fmt: skip
+            found[part] = np.einsum("ij,ij->i", one, other)
+        return found
+
+
+def _first(
+    memory: NDArray[np.float32], places: NDArray[np.intp], side: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return as much of flat memory as some rows of a side take."""
+    shape = (len(places), side.shape[1])
+    return memory[: shape[0] * shape[1]].reshape(shape)
 
 
 _NONE: Final = Pairs.together([])
@@ -222,8 +260,11 @@ def similarities(
     units: Units, rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return the cosine similarity of each pair of rows, float64, at most one."""
-    one, other = units[rows], units[columns]
-    found = np.einsum("ij,ij->i", one, other, dtype=np.float64, casting="same_kind")
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        one, other = units[rows[part]], units[columns[part]]
+        found[part] = np.einsum("ij,ij->i", one, other, dtype=np.float64, casting="same_kind")
     clipped: NDArray[np.float64] = np.minimum(found, 1.0)
     return clipped
 
@@ -243,40 +284,44 @@ def _components(
 ) -> int:
     """Return how many principal components make the search quickest, by some pairs of rows."""
     dim = units.shape[1]
-    counts = [count for count in LOOKS if count < basis.shape[1]] or [basis.shape[1]]
+    counts = [count for count in LOOKS if count <= basis.shape[1]] or [basis.shape[1]]
     # Rows from everywhere, and other rows: of neighbours in a listing many are alike.
     step = max(1, len(units) // (2 * _TRIED))
     tried = units[::step][: 2 * _TRIED]
     cost = {}
     for count in counts:
-        left, right = _projected(tried, mean, basis[:, :count])
+        left, right = _sides(_projected(tried, mean, basis[:, :count]))
         passed = float((left[::2] @ right[1::2].T >= -bound).mean()) if len(tried) > 1 else 0.0
-        cost[count] = count + _LOOKED_AT + min(passed * _FETCHED, dim)
+        cost[count] = count + _LOOKED_AT + min(passed * _FETCHED * min(SECOND, dim), dim)
     return min(counts, key=lambda count: cost[count])
 
 
 def _projected(
     units: Units, mean: NDArray[np.float32], basis: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return both sides of a product, float32 ``(n, k + 3)`` with k components.
+) -> NDArray[np.float32]:
+    """Return rows in k components, float32 ``(n, k + 2)``.
 
-    The product of a line of the left and one of the right is minus half the squared distance of
-    their rows in the components and in the length of what these leave out.
+    The components are followed by the length of what they leave out, and by half the squared
+    length of both. So the product of two rows without their halves, less these, is minus half
+    their squared distance in the components and in that length.
     """
     count = basis.shape[1]
-    left = np.empty((len(units), count + 3), np.float32)
+    found = np.empty((len(units), count + 2), np.float32)
     basis = np.ascontiguousarray(basis)
     for start in range(0, len(units), 8 * BLOCK):
         part = slice(start, start + 8 * BLOCK)
         centred = units[part] - mean
-        left[part, :count] = centred @ basis
-        whole, kept = _squared(centred), _squared(left[part, :count])
-        left[part, count] = np.sqrt(np.maximum(whole - kept, 0.0))
-    half = _squared(left[:, : count + 1]) / 2
-    right = left.copy()
-    left[:, count + 1], left[:, count + 2] = -half, 1
-    right[:, count + 1], right[:, count + 2] = 1, -half
-    return left, right
+        found[part, :count] = centred @ basis
+        whole, kept = _squared(centred), _squared(found[part, :count])
+        found[part, count] = np.sqrt(np.maximum(whole - kept, 0.0))
+        found[part, count + 1] = _squared(found[part, : count + 1]) / 2
+    return found
+
+
+def _sides(projected: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return both sides of a product that takes halves off by itself, float32 ``(n, k + 3)``."""
+    rows, half, one = projected[:, :-1], projected[:, -1:], np.ones_like(projected[:, -1:])
+    return np.hstack([rows, -half, one]), np.hstack([rows, one, -half])
 
 
 def _squared(rows: NDArray[np.float32]) -> NDArray[np.float64]:

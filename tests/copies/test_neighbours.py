@@ -35,13 +35,23 @@ def brute_force(units: np.ndarray, similarity: float) -> dict[tuple[int, int], f
     copies=st.integers(0, 40),
     noise=st.sampled_from([0.0, 1e-3, 0.1, 1.0]),
     similarity=st.sampled_from([-0.5, 0.3, 0.9, 0.99, 0.9999]),
+    looks_twice=st.booleans(),
 )
 def test_all_pairs_are_found_and_no_others(
-    seed: int, count: int, dim: int, copies: int, noise: float, similarity: float
+    seed: int,
+    count: int,
+    dim: int,
+    copies: int,
+    noise: float,
+    similarity: float,
+    looks_twice: bool,
 ) -> None:
     units = rows(seed, count, dim, copies, noise)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "BLOCK", 32)
+        if looks_twice:
+            patch.setattr(neighbours, "LOOKS", (2, 5))
+            patch.setattr(neighbours, "SECOND", 20)
         found = neighbours.pairs_within(units, similarity)
     expected = brute_force(units, similarity)
     listed = list(zip(found.first.tolist(), found.second.tolist(), strict=True))
@@ -64,9 +74,14 @@ def test_a_projection_never_hides_a_near_pair() -> None:
     assert {(row, row + 200) for row in range(200)} <= pairs
 
 
+@pytest.mark.parametrize("second", [20, 512])
 @pytest.mark.parametrize("dense", [False, True])
-def test_both_ways_to_compare_in_full_agree(dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_ways_to_compare_agree(
+    dense: bool, second: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(neighbours, "_FETCHED", 1e12 if dense else 0)
+    monkeypatch.setattr(neighbours, "LOOKS", (4, 8))
+    monkeypatch.setattr(neighbours, "SECOND", second)
     monkeypatch.setattr(neighbours, "BLOCK", 64)
     units = rows(5, 300, 90, 60, 0.05)
     found = neighbours.pairs_within(units, 0.97)
