@@ -15,7 +15,8 @@ from pipeline.audit.proposals import write_proposals
 from pipeline.audit.quality import find_issues
 from pipeline.config.auditing import AuditOptions
 from pipeline.config.options import CommonOptions
-from pipeline.copies.duplicates import Duplicates, find_duplicates
+from pipeline.copies.approximate import is_installed
+from pipeline.copies.duplicates import LARGE, Duplicates, find_duplicates, is_exact
 from pipeline.copies.neighbours import num_steps
 from pipeline.copies.photos import Photos, read_photos
 from pipeline.errors import RunError
@@ -29,7 +30,7 @@ CSV = "audit.csv"
 # Images from which the search for copies is announced with the time that it takes.
 _LARGE = 100_000
 # Pairs per second that two processors compare, at the least.
-_RATE = 5e8
+_RATE = 2e8
 
 
 def audit(
@@ -96,11 +97,14 @@ def _duplicates(
     listing: Listing, photos: Photos, given: float | None, reporter: Reporter
 ) -> Duplicates:
     count = len(listing)
-    if count >= _LARGE:
+    if not is_exact(count):
+        reporter.say(f"Comparing {count:,} images with those of the nearest cells, by faiss")
+    elif count >= _LARGE:
         seconds = count * count / 2 / _RATE
+        faster = "" if is_installed() else "; install faiss-cpu for a faster search of nearly all"
         reporter.say(
             f"Comparing {count:,} images with each other, exactly: about {seconds / 60:.0f} "
-            "minutes on two processors"
+            f"minutes on two processors{faster if count > LARGE else ''}"
         )
     with reporter.bar(num_steps(count), "block") as bar:
         return find_duplicates(listing, photos, given, bar.advance)

@@ -5,7 +5,7 @@ logarithmic scale, has a middle and a spread; copies are far below. See ``docs/a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.copies import approximate, neighbours
 from pipeline.copies.descriptors import with_edges
 from pipeline.copies.distinct import DistinctImages
 from pipeline.copies.neighbours import (
     Pairs,
     Units,
     nearest_similarities,
-    pairs_within,
 )
 from pipeline.copies.photos import Photos
 from pipeline.copies.pixels import SAME, correlations
@@ -31,6 +31,8 @@ FAR_BELOW: Final = 3.5
 BELOW: Final = 0.5
 # Images whose nearest other one is looked for, to learn the middle and the spread.
 QUERIES: Final = 2048
+# Images from which nearly all copies have to do, where faiss is installed.
+LARGE: Final = 200_000
 # Turns the median absolute deviation into the standard deviation of a normal distribution.
 _MAD: Final = 1.4826
 # Distances below are the same: float32 tells no smaller ones apart.
@@ -51,6 +53,8 @@ class Threshold:
         chosen: Whether the data said it, rather than a person.
         compared_by: ``features``, or ``features and pixels``.
         pixels: Correlation of pixels from which a candidate is; None where they were not compared.
+        recall: Share of all candidates that was found, measured on some images; None where the
+            search is exact.
     """
 
     similarity: float
@@ -60,6 +64,7 @@ class Threshold:
     chosen: bool
     compared_by: str
     pixels: float | None
+    recall: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +104,19 @@ def find_duplicates(
     has_pixels = given is None and not photos.missing and len(images) > 1
     units = with_edges(images.units, photos.greys) if has_pixels else images.units
     threshold = choose(units, has_pixels=has_pixels) if given is None else _given(given)
-    pairs = pairs_within(units, threshold.candidates, progress=progress)
+    if is_exact(len(images)):
+        pairs = neighbours.pairs_within(units, threshold.candidates, progress=progress)
+    else:
+        pairs, recall = approximate.pairs_within(units, threshold.candidates, progress=progress)
+        threshold = replace(threshold, recall=recall)
     if has_pixels:
         pairs = _confirmed(pairs, threshold, photos)
     return Duplicates(threshold, pairs, _components(pairs, len(images)), units)
+
+
+def is_exact(count: int) -> bool:
+    """Tell whether so many images are compared exactly: if they are few, or faiss is not there."""
+    return count <= LARGE or not approximate.is_installed()
 
 
 def _given(similarity: float) -> Threshold:

@@ -125,16 +125,28 @@ def pairs_within(
             if len(part):
                 found.append(part)
                 count += len(part)
-            if count > MOST_PAIRS:
+            try:
+                require_few(count, similarity)
+            except PipelineError:
                 pool.shutdown(wait=True, cancel_futures=True)
-                raise PipelineError(
-                    f"More than {MOST_PAIRS:,} pairs of images have a similarity of "
-                    f"{similarity:g} or more, which therefore tells no copies.",
-                    hint="Give a higher --threshold.",
-                )
+                raise
             if start[1] + BLOCK >= len(units):
                 progress()
     return Pairs.together(found)
+
+
+def require_few(count: int, similarity: float) -> None:
+    """Refuse to go on with more pairs than memory is for.
+
+    Raises:
+        PipelineError: Says how many are similar, and what helps.
+    """
+    if count > MOST_PAIRS:
+        raise PipelineError(
+            f"More than {MOST_PAIRS:,} pairs of images have a similarity of {similarity:g} or "
+            "more, which therefore tells no copies.",
+            hint="Give a higher --threshold.",
+        )
 
 
 def num_steps(rows: int) -> int:
@@ -166,19 +178,15 @@ class _Search:
     def __init__(self, units: Units, similarity: float) -> None:
         self.units, self.similarity = units, similarity
         dim = units.shape[1]
-        # Half the squared distance that two unit vectors of this similarity have, and rounding:
-        # of the basis, of projecting, and of sums in any order (Higham 2002, "Accuracy and
-        # Stability of Numerical Algorithms", section 3.1).
-        self._slack = (dim + 16) * _ULP
-        self.bound = (1 - similarity) + 4 * self._slack
-        mean, basis = _principal(units, min(dim, SECOND))
+        self.bound = bound_of(similarity, dim)
+        mean, basis = principal(units, min(dim, SECOND))
         count = _components(units, mean, basis, self.bound)
-        self.left, self.right = _sides(_projected(units, mean, basis[:, :count]))
+        self.left, self.right = sides(projected(units, mean, basis[:, :count]))
         self.second: NDArray[np.float32] | None = None
         self.halves = np.zeros(0, np.float32)
         if count < basis.shape[1] < dim:
-            projected = _projected(units, mean, basis)
-            self.second, self.halves = np.ascontiguousarray(projected[:, :-1]), projected[:, -1]
+            wide = projected(units, mean, basis)
+            self.second, self.halves = np.ascontiguousarray(wide[:, :-1]), wide[:, -1]
         self._local = threading.local()
 
     def of_block(self, start: int, other: int) -> Pairs:
@@ -199,50 +207,89 @@ class _Search:
             rows, columns = self._dense(start, other)
         elif self.second is not None:
             halves = self.halves[rows] + self.halves[columns]
-            is_near = self._products(self.second, rows, columns) - halves >= least
+            is_near = _products(self.second, rows, columns, self._local.pairs) - halves >= least
             rows, columns = rows[is_near], columns[is_near]
-        return self._in_full(rows, columns)
+        return confirmed(self.units, rows, columns, self.similarity, self._local.pairs)
 
     def _buffers(self, rows: int, columns: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Return memory for the products of a block, and for which of them pass, per thread."""
         if not hasattr(self._local, "products"):
             self._local.products = np.empty(BLOCK * BLOCK, np.float32)
             self._local.passes = np.empty(BLOCK * BLOCK, bool)
-            self._local.pairs = np.empty((2, _AT_ONCE * self.units.shape[1]), np.float32)
+            self._local.pairs = pair_memory(self.units)
         size, shape = rows * columns, (rows, columns)
         return self._local.products[:size].reshape(shape), self._local.passes[:size].reshape(shape)
 
     def _dense(self, start: int, other: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the pairs of two blocks that may be near, from all features at once."""
         products = self.units[start : start + BLOCK] @ self.units[other : other + BLOCK].T
-        rows, columns = np.nonzero(products >= np.float32(self.similarity - self._slack))
+        rows, columns = np.nonzero(
+            products >= np.float32(self.similarity - _slack(self.units.shape[1]))
+        )
         rows, columns = rows + start, columns + other
         above = columns > rows
         return rows[above], columns[above]
 
-    def _in_full(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Pairs:
-        """Return those pairs that are near in all features."""
-        least = np.float32(self.similarity - self._slack)
-        is_near = self._products(self.units, rows, columns) >= least
-        rows, columns = rows[is_near], columns[is_near]
-        similarity = similarities(self.units, rows, columns)
-        return Pairs(rows, columns, similarity).where(similarity >= self.similarity)
 
-    def _products(
-        self, side: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
-    ) -> NDArray[np.float32]:
-        """Return the product of each pair of rows, float32 ``(len(rows),)``."""
-        found = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            # Places are in bounds; with "raise", NumPy would copy what it writes.
-            one, other = (
-                np.take(side, places[part], axis=0, out=_first(memory, places[part], side),
-                        mode="clip")
-                for places, memory in zip((rows, columns), self._local.pairs, strict=True)
-            )  # fmt: skip
-            found[part] = np.einsum("ij,ij->i", one, other)
-        return found
+def confirmed(
+    units: Units,
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    similarity: float,
+    memory: NDArray[np.float32] | None = None,
+) -> Pairs:
+    """Return those pairs that are near in all features.
+
+    Args:
+        units: Rows with a norm of one, float32 ``(n, dim)``.
+        rows: Row numbers, ``(k,)``.
+        columns: Row numbers, ``(k,)``.
+        similarity: The least cosine.
+        memory: See ``pair_memory``.
+    """
+    least = np.float32(similarity - _slack(units.shape[1]))
+    memory = pair_memory(units) if memory is None else memory
+    is_near = _products(units, rows, columns, memory) >= least
+    rows, columns = rows[is_near], columns[is_near]
+    exactly = similarities(units, rows, columns)
+    return Pairs(rows, columns, exactly).where(exactly >= similarity)
+
+
+def pair_memory(units: Units) -> NDArray[np.float32]:
+    """Return memory for the rows of the pairs that are compared at once."""
+    return np.empty((2, _AT_ONCE * units.shape[1]), np.float32)
+
+
+def bound_of(similarity: float, dim: int) -> float:
+    """Return half the squared distance of unit vectors of this similarity, rounding allowed for.
+
+    Rounding of the basis, of projecting, and of sums in any order (Higham 2002, "Accuracy and
+    Stability of Numerical Algorithms", section 3.1).
+    """
+    return (1 - similarity) + 4 * _slack(dim)
+
+
+def _slack(dim: int) -> float:
+    return (dim + 16) * _ULP
+
+
+def _products(
+    side: NDArray[np.float32],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    memory: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Return the product of each pair of rows, float32 ``(len(rows),)``."""
+    found = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        # Places are in bounds; with "raise", NumPy would copy what it writes.
+        one, other = (
+            np.take(side, places[part], axis=0, out=_first(half, places[part], side), mode="clip")
+            for places, half in zip((rows, columns), memory, strict=True)
+        )
+        found[part] = np.einsum("ij,ij->i", one, other)
+    return found
 
 
 def _first(
@@ -269,7 +316,7 @@ def similarities(
     return clipped
 
 
-def _principal(units: Units, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def principal(units: Units, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the mean of a sample of rows, ``(dim,)``, and principal components, ``(dim, k)``."""
     step = max(1, len(units) // _SAMPLE)
     sample = units[::step].astype(np.float64)
@@ -290,13 +337,13 @@ def _components(
     tried = units[::step][: 2 * _TRIED]
     cost = {}
     for count in counts:
-        left, right = _sides(_projected(tried, mean, basis[:, :count]))
+        left, right = sides(projected(tried, mean, basis[:, :count]))
         passed = float((left[::2] @ right[1::2].T >= -bound).mean()) if len(tried) > 1 else 0.0
         cost[count] = count + _LOOKED_AT + min(passed * _FETCHED * min(SECOND, dim), dim)
     return min(counts, key=lambda count: cost[count])
 
 
-def _projected(
+def projected(
     units: Units, mean: NDArray[np.float32], basis: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return rows in k components, float32 ``(n, k + 2)``.
@@ -318,9 +365,9 @@ def _projected(
     return found
 
 
-def _sides(projected: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def sides(made: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return both sides of a product that takes halves off by itself, float32 ``(n, k + 3)``."""
-    rows, half, one = projected[:, :-1], projected[:, -1:], np.ones_like(projected[:, -1:])
+    rows, half, one = made[:, :-1], made[:, -1:], np.ones_like(made[:, -1:])
     return np.hstack([rows, -half, one]), np.hstack([rows, one, -half])
 
 
