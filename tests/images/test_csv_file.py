@@ -117,7 +117,8 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
     found = sources.scan(write(tmp_path, text))
     assert list(found.labels) == ["cat", "dog"]
     (note,) = found.notes
-    assert "columns not used: 'Group', 'photographer'" in note
+    assert "columns not used: 'photographer'" in note
+    assert list(found.groups) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
