@@ -63,7 +63,8 @@ class ExtractOptions:
 
     data: str = fields.path(
         "",
-        "folder with one sub-folder per class, split folders above it, or a CSV path,label[,split][,group]",
+        "folder with one sub-folder per class, split folders above it, or a CSV "
+        "path,label[,split][,group]",
         "DATA",
         positional=True,
         required=True,

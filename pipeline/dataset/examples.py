@@ -152,9 +152,7 @@ def load(
     return opened.read(listing.keys[rows], view), _numbers(labels, names), list(names)
 
 
-def prepare(
-    manifest: Manifest, rule: SplitRule, copies: Sequence[Sequence[str]] = ()
-) -> Examples:
+def prepare(manifest: Manifest, rule: SplitRule, copies: Sequence[Sequence[str]] = ()) -> Examples:
     """Choose the rows to train, choose and score on.
 
     Args:

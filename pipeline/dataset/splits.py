@@ -117,7 +117,10 @@ def parse_ratios(text: str) -> Ratios:
 
 
 def position(key: str, seed: int) -> float:
-    """Return the place of a key, or of a group's name, in [0, 1): the first 8 bytes of sha256 of ``<seed>:<key>``."""
+    """Return the place of a key, or of a group's name, in [0, 1).
+
+    These are the first 8 bytes of sha256 of ``<seed>:<key>``.
+    """
     digest = hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest()
     # 53 bits, as many as a double holds: more could round up to 1.0.
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
@@ -152,7 +155,7 @@ def assign(
     group_of = {key: groups.get(key, key) for key in keys}
     said_of, straddling = _nearest_to_test(keys, declared)
     declared_of, _ = _nearest_to_test([group_of[key] for key in said_of], list(said_of.values()))
-    plan = _plan(set(declared_of.values()), ratios, asked=asked)
+    plan = _plan(set(said_of.values()), ratios, asked=asked)
     declared = [plan.renamed.get(said, said) for said in declared]
     said_of = {key: plan.renamed.get(said, said) for key, said in said_of.items()}
     declared_of = {name: plan.renamed.get(said, said) for name, said in declared_of.items()}
@@ -178,7 +181,7 @@ def assign(
         tuple(splits),
         tuple(moved),
         straddling,
-        is_declared=not {"val", "test"}.isdisjoint(declared_of.values()),
+        is_declared=not {"val", "test"}.isdisjoint(said_of.values()),
         notes=(plan.note,) if plan.note else (),
         dropped=dict(dropped),
     )
