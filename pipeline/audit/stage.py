@@ -57,7 +57,7 @@ def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Rep
     if photos.missing:
         notes["quality"] = _missing(listing, photos)
     given = options.threshold or None
-    found = search(listing, photos, reporter, given=given, known=_taken(run))
+    found = search(listing, photos, reporter, given=given, known=taken(run))
     leaks = find_leaks(listing, found)
     if not listing.splits_of:
         notes["leaks"] = "the manifest declares no splits: give a run, by --run"
@@ -89,7 +89,7 @@ def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Rep
     )
 
 
-def _taken(run: Run | None) -> Threshold | None:
+def taken(run: Run | None) -> Threshold | None:
     """Return what a leak-free run took for the same, so that this audit takes it too."""
     merged = run.record.source.near_duplicates if run is not None else None
     return merged.threshold if merged is not None else None

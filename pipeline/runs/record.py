@@ -58,7 +58,7 @@ class RunInputs(Record):
     augment: Sequence[str] | None = field(metadata=lenient(None))
     average: Sequence[str] | None = field(metadata=lenient(None))
     reject_below: float | None = field(metadata=lenient(None))
-    group: str | None = None
+    group: str | None = field(metadata=lenient(None))
     # Last, so that an option that changes the rows is named before their digest.
     manifest_sha256: str | None = field(metadata=lenient(None))
 
