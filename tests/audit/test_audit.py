@@ -83,7 +83,15 @@ def test_planted_copies_and_leaks_are_found(store: Path, command: Command) -> No
     low, high = scores["accuracy_ci95"]
     assert 0 <= low <= scores["accuracy"] <= high <= 1
     trained, made = command(
-        "train-head", "--store", store, "--run", "free", "--head", "majority", "--split", "leak-free"
+        "train-head",
+        "--store",
+        store,
+        "--run",
+        "free",
+        "--head",
+        "majority",
+        "--split",
+        "leak-free",
     )
     assert trained == 0 and made["dropped"]["group in two declared splits"] >= len(PLANTED)
     status, found = command("audit", store, "--run", "free", "--out", "free-audit")
