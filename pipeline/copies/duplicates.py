@@ -37,7 +37,7 @@ _MAD: Final = 1.4826
 # Distances below are the same: float32 tells no smaller ones apart.
 _LEAST: Final = 1e-3
 # Candidates of one image whose pixels are compared: the most similar ones.
-CANDIDATES: Final = 10
+CANDIDATES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +157,18 @@ def _confirmed(pairs: Pairs, threshold: Threshold, photos: Photos) -> Pairs:
 
 
 def _nearest_candidates(pairs: Pairs) -> NDArray[np.bool_]:
-    """Tell which pairs are among the most similar ones of either of their images."""
+    """Tell which pairs are among the most similar ones of either of their images.
+
+    It does not matter which of the two comes first: an audit and a leak-free split, which number
+    images in ways of their own, look at the same pairs.
+    """
+    images = np.concatenate([pairs.first, pairs.second])
+    order = np.lexsort((-np.tile(pairs.similarity, 2), images))
+    starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+    sizes = np.diff(np.append(starts, len(order)))
+    rank = np.arange(len(order)) - np.repeat(starts, sizes)
     chosen = np.zeros(len(pairs), dtype=bool)
-    for images in (pairs.first, pairs.second):
-        order = np.lexsort((-pairs.similarity, images))
-        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
-        sizes = np.diff(np.append(starts, len(order)))
-        rank = np.arange(len(order)) - np.repeat(starts, sizes)
-        chosen[order[rank < CANDIDATES]] = True
+    chosen[order[rank < CANDIDATES] % max(1, len(pairs))] = True
     return chosen
 
 

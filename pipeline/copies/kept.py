@@ -58,11 +58,12 @@ class NearDuplicates(Record):
     groups: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        merged = sum(len(group) for group in self.groups)
+        sizes = [len(group) for group in self.groups]
+        largest = f" (the largest of {max(sizes):,})" if sizes else ""
         lacking = f" ({self.absent:,} files are not at hand)" if self.absent else ""
         return (
             f"Near duplicates stay in one split: {counted(len(self.groups), 'group')} of "
-            f"{counted(merged, 'image')}, of {self.images:,} compared by "
+            f"{counted(sum(sizes), 'image')}{largest}, of {self.images:,} compared by "
             f"{self.threshold.compared_by}{lacking}, {self.threshold}"
         )
 
