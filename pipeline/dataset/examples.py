@@ -21,6 +21,7 @@ from pipeline.dataset.splits import SPLITS, Moved
 from pipeline.errors import ManifestError, mention
 from pipeline.images.manifest import CONFLICT, GROUP, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store
+from pipeline.system.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ def prepare(manifest: Manifest, rule: SplitRule, copies: Sequence[Sequence[str]]
         moved=assignment.moved,
         dropped={reason: count for reason, count in dropped.items() if count},
         notes=(
-            *manifest.notes, *notes_of(manifest), *_notes_of_groups(manifest, rule),
+            *manifest.notes, *notes_of(manifest), *_notes_of_groups(manifest, rows, rule),
             *assignment.notes,
         ),
         is_declared=assignment.is_declared,
@@ -252,8 +253,8 @@ def _groups(
     return groups.united([manifest.keys[index].decode() for index in rows], names, copies)
 
 
-def _notes_of_groups(manifest: Manifest, rule: SplitRule) -> list[str]:
-    """Return that groups are not used, or that there are none."""
+def _notes_of_groups(manifest: Manifest, rows: Sequence[int], rule: SplitRule) -> list[str]:
+    """Return how many groups of the manifest stay whole, or that they are not used."""
     if manifest.groups and not rule.by_group:
         return [
             f"The data has a column {GROUP!r}, which is not used: --group {GROUP} keeps images of "
@@ -261,7 +262,13 @@ def _notes_of_groups(manifest: Manifest, rule: SplitRule) -> list[str]:
         ]
     if rule.by_group and not manifest.groups:
         return ["The column of --group is empty: every image is on its own"]
-    return []
+    if not rule.by_group:
+        return []
+    sizes = Counter(name for row in rows if (name := manifest.groups[row]))
+    return [
+        f"Groups of the manifest stay in one split: {counted(len(sizes), 'group')} of "
+        f"{counted(sizes.total(), 'image')}, of {len(rows):,}"
+    ]
 
 
 def _assign(

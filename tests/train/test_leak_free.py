@@ -263,6 +263,7 @@ def test_extract_keeps_the_column_group_and_train_head_says_how_to_use_it(
     assert straddling("plain", scenes)
     shown = said(capsys, *TRAIN, "--run", "run", "--group", "group")
     assert "not used" not in shown and straddling("run", scenes) == []
+    assert "Groups of the manifest stay in one split: 12 groups of 44 images, of 44" in shown
     # Both: what they connect is one group.
     assert command(*TRAIN, "--run", "both", "--group", "group", "--split", "leak-free")[0] == 0
     assert straddling("both", scenes) == [] and leaks("both") == []
