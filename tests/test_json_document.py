@@ -24,7 +24,7 @@ from json_document import PAGE, UNITS, Document, is_known
 from onnx_files import Network
 from PIL import Image
 
-from pipeline.audit import duplicates, label_errors, outliers
+from pipeline.audit import groups, label_errors, outliers
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
 from pipeline.errors import EngineUnavailableError
@@ -149,7 +149,7 @@ def run_stage_two(work: Workplace) -> None:
              "--reject-below", 0.9, "--report")  # fmt: skip
     shutil.copy(work / "store/manifest.csv", work / "mine.csv")
     work.run("train-head", *train, work / "mine", "--head", "majority", "--manifest",
-             work / "mine.csv")  # fmt: skip
+             work / "mine.csv", "--split", "leak-free")  # fmt: skip
     sweep = ("sweep", "--store", work / "store", "--run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KnnHead, "_scores", no_numbers_of_three)
@@ -212,7 +212,7 @@ def run_audit(work: Workplace) -> None:
     audit = ("audit", work / "store", "--out")
     work.run("audit", *audit, work / "audit", "--run", work / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_COMPARED", 1)
+        patch.setattr(groups, "_COMPARED", 1)
         patch.setattr(label_errors, "require_cleanlab", no_cleanlab)
         patch.setattr(outliers, "FAR_ABOVE", 0.5)
         work.run("audit", *audit, work / "given", "--threshold", 0.5)

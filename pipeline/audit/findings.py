@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from pipeline.copies.duplicates import Threshold
+from pipeline.copies.threshold import Threshold
 
 Scores = Mapping[str, object]
 
@@ -163,7 +163,7 @@ class Findings:
             "unlabelled": self.unlabelled,
             "classes": dict(self.classes),
             "imbalance": self.imbalance,
-            "threshold": asdict(self.threshold),
+            "threshold": self.threshold.as_json(),
             "copies": [asdict(item) for item in self.copies],
             "near_duplicates": [asdict(item) for item in self.near_duplicates],
             "leaks": [asdict(item) for item in self.leaks],

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.audit.findings import Findings
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
-from pipeline.images.manifest import COLUMNS, OK, Manifest
+from pipeline.images.manifest import OK, Manifest
 
 _FOUND = ("proposed", "score", "found")
 
@@ -44,7 +44,7 @@ def write_proposals(
 def _rows(
     manifest: Manifest, findings: Findings, changed: dict[str, str]
 ) -> Iterator[Sequence[str]]:
-    yield (*COLUMNS, *_FOUND)
+    yield (*manifest.columns, *_FOUND)
     errors = {error.path: error for error in findings.label_errors.errors}
     found = _found(findings)
     order = sorted(
@@ -65,6 +65,7 @@ def _rows(
             manifest.keys[row].decode(),
             # Whether two labels conflict is for the reader to find out, after they were edited.
             OK,
+            *([manifest.groups[row]] if manifest.groups else []),
             error.proposed if error else "",
             f"{error.score:.6f}" if error else "",
             "; ".join(found[path]),

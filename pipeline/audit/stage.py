@@ -15,10 +15,9 @@ from pipeline.audit.proposals import write_proposals
 from pipeline.audit.quality import find_issues
 from pipeline.config.auditing import AuditOptions
 from pipeline.config.options import CommonOptions
-from pipeline.copies.approximate import is_installed
-from pipeline.copies.duplicates import LARGE, Duplicates, find_duplicates, is_exact
-from pipeline.copies.neighbours import num_steps
 from pipeline.copies.photos import Photos, read_photos
+from pipeline.copies.search import search
+from pipeline.copies.threshold import Threshold
 from pipeline.errors import RunError
 from pipeline.files import outputs
 from pipeline.runs.run import Run
@@ -27,10 +26,6 @@ from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
 CSV = "audit.csv"
-# Images from which the search for copies is announced with the time that it takes.
-_LARGE = 100_000
-# Pairs per second that two processors compare, at the least.
-_RATE = 2e8
 
 
 def audit(
@@ -61,7 +56,8 @@ def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Rep
     photos = read_photos(listing, reporter)
     if photos.missing:
         notes["quality"] = _missing(listing, photos)
-    found = _duplicates(listing, photos, options.threshold or None, reporter)
+    given = options.threshold or None
+    found = search(listing, photos, reporter, given=given, known=taken(run))
     leaks = find_leaks(listing, found)
     if not listing.splits_of:
         notes["leaks"] = "the manifest declares no splits: give a run, by --run"
@@ -93,21 +89,10 @@ def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Rep
     )
 
 
-def _duplicates(
-    listing: Listing, photos: Photos, given: float | None, reporter: Reporter
-) -> Duplicates:
-    count = len(listing)
-    if not is_exact(count):
-        reporter.say(f"Comparing {count:,} images with those of the nearest cells, by faiss")
-    elif count >= _LARGE:
-        seconds = count * count / 2 / _RATE
-        faster = "" if is_installed() else "; install faiss-cpu for a faster search of nearly all"
-        reporter.say(
-            f"Comparing {count:,} images with each other, exactly: about {seconds / 60:.0f} "
-            f"minutes on two processors{faster if count > LARGE else ''}"
-        )
-    with reporter.bar(num_steps(count), "block") as bar:
-        return find_duplicates(listing, photos, given, bar.advance)
+def taken(run: Run | None) -> Threshold | None:
+    """Return what a leak-free run took for the same, so that this audit takes it too."""
+    merged = run.record.source.near_duplicates if run is not None else None
+    return merged.threshold if merged is not None else None
 
 
 def _missing(listing: Listing, photos: Photos) -> str:

@@ -63,7 +63,8 @@ class ExtractOptions:
 
     data: str = fields.path(
         "",
-        "folder with one sub-folder per class, split folders above it, or a CSV path,label[,split]",
+        "folder with one sub-folder per class, split folders above it, or a CSV "
+        "path,label[,split][,group]",
         "DATA",
         positional=True,
         required=True,
@@ -141,8 +142,15 @@ class StageTwoOptions:
         None,
         "shares of train/val/test where the data declares no splits "
         f"(default: {DEFAULT_SPLIT}); given, splits that the data lacks are taken from train, "
-        "instead of taking the only held-out one for test",
-        "A/B/C",
+        "instead of taking the only held-out one for test; 'leak-free', or leak-free:A/B/C, finds "
+        "near duplicates and keeps them in one split",
+        "A/B/C|leak-free",
+    )
+    group: str | None = fields.text(
+        None,
+        "manifest column of what belongs together (patient, plant, scene): images of one group "
+        "stay in one split, and on one side of cross-validation",
+        "COLUMN",
     )
     split_seed: int = fields.integer(0, "seed of the split", 0)
     seed: int = fields.integer(0, "seed of initial weights, shuffling and dropout", 0)

@@ -4,7 +4,7 @@ Rows are files; two rows of equal bytes are one image.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Final
@@ -95,14 +95,7 @@ def _usable(rows: Manifest, store: Store) -> Manifest:
             f"Expected images with features in {str(store.path)!r}. Received: none.",
             hint="Run extract again, or give the manifest of its images.",
         )
-    return replace(
-        rows,
-        paths=[rows.paths[row] for row in kept],
-        labels=[rows.labels[row] for row in kept],
-        splits=[rows.splits[row] for row in kept],
-        keys=rows.keys[kept],
-        statuses=[rows.statuses[row] for row in kept],
-    )
+    return rows.take(kept)
 
 
 def _units(features: NDArray[np.float32]) -> Units:

@@ -23,6 +23,7 @@ from pipeline.copies.neighbours import (
 )
 from pipeline.copies.photos import Photos
 from pipeline.copies.pixels import SAME, correlations
+from pipeline.copies.threshold import Threshold
 
 # Robust standard deviations below the middle from which a distance is an outlier: Iglewicz and
 # Hoaglin 1993, "How to Detect and Handle Outliers".
@@ -38,33 +39,7 @@ _MAD: Final = 1.4826
 # Distances below are the same: float32 tells no smaller ones apart.
 _LEAST: Final = 1e-3
 # Candidates of one image whose pixels are compared: the most similar ones.
-_CANDIDATES: Final = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Threshold:
-    """From which similarity images are nearly the same.
-
-    Attributes:
-        similarity: Cosine from which a pair is.
-        candidates: Cosine from which the pixels of a pair were compared.
-        median: The median cosine of an image and its nearest other one; None where not looked at.
-        spread: Robust standard deviation of the logarithm of that distance.
-        chosen: Whether the data said it, rather than a person.
-        compared_by: ``features``, or ``features and pixels``.
-        pixels: Correlation of pixels from which a candidate is; None where they were not compared.
-        recall: Share of all candidates that was found, measured on some images; None where the
-            search is exact.
-    """
-
-    similarity: float
-    candidates: float
-    median: float | None
-    spread: float | None
-    chosen: bool
-    compared_by: str
-    pixels: float | None
-    recall: float | None = None
+CANDIDATES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +64,8 @@ def find_duplicates(
     photos: Photos,
     given: float | None,
     progress: Callable[[], None] = lambda: None,
+    *,
+    known: Threshold | None = None,
 ) -> Duplicates:
     """Find the images that are nearly the same.
 
@@ -97,13 +74,20 @@ def find_duplicates(
         photos: Their files; where all were read, their pixels are compared too.
         given: The similarity that counts as the same, by features alone; None lets the data say.
         progress: Called as the search goes on; see ``neighbours.num_steps``.
+        known: What an earlier search took, which is taken again where it compared by the same:
+            other images beside them then change nothing about two.
 
     Raises:
         PipelineError: Nearly all pairs are similar by that measure.
     """
     has_pixels = given is None and not photos.missing and len(images) > 1
     units = with_edges(images.units, photos.greys) if has_pixels else images.units
-    threshold = choose(units, has_pixels=has_pixels) if given is None else _given(given)
+    if given is not None:
+        threshold = _given(given)
+    elif known is not None and known.chosen and known.compared_by == compared_by(has_pixels):
+        threshold = known
+    else:
+        threshold = choose(units, has_pixels=has_pixels)
     if is_exact(len(images)):
         pairs = neighbours.pairs_within(units, threshold.candidates, progress=progress)
     else:
@@ -117,6 +101,11 @@ def find_duplicates(
 def is_exact(count: int) -> bool:
     """Tell whether so many images are compared exactly: if they are few, or faiss is not there."""
     return count <= LARGE or not approximate.is_installed()
+
+
+def compared_by(has_pixels: bool) -> str:
+    """Return what images are compared by, in words."""
+    return "features and pixels" if has_pixels else "features"
 
 
 def _given(similarity: float) -> Threshold:
@@ -143,10 +132,9 @@ def choose(units: Units, *, has_pixels: bool = False) -> Threshold:
         units: Rows with a norm of one, ``(n, dim)``.
         has_pixels: Whether pixels can be compared.
     """
-    compared_by = "features and pixels" if has_pixels else "features"
     if len(units) < 2:
         return Threshold(similarity=1.0, candidates=1.0, median=None, spread=None, chosen=True,
-                         compared_by=compared_by, pixels=None)  # fmt: skip
+                         compared_by=compared_by(has_pixels), pixels=None)  # fmt: skip
     rows = np.arange(len(units))
     if len(rows) > QUERIES:
         rows = np.sort(np.random.default_rng(0).choice(len(rows), QUERIES, replace=False))
@@ -161,7 +149,7 @@ def choose(units: Units, *, has_pixels: bool = False) -> Threshold:
         median=_similarity(middle),
         spread=spread,
         chosen=True,
-        compared_by=compared_by,
+        compared_by=compared_by(has_pixels),
         pixels=SAME if has_pixels else None,
     )
 
@@ -180,14 +168,18 @@ def _confirmed(pairs: Pairs, threshold: Threshold, photos: Photos) -> Pairs:
 
 
 def _nearest_candidates(pairs: Pairs) -> NDArray[np.bool_]:
-    """Tell which pairs are among the most similar ones of either of their images."""
+    """Tell which pairs are among the most similar ones of either of their images.
+
+    It does not matter which of the two comes first: an audit and a leak-free split, which number
+    images in ways of their own, look at the same pairs.
+    """
+    images = np.concatenate([pairs.first, pairs.second])
+    order = np.lexsort((-np.tile(pairs.similarity, 2), images))
+    starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+    sizes = np.diff(np.append(starts, len(order)))
+    rank = np.arange(len(order)) - np.repeat(starts, sizes)
     chosen = np.zeros(len(pairs), dtype=bool)
-    for images in (pairs.first, pairs.second):
-        order = np.lexsort((-pairs.similarity, images))
-        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
-        sizes = np.diff(np.append(starts, len(order)))
-        rank = np.arange(len(order)) - np.repeat(starts, sizes)
-        chosen[order[rank < _CANDIDATES]] = True
+    chosen[order[rank < CANDIDATES] % max(1, len(pairs))] = True
     return chosen
 
 

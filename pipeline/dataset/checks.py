@@ -1,11 +1,16 @@
 """What a data set must have to be learned from: two classes, and rows in every split."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from pipeline.dataset.splits import SPLITS
 from pipeline.errors import ManifestError, mention
 from pipeline.system.wording import counted
+
+# A share of the images that is off by more is said; of a small split, by more than half of it.
+_OFF: Final = 0.1
 
 
 def require_classes(
@@ -72,6 +77,33 @@ def check_classes(labels: Sequence[str], splits: Sequence[str], names: Sequence[
     if unscored:
         notes.append(f"Classes without an image in test are not scored: {mention(unscored)}")
     return notes
+
+
+def check_shares(
+    splits: Sequence[str], groups: Sequence[str], ratios: Sequence[float]
+) -> list[str]:
+    """Return that groups make shares uneven, where a split's is off by a lot.
+
+    Args:
+        splits: Split of each row.
+        groups: Name of the group of each row; empty where it is on its own.
+        ratios: Shares of train, val and test that were asked for.
+    """
+    sizes, counts = Counter(name for name in groups if name), Counter(splits)
+    found = [counts[name] / len(splits) for name in SPLITS]
+    # Without groups, a share would hardly ever be off by three standard deviations.
+    chance = [3 * math.sqrt(asked * (1 - asked) / len(splits)) for asked in ratios]
+    if not sizes or all(
+        abs(got - asked) <= max(min(_OFF, asked / 2), by_chance)
+        for got, asked, by_chance in zip(found, ratios, chance, strict=True)
+    ):
+        return []
+    shown, wanted = ("/".join(f"{100 * share:.0f}" for share in parts) for parts in (found, ratios))
+    return [
+        f"Groups stay whole, so that train/val/test have {shown} % of the images where {wanted} "
+        f"were asked for; the largest of {counted(len(sizes), 'group')} has "
+        f"{max(sizes.values()):,} of {counted(len(splits), 'image')}"
+    ]
 
 
 def require_splits(counts: Mapping[str, int], ratios: Sequence[float]) -> None:

@@ -5,7 +5,7 @@ Imports neither Keras nor scikit-learn.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from pipeline.config.fields import expanded
 from pipeline.config.options import DEFAULT_SPLIT, TrainHeadOptions, default_of
-from pipeline.dataset import splits
-from pipeline.dataset.checks import check_classes, require_classes, require_splits
+from pipeline.dataset import groups, splits
+from pipeline.dataset.checks import check_classes, check_shares, require_classes, require_splits
 from pipeline.dataset.labels import notes_of as notes_of_labels
 from pipeline.dataset.splits import SPLITS, Moved
 from pipeline.errors import ManifestError, mention
-from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
+from pipeline.images.manifest import CONFLICT, GROUP, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store
+from pipeline.system.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Examples:
         dropped: How many rows are left out, by reason.
         notes: What was assumed about labels and splits, or is wrong with them, one line each.
         is_declared: Whether the source says what is held out.
+        groups: Name of the group of each row, which is in one split; empty of one that is alone.
+            No values at all where there are no groups.
     """
 
     paths: Sequence[str]
@@ -48,6 +51,7 @@ class Examples:
     dropped: dict[str, int]
     notes: tuple[str, ...] = ()
     is_declared: bool = False
+    groups: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,6 +60,15 @@ class Examples:
     def y(self) -> NDArray[np.int64]:
         """Class numbers, int64, shape ``(n,)``."""
         return _numbers(self.labels, self.names)
+
+    @property
+    def together(self) -> NDArray[np.str_]:
+        """The name of each row's group, or its key, ``(n,)``: rows of one stay on one side."""
+        keys = self.keys.astype(str)
+        if not self.groups:
+            return keys
+        names = np.array(self.groups, dtype=str)
+        return np.where(names == "", keys, names)
 
     def rows(self, split: str) -> slice:
         """Return where a split's rows are; they are neighbours."""
@@ -78,12 +91,25 @@ class SplitRule:
         seed: Seed of the hash rule.
         min_per_class: Fewest distinct images of a class.
         rare: ``raise`` or ``drop`` a smaller class.
+        leak_free: Whether near duplicates are to stay in one split.
+        by_group: Whether images of one group of the manifest stay in one split.
     """
 
     ratios: str | None = None
     seed: int = default_of(TrainHeadOptions, "split_seed")
     min_per_class: int = default_of(TrainHeadOptions, "min_per_class")
     rare: str = default_of(TrainHeadOptions, "rare")
+    leak_free: bool = False
+    by_group: bool = False
+
+    @property
+    def shares(self) -> splits.Ratios:
+        """The shares of train, val and test.
+
+        Raises:
+            ConfigError: They are none.
+        """
+        return splits.parse_ratios(self.ratios or DEFAULT_SPLIT)
 
 
 def load(
@@ -121,14 +147,19 @@ def load(
     if split is not None:
         if split not in SPLITS:
             raise ManifestError(f"Expected a split of {', '.join(SPLITS)}. Received: {split!r}.")
-        assigned = _assign(listing, rows, SplitRule()).splits
+        assigned = _assign(listing, rows, SplitRule(), {}).splits
         rows = [index for index, name in zip(rows, assigned, strict=True) if name == split]
     labels = [listing.labels[index] for index in rows]
     return opened.read(listing.keys[rows], view), _numbers(labels, names), list(names)
 
 
-def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
+def prepare(manifest: Manifest, rule: SplitRule, copies: Sequence[Sequence[str]] = ()) -> Examples:
     """Choose the rows to train, choose and score on.
+
+    Args:
+        manifest: The rows.
+        rule: How they get splits.
+        copies: Keys of near duplicates, two or more in each group, which stay in one split.
 
     Raises:
         ManifestError: Fewer than two classes are left, or are in train, a class is too small, or
@@ -138,30 +169,45 @@ def prepare(manifest: Manifest, rule: SplitRule) -> Examples:
     rows, rare = _without_rare(manifest, usable, rule)
     names = tuple(sorted({manifest.labels[index] for index in rows}))
     require_classes(names, len(manifest), dropped, rare)
-    assignment = _assign(manifest, rows, rule)
+    group_of = _groups(manifest, rows, rule, copies)
+    assignment = _assign(manifest, rows, rule, group_of)
     place = {name: number for number, name in enumerate(SPLITS)}
     kept = [
         (place[name], index) for name, index in zip(assignment.splits, rows, strict=True) if name
     ]
     order = [index for _, index in sorted(kept)]
-    dropped |= {
-        "rare class": len(usable) - len(rows),
-        "in two declared splits": len(rows) - len(kept),
-    }
+    dropped |= {"rare class": len(usable) - len(rows), **assignment.dropped}
+    keys = manifest.keys[order]
+    names_of = [group_of.get(key.decode(), "") for key in keys]
     examples = Examples(
         paths=[manifest.paths[index] for index in order],
         labels=[manifest.labels[index] for index in order],
         splits=[SPLITS[number] for number, _ in sorted(kept)],
-        keys=manifest.keys[order],
+        keys=keys,
         names=names,
         moved=assignment.moved,
         dropped={reason: count for reason, count in dropped.items() if count},
-        notes=(*manifest.notes, *notes_of(manifest), *assignment.notes),
+        notes=(
+            *manifest.notes, *notes_of(manifest), *_notes_of_groups(manifest, rows, rule),
+            *assignment.notes,
+        ),
         is_declared=assignment.is_declared,
-    )
-    require_splits(examples.counts(), splits.parse_ratios(rule.ratios or DEFAULT_SPLIT))
+        groups=names_of if group_of else (),
+    )  # fmt: skip
+    require_splits(examples.counts(), rule.shares)
     missing = check_classes(examples.labels, examples.splits, names)
-    return replace(examples, notes=(*examples.notes, *missing))
+    uneven = [] if any(manifest.splits) else check_shares(examples.splits, names_of, rule.shares)
+    return replace(examples, notes=(*examples.notes, *missing, *uneven))
+
+
+def rows_in_use(manifest: Manifest, rule: SplitRule) -> Manifest:
+    """Return the rows that ``prepare`` gives splits.
+
+    Raises:
+        ManifestError: A class is too small.
+    """
+    usable, _ = usable_rows(manifest)
+    return manifest.take(_without_rare(manifest, usable, rule)[0])
 
 
 def notes_of(manifest: Manifest) -> list[str]:
@@ -200,14 +246,42 @@ def usable_rows(manifest: Manifest) -> tuple[list[int], dict[str, int]]:
     return rows, dict(dropped)
 
 
-def _assign(manifest: Manifest, rows: Sequence[int], rule: SplitRule) -> splits.Assignment:
+def _groups(
+    manifest: Manifest, rows: Sequence[int], rule: SplitRule, copies: Sequence[Sequence[str]]
+) -> dict[str, str]:
+    names = [manifest.groups[index] for index in rows] if rule.by_group and manifest.groups else ()
+    return groups.united([manifest.keys[index].decode() for index in rows], names, copies)
+
+
+def _notes_of_groups(manifest: Manifest, rows: Sequence[int], rule: SplitRule) -> list[str]:
+    """Return how many groups of the manifest stay whole, or that they are not used."""
+    if manifest.groups and not rule.by_group:
+        return [
+            f"The data has a column {GROUP!r}, which is not used: --group {GROUP} keeps images of "
+            "one group in one split"
+        ]
+    if rule.by_group and not manifest.groups:
+        return ["The column of --group is empty: every image is on its own"]
+    if not rule.by_group:
+        return []
+    sizes = Counter(name for row in rows if (name := manifest.groups[row]))
+    return [
+        f"Groups of the manifest stay in one split: {counted(len(sizes), 'group')} of "
+        f"{counted(sizes.total(), 'image')}, of {len(rows):,}"
+    ]
+
+
+def _assign(
+    manifest: Manifest, rows: Sequence[int], rule: SplitRule, group_of: Mapping[str, str]
+) -> splits.Assignment:
     return splits.assign(
         [manifest.keys[index].decode() for index in rows],
         [manifest.labels[index] for index in rows],
         [manifest.splits[index] for index in rows],
-        ratios=splits.parse_ratios(rule.ratios or DEFAULT_SPLIT),
+        ratios=rule.shares,
         seed=rule.seed,
         asked=rule.ratios is not None,
+        groups=group_of,
     )
 
 

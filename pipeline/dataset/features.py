@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.options import StageTwoOptions
 from pipeline.dataset.examples import Examples, SplitRule
-from pipeline.dataset.splits import SPLITS
+from pipeline.dataset.splits import SPLITS, read_split
 from pipeline.errors import ConfigError
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
@@ -38,6 +38,8 @@ class SplitFeatures:
         num_classes: Number of classes.
         augment: Features of views to fit on too, each of the shape of X.
         average: Features of views to average probabilities over, each of the shape of X.
+        together: Name of what each row belongs to, ``(n,)``, which cross-validation keeps on one
+            side; None stands for the keys.
     """
 
     X: Features
@@ -47,6 +49,7 @@ class SplitFeatures:
     num_classes: int
     augment: Sequence[Features] = ()
     average: Sequence[Features] = ()
+    together: NDArray[np.str_] | None = None
 
     @classmethod
     def of(
@@ -59,7 +62,16 @@ class SplitFeatures:
     ) -> "SplitFeatures":
         """Join rows with their features, which are in the same order."""
         rows = {name: examples.rows(name) for name in SPLITS}
-        return cls(features, examples.y, examples.keys, rows, len(examples.names), augment, average)
+        return cls(
+            X=features,
+            y=examples.y,
+            keys=examples.keys,
+            rows=rows,
+            num_classes=len(examples.names),
+            augment=augment,
+            average=average,
+            together=examples.together if examples.groups else None,
+        )
 
     def part(self, *names: str) -> tuple[Features, NDArray[np.int64]]:
         """Return the features and class numbers of one split, or of neighbouring ones."""
@@ -104,11 +116,14 @@ class SplitFeatures:
 
 def rule_of(options: StageTwoOptions) -> SplitRule:
     """Return the rule of splits that options ask for."""
+    leak_free, ratios = read_split(options.split)
     return SplitRule(
-        ratios=options.split,
+        ratios=ratios,
         seed=options.split_seed,
         min_per_class=options.min_per_class,
         rare=options.rare,
+        leak_free=leak_free,
+        by_group=options.group is not None,
     )
 
 

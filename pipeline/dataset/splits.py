@@ -2,20 +2,26 @@
 
 An image's place is ``u = sha256("<split seed>:<key>")`` read as a number in [0, 1), compared
 with the shares of train, val and test. It depends on nothing else, so adding, deleting or
-relabelling images never moves another, and copies of one image never straddle. Declared splits
-win; where only one of val and test is declared, it is the test split.
+relabelling images never moves another, and copies of one image never straddle. Images of one group
+have one place, that of the group's name in the place of a key. Declared splits win; where only one
+of val and test is declared, it is the test split.
 """
 
 import hashlib
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from pipeline.errors import ConfigError, ManifestError
 
 SPLITS: Final = ("train", "val", "test")
+LEAK_FREE: Final = "leak-free"
+# Why a row is in no split.
+STRADDLES: Final = "in two declared splits"
+GROUP_STRADDLES: Final = "group in two declared splits"
 
 Ratios = tuple[float, float, float]
 
@@ -35,12 +41,13 @@ class Assignment:
     """The split of every row.
 
     Attributes:
-        splits: One of train, val, test a row; empty for rows dropped because their key
-            straddles declared splits.
+        splits: One of train, val, test a row; empty for rows dropped because their key, or
+            their group, straddles declared splits.
         moved: The exceptions to the hash rule.
         straddling: How many keys stood in more than one declared split.
         is_declared: Whether the source says what is held out.
         notes: What was made of splits that the source declares in part, one line each.
+        dropped: How many rows are in no split, by reason.
     """
 
     splits: tuple[str, ...]
@@ -48,6 +55,7 @@ class Assignment:
     straddling: int
     is_declared: bool = False
     notes: tuple[str, ...] = ()
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,21 @@ class _Plan:
     note: str = ""
 
 
+def read_split(text: str | None) -> tuple[bool, str | None]:
+    """Return what ``--split`` asks for: whether near duplicates stay in one split, and shares.
+
+    Example:
+        >>> read_split("leak-free:80/10/10")
+        (True, '80/10/10')
+    """
+    if text is None:
+        return False, None
+    name, colon, ratios = text.partition(":")
+    if name.strip() != LEAK_FREE:
+        return False, text
+    return True, ratios if colon else None
+
+
 def parse_ratios(text: str) -> Ratios:
     """Read shares such as ``70/15/15`` or ``0.7/0.15/0.15`` into fractions; val may be zero.
 
@@ -79,9 +102,9 @@ def parse_ratios(text: str) -> Ratios:
     finite = len(shares) == 3 and all(0 <= share < float("inf") for share in shares)
     if not finite or not shares[0] or not shares[2]:
         raise ConfigError(
-            "--split: expected three numbers, train/val/test, of which only val may be zero. "
-            f"Received: {text!r}.",
-            hint="For example --split 70/15/15.",
+            "--split: expected three numbers, train/val/test, of which only val may be zero, or "
+            f"{LEAK_FREE}. Received: {text!r}.",
+            hint=f"For example --split 70/15/15, {LEAK_FREE} or {LEAK_FREE}:70/15/15.",
         )
     total = sum(shares)
     if not any(math.isclose(total, whole, rel_tol=1e-6) for whole in (1, 100)):
@@ -94,8 +117,11 @@ def parse_ratios(text: str) -> Ratios:
 
 
 def position(key: str, seed: int) -> float:
-    """Return a key's place in [0, 1): the first 8 bytes of sha256 of ``<seed>:<key>``."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    """Return the place of a key, or of a group's name, in [0, 1).
+
+    These are the first 8 bytes of sha256 of ``<seed>:<key>``.
+    """
+    digest = hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).digest()
     # 53 bits, as many as a double holds: more could round up to 1.0.
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
@@ -108,6 +134,7 @@ def assign(
     ratios: Ratios,
     seed: int,
     asked: bool = False,
+    groups: Mapping[str, str] = MappingProxyType({}),
 ) -> Assignment:
     """Give every row its split.
 
@@ -119,48 +146,58 @@ def assign(
         seed: Seed of the hash rule.
         asked: Whether the user gave the ratios: then splits that the data lacks are taken from
             train, and those it declares stay.
+        groups: Name of the group of each key that is in one; all keys of a group get one split.
+            Where they are declared in several, those of the one nearest to test stay.
 
     Raises:
         ManifestError: Splits are declared but no train.
     """
-    declared_of, straddling = _declared_by_key(keys, declared)
-    plan = _plan(set(declared_of.values()), ratios, asked=asked)
+    group_of = {key: groups.get(key, key) for key in keys}
+    said_of, straddling = _nearest_to_test(keys, declared)
+    declared_of, _ = _nearest_to_test([group_of[key] for key in said_of], list(said_of.values()))
+    plan = _plan(set(said_of.values()), ratios, asked=asked)
     declared = [plan.renamed.get(said, said) for said in declared]
-    declared_of = {key: plan.renamed.get(said, said) for key, said in declared_of.items()}
-    shares = plan.shares
-    label_of = dict(zip(keys, labels, strict=True))
-    split_of = {
-        key: _by_hash(position(key, seed), shares[said]) if said in shares else said
-        for key, said in declared_of.items()
+    said_of = {key: plan.renamed.get(said, said) for key, said in said_of.items()}
+    declared_of = {name: plan.renamed.get(said, said) for name, said in declared_of.items()}
+    staying = {
+        key: group_of[key]
+        for key, said in said_of.items()
+        if said in ("", declared_of[group_of[key]])
     }
-    moved = []
-    for label, members in _group(label_of).items():
-        hashed = [key for key in members if declared_of[key] in shares]
-        moved += _fill_empty_splits(label, members, hashed, split_of, declared_of, shares, seed)
-    splits = tuple(
-        "" if said and said != declared_of[key] else split_of[key]
-        for key, said in zip(keys, declared, strict=True)
-    )
+    places = _Places(dict(zip(keys, labels, strict=True)), staying, declared_of, plan.shares, seed)
+    moved = places.fill()
+    dropped: Counter[str] = Counter()
+    splits = []
+    for key, said in zip(keys, declared, strict=True):
+        if said and said != said_of[key]:
+            dropped[STRADDLES] += 1
+        elif key not in staying:
+            dropped[GROUP_STRADDLES] += 1
+        else:
+            splits.append(places.split_of[group_of[key]])
+            continue
+        splits.append("")
     return Assignment(
-        splits,
+        tuple(splits),
         tuple(moved),
         straddling,
-        is_declared=not {"val", "test"}.isdisjoint(declared_of.values()),
+        is_declared=not {"val", "test"}.isdisjoint(said_of.values()),
         notes=(plan.note,) if plan.note else (),
+        dropped=dict(dropped),
     )
 
 
-def _declared_by_key(keys: Sequence[str], declared: Sequence[str]) -> tuple[dict[str, str], int]:
-    """Return each key's declared split and how many keys stand in several.
+def _nearest_to_test(names: Sequence[str], declared: Sequence[str]) -> tuple[dict[str, str], int]:
+    """Return the declared split of each key, or group, and how many of them stand in several.
 
     Of several, the one nearest to test counts, so that nothing scored was trained on.
     """
     said: dict[str, set[str]] = defaultdict(set)
-    for key, split in zip(keys, declared, strict=True):
-        said[key].add(split)
+    for name, split in zip(names, declared, strict=True):
+        said[name].add(split)
     latest = {
-        key: max(splits, key=lambda split: SPLITS.index(split) if split else -1)
-        for key, splits in said.items()
+        name: max(splits, key=lambda split: SPLITS.index(split) if split else -1)
+        for name, splits in said.items()
     }
     return latest, sum(len(splits - {""}) > 1 for splits in said.values())
 
@@ -219,41 +256,81 @@ def _intervals(shares: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     return intervals
 
 
-def _group(label_of: Mapping[str, str]) -> dict[str, list[str]]:
-    members: dict[str, list[str]] = defaultdict(list)
-    for key, label in label_of.items():
-        members[label].append(key)
-    return members
+class _Places:
+    """Which split each group is in, by hash at first.
 
+    Attributes:
+        split_of: The split of each group.
+    """
 
-def _fill_empty_splits(
-    label: str,
-    members: Sequence[str],
-    hashed: Sequence[str],
-    split_of: dict[str, str],
-    declared_of: Mapping[str, str],
-    shares: Mapping[str, Mapping[str, float]],
-    seed: int,
-) -> list[Moved]:
-    """Move the key nearest the threshold into each empty split of a class, while it can."""
-    moved = []
-    # Train first and val last: a class of two images can be learned and scored.
-    for target in ("train", "test", "val"):
-        present = [split_of[key] for key in members]
-        candidates = [
-            key
-            for key in hashed
-            if target in shares[declared_of[key]] and present.count(split_of[key]) > 1
+    def __init__(
+        self,
+        label_of: Mapping[str, str],
+        group_of: Mapping[str, str],
+        declared_of: Mapping[str, str],
+        shares: Mapping[str, Mapping[str, float]],
+        seed: int,
+    ) -> None:
+        """Place groups by hash where declared splits leave them to it.
+
+        Args:
+            label_of: Class of each key.
+            group_of: Group of each key that is in a split.
+            declared_of: Declared split of each group.
+            shares: See ``_Plan``.
+            seed: Seed of the hash rule.
+        """
+        self._label_of, self._declared_of, self._shares = label_of, declared_of, shares
+        self._place = {name: position(name, seed) for name in declared_of}
+        self.split_of = {
+            name: _by_hash(self._place[name], shares[said]) if said in shares else said
+            for name, said in declared_of.items()
+        }
+        self._keys_of: dict[str, list[str]] = defaultdict(list)
+        self._groups_of: dict[str, dict[str, None]] = defaultdict(dict)
+        for key, name in group_of.items():
+            self._keys_of[name].append(key)
+            self._groups_of[label_of[key]][name] = None
+
+    def fill(self) -> list[Moved]:
+        """Move the group nearest the threshold into each empty split of a class, while it can."""
+        sources: dict[str, str] = {}
+        for label in sorted(self._groups_of):
+            # Train first and val last: a class of two images can be learned and scored.
+            for target in ("train", "test", "val"):
+                candidates = self._candidates(label, target)
+                if candidates:
+                    name = min(candidates, key=lambda name: (self._distance(name, target), name))
+                    sources.setdefault(name, self.split_of[name])
+                    self.split_of[name] = target
+        return [
+            Moved(self._label_of[key], key, source, self.split_of[name])
+            for name, source in sources.items()
+            for key in sorted(self._keys_of[name])
+            if source != self.split_of[name]
         ]
-        if target in present or not candidates:
-            continue
 
-        def distance(key: str, target: str = target) -> tuple[float, str]:
-            low, high = _intervals(shares[declared_of[key]])[target]
-            place = position(key, seed)
-            return max(low - place, place - high, 0.0), key
+    def _candidates(self, label: str, target: str) -> list[str]:
+        """Return the groups that may fill a split which has none of a class, if it has none."""
+        if self._counts(label)[target]:
+            return []
+        classes_of = {
+            name: {self._label_of[key] for key in self._keys_of[name]}
+            for name in self._groups_of[label]
+            if target in self._shares.get(self._declared_of[name], ())
+        }
+        counts = {other: self._counts(other) for other in set().union(*classes_of.values())}
+        # No class may lose a split by it.
+        return [
+            name
+            for name, classes in classes_of.items()
+            if all(counts[other][self.split_of[name]] > 1 for other in classes)
+        ]
 
-        key = min(candidates, key=distance)
-        moved.append(Moved(label, key, split_of[key], target))
-        split_of[key] = target
-    return moved
+    def _counts(self, label: str) -> Counter[str]:
+        """Return how many groups of a class each split has."""
+        return Counter(self.split_of[name] for name in self._groups_of[label])
+
+    def _distance(self, name: str, target: str) -> float:
+        low, high = _intervals(self._shares[self._declared_of[name]])[target]
+        return max(low - self._place[name], self._place[name] - high, 0.0)

@@ -138,6 +138,7 @@ def _is_written(filled: FilledStore, target: Path) -> bool:
         np.array_equal(kept.keys, made.keys)
         and (list(kept.paths), list(kept.labels)) == (list(made.paths), list(made.labels))
         and (list(kept.splits), list(kept.statuses)) == (list(made.splits), list(made.statuses))
+        and list(kept.groups) == list(made.groups)
     )
 
 

@@ -42,10 +42,12 @@ class Table:
     Attributes:
         rows: Cells in the order of the columns asked for; empty where there is no such column.
         notes: What was assumed about the file or not used, one line each.
+        columns: Names of all columns of the file, stripped and case-folded.
     """
 
     rows: list[Row]
     notes: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ class _Header:
 
     @property
     def names(self) -> list[str]:
-        return [_folded(cell) for cell in self.cells]
+        return [folded(cell) for cell in self.cells]
 
     @property
     def has_blanks(self) -> bool:
@@ -123,7 +125,7 @@ def read_table(
             hint="Save it as a CSV in UTF-8.",
         ) from error
     rows, undecoded = _decoded(path, rows, exists)
-    return Table(rows, (*notes, *header.notes, *undecoded))
+    return Table(rows, (*notes, *header.notes, *undecoded), tuple(filter(None, header.names)))
 
 
 def _encoding(path: Path) -> tuple[str, str]:
@@ -139,7 +141,8 @@ def _encoding(path: Path) -> tuple[str, str]:
     return "utf-8", ""
 
 
-def _folded(cell: str) -> str:
+def folded(cell: str) -> str:
+    """Return the name of a column as headers are compared."""
     return cell.strip(" \t\r\n\u00a0\u200b\ufeff").casefold()
 
 
@@ -158,7 +161,7 @@ def _header(file: TextIO, path: Path, required: Sequence[str]) -> _Header:
         raise _not_text(path, number)
     parsed = [(_cells(line, delimiter), delimiter) for delimiter in delimiters]
     for cells, delimiter in parsed:
-        if set(required) <= set(map(_folded, cells)):
+        if set(required) <= set(map(folded, cells)):
             notes = (
                 []
                 if delimiter == ","
@@ -198,12 +201,12 @@ def _places(header: _Header, path: Path, columns: Sequence[str]) -> list[int]:
     names = header.names
     for name in columns:
         if names.count(name) > 1:
-            said = [cell for cell in header.cells if _folded(cell) == name]
+            said = [cell for cell in header.cells if folded(cell) == name]
             raise ManifestError(
                 f"{path}: expected one column {name!r}. Received: {mention(said)}.",
                 hint="Remove or rename the others.",
             )
-    unused = [cell.strip() for cell in header.cells if _folded(cell) not in (*columns, "")]
+    unused = [cell.strip() for cell in header.cells if folded(cell) not in (*columns, "")]
     if unused:
         header.notes.append(f"{path}: columns not used: {mention(unused)}")
     return [names.index(name) if name in names else -1 for name in columns]

@@ -152,7 +152,9 @@ def _head_name(run: Run, asked: str | None) -> str:
 def _examples(run: Run) -> Examples:
     rows = run.manifest()
     names = tuple(run.record.classes)
-    return Examples(rows.paths, rows.labels, rows.splits, rows.keys, names, (), {})
+    return Examples(
+        rows.paths, rows.labels, rows.splits, rows.keys, names, (), {}, groups=rows.groups
+    )
 
 
 def _backbone(

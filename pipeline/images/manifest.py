@@ -17,19 +17,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, mention
 from pipeline.files.atomic import write_atomically
-from pipeline.files.table import Row, read_table, write_csv
+from pipeline.files.table import Row, folded, read_table, write_csv
 from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
+# Beside them where the source has it: what belongs together, such as the photos of one patient.
+GROUP: Final = "group"
 OK: Final = "ok"
 CONFLICT: Final = "conflicting label"
 KEY_DTYPE: Final = np.dtype("S64")
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
-_KEY_PLACE: Final = COLUMNS.index("key")
+_KEY_PLACE: Final = 4
 # What a path ends in, where it is surely one.
 SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
 
@@ -46,6 +48,8 @@ class Manifest:
         keys: SHA-256 of each file's bytes in hexadecimal, dtype ``S64``; empty when unknown.
         statuses: ``ok``, the reason the image was skipped, or ``conflicting label``.
         notes: What was assumed about the source or left out of it, one line each.
+        groups: What each image belongs to; empty where it is alone. No values at all where the
+            source names no group.
     """
 
     root: Path
@@ -55,6 +59,7 @@ class Manifest:
     keys: NDArray[np.bytes_]
     statuses: Sequence[str]
     notes: tuple[str, ...] = ()
+    groups: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -63,25 +68,55 @@ class Manifest:
         """Return where the image of one row is."""
         return self.root / self.paths[index]
 
+    def take(self, rows: Sequence[int]) -> "Manifest":
+        """Return some of the rows, in the order given."""
+        return replace(
+            self,
+            paths=[self.paths[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            splits=[self.splits[row] for row in rows],
+            keys=self.keys[list(rows)],
+            statuses=[self.statuses[row] for row in rows],
+            groups=[self.groups[row] for row in rows] if self.groups else (),
+        )
 
-def read(path: Path, *, root: Path) -> Manifest:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of its file."""
+        return (*COLUMNS, GROUP) if self.groups else COLUMNS
+
+
+def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
     """Read a manifest that stage 1 wrote, or a copy edited by hand, or a run's manifest.
 
     Columns ``split`` and ``status`` may be missing (none declared, all ``ok``).
 
+    Args:
+        path: The file.
+        root: What its paths are relative to.
+        group: Column that says what images belong to; None takes ``group`` where there is one.
+
     Raises:
         ManifestError: A column is missing, a key is malformed, or a path has two labels.
     """
+    named = GROUP if group is None else folded(group)
     table = read_table(
         path,
-        COLUMNS,
+        ("path", "label", "split", named, "key", "status"),
         required=("path", "label", "key"),
         exists=lambda text: exists_at(root, text),
         is_row=lambda cells: bool(_KEY.fullmatch(cells[_KEY_PLACE]) and SUFFIX.search(cells[0])),
     )
+    if group is not None and (named in COLUMNS or named not in table.columns):
+        others = [column for column in table.columns if column not in COLUMNS]
+        raise ManifestError(
+            f"--group: expected a column of {str(path)!r} beside {', '.join(COLUMNS)}. Received: "
+            f"{group!r}; there is {mention(others) or 'no other one'}.",
+            hint="Name one of these, or give a file that has the column, by --manifest.",
+        )
     rows = unique_rows(path, table.rows)
     keys, statuses = [], []
-    for name, label, _, typed, status in rows:
+    for name, label, _, _, typed, status in rows:
         key = typed.strip()
         # Rows that were added by hand have none.
         is_ok = status.strip().casefold() in ("", OK)
@@ -101,17 +136,19 @@ def read(path: Path, *, root: Path) -> Manifest:
         keys=np.array(keys, dtype=KEY_DTYPE),
         statuses=statuses,
         notes=table.notes,
+        groups=group_column([row[3] for row in rows]),
     )
 
 
-def write(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -> None:
-    """Write a manifest as CSV, atomically."""
+def write(path: Path, manifest: Manifest, *, columns: Sequence[str] | None = None) -> None:
+    """Write a manifest as CSV, atomically; None stands for all columns."""
     write_atomically(path, lambda temporary: fill(temporary, manifest, columns=columns))
 
 
-def fill(path: Path, manifest: Manifest, *, columns: Sequence[str] = COLUMNS) -> None:
+def fill(path: Path, manifest: Manifest, *, columns: Sequence[str] | None = None) -> None:
     """Write a manifest as CSV into a file that is not in its place yet."""
-    write_csv(path, chain([columns], _rows(manifest, columns)))
+    chosen = manifest.columns if columns is None else columns
+    write_csv(path, chain([chosen], _rows(manifest, chosen)))
 
 
 def mark_conflicts(manifest: Manifest) -> Manifest:
@@ -152,6 +189,7 @@ def _rows(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, ...
         "split": manifest.splits,
         "key": (key.decode() for key in manifest.keys),
         "status": manifest.statuses,
+        GROUP: manifest.groups,
     }
     return zip(*(values[column] for column in columns), strict=True)
 
@@ -198,10 +236,10 @@ def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
 
     Args:
         path: The file that they are from.
-        rows: Path, label, split, and what else there is, of which a key comes first.
+        rows: Path, label, split, group, and what else there is, of which a key comes first.
 
     Raises:
-        ManifestError: A path has two labels, splits or keys.
+        ManifestError: A path has two labels, splits, groups or keys.
     """
     found: dict[str, Row] = {}
     for row in rows:
@@ -213,11 +251,12 @@ def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
                 f"as {_spelled(before[1:3])} and as {_spelled(row[1:3])}.",
                 hint="Keep one of the rows.",
             )
-        if before[3:4] != row[3:4]:
-            raise ManifestError(
-                f"{path}: expected one key per path. Received: {name!r} with two.",
-                hint="Keep one of the rows.",
-            )
+        for place, what in ((3, "group"), (_KEY_PLACE, "key")):
+            if before[place : place + 1] != row[place : place + 1]:
+                raise ManifestError(
+                    f"{path}: expected one {what} per path. Received: {name!r} with two.",
+                    hint="Keep one of the rows.",
+                )
     return list(found.values())
 
 
@@ -240,3 +279,9 @@ def split_column(path: Path, cells: Sequence[str]) -> list[str]:
                 hint="Correct the split column.",
             )
     return [splits.get(cell, "") for cell in cells]
+
+
+def group_column(cells: Sequence[str]) -> Sequence[str]:
+    """Return the groups that the cells of a column name, without blanks around; none of none."""
+    groups = [sys.intern(cell.strip()) for cell in cells]
+    return groups if any(groups) else ()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.backbones.identity import Identity
+from pipeline.copies.threshold import Threshold
 from pipeline.errors import RunError
 from pipeline.files.atomic import sha256_file
 from pipeline.files.records import read_record, write_record
@@ -43,6 +44,7 @@ class RunInputs(Record):
         augment: Views that heads were fitted on too.
         average: Views that probabilities are averaged over.
         reject_below: Probability below which no answer is given; None gives all.
+        group: Column whose groups stay in one split; None without.
         manifest_sha256: Digest of the rows.
     """
 
@@ -56,8 +58,26 @@ class RunInputs(Record):
     augment: Sequence[str] | None = field(metadata=lenient(None))
     average: Sequence[str] | None = field(metadata=lenient(None))
     reject_below: float | None = field(metadata=lenient(None))
+    group: str | None = field(metadata=lenient(None))
     # Last, so that an option that changes the rows is named before their digest.
     manifest_sha256: str | None = field(metadata=lenient(None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedCopies(Record):
+    """The near duplicates that stay in one split.
+
+    Attributes:
+        threshold: From which similarity two images are.
+        images: How many images were compared.
+        groups: How many groups they form.
+        merged: How many images are in these.
+    """
+
+    threshold: Threshold
+    images: int
+    groups: int
+    merged: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +90,7 @@ class RunSource(Record):
         notes: What was assumed of them.
         weights: The option that the weights were asked for with, where it is known.
         weights_seed: The seed of weights that are drawn.
+        near_duplicates: Those that a leak-free split keeps together; None of other splits.
     """
 
     manifest: str | None = field(metadata=lenient(None))
@@ -77,6 +98,7 @@ class RunSource(Record):
     notes: Sequence[str] = field(metadata=lenient(()))
     weights: str | None = field(metadata=lenient(None))
     weights_seed: int | None = field(metadata=lenient(None))
+    near_duplicates: MergedCopies | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

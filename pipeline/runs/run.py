@@ -239,7 +239,8 @@ class Run:
         """Write the rows, and the record with their digest."""
         path = self.path / MANIFEST
         with temporary_sibling(path) as temporary:
-            manifests.fill(temporary, rows, columns=MANIFEST_COLUMNS)
+            columns = (*MANIFEST_COLUMNS, *([manifests.GROUP] if rows.groups else []))
+            manifests.fill(temporary, rows, columns=columns)
             digest = sha256_file(temporary)
             self.record = self.record.with_file(MANIFEST, [digest])
             # The record comes first: killed between the two, there is a run that lacks its rows.
@@ -376,4 +377,7 @@ class Run:
 
 
 def _rows_of(examples: Examples, root: Path) -> Manifest:
-    return Manifest(root, examples.paths, examples.labels, examples.splits, examples.keys, ())
+    return Manifest(
+        root, examples.paths, examples.labels, examples.splits, examples.keys, (),
+        groups=examples.groups,
+    )  # fmt: skip

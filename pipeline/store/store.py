@@ -46,9 +46,10 @@ _VIEWS = "views"
 _BOUNDARY = "boundary"
 _SCAN = "scan.sqlite"
 _ENCODER = "encoder"
+COPIES: Final = "copies"  # searches for near duplicates, see ``copies.kept``
 # Where earlier releases staged a manifest.
 _STAGED: Final = ".{}.next"
-_FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER)
+_FOLDERS: Final = (_SHARDS, _VIEWS, _BOUNDARY, _ENCODER, COPIES)
 # In the order of removing: until the record goes, this is a store, though one without features.
 # A killed process leaves a journal beside the scan cache.
 _FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), _SCAN, f"{_SCAN}-journal", probe.FILE,
@@ -204,8 +205,8 @@ class Store:
             )
         return self.views[view].read(keys)
 
-    def read_manifest(self, path: Path | None = None) -> Manifest:
-        """Read the generated manifest, or another one by its path.
+    def read_manifest(self, path: Path | None = None, *, group: str | None = None) -> Manifest:
+        """Read the generated manifest, or another one by its path; see ``manifest.read``.
 
         Raises:
             ManifestError: There is none, it is that of this store and changed, or it cannot be
@@ -227,7 +228,7 @@ class Store:
                 "extract again, which makes another.",
             )
         known = self.record.manifests.get(name, self.record)
-        rows = read_manifest(chosen, root=Path())
+        rows = read_manifest(chosen, root=Path(), group=group)
         found = places.candidates(known.root, known.nearby_root, self.path)
         return replace(rows, root=places.of_images(found, rows.paths[0] if rows.paths else ""))
 
@@ -335,7 +336,7 @@ class Store:
     def remove_leftovers(self) -> None:
         """Delete what a killed run left under temporary names."""
         folders = [item.folder for item in self.sets]
-        for folder in (self.path, self.encoder_folder, *folders):
+        for folder in (self.path, self.encoder_folder, self.path / COPIES, *folders):
             remove_leftovers(folder)
 
     @property
@@ -378,8 +379,7 @@ class Store:
     def _new_manifest_name(self, path: Path) -> str:
         """Return the name of a manifest within the store, else its full path."""
         full = path.resolve()
-        inside = full.parent == self.path.resolve()
-        return full.name if inside else str(full)
+        return full.name if full.parent == self.path.resolve() else str(full)
 
     def _is_inside(self, path: Path) -> bool:
         return path.parent.resolve() == self.path.resolve()

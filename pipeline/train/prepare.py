@@ -5,28 +5,32 @@ What cannot be trained on is refused here, before anything is written.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pipeline import heads
 from pipeline.config.options import StageTwoOptions
-from pipeline.dataset.examples import Examples, prepare
+from pipeline.dataset.examples import Examples, SplitRule, prepare, rows_in_use
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
 from pipeline.files.records import canonical_json
+from pipeline.images.manifest import Manifest
 from pipeline.runs import folder
-from pipeline.runs.record import RunInputs, RunSource
+from pipeline.runs.record import MergedCopies, RunInputs, RunSource
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system import keras_setup
-from pipeline.system.progress import Reporter
+from pipeline.system.progress import Reporter, Silence
 from pipeline.system.wording import counted
 
-if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import, SciPy half of one
+    from pipeline.copies.kept import NearDuplicates
     from pipeline.heads.head import Head
 
+
+_SILENCE: Final = Silence()
 
 HeadParameters = Mapping[str, Mapping[str, object]]
 
@@ -82,16 +86,26 @@ def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) ->
         )
 
 
-def prepare_data(options: StageTwoOptions) -> TrainingData:
+def prepare_data(options: StageTwoOptions, reporter: Reporter = _SILENCE) -> TrainingData:
     """Join a store and a manifest, and read the features, or leave them on disk.
 
+    Args:
+        options: What to train on what.
+        reporter: Where the search for near duplicates shows its progress.
+
     Raises:
+        ConfigError: Shares are none.
         ManifestError: The rows cannot be used.
         StoreError: The store is missing, damaged, or lacks features.
     """
     store = Store.open(Path(options.store or ""))
-    manifest = store.read_manifest(Path(options.manifest) if options.manifest else None)
-    examples = prepare(manifest, rule_of(options))
+    chosen = Path(options.manifest) if options.manifest else None
+    manifest = store.read_manifest(chosen, group=options.group)
+    rule = rule_of(options)
+    copies = _near_duplicates(store, manifest, rule, reporter) if rule.leak_free else None
+    examples = prepare(manifest, rule, copies.groups if copies else ())
+    if copies:
+        examples = replace(examples, notes=(*examples.notes, str(copies)))
     return TrainingData(
         examples=examples,
         data=features_of(store, examples, options),
@@ -103,7 +117,25 @@ def prepare_data(options: StageTwoOptions) -> TrainingData:
             notes=list(examples.notes),
             weights=store.record.provenance.weights,
             weights_seed=store.record.provenance.seed,
+            near_duplicates=_merged(copies) if copies else None,
         ),
+    )
+
+
+def _near_duplicates(
+    store: Store, manifest: Manifest, rule: SplitRule, reporter: Reporter
+) -> "NearDuplicates":
+    from pipeline.copies.kept import near_duplicates  # SciPy takes long to import
+
+    return near_duplicates(store, rows_in_use(manifest, rule), reporter)
+
+
+def _merged(copies: "NearDuplicates") -> MergedCopies:
+    return MergedCopies(
+        threshold=copies.threshold,
+        images=copies.images,
+        groups=len(copies.groups),
+        merged=sum(len(group) for group in copies.groups),
     )
 
 
@@ -191,8 +223,11 @@ def note_rows(examples: Examples, reporter: Reporter) -> None:
 def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> RunInputs:
     """Return everything that results depend on besides the heads' own parameters."""
     rows = hashlib.sha256()
-    for row in zip(examples.paths, examples.labels, examples.splits, examples.keys, strict=True):
-        rows.update(canonical_json([*row[:3], row[3].decode()]).encode())
+    # Splits tell of groups what a run without val does not depend on: its folds keep them whole.
+    groups = [[name] for name in examples.groups] or [[]] * len(examples)
+    columns = (examples.paths, examples.labels, examples.splits, examples.keys, groups)
+    for path, label, split, key, group in zip(*columns, strict=True):
+        rows.update(canonical_json([path, label, split, key.decode(), *group]).encode())
     return RunInputs(
         store=places.absolute(store.path),
         identity=store.identity,
@@ -204,5 +239,6 @@ def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> RunIn
         augment=list(options.augment) or None,
         average=list(options.average) or None,
         reject_below=options.reject_below or None,
+        group=options.group,
         manifest_sha256=rows.hexdigest(),
     )

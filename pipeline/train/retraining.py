@@ -85,7 +85,9 @@ class Retraining:
         if seed and not self.is_declared:
             rows = replace(rows, splits=[""] * len(rows))
             options = replace(options, split_seed=options.split_seed + seed)
-        examples = prepare(rows, rule_of(options))
+        # What belongs together stands in the rows of the run, near duplicates too.
+        rule = replace(rule_of(options), by_group=bool(rows.groups))
+        examples = prepare(rows, rule)
         return features_of(self._store, examples, options)
 
     def create(self, name: str, seed: int) -> "Head":

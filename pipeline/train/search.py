@@ -211,21 +211,23 @@ def _by_folds(
 ) -> Iterator[Fitted]:
     """Yield, for each setting, its scores for every row of train by a head that did not see it.
 
-    Copies of one image are never on both sides. The head is that of the last fold.
+    Copies of one image, and images of one group, are never on both sides. The head is that of the
+    last fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     y = data.part("train")[1]
-    keys = data.keys[data.rows["train"]]
+    together = data.keys if data.together is None else data.together
+    groups = together[data.rows["train"]]
     first = data.rows["train"].start
-    _require_folds(y, keys, folds)
+    _require_folds(y, groups, folds, "images" if data.together is None else "groups")
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
     out: list[Scores] = []
     heads: list[Head] = []
     with warnings.catch_warnings():
         # A class of fewer images than folds is in some of them alone, which scores allow for.
         warnings.simplefilter("ignore", UserWarning)
-        parts = list(splitter.split(np.zeros(len(y)), y, groups=keys))
+        parts = list(splitter.split(np.zeros(len(y)), y, groups=groups))
     for fit_rows, held_out in parts:
         if len(np.unique(y[fit_rows])) < 2:
             raise ConfigError(
@@ -244,16 +246,18 @@ def _by_folds(
         yield head, scores, y
 
 
-def _require_folds(y: NDArray[np.int64], keys: NDArray[np.bytes_], folds: int) -> None:
-    """Refuse more folds than the largest class has different images.
+def _require_folds(
+    y: NDArray[np.int64], groups: NDArray[np.bytes_] | NDArray[np.str_], folds: int, what: str
+) -> None:
+    """Refuse more folds than the largest class has different images, or groups of them.
 
     Raises:
         ConfigError: Names that number.
     """
-    largest = max(len(np.unique(keys[y == label])) for label in np.unique(y))
+    largest = max(len(np.unique(groups[y == label])) for label in np.unique(y))
     if folds > largest:
         raise ConfigError(
-            f"--folds: expected at most {largest}, the different images of the largest class. "
+            f"--folds: expected at most {largest}, the different {what} of the largest class. "
             f"Received: {folds}.",
             hint="Use fewer folds, or give val a share with --split.",
         )

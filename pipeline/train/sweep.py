@@ -57,7 +57,7 @@ def sweep(
         for name, base in bases.items()
     }
     with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
-        prepared = prepare_data(options)
+        prepared = prepare_data(options, reporter)
         run = open_run(prepared, path, force=common.force, reporter=reporter)
         note_rows(prepared.examples, reporter)
         asked = {

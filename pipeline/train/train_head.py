@@ -42,7 +42,7 @@ def train_head(
         reserved(path, "train-head", wait=options.wait, reporter=reporter),
         saying_warnings(reporter),
     ):
-        prepared = prepare_data(options)
+        prepared = prepare_data(options, reporter)
         if not prepared.examples.counts()["val"]:
             raise ConfigError(
                 "train-head: expected images in val to choose on. "

@@ -20,7 +20,7 @@ from pipeline.store import activations, features_file
 from pipeline.store.lock import lock
 from pipeline.store.shard import Shard
 from pipeline.store.shard_set import ShardSet
-from pipeline.store.store import Store
+from pipeline.store.store import COPIES, Store
 from pipeline.system.wording import counted
 from pipeline.verify.problems import Problem, repaired, without
 
@@ -65,7 +65,8 @@ def _verify(store: Store, *, repair: bool) -> dict[str, object]:
     bad = [problem for path in boundary for problem in _of_activations(path)]
     # What is left in the view then reads from shards that are there.
     remade = [Problem("", "", "", _remaking(store))] if problems else []
-    problems += [*bad, *_of_encoder(store), *_of_probe(store), *_of_manifests(store)]
+    problems += [*bad, *_of_encoder(store), *_of_probe(store), *_of_copies(store)]
+    problems += _of_manifests(store)
     problems += _of_view(store)
     problems += _without_features(store, good[""])
     return {
@@ -149,6 +150,18 @@ def _of_probe(store: Store) -> Iterator[Problem]:
     except PipelineError as error:
         fix = "Delete it; the next extract makes another."
         yield Problem(probe.FILE, error.message, fix, without(store.path / probe.FILE))
+
+
+def _of_copies(store: Store) -> Iterator[Problem]:
+    """Yield what is wrong with the kept searches for near duplicates."""
+    for path in complete(store.path / COPIES, ""):
+        from pipeline.copies import kept  # SciPy takes long to import
+
+        try:
+            kept.read(path)
+        except StoreError as error:
+            fix = "Delete it; it is made again when it is needed."
+            yield Problem(path.name, error.message, fix, without(path))
 
 
 def _of_manifests(store: Store) -> Iterator[Problem]:

@@ -82,6 +82,20 @@ def test_planted_copies_and_leaks_are_found(store: Path, command: Command) -> No
     assert scores["leaked"]["n"] == sum(leak["splits"][0] == "test" for leak in found["leaks"])
     low, high = scores["accuracy_ci95"]
     assert 0 <= low <= scores["accuracy"] <= high <= 1
+    trained, made = command(
+        "train-head",
+        "--store",
+        store,
+        "--run",
+        "free",
+        "--head",
+        "majority",
+        "--split",
+        "leak-free",
+    )
+    assert trained == 0 and made["dropped"]["group in two declared splits"] >= len(PLANTED)
+    status, found = command("audit", store, "--run", "free", "--out", "free-audit")
+    assert (status, found["leaks"]) == (0, [])
 
 
 def test_the_table_is_a_manifest_that_train_head_takes(store: Path, command: Command) -> None:

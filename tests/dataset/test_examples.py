@@ -143,6 +143,19 @@ def test_notes_of_the_manifest_come_with_the_examples() -> None:
     assert prepare(given, SplitRule()).notes == ("columns not used: 'group'",)
 
 
+def test_groups_are_said_and_kept_with_the_rows() -> None:
+    given = replace(rows(["a", "b"] * 30), groups=[f"p{number // 4}" for number in range(60)])
+    (unused,) = prepare(given, SplitRule()).notes
+    assert "column 'group', which is not used: --group group keeps" in unused
+    assert prepare(given, SplitRule()).groups == ()
+    found = prepare(given, SplitRule(by_group=True))
+    assert "15 groups of 60 images, of 60" in found.notes[0]
+    name_of = dict(zip(given.paths, given.groups, strict=True))
+    assert [name_of[path] for path in found.paths] == list(found.groups) == found.together.tolist()
+    (empty,) = prepare(rows(["a", "b"] * 30), SplitRule(by_group=True)).notes
+    assert "--group is empty" in empty
+
+
 @pytest.mark.parametrize("labels", [["a"] * 10, [""] * 10])
 def test_fewer_than_two_classes_cannot_be_learned(labels: list[str]) -> None:
     with pytest.raises(ManifestError, match="two or more classes"):

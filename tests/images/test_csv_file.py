@@ -117,7 +117,13 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
     found = sources.scan(write(tmp_path, text))
     assert list(found.labels) == ["cat", "dog"]
     (note,) = found.notes
-    assert "columns not used: 'Group', 'photographer'" in note
+    assert "columns not used: 'photographer'" in note
+    assert list(found.groups) == ["a", "b"]
+    bare = ",Path,label,Group\n0,img/1.jpg,cat, \n1,img/2.jpg,dog,\n"
+    assert sources.scan(write(tmp_path, bare)).groups == ()
+    twice = "path,label,group\nimg/1.jpg,cat,a\nimg/1.jpg,cat,b\n"
+    with pytest.raises(ManifestError, match=r"one group per path.*'img/1.jpg' with two"):
+        sources.scan(write(tmp_path, twice))
 
 
 @pytest.mark.parametrize(

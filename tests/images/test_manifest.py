@@ -155,11 +155,14 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, table: list[tuple[
     written = Manifest(
         path.parent, [name for name, _ in table], [label for _, label in table],
         ["val"] * len(table), keys, ["ok"] * len(table),
+        groups=manifest.group_column([label for _, label in table]),
     )  # fmt: skip
     manifest.write(path, written)
     found = manifest.read(path, root=path.parent)
     assert rows(found) == rows(written)
     assert (found.keys == keys).all() and list(found.statuses) == ["ok"] * len(table)
+    assert list(found.groups) == list(written.groups)
+    assert manifest.read(path, root=path.parent).take([0]).paths == [table[0][0]]
 
 
 def test_names_that_are_no_unicode_survive(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def scan(data: Path, *, layout: str = "auto") -> Manifest:
     Args:
         data: A folder with one sub-folder per class (label = first level, searched recursively);
             or split folders (``train``, ``val``, ``test``) above the class folders; or a CSV
-            with columns ``path,label[,split]``, paths relative to the CSV.
+            with columns ``path,label[,split][,group]``, paths relative to the CSV.
         layout: What the folders are: ``classes``, ``splits``, or ``auto``, by their names.
 
     Returns:
@@ -27,7 +27,7 @@ def scan(data: Path, *, layout: str = "auto") -> Manifest:
     Raises:
         ManifestError: The folder is missing or empty, has a loop of symbolic links, or holds a
             mixture of split folders and others; or the CSV lacks a column, has a row that is
-            none, or gives one path two labels or splits.
+            none, or gives one path two labels, splits or groups.
         ConfigError: A layout is given for a table.
     """
     if data.is_dir():

@@ -1,16 +1,19 @@
-"""A data set as a CSV with columns ``path,label[,split]``."""
+"""A data set as a CSV with columns ``path,label[,split][,group]``."""
 
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.errors import ManifestError, mention
 from pipeline.files.table import Row, read_table
 from pipeline.images.manifest import (
+    GROUP,
     SUFFIX,
     Manifest,
     exists_at,
+    group_column,
     listing_of,
     split_column,
     unique_rows,
@@ -21,13 +24,13 @@ def scan_csv(data: Path) -> Manifest:
     """List the images of a table, paths relative to it; keys and statuses are empty.
 
     Raises:
-        ManifestError: A column is missing, a row has no path, a path has two labels or splits, or
-            none of the files exists.
+        ManifestError: A column is missing, a row has no path, a path has two labels, splits or
+            groups, or none of the files exists.
     """
     root = data.resolve().parent
     table = read_table(
         data,
-        ("path", "label", "split"),
+        ("path", "label", "split", GROUP),
         required=("path", "label"),
         exists=lambda text: exists_at(root, text),
         is_row=lambda cells: bool(SUFFIX.search(cells[0])) or exists_at(root, cells[0]),
@@ -36,11 +39,13 @@ def scan_csv(data: Path) -> Manifest:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label per image.")
     found, notes = _found(data, root, table.rows)
     rows = unique_rows(data, found)
-    splits = split_column(data, [split for _, _, split in rows])
+    splits = split_column(data, [row[2] for row in rows])
     # A hundred thousand copies of ten names would take more memory than the paths.
-    labels = [sys.intern(label if label.strip() else "") for _, label, _ in rows]
-    listed = sorted(zip([row[0] for row in rows], labels, splits, strict=True))
-    return listing_of(root, listed, (*table.notes, *notes))
+    labels = [sys.intern(label if label.strip() else "") for _, label, _, _ in rows]
+    groups = [row[3] for row in rows]
+    listed = sorted(zip([row[0] for row in rows], labels, splits, groups, strict=True))
+    listing = listing_of(root, [row[:3] for row in listed], (*table.notes, *notes))
+    return replace(listing, groups=group_column([row[3] for row in listed]))
 
 
 def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
@@ -51,13 +56,13 @@ def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list
     """
     found: list[Row] = []
     missing, respelled = [], []
-    for path, label, split in rows:
+    for path, *cells in rows:
         name = next((text for text in _spellings(path) if exists_at(root, text)), None)
         if name is None:
             missing.append(path)
         elif name != path:
             respelled.append(f"{path!r} as {name!r}")
-        found.append((name or path, label, split))
+        found.append((name or path, *cells))
     if len(missing) == len(rows):
         raise ManifestError(
             f"{data}: {len(missing):,} of {len(rows):,} files do not exist: {mention(missing)}.",
