@@ -63,6 +63,14 @@ class Manifest:
         """Return where the image of one row is."""
         return self.root / self.paths[index]
 
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return path and status of the rows that are not ``ok``."""
+        return [
+            (path, status)
+            for path, status in zip(self.paths, self.statuses, strict=True)
+            if status != OK
+        ]
+
 
 def read(path: Path, *, root: Path) -> Manifest:
     """Read a manifest that stage 1 wrote, or a copy edited by hand, or a run's manifest.
