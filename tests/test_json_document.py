@@ -24,13 +24,14 @@ from json_document import PAGE, UNITS, Document, is_known
 from onnx_files import Network
 from PIL import Image
 
-from pipeline.audit import duplicates, label_errors, outliers
+from pipeline.audit import groups, label_errors, outliers
 from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
 from pipeline.errors import EngineUnavailableError
 from pipeline.finetune import stage
 from pipeline.finetune.training import FineTuning
 from pipeline.heads.knn import KnnHead
+from pipeline.pages import frame
 from pipeline.runs import model_folder
 from pipeline.runs.per_class import DENSE_CLASSES
 from pipeline.runs.run import Run
@@ -212,7 +213,8 @@ def run_audit(work: Workplace) -> None:
     audit = ("audit", work / "store", "--out")
     work.run("audit", *audit, work / "audit", "--run", work / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_COMPARED", 1)
+        patch.setattr(groups, "_COMPARED", 1)
+        patch.setattr(frame, "missing", lambda: "bokeh")
         patch.setattr(label_errors, "require_cleanlab", no_cleanlab)
         patch.setattr(outliers, "FAR_ABOVE", 0.5)
         work.run("audit", *audit, work / "given", "--threshold", 0.5)

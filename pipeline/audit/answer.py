@@ -25,7 +25,7 @@ def answer(findings: Findings, best: str | None, csv: str) -> dict[str, Any]:
 
     Returns:
         ``headline``; ``text``, sentences below it; ``steps``, each with ``text`` and the section
-        ``to`` look at; ``commands`` to go on with; ``unseen``, what could not be looked at.
+        ``to`` look at; ``commands`` to go on with.
     """
     needed = _needed(findings)
     steps = [*_about_leaks(findings, best), *_about_confounders(findings), *_about_labels(findings),
@@ -35,7 +35,6 @@ def answer(findings: Findings, best: str | None, csv: str) -> dict[str, Any]:
         "text": [_looked_at(findings)],
         "steps": steps,
         "commands": _commands(findings, csv, has_steps=bool(steps)),
-        "unseen": list(findings.notes.values()),
     }
 
 

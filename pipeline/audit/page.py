@@ -144,6 +144,7 @@ def _context(audited: Audited) -> dict[str, Any]:
     table = _table(audited)
     return {
         "findings": findings,
+        "notes": {name: _sentence(note) for name, note in findings.notes.items()},
         "answer": answer(findings, audited.best, str(audited.csv)),
         "shown": shown,
         "totals": _totals(findings),
@@ -161,6 +162,10 @@ def _context(audited: Audited) -> dict[str, Any]:
         "charts": charts.embed({}),
         "data": {"pictures": list(made.uris.values()), "classes": names, "table": table},
     }
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _totals(findings: Findings) -> dict[str, Any]:

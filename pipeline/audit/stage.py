@@ -20,7 +20,7 @@ from pipeline.config.options import CommonOptions
 from pipeline.copies.duplicates import Duplicates, find_duplicates
 from pipeline.copies.neighbours import num_steps
 from pipeline.copies.photos import Photos, read_photos
-from pipeline.errors import EngineUnavailableError, RunError
+from pipeline.errors import RunError
 from pipeline.files import outputs
 from pipeline.pages import frame
 from pipeline.runs.run import Run
@@ -122,11 +122,8 @@ def _duplicates(
 
 def _no_page() -> str:
     """Return why no page can be made; empty where one can."""
-    try:
-        frame.require_installed()
-    except EngineUnavailableError as error:
-        return str(error)
-    return ""
+    name = frame.missing()
+    return f"{HTML} needs {name}, which is not installed: {frame.PIP_LINE}" if name else ""
 
 
 def _missing(listing: Listing, photos: Photos) -> str:
