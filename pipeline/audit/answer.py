@@ -114,8 +114,8 @@ def _about_confounders(findings: Findings) -> list[Step]:
     return [
         {
             "text": f"The {item.name} alone tells the class of {percent(item.accuracy)} of the "
-            "images. A head may learn that instead of the picture: save all files in one way, or "
-            "add photos of each class that differ in it.",
+            "images. A head may learn that instead of the picture: make the files of all classes "
+            "alike in it, or add photos that differ.",
             "to": "confounders",
         }
         for item in findings.confounders

@@ -153,7 +153,7 @@ def _context(audited: Audited) -> dict[str, Any]:
         "row_of": row_of,
         "labels": audited.relabelled,
         "has_table": table is not None,
-        "csv": audited.csv,
+        "csv": str(audited.csv),
         "scale": scale.drawn(findings.threshold, findings.near_duplicates),
         "classes": _classes(findings),
         "missing": made.missing,

@@ -185,6 +185,17 @@ def test_the_table_is_handed_out_with_what_was_relabelled(
         assert "There are too many files" in text_of(html)
 
 
+def test_names_show_as_text_whatever_they_are(store: Store) -> None:
+    name = "</script><b>\u05d0\n\udcff"
+    one = replace(errors(1, likely=1).errors[0], given=name, proposed=f"{name}2")
+    found = replace(SOMETHING, store=name, run=name, classes={name: 3},
+                    label_errors=replace(SOMETHING.label_errors, errors=[one]),
+                    issues=[replace(SOMETHING.issues[0], label=name)])  # fmt: skip
+    html = written(store, found, csv=Path("audits", name[-2:], "audit.csv"))
+    assert "</script><b>" not in html and data_of(html)["classes"] == [name, f"{name}2"]
+    assert text_of(html).count("</script><b>\u05d0\u240a\ufffd") >= 6
+
+
 def test_members_of_different_kinds_are_shown_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_MEMBERS", 3)
     names = [f"{number}.png" for number in range(6)]
