@@ -332,12 +332,13 @@ def audit_store(
     Args:
         store: The feature store.
         quiet: Show neither notes nor progress.
-        force: Replace an existing ``audit.csv``.
+        force: Replace an existing ``audit.csv`` and ``audit.html``.
         options: Options of ``pipeline audit``: ``run``, ``manifest``, ``threshold``, ...
 
     Returns:
         ``near_duplicates``, ``leaks``, ``label_errors`` and what else was found; ``notes`` says why
-        a section has nothing. Similarities are cosines, scores go from 0 to 1.
+        a section has nothing; ``csv`` is the table to edit, ``html`` the page (None without the
+        extra ``report``). Similarities are cosines, scores go from 0 to 1.
 
     Raises:
         ConfigError: An option cannot be used, or the features do not fit into memory.

@@ -18,6 +18,9 @@ PHONE, DESKTOP = (390, 844), (1280, 900)
 # Of a page: machines of tests are slow, and no test waits longer than it must.
 PATIENCE = 60
 
+# A name of a class that would be code, were it not text.
+HOSTILE = '<img src=x onerror=alert(1)> "\u05d0\u05d1"\nb'
+
 Found = TypeVar("Found")
 
 
@@ -91,6 +94,21 @@ class Browser:
         ]
         asked = [event for event in events if event["method"] == "Network.requestWillBeSent"]
         return [event["params"]["request"]["url"] for event in asked]
+
+
+def check_that_it_stands_alone(browser: Browser, page: Path, size: tuple[int, int]) -> None:
+    """Open a page, light and dark: it asks for nothing, complains of nothing, and fits."""
+    for theme in ("light", "dark"):
+        browser.open(page, size=size, theme=theme)
+        assert browser.messages() == []
+        asked = [url for url in browser.requests() if not url.startswith("data:")]
+        assert asked == [page.as_uri()]
+        # Nothing is wider than the screen.
+        assert browser.run("return document.documentElement.scrollWidth") <= size[0]
+    broken = (
+        "return [...document.images].filter((i) => i.src && i.complete && !i.naturalWidth).length"
+    )
+    assert browser.run(broken) == 0
 
 
 @contextmanager

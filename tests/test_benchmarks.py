@@ -90,6 +90,40 @@ def test_audit_truth(tmp_path: Path) -> None:
     assert result["labels"]["wrong"] == 2
 
 
+def test_what_is_planted_is_told_from_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    planted = importlib.import_module("audit_planted")
+    for number in range(80):
+        file = tmp_path / "source" / ("ant", "bee")[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 20), (number, 9, 9)).save(file)
+    made = planted.plant(tmp_path / "photos", tmp_path / "source", tmp_path / "source", 80)
+    copies, flips, outliers = made["copies"], made["flips"], made["outliers"]
+    assert (len(copies), len(flips), len(outliers)) == (20, 2, 10)
+    there = {
+        path.relative_to(tmp_path / "photos").as_posix()
+        for path in (tmp_path / "photos").rglob("*.jpg")
+    }
+    assert len(there) == 80 + 20 + 10
+    originals = {original for _, original in copies.values()}
+    assert there >= {*copies, *originals, *flips, *outliers} and not originals & set(flips)
+    assert all(label != path.split("/")[1] for path, label in flips.items())
+    path, (way, original) = next(iter(copies.items()))
+    found = {
+        "threshold": {},
+        "near_duplicates": [{"paths": [path, original]}],
+        "leaks": [1],
+        "label_errors": [{"path": name, "proposed": label} for name, label in flips.items()],
+        "label_error_head": {"estimated": 3},
+        "outliers": [{"path": outliers[0]}, {"path": path}],
+    }
+    said = planted.judged(made, found)
+    assert said["copies"][way] == "1 of 7" and said["flips"]["right_label"] == "2 of 2"
+    assert (said["outliers"], said["other_outliers"]) == ("1 of 10", 1)
+
+
 def test_ridge_path() -> None:
     assert "path_over_one" in run("ridge_path.py", "--quick")
 

@@ -31,6 +31,7 @@ from pipeline.errors import EngineUnavailableError
 from pipeline.finetune import stage
 from pipeline.finetune.training import FineTuning
 from pipeline.heads.knn import KnnHead
+from pipeline.pages import frame
 from pipeline.runs import model_folder
 from pipeline.runs.per_class import DENSE_CLASSES
 from pipeline.runs.run import Run
@@ -213,6 +214,7 @@ def run_audit(work: Workplace) -> None:
     work.run("audit", *audit, work / "audit", "--run", work / "run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(groups, "_COMPARED", 1)
+        patch.setattr(frame, "missing", lambda: "bokeh")
         patch.setattr(label_errors, "require_cleanlab", no_cleanlab)
         patch.setattr(outliers, "FAR_ABOVE", 0.5)
         work.run("audit", *audit, work / "given", "--threshold", 0.5)

@@ -72,7 +72,7 @@ class LabelErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlier:
-    """An image unlike all others: its score is 3.5 or more robust standard deviations above."""
+    """An image unlike all others: its score is 2.5 or more robust standard deviations above."""
 
     path: str
     label: str

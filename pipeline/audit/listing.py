@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.audit.findings import Group
 from pipeline.copies.distinct import DistinctImages, distinct_images
 from pipeline.errors import RunError
-from pipeline.images.manifest import Manifest
+from pipeline.images.manifest import OK, Manifest
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 
@@ -25,9 +25,11 @@ class Listing(DistinctImages):
 
     Attributes:
         splits_of: Where splits are from: ``run``, ``manifest``, or empty where there are none.
+        skipped: Path of each file that is not audited, and why.
     """
 
     splits_of: str
+    skipped: Sequence[tuple[str, str]]
 
     def group(
         self, rows: Iterable[int], *, similarity: float, lowest: float | None, is_chain: bool
@@ -83,7 +85,17 @@ def read_listing(store: Store, manifest: Path | None, run: Run | None) -> Listin
     if run is not None:
         rows, splits_of = _with_run(rows, run, store), "run"
     found = distinct_images(store, rows)
-    return Listing(found.manifest, found.image_of, found.units, splits_of)
+    skipped = _skipped(rows, found.manifest)
+    return Listing(found.manifest, found.image_of, found.units, splits_of, skipped)
+
+
+def _skipped(rows: Manifest, audited: Manifest) -> list[tuple[str, str]]:
+    paths = set(audited.paths)
+    return [
+        (path, "no features in the store" if status == OK else status)
+        for path, status in zip(rows.paths, rows.statuses, strict=True)
+        if path not in paths
+    ]
 
 
 def _with_run(rows: Manifest, run: Run, store: Store) -> Manifest:

@@ -2,7 +2,9 @@
 
 The mean distance to the nearest neighbours (Ramaswamy et al. 2000; Kuan and Mueller 2022, "Back to
 the basics: revisiting out-of-distribution detection baselines"), and how far it is above what is
-usual (Iglewicz and Hoaglin 1993, as for copies).
+usual (Leys et al. 2013, "Detecting outliers: do not use standard deviation around the mean, use
+absolute deviation around the median"). Distances of unit vectors end at two, so that few images of
+the data themselves are as far above: 3.5 deviations, as for copies, would find hardly any.
 """
 
 from typing import Final
@@ -15,7 +17,7 @@ from pipeline.audit.listing import Listing
 from pipeline.copies.neighbours import Units
 
 NEIGHBOURS: Final = 10
-FAR_ABOVE: Final = 3.5
+FAR_ABOVE: Final = 2.5
 # Images that distances are measured to: enough to know what is usual.
 REFERENCES: Final = 5000
 _MAD: Final = 1.4826

@@ -4,7 +4,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.audit.findings import Findings
@@ -15,34 +15,30 @@ from pipeline.images.manifest import OK, Manifest
 _FOUND = ("proposed", "score", "found")
 
 
+def likely_labels(findings: Findings) -> dict[str, str]:
+    """Return the proposed label of each file whose own is likely wrong."""
+    return {error.path: error.proposed for error in findings.label_errors.errors if error.is_likely}
+
+
 def write_proposals(
-    path: Path, manifest: Manifest, findings: Findings, *, relabel: bool = False
-) -> int:
+    path: Path, manifest: Manifest, findings: Findings, changed: Mapping[str, str]
+) -> None:
     """Write the table, atomically; rows with a finding come first.
 
     Args:
         path: Where.
         manifest: The files that were audited.
         findings: What was found.
-        relabel: Whether likely label errors get the proposed label.
-
-    Returns:
-        How many labels differ from those of the manifest.
+        changed: Labels that differ from those of the manifest, by path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    changed = {
-        error.path: error.proposed
-        for error in findings.label_errors.errors
-        if relabel and error.is_likely
-    }
     write_atomically(
         path, lambda temporary: write_csv(temporary, _rows(manifest, findings, changed))
     )
-    return len(changed)
 
 
 def _rows(
-    manifest: Manifest, findings: Findings, changed: dict[str, str]
+    manifest: Manifest, findings: Findings, changed: Mapping[str, str]
 ) -> Iterator[Sequence[str]]:
     yield (*manifest.columns, *_FOUND)
     errors = {error.path: error for error in findings.label_errors.errors}

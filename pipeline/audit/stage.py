@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from pipeline.audit import page
 from pipeline.audit.confounders import find_confounders
 from pipeline.audit.findings import Findings, Group, HeadScores
 from pipeline.audit.groups import equal_files, near_groups
@@ -11,7 +12,8 @@ from pipeline.audit.label_errors import find_label_errors
 from pipeline.audit.leaks import find_leaks, scores_without
 from pipeline.audit.listing import Listing, read_listing
 from pipeline.audit.outliers import find_outliers
-from pipeline.audit.proposals import write_proposals
+from pipeline.audit.page import Audited
+from pipeline.audit.proposals import likely_labels, write_proposals
 from pipeline.audit.quality import find_issues
 from pipeline.config.auditing import AuditOptions
 from pipeline.config.options import CommonOptions
@@ -20,38 +22,50 @@ from pipeline.copies.search import search
 from pipeline.copies.threshold import Threshold
 from pipeline.errors import RunError
 from pipeline.files import outputs
+from pipeline.pages import frame
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
 CSV = "audit.csv"
+HTML = "audit.html"
 
 
 def audit(
     options: AuditOptions, common: CommonOptions, reporter: Reporter, *, started: float
 ) -> dict[str, object]:
-    """Audit a store and write ``audit.csv``; see docs/json.md for the keys of the result."""
-    path = Path(options.out or Path("audits") / Path(options.store).resolve().name) / CSV
+    """Audit a store; write ``audit.csv``, and ``audit.html`` where pages can be made.
+
+    See docs/json.md for the keys of the result.
+    """
+    folder = Path(options.out or Path("audits") / Path(options.store).resolve().name)
+    csv, html = folder / CSV, folder / HTML
     Store.unchecked(Path(options.store))
-    outputs.require_new_file("--out", path, reporter, force=common.force)
+    outputs.require_new_files("--out", (csv, html), reporter, force=common.force)
     run = Run.open(Path(options.run)) if options.run else None
     store = Store.open(Path(options.store))
     manifest = Path(options.manifest) if options.manifest else None
     listing = read_listing(store, manifest, run)
     findings = find(listing, options, run, reporter)
-    relabelled = write_proposals(path, listing.manifest, findings, relabel=options.relabel)
+    relabelled = likely_labels(findings) if options.relabel else {}
+    write_proposals(csv, listing.manifest, findings, relabelled)
+    if "html" in findings.notes:
+        html.unlink(missing_ok=True)  # of an earlier audit, which this one replaces
+    else:
+        page.write(html, Audited(findings, listing, store, run, csv, relabelled))
     return {
         **findings.as_json(),
-        "csv": str(path),
-        "relabelled": relabelled,
+        "csv": str(csv),
+        "html": None if "html" in findings.notes else str(html),
+        "relabelled": len(relabelled),
         "seconds": round(time.monotonic() - started, 3),
     }
 
 
 def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Reporter) -> Findings:
     """Look for everything; each section that has nothing to say says why."""
-    notes = {}
+    notes = {"html": _no_page()}
     reporter.say(f"Reading {counted(len(listing), 'image file')}")
     photos = read_photos(listing, reporter)
     if photos.missing:
@@ -93,6 +107,12 @@ def taken(run: Run | None) -> Threshold | None:
     """Return what a leak-free run took for the same, so that this audit takes it too."""
     merged = run.record.source.near_duplicates if run is not None else None
     return merged.threshold if merged is not None else None
+
+
+def _no_page() -> str:
+    """Return why no page can be made; empty where one can."""
+    name = frame.missing()
+    return f"{HTML} needs {name}, which is not installed: {frame.PIP_LINE}" if name else ""
 
 
 def _missing(listing: Listing, photos: Photos) -> str:

@@ -19,7 +19,7 @@ class AuditOptions:
         None, "use this manifest instead of STORE/manifest.csv", "FILE"
     )
     out: str | None = fields.path(
-        None, "folder for audit.csv (default: audits/<base name of STORE>)", "DIR"
+        None, "folder for audit.csv and audit.html (default: audits/<base name of STORE>)", "DIR"
     )
     threshold: float = fields.number(
         0.0,

@@ -3,7 +3,7 @@
 A place is looked at and tried by a temporary file; nothing stays, and no folder is made.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,23 @@ def require_new_file(option: str, path: Path, reporter: Reporter, *, force: bool
         ConfigError: Something is there and ``force`` is not set, or see ``require_file``.
     """
     require_file(option, path, reporter)
+    _require_replaceable(option, path, force=force)
+
+
+def require_new_files(
+    option: str, paths: Sequence[Path], reporter: Reporter, *, force: bool
+) -> None:
+    """Refuse files of one folder that cannot be written, or are there and are not to be replaced.
+
+    Raises:
+        ConfigError: See ``require_new_file``.
+    """
+    require_file(option, paths[0], reporter)
+    for path in paths:
+        _require_replaceable(option, path, force=force)
+
+
+def _require_replaceable(option: str, path: Path, *, force: bool) -> None:
     if path.exists() and not (force and path.is_file()):
         raise ConfigError(
             f"{option}: expected nothing at {str(path)!r}, or with --force a file. "

@@ -80,6 +80,14 @@ class Manifest:
             groups=[self.groups[row] for row in rows] if self.groups else (),
         )
 
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return path and status of the rows that are not ``ok``."""
+        return [
+            (path, status)
+            for path, status in zip(self.paths, self.statuses, strict=True)
+            if status != OK
+        ]
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of its file."""

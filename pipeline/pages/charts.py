@@ -159,11 +159,16 @@ def points(x: Sequence[float], y: Sequence[float], *, height: int = 560) -> Any:
 
 
 def embed(charts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a page's frame needs of charts: ``items`` by name, and Bokeh's ``script``."""
+    """Return what a page's frame needs of charts: ``items`` by name, and Bokeh's ``script``.
+
+    A page without charts needs no Bokeh.
+    """
+    if not charts:
+        return {"items": {}, "script": ""}
     from bokeh.embed import json_item
 
     items = {name: json_item(chart, name) for name, chart in charts.items()}
-    return {"items": items, "script": _script() if items else ""}
+    return {"items": items, "script": _script()}
 
 
 def _script() -> str:

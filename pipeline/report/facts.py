@@ -1,19 +1,12 @@
 """What a report says of where a run came from: skipped files, the rate of stage 1, its making."""
 
-import shlex
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.images.manifest import OK
+from pipeline.pages.facts import command_of, skipped_files, versions_of
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
-
-_SKIPPED: Final = 200
-# Programs record their own arguments, which are no command of ours.
-_COMMANDS: Final = ("extract", "finetune", "sweep", "train-head")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +36,18 @@ def skipped(run: Run, found: FoundStore) -> dict[str, Any]:
     """Return the files of the data that are in no split.
 
     Returns:
-        ``rows`` of ``path`` and ``reason``; ``reasons`` with counts, of all; ``left_out``, how many
-        rows there is no room for; ``dropped``, what the run left out by its own count; ``unknown``,
-        why nothing is known of them.
+        What ``skipped_files`` says; ``dropped``, what the run left out by its own count;
+        ``unknown``, why nothing is known of them.
     """
     dropped = dict(run.record.dropped)
-    nothing = {"rows": [], "reasons": {}, "left_out": 0, "dropped": dropped}
+    nothing = {**skipped_files(()), "dropped": dropped}
     if found.store is None:
         return {**nothing, "unknown": found.reason}
     try:
         manifest = found.store.read_manifest()
     except PipelineError as error:
         return {**nothing, "unknown": str(error)}
-    rows = [
-        {"path": path, "reason": status}
-        for path, status in zip(manifest.paths, manifest.statuses, strict=True)
-        if status != OK
-    ]
-    return {
-        "rows": rows[:_SKIPPED],
-        "reasons": dict(Counter(row["reason"] for row in rows).most_common()),
-        "left_out": max(0, len(rows) - _SKIPPED),
-        "dropped": dropped,
-        "unknown": "",
-    }
+    return {**skipped_files(manifest.skipped()), "dropped": dropped, "unknown": ""}
 
 
 def stage_one(found: FoundStore) -> dict[str, Any]:
@@ -102,15 +83,14 @@ def making(run: Run, head: str, found: FoundStore) -> dict[str, Any]:
     record = run.record
     commands = []
     if found.store is not None:
-        commands.append(_command(found.store.record.provenance.other))
-    commands.append(_command(record.provenance))
+        commands.append(command_of(found.store.record.provenance.other))
+    commands.append(command_of(record.provenance))
     parameters = record.heads[head].params
     seeds = {
         "split": record.inputs.get("split_seed"),
         "weights": record.source.weights_seed,
         head: record.inputs.get("finetune_seed", parameters.get("seed")),
     }
-    packages: Any = record.provenance.get("packages", {})
     return {
         "commands": [command for command in commands if command],
         "seeds": {name: seed for name, seed in seeds.items() if seed is not None},
@@ -121,14 +101,5 @@ def making(run: Run, head: str, found: FoundStore) -> dict[str, Any]:
             if name != "identity" and value is not None
         },
         "parameters": {**parameters, **record.heads[head].selected},
-        "versions": {
-            **{name: record.provenance.get(name) for name in ("pipeline", "python", "platform")},
-            **{name: version for name, version in packages.items() if version},
-        },
+        "versions": versions_of(record.provenance),
     }
-
-
-def _command(provenance: Mapping[str, object]) -> str:
-    """Return a recorded command as it can be typed; empty where it was a function of Python."""
-    argv: Any = provenance.get("argv")
-    return shlex.join(["pipeline", *argv]) if argv and argv[0] in _COMMANDS else ""

@@ -179,6 +179,7 @@ def _points(
         "split": [SPLITS.index(manifest.splits[row]) for row in rows],
         # What --manifest is given: splits that were drawn from keys are drawn again.
         "declared": [manifest.splits[row] if declared else "" for row in rows],
+        "group": [manifest.groups[row] for row in rows] if manifest.groups else [],
         "predicted": [int(predicted[place]) if place >= 0 else -1 for place in places],
         "probability": [
             round(float(confidence[place]), 4) if place >= 0 else None for place in places

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import DESKTOP, PHONE, Browser, opened
+from browser import DESKTOP, HOSTILE, PHONE, Browser, check_that_it_stands_alone, opened
 from fakes import replace_network, write_photos
 from PIL import Image
 
@@ -14,8 +14,6 @@ from pipeline.images import manifest as manifests
 from pipeline.runs.run import Run
 
 pytestmark = pytest.mark.slow
-
-HOSTILE = '<img src=x onerror=alert(1)> "\u05d0\u05d1"\nb'
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +71,8 @@ def place_of_point(browser: Browser, number: int) -> Any:
 def test_it_opens_from_disk_and_asks_for_nothing(
     browser: Browser, page: Path, size: tuple[int, int]
 ) -> None:
-    for theme in ("light", "dark"):
-        browser.open(page, size=size, theme=theme)
-        assert browser.messages() == []
-        asked = [url for url in browser.requests() if not url.startswith("data:")]
-        assert asked == [page.as_uri()]
-        # Nothing is wider than the screen.
-        assert browser.run("return document.documentElement.scrollWidth") <= size[0]
+    check_that_it_stands_alone(browser, page, size)
     assert browser.run("return document.querySelectorAll('.gallery img').length") > 0
-    broken = (
-        "return [...document.images].filter((i) => i.src && i.complete && !i.naturalWidth).length"
-    )
-    assert browser.run(broken) == 0
 
 
 def test_names_show_as_text(browser: Browser, page: Path) -> None:

@@ -1,15 +1,14 @@
 """The report: what it says of runs of every kind, and that it stays small."""
 
-import json
 import re
 import shutil
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes import Command, FakeEncoder, edit_record, planted_store, write_classes
+from page_text import data_of, text_of
 
 from pipeline.cli.main import main
 from pipeline.pages.frame import MAX_BYTES
@@ -32,11 +31,9 @@ def trained(work: Path, counts: dict[str, int], *more: object, **planted: object
     return work / "run"
 
 
-def text_of(run: Path) -> str:
-    """Return what a reader sees of a report, as one line, without scripts and styles."""
-    page = (run / "report.html").read_text()
-    body = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+def said_by(run: Path) -> str:
+    """Return what a reader sees of the report of a run."""
+    return text_of((run / "report.html").read_text())
 
 
 def test_every_section_is_there_and_agrees_with_the_run(tmp_path: Path, command: Command) -> None:
@@ -44,7 +41,7 @@ def test_every_section_is_there_and_agrees_with_the_run(tmp_path: Path, command:
     status, result = command("report", run)
     assert status == 0 and result["report"] == str(run / "report.html")
     assert result["bytes"] == (run / "report.html").stat().st_size < MAX_BYTES
-    said, record = text_of(run), Run.open(run).record
+    said, record = said_by(run), Run.open(run).record
     best = record.heads[str(record.best)].test
     assert best.accuracy_ci95 is not None and best.accuracy is not None
     share, low, high = (f"{100 * value:.1f}" for value in (best.accuracy, *best.accuracy_ci95))
@@ -84,7 +81,7 @@ def test_names_show_as_text(
         assert main([*arguments, "--quiet"]) == 0
     page = (tmp_path / "r/report.html").read_text()
     assert "<script>alert" not in page
-    said = text_of(tmp_path / "r")
+    said = said_by(tmp_path / "r")
     for shown in ("<script>alert(1)", "a\u240ab", 'it\'s "so"', "\u202e\u05d0\u05d1"):
         assert shown in said
     assert page.count("data:image/webp") == 80
@@ -114,7 +111,7 @@ def test_a_run_without_test_is_shown_on_val(tmp_path: Path, command: Command) ->
     without_test(run)
     status, result = command("report", run)
     assert (status, result["split"]) == (0, "val")
-    said = text_of(run)
+    said = said_by(run)
     assert "There are no test images: these are val's" in said
     assert "nothing to test differences on" in said
 
@@ -123,7 +120,7 @@ def test_one_class_in_test(tmp_path: Path) -> None:
     splits = ["train"] * 20 + ["val"] * 5 + ["test"] * 5 + ["train"] * 25 + ["val"] * 5
     run = trained(tmp_path, {"ant": 30, "bee": 30}, separation=4.0, splits=splits)
     assert main(["report", str(run), "--quiet"]) == 0
-    said = text_of(run)
+    said = said_by(run)
     assert "Every test image is classified correctly" in said and "No mistake on test" in said
 
 
@@ -132,7 +129,7 @@ def test_without_its_store_the_rest_is_there(tmp_path: Path, command: Command) -
     shutil.rmtree(tmp_path / "store")
     status, result = command("report", run)
     assert (status, result["points"]) == (0, 0)
-    said = text_of(run)
+    said = said_by(run)
     assert "There is no map: There is no feature store at" in said
     assert "Which files were skipped is in the store, and that cannot be read" in said
 
@@ -157,7 +154,7 @@ def test_a_thousand_classes(tmp_path: Path, command: Command) -> None:
     status, result = command("report", run)
     assert status == 0 and result["bytes"] < MAX_BYTES
     assert result["points"] == embedding.POINTS
-    assert f"The {MATRIX_CLASSES} most confused of 1,000 classes" in text_of(run)
+    assert f"The {MATRIX_CLASSES} most confused of 1,000 classes" in said_by(run)
 
 
 def test_what_is_looked_at_is_what_is_wrong_or_uncertain(tmp_path: Path) -> None:
@@ -193,7 +190,7 @@ def test_the_map_shows_mistakes_first(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_umap_parts_clouds(tmp_path: Path) -> None:
     run = trained(tmp_path, {"ant": 30, "bee": 30}, separation=8.0)
     assert main(["report", str(run), "--map", "umap", "--quiet"]) == 0
-    assert "UMAP (of 50 dimensions of PCA)" in text_of(run)
+    assert "UMAP (of 50 dimensions of PCA)" in said_by(run)
     store, labels = Store.open(tmp_path / "store"), np.arange(60) < 30
     found = embedding.embed(store, store.read_manifest().keys, "umap").places
     assert found.shape == (60, 2) and np.isfinite(found).all()
@@ -209,14 +206,14 @@ def test_what_bounded_stage_one_is_shown(tmp_path: Path) -> None:
         lambda record: record.update(provenance={"engine": "keras", "bottleneck": found}),
     )
     assert main(["report", str(run), "--quiet"]) == 0
-    assert "bound by encode; it would be faster with a GPU" in text_of(run)
+    assert "bound by encode; it would be faster with a GPU" in said_by(run)
 
 
 def test_points_can_be_given_back_as_a_manifest(tmp_path: Path, command: Command) -> None:
     run = trained(tmp_path, {"ant": 60, "bee": 60})
     assert main(["report", str(run), "--quiet"]) == 0
     page = (run / "report.html").read_text()
-    points = json.loads(re.findall(r'id="data">(.*?)</script>', page)[0])["points"]
+    points = data_of(page)["points"]
     names = ["ant", "bee"]
     rows = zip(points["path"], points["true"], points["declared"], points["key"], strict=True)
     lines = [f"{path},{names[true]},{split},{key}" for path, true, split, key in rows]

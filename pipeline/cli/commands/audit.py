@@ -32,7 +32,9 @@ def text(result: Result) -> Text:
         *_outliers(result),
         *_issues(result),
         *_confounders(result),
+        *_note(result, "html"),
         f"Wrote {result['csv']}: edit its labels, then train-head --manifest {result['csv']}",
+        *([f"Wrote {result['html']}: all of this with pictures"] if result["html"] else []),
     ]
 
 

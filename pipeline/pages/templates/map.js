@@ -161,25 +161,11 @@ page.drawn.then(() => {
     source.selected.indices = groupOf.flatMap((group, at) => (groups[group].hidden ? [] : [at]));
   });
 
-  // ---- the selection as a CSV; file names of Linux are bytes, which need not be UTF-8
-
-  const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-
-  const bytes = (text) => {
-    const encoder = new TextEncoder();
-    const parts = text.split(/((?<![\ud800-\udbff])[\udc80-\udcff])/);
-    return parts.map((part, at) =>
-      at % 2 ? Uint8Array.of(part.charCodeAt(0) - 0xdc00) : encoder.encode(part));
-  };
-
   document.getElementById("map-download").addEventListener("click", () => {
-    const rows = selected.map((at) => [
+    page.downloadManifest("selection.csv", selected.map((at) => [
       points.path[at], classes[points.true[at]], points.declared[at], points.key[at],
-    ]);
-    const text = [["path", "label", "split", "key"], ...rows].map((row) => row.map(cell).join(",") + "\n").join("");
-    const url = URL.createObjectURL(new Blob(bytes(text), { type: "text/csv" }));
-    page.element("a", { href: url, download: "selection.csv" }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 10000);
+      ...points.group.slice(at, at + 1),
+    ]));
   });
 
   colour();

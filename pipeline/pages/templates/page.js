@@ -54,7 +54,7 @@ page.gallery = (id) => {
     const shown = new Set(fits.slice(0, limit));
     for (const item of items) item.hidden = !shown.has(item);
     more.hidden = fits.length <= limit;
-    none.hidden = fits.length > 0;
+    if (none) none.hidden = fits.length > 0;
     if (clear) clear.hidden = filters.every(({ value }) => value === "");
   };
   for (const filter of filters) {
@@ -85,7 +85,7 @@ page.gallery = (id) => {
 };
 
 const galleries = new Map(
-  [...document.querySelectorAll(".gallery")].map((list) => [list.id, page.gallery(list.id)]),
+  [...document.querySelectorAll(".gallery, .groups")].map((list) => [list.id, page.gallery(list.id)]),
 );
 page.showPictures(document);
 
@@ -96,6 +96,27 @@ for (const button of document.querySelectorAll("button[data-true]")) {
     document.querySelector('[data-clear="wrong-images"]').focus({ preventScroll: true });
   });
 }
+
+// ---- files to take away; file names of Linux are bytes, which need not be UTF-8
+
+const cell = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+
+const bytes = (text) => {
+  const encoder = new TextEncoder();
+  const parts = text.split(/((?<![\ud800-\udbff])[\udc80-\udcff])/);
+  return parts.map((part, at) =>
+    at % 2 ? Uint8Array.of(part.charCodeAt(0) - 0xdc00) : encoder.encode(part));
+};
+
+// Rows of path, label, split and key: a manifest for train-head.
+// Rows of path, label, split and key; of data with groups, the group too.
+page.downloadManifest = (name, rows) => {
+  const columns = ["path", "label", "split", "key", "group"].slice(0, rows[0]?.length);
+  const text = [columns, ...rows].map((row) => row.map(cell).join(",") + "\n");
+  const url = URL.createObjectURL(new Blob(bytes(text.join("")), { type: "text/csv" }));
+  page.element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+};
 
 // ---- tables: filter by name, sort by column
 
