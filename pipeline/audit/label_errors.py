@@ -181,7 +181,11 @@ def _num_folds(y: NDArray[np.integer], groups: NDArray[np.intp]) -> int:
 
 
 def _components(units: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the principal components of rows, float32 ``(k, at most 256)``."""
+    """Return rows in the space of their principal components, float32 ``(k, at most 256)``.
+
+    The axes are turned at random, so that all vary alike: heads standardize them, which would lift
+    the last principal components, mostly noise, to the level of the first.
+    """
     if units.shape[1] <= _COMPONENTS:
         return units
     mean = units.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -190,7 +194,9 @@ def _components(units: NDArray[np.float32]) -> NDArray[np.float32]:
         centred = units[start : start + 8192] - mean
         gram += centred.T @ centred
     _, vectors = np.linalg.eigh(gram)
-    basis = np.ascontiguousarray(vectors[:, ::-1][:, :_COMPONENTS], np.float32)
+    drawn = np.random.default_rng(0).standard_normal((_COMPONENTS, _COMPONENTS))
+    turned = vectors[:, ::-1][:, :_COMPONENTS] @ np.linalg.qr(drawn)[0]
+    basis = np.ascontiguousarray(turned, np.float32)
     return np.concatenate(
         [(units[start : start + 8192] - mean) @ basis for start in range(0, len(units), 8192)]
     )

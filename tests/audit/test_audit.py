@@ -285,3 +285,16 @@ def test_faults_of_files_and_confounders_are_found(
     assert tells["dimensions"]["tells"]
     low, high = tells["dimensions"]["accuracy_ci95"]
     assert low <= tells["dimensions"]["accuracy"] <= high
+
+
+def test_components_judge_few_images_as_well_as_their_features_do() -> None:
+    """Standardized principal components of few images are mostly noise, lifted to the signal."""
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    units = rng.normal(size=(200, 600)) / np.sqrt(600)
+    units[:, 0] += np.where(y, 0.5, -0.5)
+    units = (units / np.linalg.norm(units, axis=1, keepdims=True)).astype(np.float32)
+    made = label_errors.out_of_fold(
+        label_errors._components(units), y, np.arange(200), head="ridge"
+    )
+    assert (made.probabilities.argmax(axis=1) == y).mean() > 0.9

@@ -210,7 +210,7 @@ def test_leaks_say_what_they_change(store: Store) -> None:
     nothing_left = {"ridge": HeadScores(without=score(0, None), everything=score(2, 1.0),
                                         leaked=score(2, 1.0))}  # fmt: skip
     text = answer(replace(SOMETHING, scores=nothing_left), "ridge", "x.csv")["steps"][0]["text"]
-    assert text.startswith("1 held-out image has a copy in an earlier split. Put copies")
+    assert text.startswith("1 held-out image has a copy in an earlier split. Keep copies")
 
 
 def test_an_unequal_data_set_is_pointed_out() -> None:
