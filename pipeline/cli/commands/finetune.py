@@ -16,7 +16,7 @@ def run(options: FinetuneOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return finetune(options, call.common, call.reporter)
 
-    return with_report(options.report, train, call.reporter)
+    return with_report("finetune", options, train, call.reporter)
 
 
 def text(result: Result) -> Text:

@@ -18,7 +18,7 @@ def run(options: SweepOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return sweep(options, call.common, call.reporter, call.tables)
 
-    return with_report(options.report, train, call.reporter)
+    return with_report("sweep", options, train, call.reporter)
 
 
 def text(result: Result) -> Text:
