@@ -21,8 +21,7 @@ def run(options: FinetuneOptions, call: Call) -> Result:
 
 def text(result: Result) -> Text:
     """Show both heads and whether fine-tuning was worth it."""
-    lines = of_run(result)
-    return [*lines[:-1], result["finetune"]["verdict"]["text"], lines[-1]]
+    return of_run(result, result["finetune"]["verdict"]["text"])
 
 
 COMMAND: Final = Command(
