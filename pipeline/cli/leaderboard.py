@@ -69,7 +69,7 @@ def leaderboard(rows: Sequence[Result]) -> Table:
             (
                 row["head"],
                 number(row["accuracy"]),
-                f"{low:.3f}–{high:.3f}",
+                f"{low:.3f}-{high:.3f}",
                 number(row["balanced_accuracy"]),
                 number(row["macro_f1"]),
                 number(row["log_loss"]),

@@ -215,6 +215,7 @@ def test_a_loss_that_is_no_number_names_the_rate_and_leaves_the_others_alone(
     assert_same(head.fit(X, y), first)
     assert_same(head, last)
     assert lost.converged_ is False
+    assert (len(lost.losses_), len(last.losses_)) == (0, last.epochs)
     assert not np.isfinite(lost.scores(X)).all()
     with pytest.raises(PipelineError, match=r"after epoch \d+\. Lower learning_rate \(1e\+30\)"):
         clone(head).set_params(**settings[1]).fit(X, y)
