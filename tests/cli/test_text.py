@@ -14,7 +14,6 @@ from fakes import Command, planted_store
 from pipeline.cli import colour
 from pipeline.cli.class_tables import all_classes, worst_of
 from pipeline.cli.commands import find
-from pipeline.cli.commands.audit import text as of_audit
 from pipeline.cli.main import main
 from pipeline.cli.text import WIDTH, Table, as_lines, shortened
 from pipeline.runs.per_class import per_class
@@ -72,7 +71,11 @@ def check(found: list[Table]) -> None:
         assert max(len(unicodedata.normalize("NFC", line)) for line in lines) <= WIDTH, lines
 
 
-@pytest.mark.parametrize("name", ["train-head", "sweep", "info", "compare"])
+# An audit imports cleanlab, which takes seconds.
+AUDIT = pytest.param("audit", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["train-head", "sweep", "info", "compare", AUDIT])
 def test_tables_of_runs_fit_whatever_names_are(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -88,10 +91,12 @@ def test_tables_of_runs_fit_whatever_names_are(
         result = command("compare", *runs, "--seeds", "2", "--curve")[1]
     if name == "info":
         result = command("info", runs[0], "--per-class")[1]
+    if name == "audit":
+        result = command("audit", "store", "--run", runs[0], "--out", "found")[1]
     check(list(tables(result, name)))
 
 
-def test_tables_of_classes_and_of_an_audit_fit() -> None:
+def test_tables_of_classes_fit() -> None:
     y = np.arange(40) % 4
     scores = per_class(y, np.roll(y, 1) % 3, 4)
     shown = {**scores, "head": "sklearn.ensemble.RandomForestClassifier", "split": "test"}
@@ -99,15 +104,6 @@ def test_tables_of_classes_and_of_an_audit_fit() -> None:
         text = [*all_classes(shown, names), *worst_of(scores, names, title="")]
         check([block for block in text if isinstance(block, Table)])
     assert "Mistakes on test, sklearn.ensemble.RandomForestClassifier, all of them:" in text
-    score = {"accuracy": 0.9, "accuracy_ci95": [0.8, 0.95]}
-    leaks = {"leaks": [], "scores_without_leaks": {
-        shown["head"] * 2: {**score, "all": score, "leaked": {"n": 1_000_000}}}}  # fmt: skip
-    nothing = {"images": 0, "distinct": 0, "classes": [], "unlabelled": 0, "imbalance": None,
-               "notes": {}, "threshold": {"chosen": False, "similarity": 0.9, "pixels": False},
-               "near_duplicates": [], "copies": [], "label_errors": [], "outliers": [],
-               "label_error_head": {"head": None}, "issues": [], "confounders": [],
-               "csv": "audit.csv"}  # fmt: skip
-    check([block for block in of_audit({**nothing, **leaks}) if isinstance(block, Table)])
 
 
 class Terminal(io.StringIO):
