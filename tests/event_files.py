@@ -16,5 +16,22 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
         assert all(event.wall_time > 1.6e9 for event in events)
         for event in events:
             for value in event.summary.value:
+                if value.HasField("tensor"):
+                    continue
                 found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """Read the text of each tag."""
+    import tensorflow as tf
+    from tensorflow.core.util import event_pb2
+
+    found = {}
+    for path in sorted(folder.glob("*tfevents*")):
+        for item in tf.data.TFRecordDataset(str(path)):
+            for value in event_pb2.Event.FromString(item.numpy()).summary.value:
+                if value.metadata.plugin_data.plugin_name == "text":
+                    (text,) = tf.make_ndarray(value.tensor).tolist()
+                    found[value.tag] = text.decode()
     return found

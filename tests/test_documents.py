@@ -1,6 +1,7 @@
 """Documents that must stay true: options, the README's commands, CONTRIBUTING's recipes."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from processes import run_python
@@ -28,6 +30,13 @@ def test_links_in_documents_lead_somewhere() -> None:
         prose = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
         for target in re.findall(r"\]\(([^)#:]+)\)", prose):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_pictures_of_the_readme_are_there_and_small() -> None:
+    named = re.findall(r'src(?:set)?="([^"]+)"', (ROOT / "README.md").read_text())
+    assert len(named) == 2
+    for name in named:
+        assert (ROOT / name).stat().st_size < 300_000
 
 
 def module_of(path: Path) -> ModuleType:
@@ -103,6 +112,44 @@ def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) ->
     for step in console.steps(readme):
         shown = {console.masked(line) for line in step.shown} - {console.LEFT_OUT}
         assert shown <= of_tour, step.command
+
+
+def shown_in(notebook: dict[str, Any]) -> list[tuple[list[str], set[str]]]:
+    """Return of each code cell the lines that it shows, and the kinds of what it shows."""
+    found = []
+    for cell in notebook["cells"]:
+        outputs = cell.get("outputs", [])
+        text = "".join(line for output in outputs for line in output.get("text", []))
+        kinds = {
+            kind for output in outputs for kind in (output["output_type"], *output.get("data", ()))
+        }
+        found.append((text.splitlines(), kinds))
+    return found
+
+
+@pytest.mark.slow
+def test_the_notebook_corrects_labels_and_shows_what_it_prints(tmp_path: Path) -> None:
+    """Its own last cell refuses a score that is not better."""
+    console = module_of(ROOT / "docs/console.py")
+    committed = json.loads((ROOT / "docs/corrected_label.ipynb").read_text())
+    stripped = json.loads(json.dumps(committed))
+    for cell in stripped["cells"]:
+        cell.update({"outputs": []} if cell["cell_type"] == "code" else {})
+    (tmp_path / "copy.ipynb").write_text(json.dumps(stripped))
+    done = run_python("-c", WITH_A_TINY_NETWORK.replace("resnet50()", "resnet50(256)"),
+                      str(ROOT / "docs/run_notebook.py"), "copy.ipynb", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.ipynb"]
+    made = json.loads((tmp_path / "copy.ipynb").read_text())
+    assert [cell["source"] for cell in made["cells"]] == [
+        cell["source"] for cell in committed["cells"]
+    ]
+    pairs = list(zip(shown_in(committed), shown_in(made), strict=True))
+    for (lines, kinds), (printed, kinds_now) in pairs:
+        assert kinds == kinds_now
+        assert not console.stale(console.Step("", tuple(filter(None, lines))), printed)
+    assert sum(bool(lines) for (lines, _), _ in pairs) >= 7
+    assert {"image/png"} <= set().union(*(kinds for (_, kinds), _ in pairs))
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from pipeline.finetune import stage
 from pipeline.finetune.training import FineTuning
 from pipeline.heads.knn import KnnHead
 from pipeline.pages import frame
-from pipeline.runs import model_folder
+from pipeline.runs import mlflow, model_folder
 from pipeline.runs.per_class import DENSE_CLASSES
 from pipeline.runs.run import Run
 from pipeline.system import provenance
@@ -151,6 +151,12 @@ def run_stage_two(work: Workplace) -> None:
     shutil.copy(work / "store/manifest.csv", work / "mine.csv")
     work.run("train-head", *train, work / "mine", "--head", "majority", "--manifest",
              work / "mine.csv", "--split", "leak-free")  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        # As with MLflow, which is not among the development tools.
+        patch.setattr(mlflow, "opened", lambda folder: lambda run, command: "0" * 32)
+        work.run("train-head", *train, work / "mine", "--head", "majority", "--manifest",
+                 work / "mine.csv", "--split", "leak-free", "--mlflow",
+                 work / "tracked")  # fmt: skip
     sweep = ("sweep", "--store", work / "store", "--run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KnnHead, "_scores", no_numbers_of_three)

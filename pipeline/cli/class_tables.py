@@ -7,11 +7,13 @@ not wait for.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pipeline.cli.text import CLASS, Result, Table, Text, number
+from pipeline.cli.text import CLASS, Result, Table, Text, fits, number, shortened
 from pipeline.system.wording import counted
 
-_WORST: Final = 5
+_WORST: Final = 3
 _MISTAKES: Final = 3
+# Columns of the name of a class that another is mistaken for.
+_SHORT: Final = 16
 
 
 def worst_classes(run: Result) -> Text:
@@ -86,20 +88,24 @@ def score_table(scores: Result, classes: Sequence[str], *, title: str) -> Text:
 
 
 def matrix(scores: Result, classes: Sequence[str], *, title: str) -> Text:
-    """Show the confusion matrix; of many classes, its mistakes alone, the most frequent first."""
+    """Show the confusion matrix; where it is too wide, its mistakes, the most frequent first."""
     from pipeline.runs.per_class import DENSE_CLASSES, cells
 
     found = cells(scores["confusion_matrix"])
-    if len(classes) > DENSE_CLASSES:
-        wrong = sorted((cell for cell in found if cell[0] != cell[1]), key=lambda cell: -cell[2])
-        table = [("true", "predicted", "images")]
-        table += [(classes[true], classes[taken], f"{count:,}") for true, taken, count in wrong]
-        return [f"Mistakes {title}, all of them:", Table(table)]
-    counts = {(true, predicted): count for true, predicted, count in found}
-    rows: list[Sequence[str]] = [("true", *classes)]
-    for true, name in enumerate(classes):
-        rows.append((name, *(f"{counts.get((true, p), 0):,}" for p in range(len(classes)))))
-    return [f"Confusion matrix {title} (rows: true class; columns: predicted):", Table(rows)]
+    if len(classes) <= DENSE_CLASSES:
+        counts = {(true, predicted): count for true, predicted, count in found}
+        rows: list[Sequence[str]] = [("true", *classes)]
+        for true, name in enumerate(classes):
+            rows.append((name, *(f"{counts.get((true, p), 0):,}" for p in range(len(classes)))))
+        if fits(rows):
+            return [
+                f"Confusion matrix {title} (rows: true class; columns: predicted):",
+                Table(rows),
+            ]
+    wrong = sorted((cell for cell in found if cell[0] != cell[1]), key=lambda cell: -cell[2])
+    table = [("true", "predicted", "images")]
+    table += [(classes[true], classes[taken], f"{count:,}") for true, taken, count in wrong]
+    return [f"Mistakes {title}, all of them:", Table(table)] if wrong else [f"No mistakes {title}"]
 
 
 def _mistakes(matrix: Any) -> dict[int, list[tuple[int, int]]]:
@@ -116,5 +122,7 @@ def _mistakes(matrix: Any) -> dict[int, list[tuple[int, int]]]:
 
 
 def _named(mistakes: Sequence[tuple[int, int]], classes: Sequence[str]) -> str:
-    named = [f"{classes[place]} ({count:,})" for place, count in mistakes[:_MISTAKES]]
+    named = [
+        f"{shortened(classes[place], _SHORT)} ({count:,})" for place, count in mistakes[:_MISTAKES]
+    ]
     return ", ".join(named) + (", …" if len(mistakes) > _MISTAKES else "")

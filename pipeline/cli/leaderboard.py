@@ -1,27 +1,47 @@
 """A run as text: its leaderboard, its verdicts, and the classes that it finds worst."""
 
+import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pipeline.cli.class_tables import worst_classes
 from pipeline.cli.text import Result, Table, Text, number
 from pipeline.runs.verdict import verdict
 from pipeline.system.wording import counted
 
+# Columns of a leaderboard that a narrow terminal does without; ``--json`` has them all.
+_SPARE: Final = ("predict", "ECE", "bal acc", "F1", "fit")
 
-def of_run(result: Result) -> Text:
-    """Show the leaderboard of a run, the verdicts, and what was written."""
-    rows = head_rows(result)
+
+def of_run(result: Result, *said: str) -> Text:
+    """Show the leaderboard of a run, the verdicts, and what was written.
+
+    Args:
+        result: What the command returned.
+        said: What the command says before it tells what was written.
+    """
     run = result["run"]
     return [
-        leaderboard(rows),
+        leaderboard(head_rows(result)),
         *uncertainty(result["split"]["test"]),
         *map(verdict, result["pairs"]),
         *rejected(result["heads"]),
         *worst_classes(result),
-        f"Wrote {run}/run.json, {run}/predictions.csv, {run}/manifest.csv, {run}/heads/"
-        + (f", {result['report']}" if "report" in result else ""),
+        *said,
+        f"Wrote {run}/run.json, {run}/predictions.csv, {run}/manifest.csv, {run}/heads/",
+        *_logged(result),
+        f"Report: {result['report']}"
+        if "report" in result
+        else f"A report with pictures: pipeline report {shlex.quote(run)}",
     ]
+
+
+def _logged(result: Result) -> list[str]:
+    """Say how to look at what was logged into MLflow, if anything."""
+    if "mlflow" not in result:
+        return []
+    uri = shlex.quote(result["mlflow"]["uri"])
+    return [f"Logged into MLflow: mlflow ui --backend-store-uri {uri}"]
 
 
 def head_rows(result: Result) -> list[dict[str, Any]]:
@@ -41,15 +61,15 @@ def head_rows(result: Result) -> list[dict[str, Any]]:
 
 def leaderboard(rows: Sequence[Result]) -> Table:
     """Return the table of heads with their scores, one row per head."""
-    table = [("head", "test acc", "95 % interval", "balanced", "macro F1", "log loss", "ECE",
-              "val acc", "fit", "predict")]  # fmt: skip
+    table = [("head", "test acc", "95 % interval", "bal acc", "F1", "loss", "ECE", "val acc",
+              "fit", "predict")]  # fmt: skip
     for row in rows:
         low, high = row["accuracy_ci95"]
         table.append(
             (
                 row["head"],
                 number(row["accuracy"]),
-                f"{low:.3f} - {high:.3f}",
+                f"{low:.3f}-{high:.3f}",
                 number(row["balanced_accuracy"]),
                 number(row["macro_f1"]),
                 number(row["log_loss"]),
@@ -59,7 +79,7 @@ def leaderboard(rows: Sequence[Result]) -> Table:
                 f"{1e3 * row['predict_seconds']:.0f} ms",
             )
         )
-    return Table(table)
+    return Table(table, spare=_SPARE)
 
 
 def uncertainty(count: int) -> list[str]:

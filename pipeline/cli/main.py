@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from pipeline._version import __version__
+from pipeline.cli import colour
 from pipeline.cli.command import Call, Command
 from pipeline.cli.commands import COMMANDS, find, perform, records
 from pipeline.cli.progress import TerminalReporter
@@ -199,7 +200,7 @@ def _show(command: Command, result: Result, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    for line in as_lines(command.text(result)):
+    for line in as_lines(command.text(result), lambda line: colour.bold(line, sys.stdout)):
         print(line)
 
 
@@ -211,7 +212,8 @@ def _status(result: Result, *, strict: bool) -> int:
 
 
 def _fail(kind: str, message: str, hint: str, wants_json: bool) -> int:
-    _complain(" ".join(f"pipeline: error: {message} {hint}".split()))
+    said = " ".join(f"{message} {hint}".split())
+    _complain(f"{colour.red('pipeline: error:', sys.stderr)} {said}")
     if wants_json:
         with suppress(OSError):
             print(json.dumps({"error": {"type": kind, "message": message, "hint": hint}}))

@@ -1,34 +1,52 @@
-"""The report that commands which train write on request, by the command ``report``'s own code."""
+"""What commands that train do on request beside: the page of the run, and its entry in MLflow."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from pipeline.cli.text import Result
-from pipeline.config.options import ReportOptions
+from pipeline.config.options import FinetuneOptions, ReportOptions, StageTwoOptions
 from pipeline.system.progress import Reporter
 
 
 def with_report(
-    asked: bool, train: Callable[[], Mapping[str, object]], reporter: Reporter
+    command: str,
+    options: StageTwoOptions | FinetuneOptions,
+    train: Callable[[], Mapping[str, object]],
+    reporter: Reporter,
 ) -> Result:
-    """Train, and write the report of the run if it is asked for.
+    """Train, write the report of the run and log it into MLflow, where these are asked for.
 
     Args:
-        asked: Whether it is.
+        command: Name of the command.
+        options: Its ``report`` and ``mlflow``.
         train: Returns the result, with its ``run``.
         reporter: Where notes go.
 
     Returns:
-        The result; with a report, also where it is.
+        The result; also where the ``report`` is, and in ``mlflow`` the store and the run there.
 
     Raises:
-        EngineUnavailableError: It is asked for and cannot be made; nothing was trained.
+        ConfigError: There is no place for the store.
+        EngineUnavailableError: What is asked for is not installed; nothing was trained.
+        RunError: The store cannot be used.
     """
-    if not asked:
-        return train()
-    from pipeline.pages.frame import require_installed
-    from pipeline.report.page import report
+    if options.report:
+        from pipeline.pages.frame import require_installed
 
-    require_installed()
-    result = train()
-    made = report(ReportOptions(run=str(result["run"])), reporter)
-    return {**result, "report": made["report"]}
+        require_installed()
+    if options.mlflow:
+        from pipeline.files import outputs
+        from pipeline.runs import mlflow
+        from pipeline.runs.run import Run
+
+        outputs.require_folder("--mlflow", Path(options.mlflow))
+        log = mlflow.opened(Path(options.mlflow))
+    result = dict(train())
+    if options.report:
+        from pipeline.report.page import report
+
+        result["report"] = report(ReportOptions(run=str(result["run"])), reporter)["report"]
+    if options.mlflow:
+        number = log(Run.open(Path(str(result["run"]))), command)
+        result["mlflow"] = {"uri": mlflow.address(Path(options.mlflow)), "run_id": number}
+    return result

@@ -1,12 +1,25 @@
 """Tables, numbers, sizes and bad images as text."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Final, TypeAlias
 
 _ERRORS_SHOWN: Final = 10
 CLASS: Final = ("class", "classes")
+# Columns that a terminal has at least; tables need no more.
+WIDTH: Final = 80
+_GAP: Final = "  "
+# What the cells of a wide table are shortened to at most.
+_SHORTEST: Final = 8
+# Control characters: those of ASCII have pictures.
+_PICTURES: Final = {
+    **{number: 0x2400 + number for number in range(32)},
+    **dict.fromkeys(range(127, 160), 0xFFFD),
+}
+# Marks the row of what was chosen.
+_CHOSEN: Final = " *"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +29,13 @@ class Table:
     Attributes:
         rows: The cells.
         has_words: Whether the last column holds words, which begin at the left as names do.
+        spare: Names of columns that a terminal leaves out, the first first, where all of them are
+            too wide.
     """
 
     rows: Sequence[Sequence[str]]
     has_words: bool = False
+    spare: Sequence[str] = ()
 
 
 Text = Sequence[str | Table]
@@ -27,11 +43,17 @@ Text = Sequence[str | Table]
 Result: TypeAlias = Mapping[str, Any]
 
 
-def as_lines(text: Text) -> Iterator[str]:
-    """Yield the lines that a terminal shows; columns are aligned."""
+def as_lines(text: Text, strong: Callable[[str], str] = str) -> Iterator[str]:
+    """Yield the lines that a terminal shows; columns are aligned, and fit ``WIDTH``.
+
+    Args:
+        text: What to show.
+        strong: Makes the line of what was chosen stand out.
+    """
     for block in text:
         if isinstance(block, Table):
-            yield from _aligned(block)
+            for row, line in zip(block.rows, _aligned(block), strict=True):
+                yield strong(line) if row[0].endswith(_CHOSEN) else line
         else:
             yield block
 
@@ -60,17 +82,80 @@ def errors(errors: Sequence[Mapping[str, str]], listed: str) -> list[str]:
     return lines + ([f"  and {more:,} more, listed {listed}"] if more > 0 else [])
 
 
+def fits(rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a terminal has room for a table as it is."""
+    return _total(_widths([[_visible(cell) for cell in row] for row in rows])) <= WIDTH
+
+
+def shortened(text: str, room: int) -> str:
+    """Return a text that takes no more columns; of a longer one, the middle is left out."""
+    kept = len(text)
+    short = text
+    while _columns(short) > room and kept:
+        kept -= 1
+        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return short
+
+
 def _aligned(table: Table) -> list[str]:
     """Return lines with names and words to the left and numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table.rows, strict=True)]
+    rows = _narrowed(table)
+    widths = _widths(rows)
     left = {0, len(widths) - 1} if table.has_words else {0}
     return [
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
+        _GAP.join(
+            _padded(cell, width, to_left=column in left)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
-        for line in table.rows
+        for line in rows
     ]
+
+
+def _narrowed(table: Table) -> list[list[str]]:
+    """Return the cells of a table that fit: without columns to spare, then with shorter names."""
+    rows = [[_visible(cell) for cell in row] for row in table.rows]
+    for name in table.spare:
+        if _total(_widths(rows)) <= WIDTH:
+            break
+        place = rows[0].index(name)
+        rows = [row[:place] + row[place + 1 :] for row in rows]
+    widths = _widths(rows)
+    while _total(widths) > WIDTH and max(widths) > _SHORTEST:
+        widths[widths.index(max(widths))] -= 1
+    return [
+        [shortened(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows
+    ]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(_columns, column)) for column in zip(*rows, strict=True)]
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _padded(cell: str, width: int, *, to_left: bool) -> str:
+    blank = " " * (width - _columns(cell))
+    return cell + blank if to_left else blank + cell
+
+
+def _columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_columns_of(character) for character in text)
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.category(character) in ("Cf", "Me", "Mn"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "FW" else 1
+
+
+def _visible(cell: str) -> str:
+    """Return a cell with pictures of control characters, which would break the line."""
+    return cell if cell.isprintable() else cell.translate(_PICTURES)
 
 
 def number(value: float | None) -> str:

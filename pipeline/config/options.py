@@ -31,6 +31,16 @@ PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+def _report() -> bool:
+    return fields.switch("write RUN/report.html too, as pipeline report does")
+
+
+def _mlflow() -> str | None:
+    return fields.path(
+        None, "log the run into the MLflow store of this folder, a new one too", "DIR"
+    )
+
+
 def _preset(what: str) -> str | None:
     text = f"'tutorial': {what} exactly as in the tutorial that this grew from"
     return fields.choice(None, ("tutorial",), text, old_names={"seed": "tutorial"})
@@ -172,7 +182,12 @@ class StageTwoOptions:
         0.0, "give no answer below this probability; coverage and accuracy are reported", 0.0, 1.0
     )
     wait: bool = fields.switch("wait for another process that trains into the same run")
-    report: bool = fields.switch("write RUN/report.html too, as pipeline report does")
+    report: bool = _report()
+    tensorboard: bool = fields.switch("log losses and scores of heads in RUN/tensorboard too")
+    projector: bool = fields.switch(
+        "as --tensorboard, with the features of up to 2,000 images for its embedding projector"
+    )
+    mlflow: str | None = _mlflow()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +288,8 @@ class FinetuneOptions:
     )
     seed: int = fields.integer(0, "seed of order, augmentation and dropout", 0)
     wait: bool = fields.switch("wait for another process that trains into the same run")
-    report: bool = fields.switch("write RUN/report.html too, as pipeline report does")
+    report: bool = _report()
+    mlflow: str | None = _mlflow()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

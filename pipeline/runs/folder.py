@@ -17,7 +17,9 @@ PREDICTION_COLUMNS: Final = ("path", "key", "label", "split", "head", "predicted
 MANIFEST: Final = "manifest.csv"
 PREDICTIONS: Final = "predictions.csv"
 REPORT: Final = "report.html"
-FOLDERS: Final = ("heads", FINETUNED)
+# Event files of heads, for TensorBoard.
+TENSORBOARD: Final = "tensorboard"
+FOLDERS: Final = ("heads", FINETUNED, TENSORBOARD)
 # In the order of removing: while there is a record, there is a run, which --force can replace.
 FILES: Final = (REPORT, PREDICTIONS, MANIFEST, RECORD)
 # Held by whoever trains into a run for long.

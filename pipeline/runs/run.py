@@ -29,7 +29,14 @@ from pipeline.images.manifest import Manifest
 from pipeline.runs import folder
 from pipeline.runs import places as run_places
 from pipeline.runs import record as run_record
-from pipeline.runs.folder import FILES, FOLDERS, MANIFEST, MANIFEST_COLUMNS, PREDICTIONS
+from pipeline.runs.folder import (
+    FILES,
+    FOLDERS,
+    MANIFEST,
+    MANIFEST_COLUMNS,
+    PREDICTIONS,
+    TENSORBOARD,
+)
 from pipeline.runs.record import FINETUNED as FINETUNED
 from pipeline.runs.record import (
     RECORD,
@@ -254,7 +261,8 @@ class Run:
         if name == FINETUNED:
             self.record = self.record.without(FINETUNED)
         self.save_record()
-        shutil.rmtree(self.path / "heads" / name, ignore_errors=True)
+        for part in ("heads", TENSORBOARD):
+            shutil.rmtree(self.path / part / name, ignore_errors=True)
         if (self.path / PREDICTIONS).exists():
             self.write_predictions()
 

@@ -4,7 +4,7 @@ A head that the run already holds is left as it is; with other parameters it is 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pipeline.dataset.features import SplitFeatures
@@ -24,6 +24,7 @@ def train_heads(
     refit: bool,
     reject_below: float = 0.0,
     reporter: Reporter,
+    after_head: Callable[[], None] = lambda: None,
 ) -> None:
     """Fit, score and save every head that the run does not hold yet.
 
@@ -35,6 +36,7 @@ def train_heads(
             and the temperature stay those of the model before.
         reject_below: Probability below which no answer is given.
         reporter: Where notes and progress go.
+        after_head: Called after each head, when the run holds it.
 
     Raises:
         RunError: The run holds a head with other parameters.
@@ -47,6 +49,7 @@ def train_heads(
             fitted = fit_head(head, data, refit=refit, reject_below=reject_below)
             run.add_head(name, fitted)
             run.say_notes(name, reporter)
+            after_head()
             bar.advance()
     run.write_predictions()
 

@@ -17,6 +17,7 @@ from pipeline.runs.run import FittedHead, Run
 from pipeline.runs.scoring import parameters, plain, score_head
 from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.system.wording import counted
+from pipeline.train.logs import log_features, log_heads
 from pipeline.train.prepare import (
     check_first,
     create_heads,
@@ -80,10 +81,13 @@ def sweep(
                 _say(swept, reporter)
                 run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
                 run.say_notes(name, reporter)
+                log_heads(run, options)
         found = lead(run.record.heads) or _known_lead(run)
         run.record = replace(run.record.naming("lead"), lead=found)
         run.write_predictions()
         run.save_record()
+        log_heads(run, options)
+        log_features(run, prepared.data, options, reporter)
         return {**result_of(run), "trials": _trials(run), "lead": found}
 
 

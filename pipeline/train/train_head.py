@@ -4,12 +4,15 @@ Heads that the run already holds are kept, new ones are added, and one that the 
 parameters is refused.
 """
 
+from functools import partial
+
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.errors import ConfigError
 from pipeline.runs.leaderboard import result_of
 from pipeline.runs.lock import reserved
 from pipeline.system.progress import Reporter, saying_warnings
 from pipeline.train.fit import train_heads
+from pipeline.train.logs import log_features, log_heads
 from pipeline.train.prepare import (
     HeadParameters,
     check_first,
@@ -58,5 +61,8 @@ def train_head(
             refit=options.refit,
             reject_below=options.reject_below,
             reporter=reporter,
+            after_head=partial(log_heads, run, options),
         )
+        log_heads(run, options)
+        log_features(run, prepared.data, options, reporter)
         return result_of(run)

@@ -75,6 +75,29 @@ def test_bad_parameters_are_refused(params: dict[str, Any], name: str) -> None:
         next(LinearHead(epochs=1).fit_many(X, y, [params]))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_are_the_cross_entropy_of_each_epoch(smoothing: float) -> None:
+    X, y = blobs()
+    weights = np.where(y == 0, 2.0, 0.5)
+    # One batch and no decay: the loss of an epoch is that of the head after the epochs before.
+    params = {"batch_size": len(X), "decay": False, "label_smoothing": smoothing}
+    losses = LinearHead(epochs=3, **params).fit(X, y, weights).losses_
+    assert losses.shape == (3,)
+    assert losses[0] == pytest.approx(np.log(3), rel=1e-5)
+    before = LinearHead(epochs=2, **params).fit(X, y, weights).scores(X)
+    logs = before - np.log(np.exp(before).sum(axis=1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(3)[y] + smoothing / 3
+    expected = np.average(-(targets * logs).sum(axis=1), weights=weights)
+    assert losses[2] == pytest.approx(expected, rel=1e-4)
+
+
+def test_heads_trained_at_once_have_each_its_own_losses() -> None:
+    X, y = blobs()
+    for head, setting in zip(LinearHead(epochs=3).fit_many(X, y, SWEEP), SWEEP, strict=True):
+        alone = LinearHead(epochs=3, **setting).fit(X, y)
+        np.testing.assert_allclose(head.losses_, alone.losses_, rtol=1e-4)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_long_training_reaches_the_optimum_of_logistic_regression(optimizer: str) -> None:
     X, y = blobs(n=400, dim=5)
@@ -192,6 +215,7 @@ def test_a_loss_that_is_no_number_names_the_rate_and_leaves_the_others_alone(
     assert_same(head.fit(X, y), first)
     assert_same(head, last)
     assert lost.converged_ is False
+    assert (len(lost.losses_), len(last.losses_)) == (0, last.epochs)
     assert not np.isfinite(lost.scores(X)).all()
     with pytest.raises(PipelineError, match=r"after epoch \d+\. Lower learning_rate \(1e\+30\)"):
         clone(head).set_params(**settings[1]).fit(X, y)

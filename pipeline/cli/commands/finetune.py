@@ -16,13 +16,12 @@ def run(options: FinetuneOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return finetune(options, call.common, call.reporter)
 
-    return with_report(options.report, train, call.reporter)
+    return with_report("finetune", options, train, call.reporter)
 
 
 def text(result: Result) -> Text:
     """Show both heads and whether fine-tuning was worth it."""
-    lines = of_run(result)
-    return [*lines[:-1], result["finetune"]["verdict"]["text"], lines[-1]]
+    return of_run(result, result["finetune"]["verdict"]["text"])
 
 
 COMMAND: Final = Command(

@@ -18,23 +18,21 @@ def run(options: SweepOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return sweep(options, call.common, call.reporter, call.tables)
 
-    return with_report(options.report, train, call.reporter)
+    return with_report("sweep", options, train, call.reporter)
 
 
 def text(result: Result) -> Text:
     """Show the leaderboard of the chosen settings and how far the best one leads."""
-    lines = of_run(result)
     lead = result["lead"]
     if lead is None:
-        return lines
+        return of_run(result)
     says = "a real difference" if lead["is_real"] else "no real difference"
-    return [
-        *lines[:-1],
+    return of_run(
+        result,
         f"In the search, {lead['best']} leads {lead['next']} by "
         f"{100 * lead['difference']:.1f} points on {counted(lead['n'], 'image')} "
         f"({interval(lead)}: {says})",
-        lines[-1],
-    ]
+    )
 
 
 COMMAND: Final = Command(

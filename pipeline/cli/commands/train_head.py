@@ -16,7 +16,7 @@ def run(options: TrainHeadOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return train_head(options, call.common, call.reporter, call.tables.get("heads", {}))
 
-    return with_report(options.report, train, call.reporter)
+    return with_report("train-head", options, train, call.reporter)
 
 
 COMMAND: Final = Command(

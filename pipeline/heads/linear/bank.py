@@ -49,6 +49,7 @@ class LinearBank:
 
     Attributes:
         diverged: The epoch after which each head was not finite any more; 0 where it is.
+        losses: Mean loss of every epoch so far by head, each ``(heads,)``.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class LinearBank:
             num_classes: Number of classes.
         """
         self.diverged = [0] * len(rates)
+        self.losses: list[NDArray[np.float64]] = []
         self._plan = plan
         self._dim = dim
         # Threads with heads of their own never wait for each other within a product: on two cores
@@ -118,12 +120,15 @@ class LinearBank:
         ):
             for epoch in range(self._plan.epochs):
                 seen = epoch * len(numbers)
+                losses = np.zeros(len(self.diverged))
                 for chosen, inputs in self._batches(X, scaler, epoch):
                     batch = (inputs, numbers[chosen], of_rows[chosen].astype(np.float32))
                     factor = self._factor(seen / total)
-                    list(pool.map(lambda part: part.step(*batch, factor), self._parts))  # noqa: B023
+                    found = pool.map(lambda part: part.step(*batch, factor), self._parts)  # noqa: B023
+                    losses += np.concatenate(list(found))
                     seen += len(chosen)
                     progress(len(chosen) / total)
+                self.losses.append(losses / len(numbers))
                 self._look_for_divergence(epoch + 1)
 
     def _batches(
@@ -168,8 +173,10 @@ class _Part(ABC):
         self._rates = np.tile(rates, shape[1])
         self._weight_decays = np.tile(weight_decays, shape[1])
 
-    def step(self, inputs: Array, numbers: NDArray[np.intp], weights: Array, factor: float) -> None:
-        """Update all heads with one batch.
+    def step(
+        self, inputs: Array, numbers: NDArray[np.intp], weights: Array, factor: float
+    ) -> Array:
+        """Update all heads with one batch; return the sums of its losses before, ``(heads,)``.
 
         Args:
             inputs: Scaled features and a one, float32 ``(batch, dim + 1)``.
@@ -181,9 +188,11 @@ class _Part(ABC):
         with np.errstate(over="ignore", invalid="ignore"):
             logits: Array = inputs @ self._stacked
             errors = logits.reshape(len(inputs), *self.kernel.shape[1:])
-            _to_errors(errors, numbers, weights / np.float32(len(inputs)), self._smoothing)
+            shares = weights / np.float32(len(inputs))
+            losses = _to_errors(errors, numbers, shares, self._smoothing)
             np.matmul(inputs.T, logits, out=self._gradient)
             self._update(factor * self._rates)
+            return losses * np.float32(len(inputs))
 
     def is_finite(self) -> NDArray[np.bool_]:
         """Tell which heads are finite, ``(heads,)``."""
@@ -263,15 +272,24 @@ class _Adam(_Part):
 _OPTIMIZERS: Final = {"adam": _Adam, "sgd": _Momentum}
 
 
-def _to_errors(logits: Array, numbers: NDArray[np.intp], weights: Array, smoothing: float) -> None:
+def _to_errors(logits: Array, numbers: NDArray[np.intp], weights: Array, smoothing: float) -> Array:
     """Turn logits ``(batch, classes, heads)`` into the loss's gradient by them, in place.
 
     The loss is cross-entropy with targets ``(1 - smoothing) * one-hot + smoothing / classes``.
+
+    Returns:
+        The losses of the batch, weighted and added up, ``(heads,)``.
     """
     logits -= logits.max(axis=1, keepdims=True)
+    of_targets = (1 - smoothing) * logits[np.arange(len(logits)), numbers]
+    if smoothing:
+        of_targets += smoothing * logits.mean(axis=1)
     np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
+    sums = logits.sum(axis=1, keepdims=True)
+    losses: Array = weights @ (np.log(sums[:, 0]) - of_targets)
+    logits /= sums
     if smoothing:
         logits -= smoothing / logits.shape[1]
     logits[np.arange(len(logits)), numbers] -= 1 - smoothing
     logits *= weights[:, None, None]
+    return losses

@@ -42,6 +42,8 @@ class LinearHead(Head):
     Attributes:
         coef_: float32 ``(classes, dim)``, on scaled features.
         intercept_: float32 ``(classes,)``.
+        losses_: Mean loss of each epoch in training, ``(epochs,)``, or none where one is no number;
+            not saved.
     """
 
     name: ClassVar[str] = "linear"
@@ -154,8 +156,10 @@ class LinearHead(Head):
             )
             progress = self._progress_of(share * len(part) / len(heads))
             bank.train(X, numbers, weights, scaler, progress)
-            for head, kernel, diverged in zip(part, bank.kernels, bank.diverged, strict=True):
+            found = (bank.kernels, bank.diverged, np.array(bank.losses).T)
+            for head, kernel, diverged, losses in zip(part, *found, strict=True):
                 head.coef_, head.intercept_ = kernel[:-1].T.copy(), kernel[-1].copy()
+                head.losses_ = losses if np.isfinite(losses).all() else losses[:0]
                 head._diverged = diverged
                 head.converged_ = False if diverged else None
 
