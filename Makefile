@@ -65,8 +65,9 @@ finetune: $(VENV)/installed ## Stage 3: RUN (a run of train-head)
 # Files go to two processes; in each, tests run one after the other, and arithmetic in one thread:
 # two threads in each of two processes would spin while they wait for the others.
 THREADS ?= 1
+WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=$(THREADS) OPENBLAS_NUM_THREADS=$(THREADS) $(VENV)/bin/python -m pytest \
-	-n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	-n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=15
 
 test: $(VENV)/installed-dev ## The whole test suite
 	@$(PYTEST)
