@@ -7,7 +7,6 @@ train.
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.features import Scores, SplitFeatures
+from pipeline.dataset.folds import grouped_folds
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.heads.calibration import fit_temperature, probabilities
 from pipeline.runs import metrics
@@ -214,21 +214,14 @@ def _by_folds(
     Copies of one image, and images of one group, are never on both sides. The head is that of the
     last fold.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     y = data.part("train")[1]
     together = data.keys if data.together is None else data.together
     groups = together[data.rows["train"]]
     first = data.rows["train"].start
     _require_folds(y, groups, folds, "images" if data.together is None else "groups")
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=0)
     out: list[Scores] = []
     heads: list[Head] = []
-    with warnings.catch_warnings():
-        # A class of fewer images than folds is in some of them alone, which scores allow for.
-        warnings.simplefilter("ignore", UserWarning)
-        parts = list(splitter.split(np.zeros(len(y)), y, groups=groups))
-    for fit_rows, held_out in parts:
+    for fit_rows, held_out in grouped_folds(y, groups, folds):
         if len(np.unique(y[fit_rows])) < 2:
             raise ConfigError(
                 f"--folds: expected images of two or more classes to fit on in every fold. "
