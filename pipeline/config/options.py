@@ -90,6 +90,12 @@ class ExtractOptions:
         ("auto", "classes", "splits"),
         "what the top folders of DATA are; 'auto' goes by their names, and refuses a mixture",
     )
+    unlabelled: tuple[str, ...] = fields.texts(
+        (),
+        "folder, beside those of the classes, whose images have no label: they are extracted, "
+        "never trained on, and may be suggested; repeat the flag for several",
+        "NAME",
+    )
     merge_labels: bool = fields.switch(
         "merge labels that differ only in blanks, capitals, encoding or how a number is written"
     )

@@ -57,7 +57,7 @@ def extract(
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
     network = LazyEncoder.of(options, reporter)
-    listing = scan(Path(options.data), layout=options.layout)
+    listing = scan(Path(options.data), layout=options.layout, unlabelled=options.unlabelled)
     if options.merge_labels:
         labels, merged = merge_labels(listing.labels)
         listing = replace(listing, labels=labels, notes=(*listing.notes, *merged))

@@ -280,3 +280,58 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "a/notes.pdf").touch()
     with pytest.raises(ManifestError, match=r"Received: 1 file of other kinds, such as 'a/notes"):
         sources.scan(tmp_path)
+
+
+def unlabelled(root: Path, *names: str, layout: str = "auto") -> dict[str, tuple[str, str]]:
+    found = sources.scan(root, layout=layout, unlabelled=names)
+    return dict(
+        zip(found.paths, zip(found.labels, found.splits, strict=True), strict=True)
+    )  # fmt: skip
+
+
+def test_a_named_folder_beside_the_classes_has_no_label(tmp_path: Path) -> None:
+    touch(tmp_path, *CLASSES, "new/3.jpg", "new/deep/4.jpg", "dog/new/5.jpg")
+    found = unlabelled(tmp_path, "new")
+    assert found["new/3.jpg"] == found["new/deep/4.jpg"] == ("", "")
+    # A folder within a class is that class.
+    assert found["dog/new/5.jpg"] == ("dog", "") and found["cat/1.jpg"] == ("cat", "")
+    said = "\n".join(sources.scan(tmp_path, unlabelled=["new"]).notes)
+    assert "Images in 'new' have no label and are never trained or scored on: 2" in said
+    assert "'new/deep'" not in said
+
+
+@pytest.mark.parametrize("layout", ["auto", "splits"])
+def test_a_named_folder_beside_splits_or_within_one_has_no_label(
+    tmp_path: Path, layout: str
+) -> None:
+    touch(tmp_path, *SPLITS, "new/5.jpg", "train/new/6.jpg")
+    found = unlabelled(tmp_path, "new", layout=layout)
+    assert found["new/5.jpg"] == ("", "") and found["train/new/6.jpg"] == ("", "train")
+    assert found["train/cat/1.jpg"] == ("cat", "train")
+
+
+def test_only_unlabelled_images_and_a_lone_split_beside_them(tmp_path: Path) -> None:
+    touch(tmp_path / "alone", "new/a/1.jpg", "new/b/2.jpg")
+    assert set(unlabelled(tmp_path / "alone", "new").values()) == {("", "")}
+    touch(tmp_path / "train", "train/cat/1.jpg", "train/dog/2.jpg", "new/3.jpg")
+    assert unlabelled(tmp_path / "train", "new") == {
+        "new/3.jpg": ("", ""), "train/cat/1.jpg": ("cat", "train"),
+        "train/dog/2.jpg": ("dog", "train"),
+    }  # fmt: skip
+
+
+def test_what_is_not_there_to_be_unlabelled_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, *CLASSES)
+    with pytest.raises(ManifestError, match=r"Received: 'new'; there are 'cat', 'dog'"):
+        unlabelled(tmp_path, "new")
+    (tmp_path / "table.csv").write_text("path,label\ncat/1.jpg,cat\n")
+    with pytest.raises(ConfigError, match=r"--unlabelled: expected none for a table"):
+        unlabelled(tmp_path / "table.csv", "new")
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled", "un_labelled"])
+def test_a_class_that_is_called_unlabelled_is_pointed_out(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, *CLASSES, f"{name}/3.jpg")
+    assert f"--unlabelled {name}" in notes(tmp_path)
+    assert (f"{name}/3.jpg", name, "") in rows(tmp_path)
+    assert "is a class" not in "\n".join(sources.scan(tmp_path, unlabelled=[name]).notes)

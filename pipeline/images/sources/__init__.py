@@ -1,9 +1,10 @@
 """Where images come from: a folder or a table, listed without opening an image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ManifestError, mention
 from pipeline.images.manifest import Manifest
 from pipeline.images.sources.csv_file import scan_csv
 from pipeline.images.sources.folder import scan_folder
@@ -12,7 +13,7 @@ from pipeline.images.sources.folder_tree import Tree
 _TABLES: Final = (".csv", ".tsv", ".txt")
 
 
-def scan(data: Path, *, layout: str = "auto") -> Manifest:
+def scan(data: Path, *, layout: str = "auto", unlabelled: Sequence[str] = ()) -> Manifest:
     """List the images of a data set, without opening any; keys and statuses are empty.
 
     Args:
@@ -20,18 +21,20 @@ def scan(data: Path, *, layout: str = "auto") -> Manifest:
             or split folders (``train``, ``val``, ``test``) above the class folders; or a CSV
             with columns ``path,label[,split][,group]``, paths relative to the CSV.
         layout: What the folders are: ``classes``, ``splits``, or ``auto``, by their names.
+        unlabelled: Names of folders, beside those of classes or splits, whose images have no label.
 
     Returns:
         The listing; its notes say what was assumed and what was left out.
 
     Raises:
-        ManifestError: The folder is missing or empty, has a loop of symbolic links, or holds a
-            mixture of split folders and others; or the CSV lacks a column, has a row that is
-            none, or gives one path two labels, splits or groups.
-        ConfigError: A layout is given for a table.
+        ManifestError: The folder is missing or empty, has a loop of symbolic links, holds a mixture
+            of split folders and others, or no folder that ``unlabelled`` names; or the CSV lacks a
+            column, has a row that is none, or gives one path two labels, splits or
+            groups.
+        ConfigError: A layout or unlabelled folders are given for a table.
     """
     if data.is_dir():
-        return scan_folder(data, layout)
+        return scan_folder(data, layout, unlabelled)
     if not data.exists():
         raise ManifestError(
             f"There is no data at {str(data)!r}.",
@@ -47,6 +50,12 @@ def scan(data: Path, *, layout: str = "auto") -> Manifest:
             f"--layout: expected none for a table, whose column split says it all. "
             f"Received: {layout!r} for {str(data)!r}.",
             hint="Leave it out.",
+        )
+    if unlabelled:
+        raise ConfigError(
+            f"--unlabelled: expected none for a table. Received: {mention(unlabelled)} "
+            f"for {str(data)!r}.",
+            hint="Leave it out, and leave the label of such images empty.",
         )
     return scan_csv(data)
 

@@ -4,7 +4,9 @@ Names tell which. Where they leave it open, that is refused, not guessed; what i
 out is noted.
 """
 
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,8 @@ from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
 _HINT: Final = "Give a folder with one sub-folder of images per class."
+# Names that no class should have: it is pointed out, and never guessed.
+_UNLABELLED: Final = re.compile(r"un[-_ ]?label+ed", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -26,14 +30,16 @@ class _Layout:
         splits: The folders that hold class folders, and the split of each; empty for none.
         notes: What was assumed.
         others: Folders beside those of splits that are not read.
+        unlabelled: Folders whose images have no label.
     """
 
     splits: dict[str, str]
     notes: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    unlabelled: list[str] = field(default_factory=list)
 
 
-def scan_folder(data: Path, layout: str) -> Manifest:
+def scan_folder(data: Path, layout: str, unlabelled: Sequence[str] = ()) -> Manifest:
     """List the images below a folder with their classes and splits; see ``sources.scan``."""
     tree = Tree.of(data)
     if not tree.paths:
@@ -44,17 +50,19 @@ def scan_folder(data: Path, layout: str) -> Manifest:
             f"{counted(len(tree.paths), 'file')} of other kinds, such as {tree.paths[0]!r}.",
             hint=_HINT,
         )
-    found = _layout(tree, data, layout)
+    found = _layout(tree, data, layout, unlabelled)
+    found.unlabelled = _named_unlabelled(tree, found, data, unlabelled)
     rows, left_out = _rows(tree, found)
     left_out += [f"{name!r} (names no split)" for name in found.others]
     left_out += [f"{name!r} ({kind})" for name, kind in tree.own.items()]
     if left_out:
         found.notes.append(f"Left out: {mention(left_out, quoted=False)}")
     found.notes += [*_unlabelled(tree, found, data), *_nested(tree, found)]
+    found.notes += _looks_unlabelled(rows)
     return listing_of(data.resolve(), rows, tuple(found.notes))
 
 
-def _layout(tree: Tree, data: Path, layout: str) -> _Layout:
+def _layout(tree: Tree, data: Path, layout: str, unlabelled: Sequence[str]) -> _Layout:
     """Tell from names what the folders are.
 
     Raises:
@@ -63,7 +71,8 @@ def _layout(tree: Tree, data: Path, layout: str) -> _Layout:
     """
     if layout == "classes":
         return _Layout({"": ""})
-    base, tops = _unwrapped(tree, layout)
+    base, everything = _unwrapped(tree, layout, unlabelled)
+    tops = [top for top in everything if _name(top) not in unlabelled]
     splits = _splits(tops, alone=layout == "splits")
     named = [top for top in tops if splits[top]]
     others = [top for top in tops if not splits[top]]
@@ -82,7 +91,7 @@ def _layout(tree: Tree, data: Path, layout: str) -> _Layout:
             "takes each for a class.",
         )
     notes = [f"All images are in {base!r}: its folders were used"] if base else []
-    if not named or (layout == "auto" and len(tops) == 1):
+    if not named or (layout == "auto" and len(everything) == 1):
         return _Layout({base: ""}, notes)
     if any(_name(top).lower() not in splits.values() for top in named):
         listed = [f"{_name(top)!r} as {splits[top]}" for top in named]
@@ -90,12 +99,14 @@ def _layout(tree: Tree, data: Path, layout: str) -> _Layout:
     return _Layout({_inner(tree, top, splits[top]): splits[top] for top in named}, notes, others)
 
 
-def _unwrapped(tree: Tree, layout: str) -> tuple[str, list[str]]:
+def _unwrapped(tree: Tree, layout: str, unlabelled: Sequence[str]) -> tuple[str, list[str]]:
     """Return the folder that holds class or split folders, and those: a zip may wrap them."""
     base = ""
     while True:
         tops = tree.inside(base)
         if len(tops) != 1 or tree.loose[base] or tree.loose[tops[0]]:
+            return base, tops
+        if _name(tops[0]) in unlabelled:
             return base, tops
         if layout == "splits" and _splits(tops, alone=True)[tops[0]]:
             return base, tops
@@ -124,6 +135,7 @@ def _rows(tree: Tree, layout: _Layout) -> tuple[list[tuple[str, str, str]], list
     closed = tuple(f"{name}/" for name in (*empty, *layout.others))
     bases = [(f"{base}/" if base else "", split) for base, split in layout.splits.items()]
     starts = [(prefix, len(prefix), split) for prefix, split in bases]
+    unlabelled = tuple(f"{name}/" for name in layout.unlabelled)
     rows, no_images = [], []
     for path in tree.paths:
         if closed and path.startswith(closed):
@@ -135,6 +147,8 @@ def _rows(tree: Tree, layout: _Layout) -> tuple[list[tuple[str, str, str]], list
                 # A hundred thousand copies of ten names would take more memory than the paths.
                 label, said = sys.intern(path[start:end]) if end > 0 else "", split
                 break
+        if unlabelled and path.startswith(unlabelled):
+            label = ""
         if label or may_be_image(path):
             rows.append((path, label, said))
         else:
@@ -152,27 +166,65 @@ def _levels(layout: _Layout) -> set[str]:
     return levels
 
 
+def _named_unlabelled(tree: Tree, layout: _Layout, data: Path, names: Sequence[str]) -> list[str]:
+    """Return the folders of some names, beside those of classes or splits.
+
+    Raises:
+        ManifestError: There is none of a name.
+    """
+    levels = sorted({*layout.splits, *(parent(base) for base in layout.splits if base)})
+    beside = [folder for level in levels for folder in tree.inside(level)]
+    for name in names:
+        if name not in _names(beside):
+            known = sorted(set(_names(beside)))
+            raise ManifestError(
+                f"--unlabelled: expected the name of a folder with images, beside those of the "
+                f"classes in {str(data)!r}. Received: {name!r}; there are {mention(known)}.",
+                hint="Correct the name.",
+            )
+    return [folder for folder in beside if _name(folder) in names]
+
+
+def _looks_unlabelled(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Note classes whose name says that they are none."""
+    labels = sorted({label for _, label, _ in rows if _UNLABELLED.fullmatch(label)})
+    return [
+        f"The folder {label!r} is a class as others are: --unlabelled {label} takes its images "
+        "for unlabelled"
+        for label in labels
+    ]
+
+
 def _unlabelled(tree: Tree, layout: _Layout, data: Path) -> list[str]:
-    """Note images in no class folder; a split that has no others is noted by ``dataset``."""
+    """Note images without a label; a split that has no others is noted by ``dataset``."""
     loose = [
         level
         for level in sorted(_levels(layout))
         if tree.loose[level] and (not layout.splits.get(level) or tree.inside(level))
     ]
+    notes = [
+        f"Images in {folder!r} have no label and are never trained or scored on: "
+        f"{tree.images[folder]:,}"
+        for folder in layout.unlabelled
+    ]
     if not loose or not any(tree.inside(base) for base in layout.splits):
-        return []
+        return notes
     count = sum(tree.loose[level] for level in loose)
     where = mention([str(data / level) for level in loose])
     return [
+        *notes,
         f"Images in no class folder but in {where} have no label and are never trained or scored "
-        f"on: {count:,}"
+        f"on: {count:,}",
     ]
 
 
 def _nested(tree: Tree, layout: _Layout) -> list[str]:
     """Note folders within class folders, whose images are of that class."""
     found = []
+    closed = tuple(f"{name}/" for name in layout.unlabelled)
     for folder in tree.loose:
+        if closed and folder.startswith(closed):
+            continue
         base = next((name for name in layout.splits if _is_within(folder, name)), None)
         if base is not None and tree.loose[folder]:
             inner = folder[len(base) :].strip("/")
