@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.notebook import extract_features as extract_features
     from pipeline.notebook import fine_tune as fine_tune
     from pipeline.notebook import report_run as report_run
+    from pipeline.notebook import suggest_images as suggest_images
     from pipeline.notebook import sweep_heads as sweep_heads
     from pipeline.notebook import train_heads as train_heads
     from pipeline.serving.classifier import Classifier as Classifier
@@ -42,6 +43,7 @@ _MODULES = {
     "fine_tune": "pipeline.notebook",
     "load": "pipeline.dataset.examples",
     "report_run": "pipeline.notebook",
+    "suggest_images": "pipeline.notebook",
     "sweep_heads": "pipeline.notebook",
     "train_heads": "pipeline.notebook",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "fine_tune",
     "load",
     "report_run",
+    "suggest_images",
     "sweep_heads",
     "train_heads",
 ]

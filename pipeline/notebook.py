@@ -348,3 +348,28 @@ def audit_store(
         StoreError: There is no store, or it is damaged.
     """
     return _perform("audit", {"store": store, **options}, quiet=quiet, force=force)
+
+
+@_runs("suggest")
+def suggest_images(
+    store: Place, *, quiet: bool = False, force: bool = False, **options: object
+) -> Result:
+    """Say which unlabelled images to label next; no backbone runs.
+
+    Args:
+        store: The feature store.
+        quiet: Show neither notes nor progress.
+        force: Replace an existing table.
+        options: Options of ``pipeline suggest``: ``n``, ``run``, ``head``, ``manifest``, ``out``.
+
+    Returns:
+        ``suggestions``, the image to begin with first, with ``proposed``, ``probability`` and
+        ``uncertainty`` (0 to 1), and ``csv``, the table to fill in and give to ``train_heads``.
+
+    Raises:
+        ConfigError: An option cannot be used, or the features do not fit into memory.
+        ManifestError: The manifest cannot be used, or every image has a label.
+        RunError: The run is of other features, or its head cannot be used.
+        StoreError: There is no store, or it is damaged.
+    """
+    return _perform("suggest", {"store": store, **options}, quiet=quiet, force=force)

@@ -26,6 +26,7 @@ FUNCTIONS = {
     "evaluate_run": "evaluate",
     "report_run": "report",
     "audit_store": "audit",
+    "suggest_images": "suggest",
 }
 # Options that a function calls by another name.
 NAMED = {

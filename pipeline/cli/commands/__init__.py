@@ -67,6 +67,10 @@ COMMANDS: Final[Mapping[str, Row]] = MappingProxyType(
             "pipeline.cli.commands.audit",
             "Find copies, leaks between splits, label errors, outliers, confounders.",
         ),
+        "suggest": Row(
+            "pipeline.cli.commands.suggest",
+            "Say which unlabelled images to label next: uncertain ones, unlike each other.",
+        ),
         "info": Row(
             "pipeline.cli.commands.info",
             "Say what a store or a run is.",
