@@ -102,6 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         run_stage_two(work)
         run_readers(work)
         run_audit(work)
+        run_suggest(work)
         run_verify(work)
     work.run("sample", "sample", work / "digits")
     work.run(ERROR, "prune", work / "none", status=2)
@@ -230,6 +231,21 @@ def run_audit(work: Workplace) -> None:
         "\n".join([rows[0], *(re.sub(r",[^,]*,", ",,", row, count=1) for row in rows[1:])])
     )
     work.run("audit", "audit", work / "many", "--manifest", unlabelled, "--out", work / "bare")
+
+
+def run_suggest(work: Workplace) -> None:
+    """Run what says what to label next, with a head, a run's, and none."""
+    header, *rows = (work / "store/manifest.csv").read_text().splitlines()
+    later = [re.sub(",[^,]*,", ",,", row, count=1) if "/01" in row else row for row in rows]
+    (work / "later.csv").write_text("\n".join([header, *later]))
+    (work / "first.csv").write_text("\n".join([header, *(r for r in rows if "/01" not in r)]))
+    suggest = ("suggest", work / "store", "--n", 3, "--manifest", work / "later.csv", "--out")
+    work.run("suggest", *suggest, work / "by-logreg.csv")
+    work.run("train-head", "train-head", "--store", work / "store", "--run", work / "first",
+             "--head", "ridge", "--manifest", work / "first.csv")  # fmt: skip
+    work.run("suggest", *suggest, work / "by-run.csv", "--run", work / "first")
+    work.run("suggest", "suggest", work / "many", "--manifest", work / "unlabelled.csv", "--n", 3,
+             "--out", work / "typical.csv")  # fmt: skip
 
 
 def no_cleanlab() -> None:
