@@ -26,8 +26,8 @@ from pipeline.suggest import choosing, judging
 Rows = NDArray[np.intp]
 Features = NDArray[np.float32]
 Probabilities = NDArray[np.float64]
-# Features and probabilities of the candidates, features of the labelled, how many, a generator.
-Way = Callable[[Features, Probabilities, Features, int, np.random.Generator], Rows]
+# Features, candidates, labelled images, probabilities of the candidates, how many, a generator.
+Way = Callable[[Features, Rows, Rows, Probabilities, int, np.random.Generator], Rows]
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("store", type=Path, help="features of labelled images")
     parser.add_argument("--ways", nargs="+", default=["suggest"], choices=WAYS, metavar="WAY")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--start", type=int, default=50, help="random images at first")
     parser.add_argument("--batch", type=int, default=50, help="images a round")
     parser.add_argument("--rounds", type=int, default=10)
@@ -47,12 +48,12 @@ def main() -> None:
     names = ["random", *(name for name in options.ways if name != "random")]
     curves: dict[str, list[list[float]]] = {name: [] for name in names}
     own_test = []
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name in names:
             found = curve(images.units, y, name, seed, options)
             curves[name].append(found["accuracies"])
             if name == "suggest":
-                own_test.append(found["own_test"])
+                own_test.append(held_out(images.units, y, found["labelled"], seed))
         note(f"seed {seed}: " + ", ".join(f"{name} {curves[name][-1][-1]:.3f}" for name in names))
     report("suggest", vars(options), {
         "images": len(y),
@@ -76,7 +77,7 @@ def curve(
     first = order[len(y) // 3 :][: options.start or options.batch]
     rng = np.random.default_rng([seed, 1])
     if not options.start and name != "random":
-        first = pool[choosing.choose_typical(units[pool], units[:0], options.batch)]
+        first = choosing.choose_typical(units, pool, pool[:0], options.batch)
     labelled, accuracies = first, []
     for step in range(options.rounds + 1):
         names, numbers = np.unique(y[labelled], return_inverse=True)
@@ -87,57 +88,48 @@ def curve(
             break
         candidates = np.setdiff1d(pool, labelled)
         found = head.predict_proba(units[candidates])
-        chosen = WAYS[name](units[candidates], found, units[labelled], options.batch, rng)
-        labelled = np.concatenate([labelled, candidates[chosen]])
-    return {"accuracies": accuracies, "own_test": held_out(units, y, labelled, rng)}
+        chosen = WAYS[name](units, candidates, labelled, found, options.batch, rng)
+        labelled = np.concatenate([labelled, chosen])
+    return {"accuracies": accuracies, "labelled": labelled}
 
 
-def held_out(
-    units: Features, y: NDArray[np.int64], labelled: Rows, rng: np.random.Generator
-) -> float:
+def held_out(units: Features, y: NDArray[np.int64], labelled: Rows, seed: int) -> float:
     """Return the accuracy that a test of 15 % of the labelled images themselves would show."""
-    rows = rng.permutation(labelled)
+    rows = np.random.default_rng([seed, 2]).permutation(labelled)
     count = round(0.15 * len(rows))
     names, numbers = np.unique(y[rows[count:]], return_inverse=True)
     head = judging.fit(units[rows[count:]], numbers, judging.DEFAULT)[0]
     return float((names[head.predict(units[rows[:count]])] == y[rows[:count]]).mean())
 
 
-def by_margin(
-    units: Features, found: Probabilities, labelled: Features, count: int, rng: np.random.Generator
-) -> Rows:
-    """Return the rows with the smallest margins."""
+def by_margin(found: Probabilities, count: int) -> Rows:
+    """Return the places of the smallest margins."""
     return np.argsort(-choosing.uncertainties(found), kind="stable")[:count]
 
 
-def by_entropy(
-    units: Features, found: Probabilities, labelled: Features, count: int, rng: np.random.Generator
-) -> Rows:
-    """Return the rows of the highest entropy."""
+def by_entropy(found: Probabilities, count: int) -> Rows:
+    """Return the places of the highest entropy."""
     return np.argsort((found * np.log(np.maximum(found, 1e-12))).sum(axis=1), kind="stable")[:count]
 
 
-def by_clusters(
-    units: Features, found: Probabilities, labelled: Features, count: int, rng: np.random.Generator
-) -> Rows:
-    """Return the middles of clusters of ten times as many uncertain rows (Zhdanov 2019)."""
+def by_clusters(units: Features, candidates: Rows, found: Probabilities, count: int) -> Rows:
+    """Return the middles of clusters of ten times as many uncertain images (Zhdanov 2019)."""
     from sklearn.cluster import KMeans
 
-    uncertainty = choosing.uncertainties(found)
-    rows = by_margin(units, found, labelled, 10 * count, rng)
-    made = KMeans(count, n_init=1, random_state=0).fit(
-        units[rows], sample_weight=np.maximum(uncertainty[rows], 1e-6)
-    )
+    places = by_margin(found, 10 * count)
+    weights = np.maximum(choosing.uncertainties(found)[places], 1e-6)
+    rows = candidates[places]
+    made = KMeans(count, n_init=1, random_state=0).fit(units[rows], sample_weight=weights)
     distances = made.transform(units[rows])
     distances[made.labels_[:, None] != np.arange(count)] = np.inf
     return rows[np.unique(distances.argmin(axis=0))]
 
 
 def by_gradients(
-    units: Features, found: Probabilities, labelled: Features, count: int, rng: np.random.Generator
+    units: Features, candidates: Rows, found: Probabilities, count: int, rng: np.random.Generator
 ) -> Rows:
-    """Return rows drawn as k-means++ draws its seeds, on gradients (BADGE, Ash et al. 2020)."""
-    errors = found.copy()
+    """Return images drawn as k-means++ draws its seeds, on gradients (BADGE, Ash et al. 2020)."""
+    errors, rows = found.copy(), units[candidates]
     errors[np.arange(len(found)), found.argmax(axis=1)] -= 1
     # Of an outer product, norms and products are those of its factors; rows have a norm of one.
     norms = (errors**2).sum(axis=1)
@@ -145,29 +137,37 @@ def by_gradients(
     nearest = np.full(len(norms), np.inf)
     while len(chosen) < count:
         last = chosen[-1]
-        products = (errors @ errors[last]) * (units @ units[last])
+        products = (errors @ errors[last]) * (rows @ rows[last])
         nearest = np.minimum(nearest, np.maximum(norms + norms[last] - 2 * products, 0))
         nearest[chosen] = 0
         chosen.append(int(rng.choice(len(nearest), p=nearest / nearest.sum())))
-    return np.array(chosen)
+    return candidates[chosen]
 
 
 WAYS: Mapping[str, Way] = {
-    "badge": by_gradients,
-    "clusters": by_clusters,
-    "entropy": by_entropy,
-    "k-center": lambda units, found, labelled, count, rng: choosing.farthest_first(
-        units, labelled, count
+    "badge": lambda units, candidates, labelled, found, count, rng: by_gradients(
+        units, candidates, found, count, rng
     ),
-    "margin": by_margin,
-    "random": lambda units, found, labelled, count, rng: rng.choice(
-        len(units), count, replace=False
+    "clusters": lambda units, candidates, labelled, found, count, rng: by_clusters(
+        units, candidates, found, count
     ),
-    "suggest": lambda units, found, labelled, count, rng: choosing.choose(
-        units, choosing.uncertainties(found), labelled, count
+    "entropy": lambda units, candidates, labelled, found, count, rng: candidates[
+        by_entropy(found, count)
+    ],
+    "k-center": lambda units, candidates, labelled, found, count, rng: choosing.farthest_first(
+        units, candidates, labelled, count
     ),
-    "typical": lambda units, found, labelled, count, rng: choosing.choose_typical(
-        units, labelled, count
+    "margin": lambda units, candidates, labelled, found, count, rng: candidates[
+        by_margin(found, count)
+    ],
+    "random": lambda units, candidates, labelled, found, count, rng: rng.choice(
+        candidates, count, replace=False
+    ),
+    "suggest": lambda units, candidates, labelled, found, count, rng: choosing.choose(
+        units, candidates, labelled, choosing.uncertainties(found), count
+    ),
+    "typical": lambda units, candidates, labelled, found, count, rng: choosing.choose_typical(
+        units, candidates, labelled, count
     ),
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import write_photos
+from fakes import planted_store, write_photos
 from PIL import Image
 from processes import run_python
 
@@ -122,6 +122,22 @@ def test_what_is_planted_is_told_from_what_is_not(
     said = planted.judged(made, found)
     assert said["copies"][way] == "1 of 7" and said["flips"]["right_label"] == "2 of 2"
     assert (said["outliers"], said["other_outliers"]) == ("1 of 10", 1)
+
+
+def test_suggest(tmp_path: Path) -> None:
+    planted_store(tmp_path / "store", {"ant": 30, "bee": 30, "cow": 30})
+    ways = ("badge", "clusters", "entropy", "k-center", "margin", "suggest", "typical")
+    few = ("--seeds", 2, "--batch", 5, "--rounds", 1)
+    result = run("suggest.py", tmp_path / "store", "--ways", *ways, "--start", 10, *few)
+    assert result["labels"] == [10, 15] and set(result["against_random"]) == set(ways)
+    assert result["against_random"]["suggest"]["difference"][0] == 0
+    cold = run("suggest.py", tmp_path / "store", "--start", 0, *few)
+    assert cold["labels"] == [5, 10] and len(cold["random"]) == 2
+
+
+def test_suggest_scale() -> None:
+    result = run("suggest_scale.py", "--unlabelled", 200, "--labelled", 50, "--dim", 16, "--n", 9)
+    assert result["with_labels"]["suggested"] == result["cold"]["suggested"] == 9
 
 
 def test_ridge_path() -> None:

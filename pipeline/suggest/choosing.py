@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.copies.neighbours import Units
 
 # Uncertain images for each that is asked for, among which the different ones are looked for.
-CANDIDATES: Final = 3
+CANDIDATES: Final = 4
 # Images that clusters are made of: enough to know where images are many.
 SAMPLE: Final = 10_000
 # Clusters, of which each round compares all images with all.
@@ -31,6 +31,8 @@ MOST_CLUSTERS: Final = 500
 NEIGHBOURS: Final = 20
 _ROUNDS: Final = 20
 _BLOCK: Final = 4096
+
+Rows = NDArray[np.intp]
 
 
 def uncertainties(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,75 +47,89 @@ def uncertainties(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def choose(
-    units: Units, uncertainty: NDArray[np.float64], labelled: Units, count: int
-) -> NDArray[np.intp]:
-    """Return the rows to label next, the one to begin with first, ``(count,)``.
+    units: Units,
+    candidates: Rows,
+    labelled: Rows,
+    uncertainty: NDArray[np.float64],
+    count: int,
+) -> Rows:
+    """Return the candidates to label next, the one to begin with first.
 
     Args:
-        units: Features of the candidates with a norm of one, float32 ``(n, dim)``.
-        uncertainty: Of each, ``(n,)``.
-        labelled: Features of the labelled images with a norm of one, float32 ``(m, dim)``.
+        units: Features of all images with a norm of one, float32 ``(images, dim)``.
+        candidates: Row numbers of the images to choose from, ``(n,)``.
+        labelled: Row numbers of the images with a label, ``(m,)``.
+        uncertainty: Of each candidate, ``(n,)``.
         count: How many, from 1 to n.
+
+    Returns:
+        Row numbers, ``(count,)``.
     """
     order = np.argsort(-uncertainty, kind="stable")[: CANDIDATES * count]
-    return order[farthest_first(units[order], labelled, count)]
+    return farthest_first(units, candidates[order], labelled, count)
 
 
-def farthest_first(units: Units, centres: Units, count: int) -> NDArray[np.intp]:
-    """Return rows, each the farthest from all centres and all rows before, ``(count,)``.
+def farthest_first(units: Units, candidates: Rows, centres: Rows, count: int) -> Rows:
+    """Return candidates, each the farthest from all centres and from all before, ``(count,)``.
 
     Args:
-        units: Rows with a norm of one, float32 ``(n, dim)``.
-        centres: Rows with a norm of one, float32 ``(m, dim)``; without any, row 0 is the first.
+        units: Rows with a norm of one, float32 ``(images, dim)``.
+        candidates: Row numbers, ``(n,)``.
+        centres: Row numbers, ``(m,)``; without any, the first candidate is the first.
         count: How many, from 1 to n.
     """
-    nearest = np.full(len(units), -1.0, np.float32)
+    rows = units[candidates]
+    nearest = np.full(len(rows), -1.0, np.float32)
     for start in range(0, len(centres), _BLOCK):
-        products = units @ centres[start : start + _BLOCK].T
+        products = rows @ units[centres[start : start + _BLOCK]].T
         np.maximum(nearest, products.max(axis=1), out=nearest)
     chosen = np.empty(count, np.intp)
     for place in range(count):
-        # Of equally far rows, such as the first two without a centre, the first.
+        # Of equally far rows the first, which is the more uncertain one.
         chosen[place] = nearest.argmin()
-        np.maximum(nearest, units @ units[chosen[place]], out=nearest)
-        nearest[chosen[: place + 1]] = np.inf
-    return chosen
+        np.maximum(nearest, rows @ rows[chosen[place]], out=nearest)
+        nearest[chosen[place]] = np.inf
+    return candidates[chosen]
 
 
-def choose_typical(units: Units, labelled: Units, count: int) -> NDArray[np.intp]:
-    """Return the most typical row of each of some clusters, of the largest one first, ``(count,)``.
+def choose_typical(units: Units, candidates: Rows, labelled: Rows, count: int) -> Rows:
+    """Return the most typical candidate of each of some clusters, of the largest one first.
 
-    Clusters that hold a labelled row come last. Of many rows, a part is looked at.
+    Clusters that hold a labelled image come last. Of many candidates, a part is looked at.
 
     Args:
-        units: Features of the candidates with a norm of one, float32 ``(n, dim)``.
-        labelled: Features of the labelled images with a norm of one, float32 ``(m, dim)``.
+        units: Features of all images with a norm of one, float32 ``(images, dim)``.
+        candidates: Row numbers of the images to choose from, ``(n,)``.
+        labelled: Row numbers of the images with a label, ``(m,)``.
         count: How many, from 1 to n.
+
+    Returns:
+        Row numbers, ``(count,)``.
     """
-    rows = np.arange(len(units))
-    if len(units) > max(SAMPLE, 4 * count):
-        drawn = np.random.default_rng(0).choice(len(units), max(SAMPLE, 4 * count), replace=False)
-        rows = np.sort(drawn)
-    sample = units[rows]
-    together = np.concatenate([sample, labelled])
+    most = max(SAMPLE, 4 * count)
+    if len(candidates) > most:
+        drawn = np.random.default_rng(0).choice(len(candidates), most, replace=False)
+        candidates = candidates[np.sort(drawn)]
+    together = units[np.concatenate([candidates, labelled])]
+    sample = together[: len(candidates)]
     clusters = _clusters(together, min(count + len(labelled), MOST_CLUSTERS, len(sample)))
     of_rows, of_labelled = clusters[: len(sample)], clusters[len(sample) :]
     sizes = np.bincount(of_rows, minlength=int(clusters.max()) + 1)
     order = np.lexsort((-sizes, np.isin(np.arange(len(sizes)), of_labelled)))
-    chosen = [
+    places = [
         _most_typical(sample, np.flatnonzero(of_rows == cluster))
         for cluster in order[sizes[order] > 0][:count].tolist()
     ]
+    chosen = candidates[places]
     if len(chosen) < count:
         # Fewer clusters than images asked for.
-        others = np.setdiff1d(np.arange(len(sample)), chosen)
-        more = farthest_first(sample[others], sample[chosen], count - len(chosen))
-        chosen += others[more].tolist()
-    found: NDArray[np.intp] = rows[chosen]
-    return found
+        others = np.delete(candidates, places)
+        more = farthest_first(units, others, chosen, count - len(chosen))
+        chosen = np.concatenate([chosen, more])
+    return chosen
 
 
-def _clusters(units: Units, count: int) -> NDArray[np.intp]:
+def _clusters(units: Units, count: int) -> Rows:
     """Return the number of each row's cluster, ``(n,)``."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -125,7 +141,7 @@ def _clusters(units: Units, count: int) -> NDArray[np.intp]:
     return np.asarray(found.labels_, np.intp)
 
 
-def _most_typical(units: Units, rows: NDArray[np.intp]) -> int:
+def _most_typical(units: Units, rows: Rows) -> int:
     """Return the row that is most similar, in the mean, to its nearest ones among some rows."""
     members = units[rows]
     near = min(NEIGHBOURS, len(rows))

@@ -29,6 +29,8 @@ DEFAULT: Final = "logreg"
 FOLDS: Final = 5
 # Labelled images from which one fold says enough.
 _MANY: Final = 5000
+# Images that are asked about at once.
+_BLOCK: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,12 @@ def of_labelled(pool: Pool, name: str) -> Judgement:
     """Return what a head says that is fitted on the labelled images, of two classes or more."""
     head, accuracy = fit(pool.units(pool.labelled), pool.y, name)
     # Every class has a row, so the columns are those of the names.
-    found = head.predict_proba(pool.units(pool.candidates))
+    found = np.concatenate(
+        [
+            head.predict_proba(pool.units(pool.candidates[start : start + _BLOCK]))
+            for start in range(0, len(pool.candidates), _BLOCK)
+        ]
+    )
     return Judgement(name, pool.names, found, accuracy)
 
 

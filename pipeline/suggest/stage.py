@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.config.options import CommonOptions
 from pipeline.config.suggesting import SuggestOptions
@@ -87,33 +86,25 @@ def _judgement(
 
 
 def _chosen(pool: Pool, judgement: Judgement | None, count: int) -> list[Suggestion]:
-    units, labelled = pool.units(pool.candidates), pool.units(pool.labelled)
+    units, candidates, labelled = pool.images.units, pool.candidates, pool.labelled
     if judgement is None:
-        chosen = choosing.choose_typical(units, labelled, count)
-        return [_suggestion(pool, place) for place in chosen.tolist()]
+        return [
+            Suggestion(path=pool.images.path(image), proposed=None, probability=None,
+                       uncertainty=None)
+            for image in choosing.choose_typical(units, candidates, labelled, count).tolist()
+        ]  # fmt: skip
     uncertainty = choosing.uncertainties(judgement.probabilities)
+    chosen = choosing.choose(units, candidates, labelled, uncertainty, count)
+    best = judgement.probabilities.argmax(axis=1)
     return [
-        _suggestion(pool, place, judgement, uncertainty)
-        for place in choosing.choose(units, uncertainty, labelled, count).tolist()
+        Suggestion(
+            path=pool.images.path(int(candidates[place])),
+            proposed=judgement.names[best[place]],
+            probability=float(judgement.probabilities[place, best[place]]),
+            uncertainty=float(uncertainty[place]),
+        )
+        for place in np.searchsorted(candidates, chosen).tolist()
     ]
-
-
-def _suggestion(
-    pool: Pool,
-    place: int,
-    judgement: Judgement | None = None,
-    uncertainty: NDArray[np.float64] | None = None,
-) -> Suggestion:
-    path = pool.images.path(int(pool.candidates[place]))
-    if judgement is None or uncertainty is None:
-        return Suggestion(path=path, proposed=None, probability=None, uncertainty=None)
-    best = int(judgement.probabilities[place].argmax())
-    return Suggestion(
-        path=path,
-        proposed=judgement.names[best],
-        probability=float(judgement.probabilities[place, best]),
-        uncertainty=float(uncertainty[place]),
-    )
 
 
 def _notes(pool: Pool, judgement: Judgement | None, asked: int) -> list[str]:

@@ -62,32 +62,34 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @settings(max_examples=25, deadline=None)
 @given(count=st.integers(1, 30), labelled=st.integers(0, 9), seed=st.integers(0, 99))
-def test_as_many_different_rows_as_asked_for(count: int, labelled: int, seed: int) -> None:
-    units, centres = unit_rows(30, seed=seed), unit_rows(labelled, seed=seed + 1)
+def test_as_many_different_images_as_asked_for(count: int, labelled: int, seed: int) -> None:
+    units = unit_rows(30 + labelled, seed=seed)
+    candidates, centres = np.arange(labelled, 30 + labelled), np.arange(labelled)
     uncertainty = np.random.default_rng(seed).random(30)
-    chosen = choosing.choose(units, uncertainty, centres, count)
-    assert len(set(chosen.tolist())) == count and set(chosen.tolist()) <= set(range(30))
+    chosen = choosing.choose(units, candidates, centres, uncertainty, count).tolist()
+    assert len(set(chosen)) == count and set(chosen) <= set(candidates.tolist())
     # None is less uncertain than as many others as are looked at.
     order = np.argsort(-uncertainty)[: choosing.CANDIDATES * count]
-    assert set(chosen.tolist()) <= set(order.tolist())
-    assert choosing.choose(units, uncertainty, centres, count).tolist() == chosen.tolist()
-    shorter = choosing.farthest_first(units, centres, count)[: count // 2]
-    assert choosing.farthest_first(units, centres, max(1, count // 2))[: count // 2].tolist() == (
-        shorter.tolist()
-    )
+    assert set(chosen) <= set(candidates[order].tolist())
+    again = choosing.choose(units, candidates, centres, uncertainty, count).tolist()
+    assert again == chosen
+    shorter = choosing.farthest_first(units, candidates, centres, 1 + count // 2).tolist()
+    assert choosing.farthest_first(units, candidates, centres, count).tolist()[
+        : len(shorter)
+    ] == shorter[:count]  # fmt: skip
 
 
 def test_a_copy_of_a_chosen_or_labelled_image_is_not_chosen_while_there_are_others() -> None:
+    """Rows 0 to 23 are different, 24 to 35 copies of the first 12, 36 to 39 of the last 4."""
     different = unit_rows(24)
-    noise = np.random.default_rng(1).normal(size=(12, 12)) * 1e-3
-    copies = (different[:12] + noise).astype(np.float32)
-    copies /= np.linalg.norm(copies, axis=1, keepdims=True)
-    units = np.concatenate([different, copies])
-    # The copies are as uncertain as any, and so are the 4 rows that have a labelled copy.
-    labelled = different[20:] + np.float32(1e-3)
-    chosen = choosing.choose(units, np.ones(36), labelled, 12).tolist()
-    pictures = [number if number < 24 else number - 24 for number in chosen]
-    assert len(set(pictures)) == 12 and not {20, 21, 22, 23} & set(pictures)
+    copies = different[[*range(12), *range(20, 24)]]
+    copies = copies + np.random.default_rng(1).normal(size=copies.shape) * 1e-3
+    units = np.concatenate([different, copies]).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    # All are as uncertain as any.
+    chosen = choosing.choose(units, np.arange(36), np.arange(36, 40), np.ones(36), 12).tolist()
+    pictures = {row if row < 24 else row - 24 for row in chosen}
+    assert len(pictures) == 12 and not {20, 21, 22, 23} & pictures
 
 
 def test_a_margin_is_of_the_two_most_probable_classes() -> None:
@@ -104,16 +106,17 @@ def test_typical_images_are_of_different_clusters_the_largest_first(
     y = np.repeat([0, 1, 2], [60, 30, 15])
     rows = np.eye(6)[y] * 4 + rng.normal(size=(105, 6)) * 0.2
     units = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    assert y[choosing.choose_typical(units, units[:0], 3)].tolist() == [0, 1, 2]
+    rows, none = np.arange(105), np.arange(0)
+    assert y[choosing.choose_typical(units, rows, none, 3)].tolist() == [0, 1, 2]
     # A labelled image of the first class says what that one is.
-    assert set(y[choosing.choose_typical(units, units[:1], 2)].tolist()) == {1, 2}
-    everything = choosing.choose_typical(units[:40], units[:0], 40)
+    assert set(y[choosing.choose_typical(units, rows[1:], rows[:1], 2)].tolist()) == {1, 2}
+    everything = choosing.choose_typical(units, rows[:40], none, 40)
     assert sorted(everything.tolist()) == list(range(40))
 
 
 def test_equal_images_are_no_reason_to_stop() -> None:
     units = np.repeat(unit_rows(2), 5, axis=0)
-    chosen = choosing.choose_typical(units, units[:0], 4)
+    chosen = choosing.choose_typical(units, np.arange(10), np.arange(0), 4)
     assert len(set(chosen.tolist())) == 4
     assert {row // 5 for row in chosen[:2].tolist()} == {0, 1}
 

@@ -1,0 +1,74 @@
+"""How long suggest takes over many unlabelled images, and how much memory.
+
+Features like pooled ones are drawn into a store, once; the whole command is timed, with its start.
+
+Usage: python benchmarks/suggest_scale.py [--unlabelled 100000] [--labelled 2000] [--dim 1280]
+       [--n 50] [--work DIR]
+"""
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from common import IDENTITY, ROOT, command, note, pooled_features, report
+
+from pipeline.images.manifest import Manifest
+from pipeline.store.store import Store
+
+CLASSES = 10
+SHARD = 20_000
+
+
+def main() -> None:
+    """Write a store, ask once with labels and once without, and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--unlabelled", type=int, default=100_000)
+    parser.add_argument("--labelled", type=int, default=2_000)
+    parser.add_argument("--dim", type=int, default=1280)
+    parser.add_argument("--n", type=int, default=50)
+    parser.add_argument("--work", type=Path, help="keep the store here")
+    options = parser.parse_args()
+    with TemporaryDirectory() as temporary:
+        folder = options.work or Path(temporary)
+        if not (folder / "bare.csv").exists():
+            write(folder, options)
+        note("written")
+        asked = ("suggest", folder / "store", "--n", options.n, "--out", folder / "out.csv",
+                 "--force")  # fmt: skip
+        results = {}
+        for name, more in (("with_labels", ()), ("cold", ("--manifest", folder / "bare.csv"))):
+            seconds, found = command(ROOT / "benchmarks/peak.py", *asked, *more)
+            results[name] = {
+                "seconds": round(seconds, 2),
+                "peak_mb": round(found["peak_bytes"] / 1e6),
+                "suggested": len(found["suggestions"]),
+            }
+    report("suggest_scale", vars(options), results)
+
+
+def write(folder: Path, options: argparse.Namespace) -> None:
+    """Write a store, and beside it the manifest without any label."""
+    count = options.labelled + options.unlabelled
+    store = Store.create(folder / "store", identity=IDENTITY, dim=options.dim, root=folder)
+    keys = np.array([f"{number:064x}".encode() for number in range(count)], dtype="S64")
+    labels = []
+    for start in range(0, count, SHARD):
+        rows = min(SHARD, count - start)
+        features, y = pooled_features(rows, options.dim, CLASSES, start)
+        store.plain.add_shard(keys[start : start + rows], features)
+        labels += [f"class{number}" for number in y.tolist()]
+    with store.scan_cache() as cache:
+        store.reindex(cache)
+    labels[options.labelled :] = [""] * options.unlabelled
+    paths = [f"{number:07}.jpg" for number in range(count)]
+    for path, given in (
+        (store.manifest_path, labels),
+        (folder / "bare.csv", [""] * count),
+    ):
+        rows = Manifest(folder, paths, given, [""] * count, keys, ["ok"] * count)
+        store.save_manifest(path, rows)
+
+
+if __name__ == "__main__":
+    main()
