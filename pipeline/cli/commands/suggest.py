@@ -41,8 +41,8 @@ def _head(result: Result) -> list[str]:
     if result["run"] is not None:
         return [f"Asked: {result['head']} of {result['run']}"]
     share = result["accuracy"]
-    how = "" if share is None else f", accuracy {share:.3f} on folds it did not see"
-    return [f"Asked: {result['head']}, fitted on the labelled images{how}"]
+    how = "" if share is None else f"; accuracy {share:.3f} on unseen folds"
+    return [f"Asked: {result['head']}, fitted on the labels{how}"]
 
 
 def _table(found: list[Result]) -> Table:
