@@ -112,17 +112,16 @@ def by_entropy(found: Probabilities, count: int) -> Rows:
     return np.argsort((found * np.log(np.maximum(found, 1e-12))).sum(axis=1), kind="stable")[:count]
 
 
-def by_clusters(units: Features, candidates: Rows, found: Probabilities, count: int) -> Rows:
-    """Return the middles of clusters of ten times as many uncertain images (Zhdanov 2019)."""
-    from sklearn.cluster import KMeans
-
-    places = by_margin(found, 10 * count)
-    weights = np.maximum(choosing.uncertainties(found)[places], 1e-6)
-    rows = candidates[places]
-    made = KMeans(count, n_init=1, random_state=0).fit(units[rows], sample_weight=weights)
-    distances = made.transform(units[rows])
-    distances[made.labels_[:, None] != np.arange(count)] = np.inf
-    return rows[np.unique(distances.argmin(axis=0))]
+def by_distance(units: Features, candidates: Rows, labelled: Rows, count: int) -> Rows:
+    """Return images, each the farthest from all before (k-center, Sener and Savarese 2018)."""
+    rows = units[candidates]
+    nearest = (rows @ units[labelled].T).max(axis=1)
+    chosen = []
+    for _ in range(count):
+        chosen.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, rows @ rows[chosen[-1]])
+        nearest[chosen] = np.inf
+    return candidates[chosen]
 
 
 def by_gradients(
@@ -148,14 +147,14 @@ WAYS: Mapping[str, Way] = {
     "badge": lambda units, candidates, labelled, found, count, rng: by_gradients(
         units, candidates, found, count, rng
     ),
-    "clusters": lambda units, candidates, labelled, found, count, rng: by_clusters(
-        units, candidates, found, count
-    ),
     "entropy": lambda units, candidates, labelled, found, count, rng: candidates[
         by_entropy(found, count)
     ],
-    "k-center": lambda units, candidates, labelled, found, count, rng: choosing.farthest_first(
+    "k-center": lambda units, candidates, labelled, found, count, rng: by_distance(
         units, candidates, labelled, count
+    ),
+    "margin, k-center": lambda units, candidates, labelled, found, count, rng: by_distance(
+        units, candidates[by_margin(found, 4 * count)], labelled, count
     ),
     "margin": lambda units, candidates, labelled, found, count, rng: candidates[
         by_margin(found, count)
@@ -164,7 +163,7 @@ WAYS: Mapping[str, Way] = {
         candidates, count, replace=False
     ),
     "suggest": lambda units, candidates, labelled, found, count, rng: choosing.choose(
-        units, candidates, labelled, choosing.uncertainties(found), count
+        units, candidates, choosing.uncertainties(found), count
     ),
     "typical": lambda units, candidates, labelled, found, count, rng: choosing.choose_typical(
         units, candidates, labelled, count

@@ -126,7 +126,7 @@ def test_what_is_planted_is_told_from_what_is_not(
 
 def test_suggest(tmp_path: Path) -> None:
     planted_store(tmp_path / "store", {"ant": 30, "bee": 30, "cow": 30})
-    ways = ("badge", "clusters", "entropy", "k-center", "margin", "suggest", "typical")
+    ways = ("badge", "entropy", "k-center", "margin", "margin, k-center", "suggest", "typical")
     few = ("--seeds", 2, "--batch", 5, "--rounds", 1)
     result = run("suggest.py", tmp_path / "store", "--ways", *ways, "--start", 10, *few)
     assert result["labels"] == [10, 15] and set(result["against_random"]) == set(ways)

@@ -1,12 +1,10 @@
-"""Which images to label next: uncertain ones, unlike each other and unlike those with a label.
+"""Which images to label next: uncertain ones, unlike each other.
 
 Of the images with the smallest margin between the two most probable classes (Scheffer et al. 2001,
-"Active Hidden Markov Models for Information Extraction"), a few times as many as are asked for,
-each next one is the farthest from all that have a label or were chosen before: the greedy k-center
-of Sener and Savarese 2018, "Active Learning for Convolutional Neural Networks: A Core-Set
-Approach", on candidates chosen as in Zhdanov 2019, "Diverse mini-batch Active Learning". So a copy
-of a chosen image comes last, the first half of a list is a good shorter list, and nothing is drawn
-at random. What else was tried is in ``docs/suggest.md``.
+"Active Hidden Markov Models for Information Extraction"), ten times as many as are asked for are
+clustered, uncertain ones with more weight, and the middle one of each cluster is taken: Zhdanov
+2019, "Diverse mini-batch Active Learning". A copy is in the cluster of its image, so only one of
+them is taken. What else was tried is in ``docs/suggest.md``.
 
 Without labels there is nothing to be uncertain about: then the image that is most typical of each
 of as many clusters (Hacohen et al. 2022, "Active Learning on a Budget: Opposite Strategies Suit
@@ -14,6 +12,7 @@ High and Low Budgets").
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -22,14 +21,16 @@ from numpy.typing import NDArray
 from pipeline.copies.neighbours import Units
 
 # Uncertain images for each that is asked for, among which the different ones are looked for.
-CANDIDATES: Final = 4
+CANDIDATES: Final = 10
 # Images that clusters are made of: enough to know where images are many.
 SAMPLE: Final = 10_000
-# Clusters, of which each round compares all images with all.
+# Clusters: their time grows with the square of how many there are.
 MOST_CLUSTERS: Final = 500
 # Images within a cluster whose similarity says how typical one is.
 NEIGHBOURS: Final = 20
-_ROUNDS: Final = 20
+_ROUNDS: Final = 50
+# Weights have to be above zero.
+_LEAST: Final = 1e-6
 _BLOCK: Final = 4096
 
 Rows = NDArray[np.intp]
@@ -49,7 +50,6 @@ def uncertainties(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 def choose(
     units: Units,
     candidates: Rows,
-    labelled: Rows,
     uncertainty: NDArray[np.float64],
     count: int,
 ) -> Rows:
@@ -58,7 +58,6 @@ def choose(
     Args:
         units: Features of all images with a norm of one, float32 ``(images, dim)``.
         candidates: Row numbers of the images to choose from, ``(n,)``.
-        labelled: Row numbers of the images with a label, ``(m,)``.
         uncertainty: Of each candidate, ``(n,)``.
         count: How many, from 1 to n.
 
@@ -66,30 +65,16 @@ def choose(
         Row numbers, ``(count,)``.
     """
     order = np.argsort(-uncertainty, kind="stable")[: CANDIDATES * count]
-    return farthest_first(units, candidates[order], labelled, count)
-
-
-def farthest_first(units: Units, candidates: Rows, centres: Rows, count: int) -> Rows:
-    """Return candidates, each the farthest from all centres and from all before, ``(count,)``.
-
-    Args:
-        units: Rows with a norm of one, float32 ``(images, dim)``.
-        candidates: Row numbers, ``(n,)``.
-        centres: Row numbers, ``(m,)``; without any, the first candidate is the first.
-        count: How many, from 1 to n.
-    """
-    rows = units[candidates]
-    nearest = np.full(len(rows), -1.0, np.float32)
-    for start in range(0, len(centres), _BLOCK):
-        products = rows @ units[centres[start : start + _BLOCK]].T
-        np.maximum(nearest, products.max(axis=1), out=nearest)
-    chosen = np.empty(count, np.intp)
-    for place in range(count):
-        # Of equally far rows the first, which is the more uncertain one.
-        chosen[place] = nearest.argmin()
-        np.maximum(nearest, rows @ rows[chosen[place]], out=nearest)
-        nearest[chosen[place]] = np.inf
-    return candidates[chosen]
+    rows, weights = candidates[order], np.maximum(uncertainty[order], _LEAST)
+    clusters, distances = _clusters(units[rows], min(count, MOST_CLUSTERS, len(rows)), weights)
+    # The cluster that stands for most of what is uncertain comes first.
+    totals = np.bincount(clusters, weights=weights)
+    places = [
+        int(members[distances[members].argmin()])
+        for cluster in np.argsort(-totals, kind="stable")[: np.count_nonzero(totals)].tolist()
+        for members in [np.flatnonzero(clusters == cluster)]
+    ]
+    return _filled(units, rows, places, count)
 
 
 def choose_typical(units: Units, candidates: Rows, labelled: Rows, count: int) -> Rows:
@@ -112,7 +97,8 @@ def choose_typical(units: Units, candidates: Rows, labelled: Rows, count: int) -
         candidates = candidates[np.sort(drawn)]
     together = units[np.concatenate([candidates, labelled])]
     sample = together[: len(candidates)]
-    clusters = _clusters(together, min(count + len(labelled), MOST_CLUSTERS, len(sample)))
+    number = min(count + len(labelled), MOST_CLUSTERS, len(sample))
+    clusters, _ = _clusters(together, number, np.ones(len(together)))
     of_rows, of_labelled = clusters[: len(sample)], clusters[len(sample) :]
     sizes = np.bincount(of_rows, minlength=int(clusters.max()) + 1)
     order = np.lexsort((-sizes, np.isin(np.arange(len(sizes)), of_labelled)))
@@ -120,25 +106,44 @@ def choose_typical(units: Units, candidates: Rows, labelled: Rows, count: int) -
         _most_typical(sample, np.flatnonzero(of_rows == cluster))
         for cluster in order[sizes[order] > 0][:count].tolist()
     ]
-    chosen = candidates[places]
-    if len(chosen) < count:
-        # Fewer clusters than images asked for.
-        others = np.delete(candidates, places)
-        more = farthest_first(units, others, chosen, count - len(chosen))
-        chosen = np.concatenate([chosen, more])
-    return chosen
+    return _filled(units, candidates, places, count)
 
 
-def _clusters(units: Units, count: int) -> Rows:
-    """Return the number of each row's cluster, ``(n,)``."""
+def _clusters(
+    units: Units, count: int, weights: NDArray[np.float64]
+) -> tuple[Rows, NDArray[np.float32]]:
+    """Return the number of each row's cluster, and its distance to the middle, ``(n,)`` each."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         # Where there are fewer different rows than clusters, some clusters stay empty.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(count, n_init=1, max_iter=_ROUNDS, random_state=0).fit(units)
-    return np.asarray(found.labels_, np.intp)
+        found = KMeans(count, n_init=1, max_iter=_ROUNDS, random_state=0).fit(
+            units, sample_weight=weights
+        )
+    clusters = np.asarray(found.labels_, np.intp)
+    distances = np.linalg.norm(units - found.cluster_centers_[clusters], axis=1)
+    return clusters, distances.astype(np.float32)
+
+
+def _filled(units: Units, candidates: Rows, places: Sequence[int], count: int) -> Rows:
+    """Return chosen candidates, and as many more as lack, each the farthest from all before.
+
+    They lack where there are fewer clusters than images asked for: of many, or of copies.
+    """
+    chosen = np.empty(count, np.intp)
+    chosen[: len(places)] = places
+    if len(places) == count:
+        return candidates[chosen]
+    rows = units[candidates]
+    nearest = np.full(len(rows), -1.0, np.float32)
+    for number in range(count):
+        if number >= len(places):
+            chosen[number] = nearest.argmin()
+        np.maximum(nearest, rows @ rows[chosen[number]], out=nearest)
+        nearest[chosen[number]] = np.inf
+    return candidates[chosen]
 
 
 def _most_typical(units: Units, rows: Rows) -> int:

@@ -94,7 +94,7 @@ def _chosen(pool: Pool, judgement: Judgement | None, count: int) -> list[Suggest
             for image in choosing.choose_typical(units, candidates, labelled, count).tolist()
         ]  # fmt: skip
     uncertainty = choosing.uncertainties(judgement.probabilities)
-    chosen = choosing.choose(units, candidates, labelled, uncertainty, count)
+    chosen = choosing.choose(units, candidates, uncertainty, count)
     best = judgement.probabilities.argmax(axis=1)
     return [
         Suggestion(

@@ -60,36 +60,44 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The choice
 
 
-@settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 30), labelled=st.integers(0, 9), seed=st.integers(0, 99))
-def test_as_many_different_images_as_asked_for(count: int, labelled: int, seed: int) -> None:
-    units = unit_rows(30 + labelled, seed=seed)
-    candidates, centres = np.arange(labelled, 30 + labelled), np.arange(labelled)
+@settings(max_examples=10, deadline=None)
+@given(count=st.integers(1, 30), seed=st.integers(0, 99), most=st.sampled_from([3, 500]))
+def test_as_many_different_images_as_asked_for(count: int, seed: int, most: int) -> None:
+    units = unit_rows(60, seed=seed)
+    candidates = np.arange(20, 50)
     uncertainty = np.random.default_rng(seed).random(30)
-    chosen = choosing.choose(units, candidates, centres, uncertainty, count).tolist()
-    assert len(set(chosen)) == count and set(chosen) <= set(candidates.tolist())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "CANDIDATES", 2)
+        patch.setattr(choosing, "MOST_CLUSTERS", most)
+        chosen = choosing.choose(units, candidates, uncertainty, count).tolist()
+        again = choosing.choose(units, candidates, uncertainty, count).tolist()
+    assert again == chosen and len(set(chosen)) == count
     # None is less uncertain than as many others as are looked at.
-    order = np.argsort(-uncertainty)[: choosing.CANDIDATES * count]
-    assert set(chosen) <= set(candidates[order].tolist())
-    again = choosing.choose(units, candidates, centres, uncertainty, count).tolist()
-    assert again == chosen
-    shorter = choosing.farthest_first(units, candidates, centres, 1 + count // 2).tolist()
-    assert choosing.farthest_first(units, candidates, centres, count).tolist()[
-        : len(shorter)
-    ] == shorter[:count]  # fmt: skip
+    assert set(chosen) <= set(candidates[np.argsort(-uncertainty)[: 2 * count]].tolist())
 
 
-def test_a_copy_of_a_chosen_or_labelled_image_is_not_chosen_while_there_are_others() -> None:
-    """Rows 0 to 23 are different, 24 to 35 copies of the first 12, 36 to 39 of the last 4."""
-    different = unit_rows(24)
-    copies = different[[*range(12), *range(20, 24)]]
-    copies = copies + np.random.default_rng(1).normal(size=copies.shape) * 1e-3
-    units = np.concatenate([different, copies]).astype(np.float32)
+@pytest.mark.parametrize("most", [4, 500])
+def test_a_copy_of_a_chosen_image_is_not_chosen_while_there_are_others(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows 0 to 23 are different, 24 to 47 their copies, all as uncertain as any."""
+    monkeypatch.setattr(choosing, "MOST_CLUSTERS", most)
+    units = np.tile(unit_rows(24), (2, 1))
+    units[24:] += np.random.default_rng(1).normal(size=(24, 12)).astype(np.float32) * 1e-3
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    # All are as uncertain as any.
-    chosen = choosing.choose(units, np.arange(36), np.arange(36, 40), np.ones(36), 12).tolist()
-    pictures = {row if row < 24 else row - 24 for row in chosen}
-    assert len(pictures) == 12 and not {20, 21, 22, 23} & pictures
+    chosen = choosing.choose(units, np.arange(48), np.ones(48), 16).tolist()
+    assert len({row % 24 for row in chosen}) == 16
+
+
+def test_what_is_uncertain_and_frequent_comes_first() -> None:
+    rng = np.random.default_rng(3)
+    y = np.repeat([0, 1, 2], [4, 17, 9])
+    units = (np.eye(6)[y] + rng.normal(size=(30, 6)) * 0.05).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    assert y[choosing.choose(units, np.arange(30), np.full(30, 0.5), 3)].tolist() == [1, 2, 0]
+    # Those of the largest cluster are certain.
+    uncertainty = np.where(y == 1, 0.01, 0.9)
+    assert y[choosing.choose(units, np.arange(30), uncertainty, 3)].tolist() == [2, 0, 1]
 
 
 def test_a_margin_is_of_the_two_most_probable_classes() -> None:
