@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
-from pipeline.images.manifest import COLUMNS, OK, Manifest
+from pipeline.images.manifest import OK, Manifest
 
 _FOUND = ("rank", "proposed", "probability", "uncertainty")
 
@@ -77,7 +77,7 @@ def write_table(path: Path, manifest: Manifest, found: Suggestions) -> None:
 
 
 def _rows(manifest: Manifest, found: Suggestions) -> Iterator[Sequence[str]]:
-    yield (*COLUMNS, *_FOUND)
+    yield (*manifest.columns, *_FOUND)
     row_of = {path: row for row, path in enumerate(manifest.paths)}
     first = [row_of.pop(item.path) for item in found.suggestions]
     for rank, (row, item) in enumerate(zip(first, found.suggestions, strict=True), start=1):
@@ -88,11 +88,16 @@ def _rows(manifest: Manifest, found: Suggestions) -> Iterator[Sequence[str]]:
         yield (*_row(manifest, row, manifest.splits[row]), "", "", "", "")
 
 
-def _row(manifest: Manifest, row: int, split: str) -> tuple[str, ...]:
-    # Whether two labels conflict is for the reader to find out, after they were edited.
+def _row(manifest: Manifest, row: int, split: str) -> Sequence[str]:
     return (
-        manifest.paths[row], manifest.labels[row], split, manifest.keys[row].decode(), OK
-    )  # fmt: skip
+        manifest.paths[row],
+        manifest.labels[row],
+        split,
+        manifest.keys[row].decode(),
+        # Whether two labels conflict is for the reader to find out, after they were edited.
+        OK,
+        *([manifest.groups[row]] if manifest.groups else []),
+    )
 
 
 def _spelled(value: float | None) -> str:

@@ -28,9 +28,9 @@ def read(path: str | Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
+def write(path: Path, rows: list[dict[str, str]], *more: str) -> Path:
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer = csv.DictWriter(file, (*COLUMNS, *more), extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -287,6 +287,29 @@ def test_a_copy_is_labelled_with_its_image(store: Path, tmp_path: Path, command:
     assert status == 0 and len(paths) == 108
     assert "copy.png" not in paths and "second.png" not in paths and bare["path"] in paths
     assert len(read(found["csv"])) == 122
+
+
+def test_groups_stay_and_go_with_the_images_that_are_chosen(
+    store: Path, tmp_path: Path, command: Command
+) -> None:
+    rows = read(forgotten(store, tmp_path / "mine.csv", 20))
+    for number, row in enumerate(rows):
+        row["group"] = f"plant {number % 20}"
+    manifest = write(tmp_path / "groups.csv", rows, "group")
+    status, found = command("suggest", store, "--n", 5, "--manifest", manifest)
+    table = read(found["csv"])
+    assert status == 0 and len({row["group"] for row in table}) == 20
+    for row in table[:5]:
+        row["label"] = truth(row["path"])
+    filled = write(tmp_path / "filled.csv", table, "group")
+    train = ("train-head", "--store", store, "--head", "ridge", "--run", "run", "--group", "group")
+    status, _ = command(*train, "--manifest", filled)
+    group = {row["path"]: row["group"] for row in table}
+    splits: dict[str, set[str]] = {}
+    for row in read("run/manifest.csv"):
+        splits.setdefault(group[row["path"]], set()).add(row["split"])
+    assert status == 0 and all(len(names) == 1 for names in splits.values())
+    assert all(splits[row["group"]] == {"train"} for row in table[:5])
 
 
 def test_python_gives_the_same(store: Path, tmp_path: Path, command: Command) -> None:
