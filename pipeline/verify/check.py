@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.options import VerifyOptions
+from pipeline.config.upkeep import VerifyOptions
 from pipeline.errors import ConfigError
 from pipeline.runs import model_folder
 from pipeline.runs.run import Run

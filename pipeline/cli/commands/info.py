@@ -7,7 +7,7 @@ from pipeline.cli.class_tables import all_classes, worst_classes
 from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import head_rows, leaderboard, uncertainty
 from pipeline.cli.text import Result, Text, size
-from pipeline.config.options import InfoOptions
+from pipeline.config.upkeep import InfoOptions
 from pipeline.system.wording import counted
 
 

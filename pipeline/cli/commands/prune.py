@@ -5,7 +5,7 @@ from typing import Final
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.text import Result, Text, size
-from pipeline.config.options import PruneOptions
+from pipeline.config.upkeep import PruneOptions
 from pipeline.system.wording import counted
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.text import Result, Text
-from pipeline.config.options import VerifyOptions
+from pipeline.config.upkeep import VerifyOptions
 from pipeline.system.wording import counted
 
 
