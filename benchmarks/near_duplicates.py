@@ -81,7 +81,7 @@ def listing_of(units: np.ndarray, y: np.ndarray) -> Listing:
         keys=np.array([f"{number:064x}" for number in range(count)], "S64"),
         statuses=["ok"] * count,
     )
-    return Listing(manifest, np.arange(count), units, "manifest")
+    return Listing(manifest, np.arange(count), units, "manifest", skipped=())
 
 
 def planted(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The scaler of every head: standardization that near-constant features cannot blow up."""
+"""The scaler of every head: half-way between standardizing and one scale for all features."""
 
 from typing import Final, Self
 
@@ -9,15 +9,20 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from pipeline.heads.rows import Features, blocks, is_stream
 
-# A feature with a standard deviation of 7e-5 beside a median of 0.3 would get weights 28,000
-# times the median one, and an engine's last digit would flip predictions.
+# Of the typical deviation, what is added to every other: an engine's last digit in a feature that
+# is constant but for it would flip predictions.
 FLOOR: Final = 1e-2
 # Rows that are converted to float64 together, in the cache: 4 MB of 2,048 features.
 PIECE_ROWS: Final = 256
 
 
 class FeatureScaler(TransformerMixin, BaseEstimator):
-    """Subtract the mean, divide by ``sqrt(var + (0.01 * median standard deviation)^2)``.
+    """Subtract the mean, divide by the geometric mean of a feature's and the typical deviation.
+
+    That is by ``sqrt(s * m)``, with ``m`` the median standard deviation of the features that vary,
+    and ``s = sqrt(var + (0.01 * m)^2)``. Dividing by ``s`` alone lifts features that hardly vary,
+    mostly noise, to the level of the others; one scale for all leaves the features of an untrained
+    network too far apart to learn from. See ``docs/accuracy.md`` for what each is worth.
 
     Attributes:
         mean_: float64 ``(dim,)``.
@@ -46,11 +51,11 @@ class FeatureScaler(TransformerMixin, BaseEstimator):
             allow_all_zero_weights=False,
         )
         self.mean_, variance = _mean_and_variance(X, weights)
-        floor = (FLOOR * np.median(np.sqrt(variance))) ** 2
-        scale = np.sqrt(variance + floor)
+        deviation = np.sqrt(variance)
         # Rounding leaves constant features a variance of about 1e-16 of their square.
-        tiny = 1e-10 * np.maximum(np.abs(self.mean_), 1e-30)
-        self.scale_ = np.where(scale > tiny, scale, 1.0)
+        varies = deviation > 1e-10 * np.maximum(np.abs(self.mean_), 1e-30)
+        typical = np.median(deviation[varies]) if varies.any() else 1.0
+        self.scale_ = np.sqrt(np.sqrt(variance + (FLOOR * typical) ** 2) * typical)
         return self
 
     def transform(self, X: NDArray[np.floating]) -> NDArray[np.floating]:

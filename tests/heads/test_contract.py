@@ -132,9 +132,10 @@ def test_scaler_is_finite_whatever_is_constant(seed: int, constant: int) -> None
 
 
 def test_scaler_follows_its_formula() -> None:
-    X = np.random.default_rng(0).normal(size=(50, 5)) * [1, 2, 3, 1e-5, 5]
+    X = np.random.default_rng(0).normal(size=(50, 9)) * [1, 2, 3, 1e-5, 5, 0, 0, 0, 0]
     std = X.std(axis=0)
-    expected = np.sqrt(std**2 + (1e-2 * np.median(std)) ** 2)
+    typical = np.median(std[:5])
+    expected = np.sqrt(np.sqrt(std**2 + (1e-2 * typical) ** 2) * typical)
     np.testing.assert_allclose(FeatureScaler().fit(X).scale_, expected)
 
 

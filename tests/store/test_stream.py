@@ -194,9 +194,10 @@ def test_scaler_of_a_stream_equals_the_formula(
     exact = X.astype(np.float64)
     mean = np.average(exact, axis=0, weights=weights)
     variance = np.average((exact - mean) ** 2, axis=0, weights=weights)
-    floor = 1e-2 * np.median(np.sqrt(variance))
+    typical = np.median(np.sqrt(variance))
+    scale = np.sqrt(np.sqrt(variance + (1e-2 * typical) ** 2) * typical)
     np.testing.assert_allclose(found.mean_, mean, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(found.scale_, np.sqrt(variance + floor**2), rtol=1e-9)
+    np.testing.assert_allclose(found.scale_, scale, rtol=1e-9)
 
 
 # -- heads ---------------------------------------------------------------------------------
