@@ -102,8 +102,11 @@ def _about_leaks(findings: Findings, best: str | None) -> list[Step]:
             f". Without them {best} is right about {_accuracy(scores.without)} of the test images, "
             f"instead of {_accuracy(scores.everything)}"
         )
-    return [{"text": f"{said}. Keep copies in one split: train-head --split leak-free.",
-             "to": "leaks"}]  # fmt: skip
+    said += (
+        ". Keep copies in one split: train-head --split leak-free. Declared splits win, those of "
+        "the table too: of copies in several, the ones nearest to test stay, others are left out"
+    )
+    return [{"text": f"{said}.", "to": "leaks"}]
 
 
 def _accuracy(score: Any) -> str:
@@ -187,7 +190,8 @@ def _commands(findings: Findings, csv: str, *, has_steps: bool) -> list[str]:
     """Return the commands to go on with, as they can be typed."""
     fixed = "runs/fixed"
     if has_steps:
-        commands = [["train-head", "--store", findings.store, "--run", fixed, "--manifest", csv]]
+        again = ["train-head", "--store", findings.store, "--run", fixed, "--manifest", csv]
+        commands = [[*again, "--split", "leak-free"] if findings.leaks else again]
         if findings.run:
             commands.append(["compare", findings.run, fixed])
     elif findings.run:

@@ -16,14 +16,10 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.copies import approximate, neighbours
 from pipeline.copies.descriptors import with_edges
 from pipeline.copies.distinct import DistinctImages
-from pipeline.copies.neighbours import (
-    Pairs,
-    Units,
-    nearest_similarities,
-)
+from pipeline.copies.neighbours import Pairs, Units, nearest_similarities
 from pipeline.copies.photos import Photos
 from pipeline.copies.pixels import SAME, correlations
-from pipeline.copies.threshold import Threshold
+from pipeline.copies.threshold import APPROXIMATE, EXACT, Threshold
 
 # Robust standard deviations below the middle from which a distance is an outlier: Iglewicz and
 # Hoaglin 1993, "How to Detect and Handle Outliers".
@@ -90,9 +86,10 @@ def find_duplicates(
         threshold = choose(units, has_pixels=has_pixels)
     if is_exact(len(images)):
         pairs = neighbours.pairs_within(units, threshold.candidates, progress=progress)
+        threshold = replace(threshold, search=EXACT, recall=None)
     else:
         pairs, recall = approximate.pairs_within(units, threshold.candidates, progress=progress)
-        threshold = replace(threshold, recall=recall)
+        threshold = replace(threshold, search=APPROXIMATE, recall=recall)
     if has_pixels:
         pairs = _confirmed(pairs, threshold, photos)
     return Duplicates(threshold, pairs, _components(pairs, len(images)), units)
@@ -117,6 +114,8 @@ def _given(similarity: float) -> Threshold:
         chosen=False,
         compared_by="features",
         pixels=None,
+        search=EXACT,
+        recall=None,
     )
 
 
@@ -134,7 +133,8 @@ def choose(units: Units, *, has_pixels: bool = False) -> Threshold:
     """
     if len(units) < 2:
         return Threshold(similarity=1.0, candidates=1.0, median=None, spread=None, chosen=True,
-                         compared_by=compared_by(has_pixels), pixels=None)  # fmt: skip
+                         compared_by=compared_by(has_pixels), pixels=None, search=EXACT,
+                         recall=None)  # fmt: skip
     rows = np.arange(len(units))
     if len(rows) > QUERIES:
         rows = np.sort(np.random.default_rng(0).choice(len(rows), QUERIES, replace=False))
@@ -151,6 +151,8 @@ def choose(units: Units, *, has_pixels: bool = False) -> Threshold:
         chosen=True,
         compared_by=compared_by(has_pixels),
         pixels=SAME if has_pixels else None,
+        search=EXACT,
+        recall=None,
     )
 
 

@@ -6,20 +6,20 @@ not fit is passed over and made again.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from pipeline.copies import descriptors, duplicates, pixels
-from pipeline.copies.distinct import distinct_images
-from pipeline.copies.photos import read_photos
+from pipeline.copies.distinct import DistinctImages, distinct_images
+from pipeline.copies.photos import Photos, read_photos
 from pipeline.copies.search import search, without_photos
 from pipeline.copies.threshold import Threshold
 from pipeline.errors import PipelineError, StoreError
 from pipeline.files.records import canonical_json, read_record, write_record
-from pipeline.files.typed_record import MisfitError, Record
+from pipeline.files.typed_record import MisfitError, Record, lenient
 from pipeline.images import reading
 from pipeline.images.manifest import Manifest
 from pipeline.store.store import COPIES, Store
@@ -27,6 +27,8 @@ from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
 _SCHEMA_VERSION: Final = 1
+# Images without a usable file that are named.
+_NAMED: Final = 3
 # What else the groups depend on; the rule itself has a number, to be raised when it changes.
 _METHOD: Final = {
     "rule": 1,
@@ -46,7 +48,9 @@ class NearDuplicates(Record):
     Attributes:
         searched: Digest of these images and of how they are compared.
         images: How many they are.
-        absent: How many of their files were not at hand.
+        absent: Of how many the file was gone, bad, or not the one that was encoded.
+        named: Paths of a few of these.
+        files: Digest of the state of all files at that time; empty where pixels were compared.
         threshold: From which similarity two are.
         groups: Keys of each group, two or more, ascending.
     """
@@ -54,25 +58,44 @@ class NearDuplicates(Record):
     searched: str
     images: int
     absent: int
+    named: Sequence[str] = field(metadata=lenient(()))
+    files: str = field(metadata=lenient(""))
     threshold: Threshold
     groups: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        sizes = [len(group) for group in self.groups]
-        largest = f" (the largest of {max(sizes):,})" if sizes else ""
-        lacking = f" ({self.absent:,} files are not at hand)" if self.absent else ""
         return (
-            f"Near duplicates stay in one split: {counted(len(self.groups), 'group')} of "
-            f"{counted(sum(sizes), 'image')}{largest}, of {self.images:,} compared by "
-            f"{self.threshold.compared_by}{lacking}, {self.threshold}"
+            f"{self._groups()} {counted(self.images, 'image')} compared by "
+            f"{self.threshold.compared_by}{self._lacking()}, {self.threshold}"
+        )
+
+    def _groups(self) -> str:
+        sizes = [len(group) for group in self.groups]
+        if not sizes:
+            return "No near duplicates found among"
+        return (
+            f"Near duplicates stay in one split: {counted(len(sizes), 'group')} of "
+            f"{counted(sum(sizes), 'image')} (the largest of {max(sizes):,}), of"
+        )
+
+    def _lacking(self) -> str:
+        """Return why pixels were not compared, if files were the reason."""
+        if not self.absent:
+            return ""
+        verb = "was" if self.absent == 1 else "were"
+        more = self.absent - len(self.named)
+        named = ", ".join(map(repr, self.named)) + (f" and {more:,} more" if more else "")
+        return (
+            f" ({counted(self.absent, 'file')} {verb} not at hand, bad or changed since extract: "
+            f"{named})"
         )
 
 
 def near_duplicates(store: Store, rows: Manifest, reporter: Reporter) -> NearDuplicates:
     """Return the near duplicates among images, as the store keeps them or by a search.
 
-    Pixels are compared where all files are at hand. What was found without them is kept until
-    files that were not there are back.
+    Pixels are compared where all files are at hand and as they were encoded. What was found without
+    them is kept until all are there, and any of them is another than at that time.
 
     Args:
         store: Their features; what is found is kept there.
@@ -92,10 +115,10 @@ def near_duplicates(store: Store, rows: Manifest, reporter: Reporter) -> NearDup
     kept = _kept(path, searched, ordered, reporter)
     if kept is not None and kept.threshold.pixels is not None:
         return kept
-    absent = _absent(ordered)
-    if kept is not None and (absent or not kept.absent):
+    files = _Files.of(ordered)
+    if kept is not None and (files.gone or files.digest == kept.files):
         return kept
-    found = _searched(store, ordered, searched, absent, reporter)
+    found = _searched(store, ordered, searched, files, reporter)
     try:
         write_record(path, found.as_json(), version=_SCHEMA_VERSION)
     except OSError as error:
@@ -136,11 +159,12 @@ def _kept(path: Path, searched: str, rows: Manifest, reporter: Reporter) -> Near
 
 
 def _searched(
-    store: Store, rows: Manifest, searched: str, absent: int, reporter: Reporter
+    store: Store, rows: Manifest, searched: str, files: "_Files", reporter: Reporter
 ) -> NearDuplicates:
     images = distinct_images(store, rows)
     reporter.say(f"Looking for near duplicates among {counted(len(images), 'image')}")
-    photos = without_photos(images) if absent else read_photos(images, reporter)
+    photos = without_photos(images) if files.gone else read_photos(images, reporter)
+    absent = files.gone or _unusable(images, photos)
     try:
         found = search(images, photos, reporter)
     except PipelineError as error:
@@ -152,7 +176,9 @@ def _searched(
     return NearDuplicates(
         searched=searched,
         images=len(images),
-        absent=absent,
+        absent=len(absent),
+        named=absent[:_NAMED],
+        files="" if found.threshold.pixels is not None else files.digest,
         threshold=found.threshold,
         groups=[[key.decode() for key in keys[group]] for group in found.groups],
     )
@@ -166,7 +192,38 @@ def _digest(store: Store, rows: Manifest) -> str:
     return digest.hexdigest()
 
 
-def _absent(rows: Manifest) -> int:
-    """Return of how many images no file is there, without opening any."""
-    there = {rows.keys[row] for row in range(len(rows)) if reading.find(rows, row) is not None}
-    return len(np.unique(rows.keys)) - len(there)
+def _unusable(images: DistinctImages, photos: Photos) -> Sequence[str]:
+    """Return a path of each image whose files are bad, or not those that were encoded."""
+    read = set(photos.images.tolist())
+    return [images.path(image) for image in range(len(images)) if image not in read]
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """The files of images, without opening any.
+
+    Attributes:
+        gone: A path of each image that has none.
+        digest: Digest of the size and times of all.
+    """
+
+    gone: Sequence[str]
+    digest: str
+
+    @classmethod
+    def of(cls, rows: Manifest) -> "_Files":
+        """Look at the files of rows."""
+        digest = hashlib.sha256()
+        gone: dict[bytes, str] = {}
+        there = set()
+        for row, (key, path) in enumerate(zip(rows.keys.tolist(), rows.paths, strict=True)):
+            found = reading.find(rows, row)
+            if found is None:
+                gone.setdefault(key, path)
+                continue
+            there.add(key)
+            state = found.status
+            digest.update(
+                f"{row} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns};".encode()
+            )
+        return cls([path for key, path in gone.items() if key not in there], digest.hexdigest())

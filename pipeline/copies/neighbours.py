@@ -51,7 +51,7 @@ class Pairs:
     """Pairs of rows and their cosine similarity.
 
     Attributes:
-        first: Row numbers, ``(k,)``, each below that of ``second``.
+        first: Row numbers, ``(k,)``; below those of ``second`` in what a search returns.
         second: Row numbers, ``(k,)``.
         similarity: float64 ``(k,)``.
     """
@@ -298,9 +298,6 @@ def _first(
     """Return as much of flat memory as some rows of a side take."""
     shape = (len(places), side.shape[1])
     return memory[: shape[0] * shape[1]].reshape(shape)
-
-
-_NONE: Final = Pairs.together([])
 
 
 def similarities(

@@ -4,6 +4,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline.copies import approximate
 from pipeline.copies.distinct import DistinctImages
 from pipeline.copies.duplicates import LARGE, Duplicates, find_duplicates, is_exact
 from pipeline.copies.neighbours import num_steps
@@ -31,7 +32,7 @@ def search(
         reporter.say(f"Comparing {count:,} images with those of the nearest cells, by faiss")
     elif count >= _LARGE:
         seconds = count * count / 2 / _RATE
-        faster = "; with faiss-cpu installed nearly all are found sooner" if count > LARGE else ""
+        faster = f"; faiss finds nearly all sooner: {approximate.PIP_LINE}" if count > LARGE else ""
         reporter.say(
             f"Comparing {count:,} images with each other, exactly: about {seconds / 60:.0f} "
             f"minutes on two processors{faster}"

@@ -1,8 +1,13 @@
 """From which similarity images are nearly the same, as results and records say it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
-from pipeline.files.typed_record import Record
+from pipeline.files.typed_record import Record, lenient
+
+# Ways to search.
+EXACT: Final = "exact"
+APPROXIMATE: Final = "approximate"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +22,9 @@ class Threshold(Record):
         chosen: Whether the data said it, rather than a person.
         compared_by: ``features``, or ``features and pixels``.
         pixels: Correlation of pixels from which a candidate is; None where they were not compared.
-        recall: Share of all candidates that was found, measured on some images; None where the
-            search is exact.
+        search: ``exact``, or ``approximate``.
+        recall: Share of all such pairs that an approximate search finds, measured on some images;
+            None where too few of these have any, and of an exact search, which finds all.
     """
 
     similarity: float
@@ -28,9 +34,20 @@ class Threshold(Record):
     chosen: bool
     compared_by: str
     pixels: float | None
-    recall: float | None = None
+    search: str = field(metadata=lenient(EXACT))
+    recall: float | None = field(metadata=lenient(None))
 
     def __str__(self) -> str:
         pixels = f", or {self.candidates:g} where pixels agree" if self.pixels is not None else ""
-        nearly = f"; about {self.recall:.1%} of them found" if self.recall is not None else ""
-        return f"similarity {self.similarity:g} or above{pixels}{nearly}"
+        rule = "chosen from this data" if self.chosen else "as given by --threshold"
+        return f"similarity {self.similarity:g} or above{pixels}, {rule}{self._found()}"
+
+    def _found(self) -> str:
+        """Return what an approximate search is known to find; nothing of an exact one."""
+        if self.search == EXACT:
+            return ""
+        if self.recall is None:
+            return "; the search is approximate, what share of such pairs it finds is not measured"
+        return (
+            f"; the search is approximate, it finds about {100 * self.recall:.1f} % of such pairs"
+        )

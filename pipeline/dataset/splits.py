@@ -80,12 +80,17 @@ def read_split(text: str | None) -> tuple[bool, str | None]:
     Example:
         >>> read_split("leak-free:80/10/10")
         (True, '80/10/10')
+
+    Raises:
+        ConfigError: After the colon of ``leak-free:`` are no shares.
     """
     if text is None:
         return False, None
     name, colon, ratios = text.partition(":")
     if name.strip() != LEAK_FREE:
         return False, text
+    if colon:
+        parse_ratios(ratios)
     return True, ratios if colon else None
 
 

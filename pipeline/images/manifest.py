@@ -31,7 +31,9 @@ CONFLICT: Final = "conflicting label"
 KEY_DTYPE: Final = np.dtype("S64")
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
-_KEY_PLACE: Final = 4
+# Columns that are read, in the order of a row's cells; a person may name another one for the group.
+_READ: Final = ("path", "label", "split", GROUP, "key", "status")
+_GROUP_PLACE, _KEY_PLACE = _READ.index(GROUP), _READ.index("key")
 # What a path ends in, where it is surely one.
 SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
 
@@ -110,7 +112,7 @@ def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
     named = GROUP if group is None else folded(group)
     table = read_table(
         path,
-        ("path", "label", "split", named, "key", "status"),
+        tuple(named if column == GROUP else column for column in _READ),
         required=("path", "label", "key"),
         exists=lambda text: exists_at(root, text),
         is_row=lambda cells: bool(_KEY.fullmatch(cells[_KEY_PLACE]) and SUFFIX.search(cells[0])),
@@ -259,7 +261,7 @@ def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
                 f"as {_spelled(before[1:3])} and as {_spelled(row[1:3])}.",
                 hint="Keep one of the rows.",
             )
-        for place, what in ((3, "group"), (_KEY_PLACE, "key")):
+        for place, what in ((_GROUP_PLACE, "group"), (_KEY_PLACE, "key")):
             if before[place : place + 1] != row[place : place + 1]:
                 raise ManifestError(
                     f"{path}: expected one {what} per path. Received: {name!r} with two.",

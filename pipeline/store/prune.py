@@ -1,6 +1,5 @@
 """Dropping what no manifest needs: features of images that are gone, and frozen activations."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +7,14 @@ from numpy.typing import NDArray
 
 from pipeline.store import activations
 from pipeline.store.lock import lock
-from pipeline.store.store import COPIES, Store
+from pipeline.store.store import Store
 
 
 def prune(path: Path) -> dict[str, object]:
     """Drop the features and frozen activations that no manifest row needs; merge small shards.
 
-    Kept searches for near duplicates are dropped too.
+    Kept searches for near duplicates stay: once the images are elsewhere, those that compared their
+    pixels cannot be made again.
 
     Returns:
         ``store``, ``dropped`` and ``rows`` (features), ``shards``, ``boundary_dropped`` and
@@ -30,8 +30,6 @@ def prune(path: Path) -> dict[str, object]:
         store.remove_leftovers()
         needed = store.needed_keys()
         boundary_dropped = _prune_boundary(store, needed)
-        # What is needed of them nobody can tell, and train-head makes that again.
-        shutil.rmtree(path / COPIES, ignore_errors=True)
         with store.scan_cache() as cache:
             dropped = store.compact(cache, keep=needed, everything=True)
         store.refresh_view()

@@ -38,7 +38,7 @@ NOTHING = Findings(
     imbalance=1.0,
     threshold=Threshold(
         similarity=0.9, candidates=0.7, median=0.6, spread=0.1, chosen=True,
-        compared_by="features and pixels", pixels=0.55,
+        compared_by="features and pixels", pixels=0.55, search="exact", recall=None,
     ),
     copies=(),
     near_duplicates=(),
@@ -119,11 +119,13 @@ def test_what_was_found_is_said(store: Store) -> None:
     said = text_of(html)
     for expected in ("1 leak between splits, 1 group of copies under several labels, 2 likely",
                      "the class shows in the file size", "1 of test. Each is shown",
-                     "pipeline compare runs/a runs/fixed", "without leaked 50.0 % 25.0 – 50.0",
+                     "--split leak-free pipeline compare runs/a runs/fixed",
+                     "Declared splits win", "without leaked 50.0 % 25.0 – 50.0",
                      "0.950 to 0.500 3 images chain", "take bee 0.000 · likely", "4.2 deviations",
                      "Dark: 1", "99 % below level 12 of 255", "file size 90.0 % 80.0 – 95.0",
                      "tells the class", "None: every file of the manifest has features",
-                     "From 0.900 on, far above that"):  # fmt: skip
+                     "copies at similarity 0.9 or above, or 0.7 where pixels agree, chosen"
+                    ):  # fmt: skip
         assert expected in said, expected
     # There are no images at all: each says what it would show.
     assert "Made without some pictures" in said and "<img" not in html
@@ -143,11 +145,13 @@ def test_nothing_found_is_said_by_every_section(store: Store) -> None:
                      "pipeline train-head --store 'stores/a b'"):  # fmt: skip
         assert expected in said, expected
     unseen = replace(NOTHING, label_errors=LabelErrors(), classes={}, imbalance=None,
-                     threshold=replace(NOTHING.threshold, median=None, spread=None, chosen=False),
+                     threshold=replace(NOTHING.threshold, median=None, spread=None, chosen=False,
+                                       search="approximate"),
                      notes={"label_errors": "cleanlab is missing."})  # fmt: skip
     said = text_of(written(store, unseen))
     assert "Label errors Not looked for. Cleanlab is missing. Outliers" in said
-    assert "as given by --threshold" in said and "No file has a label" in said
+    assert "as given by --threshold; the search is approximate, what share" in said
+    assert "No file has a label" in said
 
 
 def test_what_there_is_no_room_for_is_counted(

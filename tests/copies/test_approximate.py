@@ -26,7 +26,7 @@ def test_pairs_are_those_of_the_exact_search(monkeypatch: pytest.MonkeyPatch) ->
     told: list[int] = []
     found, recall = approximate.pairs_within(units, 0.995, progress=lambda: told.append(1))
     exact = neighbours.pairs_within(units, 0.995)
-    assert recall >= approximate.RECALL
+    assert recall is not None and recall >= approximate.RECALL
     assert set(listed(found)) <= set(listed(exact))
     assert len(found) >= 0.97 * len(exact) >= 97
     assert len(set(listed(found))) == len(found) and listed(found) == sorted(listed(found))
@@ -41,9 +41,59 @@ def test_recall_is_what_was_found_of_the_asked_rows(monkeypatch: pytest.MonkeyPa
     found, recall = approximate.pairs_within(units, 0.9)
     exact = neighbours.pairs_within(units, 0.9)
     share = len(found) / len(exact)
-    assert 0 < recall < 1
+    assert recall is not None and 0 < recall < 1
     # A pair is asked for from both sides, and found from either.
     assert recall <= share <= 2 * recall
+
+
+def test_more_rows_are_asked_until_enough_pairs_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approximate, "ASKED", 100)
+    monkeypatch.setattr(approximate, "MOST_ASKED", 1000)
+    monkeypatch.setattr(approximate, "KNOWN", 50)
+    # 200 rows of 1,000 have a pair: among the first hundred are fewer than 50.
+    units = units_with_copies(1000, 40, 100)
+    search = approximate._Cells(units, 0.995)
+    asked, known = search._asked()
+    assert 100 < len(asked) < 1000 and len(known) >= 50
+    exact = set(listed(neighbours.pairs_within(units, 0.995)))
+    expected = {
+        (row, a + b - row) for a, b in exact for row in (a, b) if row in set(asked.tolist())
+    }
+    assert set(listed(known)) == expected
+    recall = search.choose_probes()
+    assert recall is not None and recall >= approximate.RECALL
+    assert search.index.nprobe in approximate.PROBES
+
+
+@pytest.mark.parametrize("copies", [0, 20])
+def test_with_few_known_pairs_no_recall_is_told_and_most_cells_are_looked_into(
+    copies: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approximate, "ASKED", 50)
+    monkeypatch.setattr(approximate, "MOST_ASKED", 100)
+    units = units_with_copies(400, 40, copies)
+    search = approximate._Cells(units, 0.995)
+    assert search.choose_probes() is None
+    assert search.index.nprobe == approximate.PROBES[-1]
+    found, recall = approximate.pairs_within(units, 0.995)
+    assert recall is None and listed(found) == listed(neighbours.pairs_within(units, 0.995))
+
+
+def test_known_pairs_have_a_limit_by_what_all_rows_would_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(neighbours, "MOST_PAIRS", 100)
+    monkeypatch.setattr(neighbours, "BLOCK", 16)
+    search = approximate._Cells(np.ones((80, 4), np.float32) / 2, 0.9)
+    looked_at = []
+    confirmed = neighbours.confirmed
+    monkeypatch.setattr(
+        neighbours, "confirmed", lambda *given: (looked_at.append(1), confirmed(*given))[1]
+    )
+    with pytest.raises(PipelineError, match="tells no copies"):
+        search.exactly(np.arange(10))
+    # One block of rows of five.
+    assert len(looked_at) == 1
 
 
 def test_too_many_pairs_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,9 +45,13 @@ def test_the_threshold_of_an_earlier_search_is_taken_where_it_compared_by_the_sa
     photos = without_photos(images)
     chosen = search(images, photos, Silence()).threshold
     assert chosen.compared_by == "features" and chosen.chosen
+    assert chosen.search == "exact" and chosen.recall is None
     said = {**chosen.as_json(), "similarity": 0.1, "candidates": 0.1}
     known = Threshold.of(said)
     assert search(images, photos, Silence(), known=known).threshold == known
+    # How well an earlier search found them is no matter of this one.
+    nearly = Threshold.of({**said, "search": "approximate", "recall": 0.9})
+    assert search(images, photos, Silence(), known=nearly).threshold == known
     by_pixels = Threshold.of({**said, "compared_by": "features and pixels"})
     assert search(images, photos, Silence(), known=by_pixels).threshold == chosen
     assert search(images, photos, Silence(), given=0.5, known=known).threshold.similarity == 0.5

@@ -203,6 +203,8 @@ def test_what_split_asks_for() -> None:
     for text in ("leak-free:", "leakfree", "leak-free/80/10/10"):
         with pytest.raises(ConfigError, match="or leak-free"):
             splits.parse_ratios(splits.read_split(text)[1] or "")
+    with pytest.raises(ConfigError, match="or leak-free"):
+        splits.read_split("leak-free:")
 
 
 def test_a_share_that_is_far_off_is_said_with_the_largest_group() -> None:

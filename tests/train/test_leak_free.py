@@ -1,6 +1,7 @@
 """``--split leak-free`` and ``--group``: what belongs together is never both trained and scored."""
 
 import csv
+import shutil
 from collections import defaultdict
 from dataclasses import fields
 from functools import cache
@@ -17,13 +18,16 @@ from pipeline import heads
 from pipeline.audit.leaks import find_leaks
 from pipeline.audit.listing import read_listing
 from pipeline.audit.stage import taken
+from pipeline.cli.commands import audit
 from pipeline.cli.main import main
 from pipeline.config.options import SweepOptions
+from pipeline.copies import approximate, duplicates
 from pipeline.copies import kept as kept_searches
 from pipeline.copies.photos import read_photos
 from pipeline.copies.search import search
 from pipeline.dataset.features import SplitFeatures
 from pipeline.dataset.splits import SPLITS
+from pipeline.pages import frame
 from pipeline.runs.run import Run
 from pipeline.store import scan_cache
 from pipeline.store.store import Store
@@ -124,10 +128,8 @@ def test_near_duplicates_stay_together_and_the_audit_finds_no_leak(
     assert merged.images == len(original) and merged.threshold.pixels
     (line,) = [note for note in source.notes if "Near duplicates" in note]
     assert line in shown
-    assert (
-        f"{merged.groups} groups of {merged.merged} images (the largest of 3), of 44 compared by"
-        in line
-    )
+    counts = f"{merged.groups} groups of {merged.merged} images (the largest of 3)"
+    assert f"{counts}, of 44 images compared by" in line
     assert f"features and pixels, similarity {merged.threshold.similarity:g} or above" in line
     # The same split again: heads are kept, and others refused.
     assert command(*TRAIN, "--run", "run", "--split", "leak-free")[0] == 0
@@ -167,7 +169,8 @@ def test_what_was_found_is_kept_and_found_again_where_it_does_not_fit(
     assert not kept.exists()
     assert "Looking for" in said(capsys, *train)
     assert command("prune", "store")[0] == 0
-    assert not Path("store/copies").exists()
+    assert kept.read_bytes() == before
+    kept.unlink()
     monkeypatch.setattr(kept_searches, "write_record", no_space)
     assert "are not kept in 'store' (no space" in said(capsys, *train)
 
@@ -182,7 +185,11 @@ def test_without_files_features_say_it_until_the_files_are_back(
     train = (*TRAIN, "--run", "run", "--force", "--split", "leak-free")
     Path("photos").rename("elsewhere")
     shown = said(capsys, *train)
-    assert "44 compared by features (44 files are not at hand)" in shown
+    assert (
+        "44 images compared by features (44 files were not at hand, bad or changed since extract: "
+        in shown
+    )
+    assert " and 41 more)" in shown
     assert "Looking for" not in said(capsys, *train)
     Path("elsewhere").rename("photos")
     shown = said(capsys, *train)
@@ -190,6 +197,71 @@ def test_without_files_features_say_it_until_the_files_are_back(
     Path("photos").rename("elsewhere")
     shown = said(capsys, *train)
     assert "Looking for" not in shown and "by features and pixels" in shown
+
+
+def test_a_file_that_cannot_be_used_is_named_and_searched_again_when_it_is_another(
+    command: Command, original: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = (*TRAIN, "--run", "run", "--force", "--split", "leak-free")
+    file = Path("photos/cat/02.png")
+    content = file.read_bytes()
+    file.write_bytes(b"no image")
+    shown = said(capsys, *train)
+    assert (
+        "by features (1 file was not at hand, bad or changed since extract: 'cat/02.png')" in shown
+    )
+    assert "Looking for" not in said(capsys, *train)
+    # Gone, a search could not help.
+    file.unlink()
+    assert "Looking for" not in said(capsys, *train)
+    file.write_bytes(content)
+    shown = said(capsys, *train)
+    assert "Looking for" in shown and "by features and pixels, " in shown
+
+
+def test_an_approximate_search_says_so_in_all_results(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(duplicates, "LARGE", 50)
+    monkeypatch.setattr(approximate, "KNOWN", 5)
+    monkeypatch.setattr(frame, "missing", lambda: "bokeh")
+    rows = copied_store(Path("store"))
+    train = (*TRAIN, "--run", "run", "--force", "--split", "leak-free")
+    shown = said(capsys, *train)
+    assert straddling("run", rows) == [] and leaks("run") == []
+    merged = Run.open(Path("run")).record.source.near_duplicates
+    assert merged is not None and merged.groups == 10 and merged.merged == 20
+    assert merged.threshold.search == "approximate" and merged.threshold.recall == 1.0
+    finds = "chosen from this data; the search is approximate, it finds about 100.0 % of such pairs"
+    assert finds in shown
+    status, found = command("audit", "store", "--run", "run")
+    assert status == 0 and found["threshold"] == merged.threshold.as_json()
+    assert len(found["near_duplicates"]) == 10 and not found["leaks"]
+    assert any(finds in line for line in audit.text(found) if isinstance(line, str))
+    # Of fewer pairs nothing can be said.
+    monkeypatch.setattr(approximate, "KNOWN", 1000)
+    shutil.rmtree("store/copies")
+    shown = said(capsys, *train)
+    assert "approximate, what share of such pairs it finds is not measured" in shown
+    merged = Run.open(Path("run")).record.source.near_duplicates
+    assert merged is not None and merged.groups == 10
+    assert merged.threshold.search == "approximate" and merged.threshold.recall is None
+
+
+def copied_store(path: Path) -> dict[str, int]:
+    """Write a store of 60 images, ten of them nearly another; what belongs to each."""
+    store = planted_store(path, {"ant": 30, "bee": 30})
+    manifest = store.read_manifest()
+    features = store.read(manifest.keys)
+    features[10:20] = features[:10] * 1.001 + 0.001
+    shutil.rmtree(path)
+    store = Store.create(path, identity=store.identity, dim=store.dim, root=path)
+    store.plain.add_shard(manifest.keys, features)
+    with store.scan_cache() as cache:
+        store.reindex(cache)
+    store.save_manifest(store.manifest_path, manifest)
+    return {name: row - 10 if 10 <= row < 20 else row for row, name in enumerate(manifest.paths)}
 
 
 def with_patients(path: str, column: str = "patient") -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Final
 from pipeline.cli.command import Call, Command
 from pipeline.cli.text import Result, Table, Text, number
 from pipeline.config.auditing import AuditOptions
+from pipeline.copies.threshold import Threshold
 from pipeline.system.wording import counted
 
 # Of what was found, the first ones are shown; all are in audit.csv.
@@ -33,7 +34,8 @@ def text(result: Result) -> Text:
         *_issues(result),
         *_confounders(result),
         *_note(result, "html"),
-        f"Wrote {result['csv']}: edit its labels, then train-head --manifest {result['csv']}",
+        f"Wrote {result['csv']}: edit its labels, then train-head --manifest {result['csv']}"
+        + (" --split leak-free" if result["leaks"] else ""),
         *([f"Wrote {result['html']}: all of this with pictures"] if result["html"] else []),
     ]
 
@@ -49,15 +51,13 @@ def _imbalance(result: Result) -> str:
 
 
 def _copies(result: Result) -> Text:
-    threshold, groups = result["threshold"], result["near_duplicates"]
+    threshold, groups = Threshold.of(result["threshold"]), result["near_duplicates"]
     of_two = sum(len(set(group["labels"]) - {""}) > 1 for group in groups)
     chains = sum(group["is_chain"] for group in groups)
-    rule = "as given" if not threshold["chosen"] else "chosen from this data"
-    pixels = f", or {threshold['candidates']:g} where pixels agree" if threshold["pixels"] else ""
     return [
         f"Copies: {counted(len(result['copies']), 'group')} of equal files, "
         f"{counted(len(groups), 'group')} of nearly equal images ({of_two:,} under several labels, "
-        f"{chains:,} chains); similarity {threshold['similarity']:g} or above{pixels}, {rule}",
+        f"{chains:,} chains); {threshold}",
         *map(_group, groups[:_SHOWN]),
     ]
 

@@ -108,8 +108,7 @@ const bytes = (text) => {
     at % 2 ? Uint8Array.of(part.charCodeAt(0) - 0xdc00) : encoder.encode(part));
 };
 
-// Rows of path, label, split and key: a manifest for train-head.
-// Rows of path, label, split and key; of data with groups, the group too.
+// A manifest for train-head, of rows of path, label, split and key; of data with groups, the group too.
 page.downloadManifest = (name, rows) => {
   const columns = ["path", "label", "split", "key", "group"].slice(0, rows[0]?.length);
   const text = [columns, ...rows].map((row) => row.map(cell).join(",") + "\n");
