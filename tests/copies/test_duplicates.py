@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from fakes import planted_store
 
-from pipeline.copies import duplicates
+from pipeline.copies import approximate, duplicates
+from pipeline.copies import search as searches
 from pipeline.copies.distinct import distinct_images
 from pipeline.copies.neighbours import Pairs
 from pipeline.copies.search import search, without_photos
@@ -55,3 +56,25 @@ def test_the_threshold_of_an_earlier_search_is_taken_where_it_compared_by_the_sa
     by_pixels = Threshold.of({**said, "compared_by": "features and pixels"})
     assert search(images, photos, Silence(), known=by_pixels).threshold == chosen
     assert search(images, photos, Silence(), given=0.5, known=known).threshold.similarity == 0.5
+
+
+def test_a_long_search_is_announced_with_what_makes_it_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    class Listening(Silence):
+        """Remembers what is said."""
+
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    store = planted_store(tmp_path / "store", {"ant": 20, "bee": 20})
+    images = distinct_images(store, store.read_manifest())
+    monkeypatch.setattr(searches, "_LARGE", 30)
+    monkeypatch.setattr(searches, "LARGE", 35)
+    monkeypatch.setattr(approximate, "is_installed", lambda: False)
+    search(images, without_photos(images), Listening())
+    (line,) = said
+    assert line.startswith("Comparing 40 images with each other, exactly: about 0 minutes")
+    assert line.endswith("faiss finds nearly all sooner: pip install 'embedding-pipeline[faiss]'")
