@@ -26,6 +26,8 @@ from pipeline.system.wording import counted
 COLUMNS: Final = ("path", "label", "split", "key", "status")
 # Beside them where the source has it: what belongs together, such as the photos of one patient.
 GROUP: Final = "group"
+# In the rows of a run, beside the split that a row is in: what the source declared of it.
+DECLARED: Final = "declared"
 OK: Final = "ok"
 CONFLICT: Final = "conflicting label"
 KEY_DTYPE: Final = np.dtype("S64")
@@ -50,6 +52,8 @@ class Manifest:
         notes: What was assumed about the source or left out of it, one line each.
         groups: What each image belongs to; empty where it is alone. No values at all where the
             source names no group.
+        declared: Of the rows of a run whose source declares some in train and nothing of the
+            others, what it declared of each; no values at all of others.
     """
 
     root: Path
@@ -60,6 +64,7 @@ class Manifest:
     statuses: Sequence[str]
     notes: tuple[str, ...] = ()
     groups: Sequence[str] = ()
+    declared: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,6 +83,7 @@ class Manifest:
             keys=self.keys[list(rows)],
             statuses=[self.statuses[row] for row in rows],
             groups=[self.groups[row] for row in rows] if self.groups else (),
+            declared=[self.declared[row] for row in rows] if self.declared else (),
         )
 
     def skipped(self) -> list[tuple[str, str]]:
@@ -110,7 +116,7 @@ def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
     named = GROUP if group is None else folded(group)
     table = read_table(
         path,
-        ("path", "label", "split", named, "key", "status"),
+        ("path", "label", "split", named, "key", "status", DECLARED),
         required=("path", "label", "key"),
         exists=lambda text: exists_at(root, text),
         is_row=lambda cells: bool(_KEY.fullmatch(cells[_KEY_PLACE]) and SUFFIX.search(cells[0])),
@@ -124,7 +130,7 @@ def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
         )
     rows = unique_rows(path, table.rows)
     keys, statuses = [], []
-    for name, label, _, _, typed, status in rows:
+    for name, label, _, _, typed, status, _ in rows:
         key = typed.strip()
         # Rows that were added by hand have none.
         is_ok = status.strip().casefold() in ("", OK)
@@ -145,6 +151,7 @@ def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
         statuses=statuses,
         notes=table.notes,
         groups=group_column([row[3] for row in rows]),
+        declared=declared if any(declared := split_column(path, [row[6] for row in rows])) else (),
     )
 
 
@@ -198,6 +205,7 @@ def _rows(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, ...
         "key": (key.decode() for key in manifest.keys),
         "status": manifest.statuses,
         GROUP: manifest.groups,
+        DECLARED: manifest.declared,
     }
     return zip(*(values[column] for column in columns), strict=True)
 

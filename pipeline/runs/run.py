@@ -246,7 +246,8 @@ class Run:
         """Write the rows, and the record with their digest."""
         path = self.path / MANIFEST
         with temporary_sibling(path) as temporary:
-            columns = (*MANIFEST_COLUMNS, *([manifests.GROUP] if rows.groups else []))
+            more = {manifests.GROUP: rows.groups, manifests.DECLARED: rows.declared}
+            columns = (*MANIFEST_COLUMNS, *(name for name, values in more.items() if values))
             manifests.fill(temporary, rows, columns=columns)
             digest = sha256_file(temporary)
             self.record = self.record.with_file(MANIFEST, [digest])
@@ -387,5 +388,5 @@ class Run:
 def _rows_of(examples: Examples, root: Path) -> Manifest:
     return Manifest(
         root, examples.paths, examples.labels, examples.splits, examples.keys, (),
-        groups=examples.groups,
+        groups=examples.groups, declared=examples.declared,
     )  # fmt: skip
