@@ -47,7 +47,7 @@ def _head(result: Result) -> list[str]:
 
 def _table(found: list[Result]) -> Table:
     if found[0]["proposed"] is None:
-        return Table([("rank", "path"), *_ranked(found)], has_words=True)
+        return Table([("rank", "path"), *_ranked(found)], has_words=True, whole=("path",))
     return Table(
         [
             ("rank", "probability", "uncertainty", "proposed", "path"),
@@ -58,6 +58,7 @@ def _table(found: list[Result]) -> Table:
             ),
         ],
         has_words=True,
+        whole=("path",),
     )  # fmt: skip
 
 
