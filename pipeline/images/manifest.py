@@ -166,6 +166,27 @@ def fill(path: Path, manifest: Manifest, *, columns: Sequence[str] | None = None
     write_csv(path, chain([chosen], _rows(manifest, chosen)))
 
 
+def cells(manifest: Manifest, row: int, **others: str) -> tuple[str, ...]:
+    """Return the cells of a row for a table to edit, in the order of ``Manifest.columns``.
+
+    Args:
+        manifest: The rows.
+        row: Its number.
+        others: Cells to write in the place of the manifest's, by column.
+    """
+    status = manifest.statuses[row]
+    own = {
+        "path": manifest.paths[row],
+        "label": manifest.labels[row],
+        "split": manifest.splits[row],
+        "key": manifest.keys[row].decode(),
+        # Whether two labels conflict is for the reader to find out, after they were edited.
+        "status": OK if status == CONFLICT else status,
+        GROUP: manifest.groups[row] if manifest.groups else "",
+    }
+    return tuple({**own, **others}[column] for column in manifest.columns)
+
+
 def mark_conflicts(manifest: Manifest) -> Manifest:
     """Give every image that stands under two labels the status ``conflicting label``."""
     labels: dict[bytes, str] = {}
