@@ -21,6 +21,7 @@ from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
 from pipeline.suggest.candidates import Candidates
+from pipeline.system import machine
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -31,6 +32,8 @@ FOLDS: Final = 5
 _MANY: Final = 5000
 # Labelled images that a head is fitted on at most: with its folds they are in memory several times.
 LARGEST: Final = 50_000
+# What fitting takes, in copies of the features that it is done on: 3.8 were measured.
+_COPIES: Final = 4
 # Images that are asked about at once.
 _BLOCK: Final = 4096
 
@@ -72,8 +75,12 @@ def of_labelled(known: Candidates, name: str) -> Judgement:
     """Return what a head says that is fitted on the labelled images, of two classes or more.
 
     Of more than ``LARGEST`` a part is taken; see ``balanced``.
+
+    Raises:
+        ConfigError: There is not enough memory to fit it.
     """
     rows = balanced(known.y, LARGEST)
+    _require_memory(len(rows), known.images.units.shape[1])
     head, accuracy = fit(known.units(known.labelled[rows]), known.y[rows], name)
     # Every class has a row, so the columns are those of the names.
     found = np.concatenate(
@@ -103,6 +110,17 @@ def balanced(y: NDArray[np.int64], most: int) -> NDArray[np.intp]:
     # Which of its class each row is: the first of every class, then the second, and so on.
     turn = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.sort(order[np.argsort(turn, kind="stable")[:most]])
+
+
+def _require_memory(rows: int, dim: int) -> None:
+    needed, free = _COPIES * 4 * dim * rows, machine.free_memory()
+    if needed > free:
+        raise ConfigError(
+            f"Expected memory to fit a head on {rows:,} labelled images: {needed / 1e9:.1f} GB. "
+            f"Received: {free / 1e9:.1f} GB free.",
+            hint="Train one with train-head and give that run, by --run, or take a part of the "
+            "images, with --manifest.",
+        )
 
 
 def of_run(known: Candidates, store: Store, run: Run, asked: str | None) -> Judgement:

@@ -117,7 +117,7 @@ def _chosen(
 ) -> list[Suggestion]:
     units, candidates, labelled = known.images.units, known.unlabelled, known.labelled
     if judgement is None:
-        with reporter.bar(count, "image") as bar:
+        with reporter.bar(count, "img") as bar:
             chosen = choosing.choose_typical(units, candidates, labelled, count, bar.advance)
         return [
             Suggestion(path=known.images.path(image), proposed=None, probability=None,
@@ -125,7 +125,7 @@ def _chosen(
             for image in chosen.tolist()
         ]  # fmt: skip
     uncertainty = choosing.uncertainties(judgement.probabilities)
-    with reporter.bar(count, "image") as bar:
+    with reporter.bar(count, "img") as bar:
         chosen = choosing.choose(units, candidates, uncertainty, count, bar.advance)
     best = judgement.probabilities.argmax(axis=1)
     return [

@@ -171,6 +171,18 @@ def test_a_part_is_balanced_by_class(counts: list[int], most: int) -> None:
     )
 
 
+def test_too_little_memory_to_fit_is_said(
+    store: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = forgotten(store, tmp_path / "mine.csv", 4)
+    # Enough for the features of 120 images, and not for a head.
+    left = iter((10**9, 10))
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: next(left))
+    status, refused = command("suggest", store, "--manifest", manifest)
+    assert (status, refused["error"]["type"]) == (2, "ConfigError")
+    assert "12 labelled images" in refused["error"]["message"]
+
+
 # The command
 
 
