@@ -1,6 +1,6 @@
 """What suggest is worth: accuracy against labels, paired with labels of images drawn at random.
 
-A third of the images is test, the others are the pool. From a first set of random images on, each
+A third of the images is test, the others may be chosen. From a first set of random images on, each
 way of choosing labels so many more a round; the head of ``suggest`` is fitted on what is labelled
 and scored on test. All ways begin with the same images of a seed, so differences are paired.
 
@@ -73,11 +73,11 @@ def curve(
     """Return the accuracy on test after each round."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(y))
-    test, pool = order[: len(y) // 3], np.sort(order[len(y) // 3 :])
+    test, others = order[: len(y) // 3], np.sort(order[len(y) // 3 :])
     first = order[len(y) // 3 :][: options.start or options.batch]
     rng = np.random.default_rng([seed, 1])
     if not options.start and name != "random":
-        first = choosing.choose_typical(units, pool, pool[:0], options.batch)
+        first = choosing.choose_typical(units, others, others[:0], options.batch)
     labelled, accuracies = first, []
     for step in range(options.rounds + 1):
         names, numbers = np.unique(y[labelled], return_inverse=True)
@@ -86,7 +86,7 @@ def curve(
         accuracies.append(float(right.mean()))
         if step == options.rounds:
             break
-        candidates = np.setdiff1d(pool, labelled)
+        candidates = np.setdiff1d(others, labelled)
         found = head.predict_proba(units[candidates])
         chosen = WAYS[name](units, candidates, labelled, found, options.batch, rng)
         labelled = np.concatenate([labelled, chosen])

@@ -156,6 +156,7 @@ def run_stage_two(work: Workplace) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # As with MLflow, which is not among the development tools.
         patch.setattr(mlflow, "opened", lambda folder: lambda run, command: "0" * 32)
+        patch.setattr(mlflow, "require_installed", lambda: None)
         work.run("train-head", *train, work / "mine", "--head", "majority", "--manifest",
                  work / "mine.csv", "--split", "leak-free", "--mlflow",
                  work / "tracked")  # fmt: skip

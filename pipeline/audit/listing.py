@@ -15,6 +15,7 @@ from pipeline.audit.findings import Group
 from pipeline.copies.distinct import DistinctImages, distinct_images
 from pipeline.errors import RunError
 from pipeline.images.manifest import OK, Manifest
+from pipeline.runs.backbone import require_features_of
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 
@@ -100,12 +101,7 @@ def _skipped(rows: Manifest, audited: Manifest) -> list[tuple[str, str]]:
 
 def _with_run(rows: Manifest, run: Run, store: Store) -> Manifest:
     """Return rows with the labels and splits of a run; those that it does not use are in none."""
-    if run.inputs.identity != store.identity:
-        raise RunError(
-            f"Expected a run on the features of {str(store.path)!r}. Received: "
-            f"{str(run.path)!r}, whose features were made in another way.",
-            hint="Give the store that the run was trained on.",
-        )
+    require_features_of(store, run)
     used = run.manifest()
     of_path = {path: place for place, path in enumerate(used.paths)}
     places = [of_path.get(path, -1) for path in rows.paths]

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.audit.findings import Findings
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
-from pipeline.images.manifest import OK, Manifest
+from pipeline.images.manifest import Manifest, cells
 
 _FOUND = ("proposed", "score", "found")
 
@@ -55,13 +55,7 @@ def _rows(
         path = manifest.paths[row]
         error = errors.get(path)
         yield (
-            path,
-            changed.get(path, manifest.labels[row]),
-            manifest.splits[row],
-            manifest.keys[row].decode(),
-            # Whether two labels conflict is for the reader to find out, after they were edited.
-            OK,
-            *([manifest.groups[row]] if manifest.groups else []),
+            *cells(manifest, row, label=changed.get(path, manifest.labels[row])),
             error.proposed if error else "",
             f"{error.score:.6f}" if error else "",
             "; ".join(found[path]),

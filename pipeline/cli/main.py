@@ -17,7 +17,7 @@ from pipeline.cli import colour
 from pipeline.cli.command import Call, Command
 from pipeline.cli.commands import COMMANDS, find, perform, records
 from pipeline.cli.progress import TerminalReporter
-from pipeline.cli.text import Result, as_lines
+from pipeline.cli.text import Result, as_lines, terminal_width
 from pipeline.config import options as config
 from pipeline.config.fields import Option, flag_of
 from pipeline.config.options import CommonOptions
@@ -200,7 +200,8 @@ def _show(command: Command, result: Result, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return
-    for line in as_lines(command.text(result), lambda line: colour.bold(line, sys.stdout)):
+    text, width = command.text(result), terminal_width(sys.stdout)
+    for line in as_lines(text, lambda line: colour.bold(line, sys.stdout), width=width):
         print(line)
 
 

@@ -8,7 +8,7 @@ from pipeline.config.options import FinetuneOptions, ReportOptions, StageTwoOpti
 from pipeline.system.progress import Reporter
 
 
-def with_report(
+def train_and_report(
     command: str,
     options: StageTwoOptions | FinetuneOptions,
     train: Callable[[], Mapping[str, object]],
@@ -39,14 +39,18 @@ def with_report(
         from pipeline.runs import mlflow
         from pipeline.runs.run import Run
 
-        outputs.require_folder("--mlflow", Path(options.mlflow))
-        log = mlflow.opened(Path(options.mlflow))
+        tracked = Path(options.mlflow)
+        outputs.require_folder("--mlflow", tracked)
+        mlflow.require_installed()
+        # One that is there may be damaged; a new one is made when there is a run to log.
+        log = mlflow.opened(tracked) if mlflow.exists(tracked) else None
     result = dict(train())
     if options.report:
         from pipeline.report.page import report
 
         result["report"] = report(ReportOptions(run=str(result["run"])), reporter)["report"]
     if options.mlflow:
+        log = log or mlflow.opened(tracked)
         number = log(Run.open(Path(str(result["run"]))), command)
-        result["mlflow"] = {"uri": mlflow.address(Path(options.mlflow)), "run_id": number}
+        result["mlflow"] = {"uri": mlflow.address(tracked), "run_id": number}
     return result

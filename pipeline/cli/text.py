@@ -1,14 +1,15 @@
 """Tables, numbers, sizes and bad images as text."""
 
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TextIO, TypeAlias
 
 _ERRORS_SHOWN: Final = 10
 CLASS: Final = ("class", "classes")
-# Columns that a terminal has at least; tables need no more.
+# Columns that a terminal has at least.
 WIDTH: Final = 80
 _GAP: Final = "  "
 # What the cells of a wide table are shortened to at most.
@@ -29,13 +30,14 @@ class Table:
     Attributes:
         rows: The cells.
         has_words: Whether the last column holds words, which begin at the left as names do.
-        spare: Names of columns that a terminal leaves out, the first first, where all of them are
-            too wide.
+        spare: Names of columns that are left out, the first first, where all of them are too wide.
+        whole: Names of columns whose cells are never shortened, such as paths to open.
     """
 
     rows: Sequence[Sequence[str]]
     has_words: bool = False
     spare: Sequence[str] = ()
+    whole: Sequence[str] = ()
 
 
 Text = Sequence[str | Table]
@@ -43,16 +45,27 @@ Text = Sequence[str | Table]
 Result: TypeAlias = Mapping[str, Any]
 
 
-def as_lines(text: Text, strong: Callable[[str], str] = str) -> Iterator[str]:
-    """Yield the lines that a terminal shows; columns are aligned, and fit ``WIDTH``.
+def terminal_width(stream: TextIO) -> int | None:
+    """Return the columns of the terminal that a stream writes to; None of a pipe or a file."""
+    if not stream.isatty():
+        return None
+    return max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+
+
+def as_lines(
+    text: Text, strong: Callable[[str], str] = str, *, width: int | None = None
+) -> Iterator[str]:
+    """Yield lines of aligned columns.
 
     Args:
         text: What to show.
         strong: Makes the line of what was chosen stand out.
+        width: Columns that there are, into which cells are shortened. None shortens nothing, for
+            programs; columns to spare are left out as on a terminal of ``WIDTH``.
     """
     for block in text:
         if isinstance(block, Table):
-            for row, line in zip(block.rows, _aligned(block), strict=True):
+            for row, line in zip(block.rows, _aligned(block, width), strict=True):
                 yield strong(line) if row[0].endswith(_CHOSEN) else line
         else:
             yield block
@@ -97,9 +110,11 @@ def shortened(text: str, room: int) -> str:
     return short
 
 
-def _aligned(table: Table) -> list[str]:
+def _aligned(table: Table, width: int | None) -> list[str]:
     """Return lines with names and words to the left and numbers to the right."""
-    rows = _narrowed(table)
+    rows = _with_columns_that_fit(table, width or WIDTH)
+    if width is not None:
+        rows = _with_cells_that_fit(rows, table.whole, width)
     widths = _widths(rows)
     left = {0, len(widths) - 1} if table.has_words else {0}
     return [
@@ -111,17 +126,26 @@ def _aligned(table: Table) -> list[str]:
     ]
 
 
-def _narrowed(table: Table) -> list[list[str]]:
-    """Return the cells of a table that fit: without columns to spare, then with shorter names."""
+def _with_columns_that_fit(table: Table, room: int) -> list[list[str]]:
+    """Return the cells of a table, without columns to spare where all are too wide."""
     rows = [[_visible(cell) for cell in row] for row in table.rows]
     for name in table.spare:
-        if _total(_widths(rows)) <= WIDTH:
+        if _total(_widths(rows)) <= room:
             break
         place = rows[0].index(name)
         rows = [row[:place] + row[place + 1 :] for row in rows]
+    return rows
+
+
+def _with_cells_that_fit(rows: list[list[str]], whole: Sequence[str], room: int) -> list[list[str]]:
+    """Return cells of which those of the widest columns are shortened until all fit."""
     widths = _widths(rows)
-    while _total(widths) > WIDTH and max(widths) > _SHORTEST:
-        widths[widths.index(max(widths))] -= 1
+    places = [place for place, name in enumerate(rows[0]) if name not in whole]
+    while places and _total(widths) > room:
+        widest = max(places, key=widths.__getitem__)
+        if widths[widest] <= _SHORTEST:
+            break
+        widths[widest] -= 1
     return [
         [shortened(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows
     ]

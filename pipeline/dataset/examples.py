@@ -40,6 +40,8 @@ class Examples:
         is_declared: Whether the source says what is held out.
         groups: Name of the group of each row, which is in one split; empty of one that is alone.
             No values at all where there are no groups.
+        declared: What the source declares of each row, where it declares some in train and
+            nothing of the others; no values at all otherwise.
     """
 
     paths: Sequence[str]
@@ -52,6 +54,7 @@ class Examples:
     notes: tuple[str, ...] = ()
     is_declared: bool = False
     groups: Sequence[str] = ()
+    declared: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -179,6 +182,7 @@ def prepare(manifest: Manifest, rule: SplitRule, copies: Sequence[Sequence[str]]
     dropped |= {"rare class": len(usable) - len(rows), **assignment.dropped}
     keys = manifest.keys[order]
     names_of = [group_of.get(key.decode(), "") for key in keys]
+    declared = [] if assignment.is_declared else [manifest.splits[index] for index in order]
     examples = Examples(
         paths=[manifest.paths[index] for index in order],
         labels=[manifest.labels[index] for index in order],
@@ -193,6 +197,7 @@ def prepare(manifest: Manifest, rule: SplitRule, copies: Sequence[Sequence[str]]
         ),
         is_declared=assignment.is_declared,
         groups=names_of if group_of else (),
+        declared=declared if len(set(declared)) > 1 else (),
     )  # fmt: skip
     require_splits(examples.counts(), rule.shares)
     missing = check_classes(examples.labels, examples.splits, names)

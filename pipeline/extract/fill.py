@@ -103,7 +103,10 @@ def fill(
         store.refresh_view()
         _note_provenance(store, network, extraction)
         if target is not None:
-            store.save_manifest(target, manifest)
+            unlabelled = list(options.unlabelled) or None
+            store.adopt(replace(store.record, unlabelled=unlabelled)).save_manifest(
+                target, manifest
+            )
         else:
             store.save_record()
     return FilledStore(store, extraction, manifest, startup)

@@ -3,6 +3,7 @@
 What can be refused is refused before the network is loaded, and a dry run writes nothing.
 """
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,10 @@ def extract(
         labels, merged = merge_labels(listing.labels)
         listing = replace(listing, labels=labels, notes=(*listing.notes, *merged))
     reporter.say(f"{counted(len(listing), 'file')} in {options.data}")
-    notes = [*listing.notes, *notes_of(listing), *_one_class(listing)]
+    notes = [
+        *listing.notes, *notes_of(listing), *_one_class(listing),
+        *_classes_from_now_on(path, listing),
+    ]  # fmt: skip
     for note in notes:
         reporter.say(f"Note: {note}")
     if options.dry_run:
@@ -173,3 +177,15 @@ def _one_class(listing: Manifest) -> list[str]:
         return []
     found = f"one class ({', '.join(classes)})" if classes else "no labels"
     return [f"{found}: features can be extracted, but train-head needs two classes"]
+
+
+def _classes_from_now_on(path: Path, listing: Manifest) -> list[str]:
+    """Note folders that were said to be unlabelled when the store was filled, and are not now."""
+    before = Store.unchecked(path).record.unlabelled if Store.exists(path) else None
+    labels = set(listing.labels)
+    return [
+        f"{name!r} was unlabelled last time, and is a class now: with "
+        f"--unlabelled {shlex.quote(name)} its images have no label again"
+        for name in before or ()
+        if name in labels
+    ]

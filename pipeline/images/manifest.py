@@ -26,13 +26,15 @@ from pipeline.system.wording import counted
 COLUMNS: Final = ("path", "label", "split", "key", "status")
 # Beside them where the source has it: what belongs together, such as the photos of one patient.
 GROUP: Final = "group"
+# In the rows of a run, beside the split that a row is in: what the source declared of it.
+DECLARED: Final = "declared"
 OK: Final = "ok"
 CONFLICT: Final = "conflicting label"
 KEY_DTYPE: Final = np.dtype("S64")
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 # Columns that are read, in the order of a row's cells; a person may name another one for the group.
-_READ: Final = ("path", "label", "split", GROUP, "key", "status")
+_READ: Final = ("path", "label", "split", GROUP, "key", "status", DECLARED)
 _GROUP_PLACE, _KEY_PLACE = _READ.index(GROUP), _READ.index("key")
 # What a path ends in, where it is surely one.
 SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
@@ -52,6 +54,8 @@ class Manifest:
         notes: What was assumed about the source or left out of it, one line each.
         groups: What each image belongs to; empty where it is alone. No values at all where the
             source names no group.
+        declared: Of the rows of a run whose source declares some in train and nothing of the
+            others, what it declared of each; no values at all of others.
     """
 
     root: Path
@@ -62,6 +66,7 @@ class Manifest:
     statuses: Sequence[str]
     notes: tuple[str, ...] = ()
     groups: Sequence[str] = ()
+    declared: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,6 +85,7 @@ class Manifest:
             keys=self.keys[list(rows)],
             statuses=[self.statuses[row] for row in rows],
             groups=[self.groups[row] for row in rows] if self.groups else (),
+            declared=[self.declared[row] for row in rows] if self.declared else (),
         )
 
     def skipped(self) -> list[tuple[str, str]]:
@@ -126,7 +132,7 @@ def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
         )
     rows = unique_rows(path, table.rows)
     keys, statuses = [], []
-    for name, label, _, _, typed, status in rows:
+    for name, label, _, _, typed, status, _ in rows:
         key = typed.strip()
         # Rows that were added by hand have none.
         is_ok = status.strip().casefold() in ("", OK)
@@ -147,6 +153,7 @@ def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
         statuses=statuses,
         notes=table.notes,
         groups=group_column([row[3] for row in rows]),
+        declared=declared if any(declared := split_column(path, [row[6] for row in rows])) else (),
     )
 
 
@@ -159,6 +166,27 @@ def fill(path: Path, manifest: Manifest, *, columns: Sequence[str] | None = None
     """Write a manifest as CSV into a file that is not in its place yet."""
     chosen = manifest.columns if columns is None else columns
     write_csv(path, chain([chosen], _rows(manifest, chosen)))
+
+
+def cells(manifest: Manifest, row: int, **others: str) -> tuple[str, ...]:
+    """Return the cells of a row for a table to edit, in the order of ``Manifest.columns``.
+
+    Args:
+        manifest: The rows.
+        row: Its number.
+        others: Cells to write in the place of the manifest's, by column.
+    """
+    status = manifest.statuses[row]
+    own = {
+        "path": manifest.paths[row],
+        "label": manifest.labels[row],
+        "split": manifest.splits[row],
+        "key": manifest.keys[row].decode(),
+        # Whether two labels conflict is for the reader to find out, after they were edited.
+        "status": OK if status == CONFLICT else status,
+        GROUP: manifest.groups[row] if manifest.groups else "",
+    }
+    return tuple({**own, **others}[column] for column in manifest.columns)
 
 
 def mark_conflicts(manifest: Manifest) -> Manifest:
@@ -200,6 +228,7 @@ def _rows(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, ...
         "key": (key.decode() for key in manifest.keys),
         "status": manifest.statuses,
         GROUP: manifest.groups,
+        DECLARED: manifest.declared,
     }
     return zip(*(values[column] for column in columns), strict=True)
 

@@ -62,6 +62,20 @@ def inputs_of(run: Run) -> RunInputs:
     return inputs
 
 
+def require_features_of(store: Store, run: Run) -> None:
+    """Refuse a run on features that were made in another way than those of a store.
+
+    Raises:
+        RunError: They were.
+    """
+    if run.inputs.identity != store.identity:
+        raise RunError(
+            f"Expected a run on the features of {str(store.path)!r}. Received: "
+            f"{str(run.path)!r}, whose features were made in another way.",
+            hint="Give the store that the run was trained on.",
+        )
+
+
 def open_store(run: Run) -> Store:
     """Open the store of a run's features.
 

@@ -40,6 +40,15 @@ def require_free(path: Path) -> None:
         )
 
 
+def unused(path: Path) -> Path:
+    """Return a place where nothing is: the one that is given, or one with a number behind it."""
+    number, place = 1, path
+    while place.exists():
+        number += 1
+        place = path.with_name(f"{path.name}-{number}")
+    return place
+
+
 def require_nothing_else(path: Path) -> None:
     """Refuse to replace a run that holds what is not its own.
 

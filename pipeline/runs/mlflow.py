@@ -49,15 +49,16 @@ def address(folder: Path) -> str:
     return f"sqlite:///{folder / DATABASE}"
 
 
-def opened(folder: Path) -> Log:
-    """Open a store or make a new one, and return what logs a run into it.
+def exists(folder: Path) -> bool:
+    """Tell whether there is a store."""
+    return (folder / DATABASE).exists()
 
-    Args:
-        folder: Where it is.
+
+def require_installed() -> None:
+    """Refuse to begin without what a store needs.
 
     Raises:
         EngineUnavailableError: MLflow, or what it needs for a database, is not installed.
-        RunError: The store cannot be opened.
     """
     missing = [name for name in LIBRARIES if find_spec(name) is None]
     if missing:
@@ -65,6 +66,17 @@ def opened(folder: Path) -> Log:
             f"--mlflow: expected the library {missing[0]!r}. Received: none.",
             hint=f"Install it: {PIP_LINE}",
         )
+
+
+def opened(folder: Path) -> Log:
+    """Open a store or make a new one, and return what logs a run into it.
+
+    Args:
+        folder: Where it is.
+
+    Raises:
+        RunError: The store cannot be opened.
+    """
     # Read when MLflow is imported: it reports what is used to its makers.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +196,10 @@ def _quietly(folder: Path) -> Iterator[None]:
                 yield
         except (CommandError, MlflowException, SQLAlchemyError) as error:
             raise RunError(
-                f"Expected an MLflow store at {str(folder)!r}. "
-                f"Received: {str(error).strip().splitlines()[0]}.",
+                f"Expected an MLflow store at {str(folder)!r}. Received: {_first_line(error)}.",
                 hint="Choose another folder for --mlflow, or install the MLflow that made it.",
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -21,6 +21,9 @@ RECORD: Final = "run.json"
 # In a run of finetune: its record, the head on the changed network, and the folder of its weights.
 FINETUNED: Final = "finetune"
 
+# The field of a run's inputs that its rows stand behind.
+ROWS: Final = "manifest_sha256"
+
 # Without a digest.
 _OLDER: Final = (2,)
 

@@ -40,6 +40,7 @@ from pipeline.runs.folder import (
 from pipeline.runs.record import FINETUNED as FINETUNED
 from pipeline.runs.record import (
     RECORD,
+    ROWS,
     HeadRecord,
     RunInputs,
     RunRecord,
@@ -230,12 +231,15 @@ class Run:
         self, asked: Mapping[str, object], known: Mapping[str, object], what: str
     ) -> None:
         found = first_difference(asked, known)
-        if found is not None:
-            raise RunError(
-                f"The run {str(self.path)!r} {what} with {found.name} = {found.second!r}. "
-                f"Received: {found.name} = {found.first!r}.",
-                hint="Choose another --run, or replace this one with --force.",
-            )
+        if found is None:
+            return
+        was, received = f"with {found.name} = {found.second!r}", f"{found.name} = {found.first!r}"
+        if found.name == ROWS:
+            was, received = "from its rows (labels, splits or files)", "others"
+        raise RunError(
+            f"The run {str(self.path)!r} {what} {was}. Received: {received}.",
+            hint="Choose another --run, or replace this one with --force.",
+        )
 
     def restore_manifest(self, examples: Examples) -> None:
         """Write the rows again where there are none, after a repair; they are those of the run."""
@@ -246,7 +250,8 @@ class Run:
         """Write the rows, and the record with their digest."""
         path = self.path / MANIFEST
         with temporary_sibling(path) as temporary:
-            columns = (*MANIFEST_COLUMNS, *([manifests.GROUP] if rows.groups else []))
+            more = {manifests.GROUP: rows.groups, manifests.DECLARED: rows.declared}
+            columns = (*MANIFEST_COLUMNS, *(name for name, values in more.items() if values))
             manifests.fill(temporary, rows, columns=columns)
             digest = sha256_file(temporary)
             self.record = self.record.with_file(MANIFEST, [digest])
@@ -387,5 +392,5 @@ class Run:
 def _rows_of(examples: Examples, root: Path) -> Manifest:
     return Manifest(
         root, examples.paths, examples.labels, examples.splits, examples.keys, (),
-        groups=examples.groups,
+        groups=examples.groups, declared=examples.declared,
     )  # fmt: skip

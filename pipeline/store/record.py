@@ -97,6 +97,7 @@ class StoreRecord(Record):
         unproven: Set in records of releases that could write rows of other images after an
             interrupt, until every row was encoded again and found right.
         features_sha256: The digests that ``features.h5`` may have; the newest first.
+        unlabelled: Folders of the last DATA whose images ``--unlabelled`` says have no label.
     """
 
     identity: Identity
@@ -109,6 +110,7 @@ class StoreRecord(Record):
     provenance: StoreProvenance
     unproven: bool | None = None
     features_sha256: Sequence[str] | None = None
+    unlabelled: Sequence[str] | None = None
 
     @classmethod
     def empty(cls, identity: Identity, *, dim: int, root: Path, store: Path) -> "StoreRecord":

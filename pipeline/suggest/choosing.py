@@ -12,7 +12,7 @@ High and Low Budgets").
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -28,6 +28,8 @@ SAMPLE: Final = 10_000
 MOST_CLUSTERS: Final = 500
 # Images within a cluster whose similarity says how typical one is.
 NEIGHBOURS: Final = 20
+# Images that are suggested at once: the time grows with the square of how many there are.
+MOST: Final = 2000
 _ROUNDS: Final = 50
 # Weights have to be above zero.
 _LEAST: Final = 1e-6
@@ -52,6 +54,7 @@ def choose(
     candidates: Rows,
     uncertainty: NDArray[np.float64],
     count: int,
+    advance: Callable[[], None] = lambda: None,
 ) -> Rows:
     """Return the candidates to label next, the one to begin with first.
 
@@ -60,6 +63,7 @@ def choose(
         candidates: Row numbers of the images to choose from, ``(n,)``.
         uncertainty: Of each candidate, ``(n,)``.
         count: How many, from 1 to n.
+        advance: Called with each that is chosen.
 
     Returns:
         Row numbers, ``(count,)``.
@@ -74,10 +78,16 @@ def choose(
         for cluster in np.argsort(-totals, kind="stable")[: np.count_nonzero(totals)].tolist()
         for members in [np.flatnonzero(clusters == cluster)]
     ]
-    return _filled(units, rows, places, count)
+    return _filled(units, rows, places, count, advance)
 
 
-def choose_typical(units: Units, candidates: Rows, labelled: Rows, count: int) -> Rows:
+def choose_typical(
+    units: Units,
+    candidates: Rows,
+    labelled: Rows,
+    count: int,
+    advance: Callable[[], None] = lambda: None,
+) -> Rows:
     """Return the most typical candidate of each of some clusters, of the largest one first.
 
     Clusters that hold a labelled image come last. Of many candidates, a part is looked at.
@@ -87,6 +97,7 @@ def choose_typical(units: Units, candidates: Rows, labelled: Rows, count: int) -
         candidates: Row numbers of the images to choose from, ``(n,)``.
         labelled: Row numbers of the images with a label, ``(m,)``.
         count: How many, from 1 to n.
+        advance: Called with each that is chosen.
 
     Returns:
         Row numbers, ``(count,)``.
@@ -106,7 +117,7 @@ def choose_typical(units: Units, candidates: Rows, labelled: Rows, count: int) -
         _most_typical(sample, np.flatnonzero(of_rows == cluster))
         for cluster in order[sizes[order] > 0][:count].tolist()
     ]
-    return _filled(units, candidates, places, count)
+    return _filled(units, candidates, places, count, advance)
 
 
 def _clusters(
@@ -127,7 +138,13 @@ def _clusters(
     return clusters, distances.astype(np.float32)
 
 
-def _filled(units: Units, candidates: Rows, places: Sequence[int], count: int) -> Rows:
+def _filled(
+    units: Units,
+    candidates: Rows,
+    places: Sequence[int],
+    count: int,
+    advance: Callable[[], None],
+) -> Rows:
     """Return chosen candidates, and as many more as lack, each the farthest from all before.
 
     They lack where there are fewer clusters than images asked for: of many, or of copies.
@@ -135,6 +152,8 @@ def _filled(units: Units, candidates: Rows, places: Sequence[int], count: int) -
     chosen = np.empty(count, np.intp)
     chosen[: len(places)] = places
     if len(places) == count:
+        for _ in places:
+            advance()
         return candidates[chosen]
     rows = units[candidates]
     nearest = np.full(len(rows), -1.0, np.float32)
@@ -143,6 +162,7 @@ def _filled(units: Units, candidates: Rows, places: Sequence[int], count: int) -
             chosen[number] = nearest.argmin()
         np.maximum(nearest, rows @ rows[chosen[number]], out=nearest)
         nearest[chosen[number]] = np.inf
+        advance()
     return candidates[chosen]
 
 

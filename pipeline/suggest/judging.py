@@ -20,7 +20,8 @@ from pipeline.runs.fitted_head import fitted_head, head_name
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
-from pipeline.suggest.pool import Pool
+from pipeline.suggest.candidates import Candidates
+from pipeline.system import machine
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -29,6 +30,10 @@ DEFAULT: Final = "logreg"
 FOLDS: Final = 5
 # Labelled images from which one fold says enough.
 _MANY: Final = 5000
+# Labelled images that a head is fitted on at most: with its folds they are in memory several times.
+LARGEST: Final = 50_000
+# What fitting takes, in copies of the features that it is done on: 3.8 were measured.
+_COPIES: Final = 4
 # Images that are asked about at once.
 _BLOCK: Final = 4096
 
@@ -39,7 +44,7 @@ class Judgement:
 
     Attributes:
         head: Its name.
-        names: Class names, one a column.
+        names: Class names, one per column.
         probabilities: float64 ``(candidates, classes)``.
         accuracy: Share of the labelled images whose label it tells, on folds that it was not
             fitted on; None of the head of a run, or where there were too few for folds.
@@ -66,20 +71,59 @@ def require_head(name: str) -> None:
         )
 
 
-def of_labelled(pool: Pool, name: str) -> Judgement:
-    """Return what a head says that is fitted on the labelled images, of two classes or more."""
-    head, accuracy = fit(pool.units(pool.labelled), pool.y, name)
+def of_labelled(known: Candidates, name: str) -> Judgement:
+    """Return what a head says that is fitted on the labelled images, of two classes or more.
+
+    Of more than ``LARGEST`` a part is taken; see ``balanced``.
+
+    Raises:
+        ConfigError: There is not enough memory to fit it.
+    """
+    rows = balanced(known.y, LARGEST)
+    _require_memory(len(rows), known.images.units.shape[1])
+    head, accuracy = fit(known.units(known.labelled[rows]), known.y[rows], name)
     # Every class has a row, so the columns are those of the names.
     found = np.concatenate(
         [
-            head.predict_proba(pool.units(pool.candidates[start : start + _BLOCK]))
-            for start in range(0, len(pool.candidates), _BLOCK)
+            head.predict_proba(known.units(known.unlabelled[start : start + _BLOCK]))
+            for start in range(0, len(known.unlabelled), _BLOCK)
         ]
     )
-    return Judgement(name, pool.names, found, accuracy)
+    return Judgement(name, known.names, found, accuracy)
 
 
-def of_run(pool: Pool, store: Store, run: Run, asked: str | None) -> Judgement:
+def balanced(y: NDArray[np.int64], most: int) -> NDArray[np.intp]:
+    """Return the rows of a part that has as many of every class as there are, drawn at random.
+
+    Args:
+        y: Class numbers from 0, ``(m,)``.
+        most: How many rows, at most; of fewer, all are returned.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    if len(y) <= most:
+        return np.arange(len(y))
+    drawn = np.random.default_rng(0).permutation(len(y))
+    order = drawn[np.argsort(y[drawn], kind="stable")]
+    counts = np.bincount(y)
+    # Which of its class each row is: the first of every class, then the second, and so on.
+    turn = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[np.argsort(turn, kind="stable")[:most]])
+
+
+def _require_memory(rows: int, dim: int) -> None:
+    needed, free = _COPIES * 4 * dim * rows, machine.free_memory()
+    if needed > free:
+        raise ConfigError(
+            f"Expected memory to fit a head on {rows:,} labelled images: {needed / 1e9:.1f} GB. "
+            f"Received: {free / 1e9:.1f} GB free.",
+            hint="Train one with train-head and give that run, by --run, or take a part of the "
+            "images, with --manifest.",
+        )
+
+
+def of_run(known: Candidates, store: Store, run: Run, asked: str | None) -> Judgement:
     """Return what a head of a run says.
 
     Raises:
@@ -94,11 +138,11 @@ def of_run(pool: Pool, store: Store, run: Run, asked: str | None) -> Judgement:
             f"{str(run.path)!r}, whose network was fine-tuned.",
             hint="Name another head of the run, by --head, or leave --run out.",
         )
-    head, keys = fitted_head(run, name, store.dim), pool.keys(pool.candidates)
+    head, keys = fitted_head(run, name, store.dim), known.keys(known.unlabelled)
     sets = [store.plain, *map(store.view_set, run_backbone.averages_of(run, name))]
     scores = [head.scores(StoredFeatures.of(part, keys)) for part in sets]
-    known = [run.record.classes[number] for number in head.classes_]
-    return Judgement(name, known, probabilities(scores, head.temperature_), None)
+    names = [run.record.classes[number] for number in head.classes_]
+    return Judgement(name, names, probabilities(scores, head.temperature_), None)
 
 
 def fit(X: NDArray[np.float32], y: NDArray[np.int64], name: str) -> tuple["Head", float | None]:
@@ -151,7 +195,7 @@ def _loss(scores: NDArray[np.float64], y: NDArray[np.int64]) -> float:
 
 
 def _folds(y: NDArray[np.int64]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return rows to fit on and rows held out, a pair a fold."""
+    """Return rows to fit on and rows held out, one pair per fold."""
     from sklearn.model_selection import StratifiedKFold
 
     count = min(FOLDS, int(np.bincount(y).max()))

@@ -8,13 +8,15 @@ import numpy as np
 
 from pipeline.config.options import CommonOptions
 from pipeline.config.suggesting import SuggestOptions
-from pipeline.errors import RunError
+from pipeline.errors import ConfigError
 from pipeline.files import outputs
+from pipeline.runs import folder
+from pipeline.runs.backbone import require_features_of
 from pipeline.runs.run import Run
-from pipeline.store.store import Store
+from pipeline.store.store import MANIFEST, Store
 from pipeline.suggest import choosing, judging
+from pipeline.suggest.candidates import Candidates, read_candidates
 from pipeline.suggest.judging import Judgement
-from pipeline.suggest.pool import Pool, read_pool
 from pipeline.suggest.suggestions import Suggestion, Suggestions, write_table
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
@@ -26,21 +28,23 @@ def suggest(
     options: SuggestOptions, common: CommonOptions, reporter: Reporter, *, started: float
 ) -> dict[str, object]:
     """Choose images and write ``suggest.csv``; see docs/json.md for the keys of the result."""
+    _require_few(options.n)
     path = Path(options.out or Path("suggestions") / Path(options.store).resolve().name / CSV)
     if options.run is None:
         judging.require_head(options.head or judging.DEFAULT)
     Store.unchecked(Path(options.store))
+    _require_no_source(options, path)
     outputs.require_new_file("--out", path, reporter, force=common.force)
     run = Run.open(Path(options.run)) if options.run else None
     store = Store.open(Path(options.store))
     if run is not None:
-        _require_same_features(run, store)
+        require_features_of(store, run)
     manifest = Path(options.manifest) if options.manifest else None
-    pool = read_pool(store, manifest, run)
-    found = find(pool, options, store, run, reporter)
+    known = read_candidates(store, manifest, run)
+    found = find(known, options, store, run, reporter)
     for note in found.notes:
         reporter.say(f"Note: {note}")
-    write_table(path, pool.images.manifest, found)
+    write_table(path, known.listing, found)
     return {
         **found.as_json(),
         "csv": str(path),
@@ -48,57 +52,85 @@ def suggest(
     }
 
 
+def _require_few(count: int) -> None:
+    if count > choosing.MOST:
+        raise ConfigError(
+            f"--n: expected at most {choosing.MOST:,} images to suggest. Received: {count:,}.",
+            hint="Label in rounds: what was labelled before makes the next ones better.",
+        )
+
+
+def _require_no_source(options: SuggestOptions, path: Path) -> None:
+    """Refuse to write over a manifest that was read, also with ``--force``: labels are in it."""
+    own = Path(options.store) / MANIFEST
+    for source in (own, *([Path(options.manifest)] if options.manifest else [])):
+        if path.resolve() == source.resolve():
+            raise ConfigError(
+                f"--out: expected another file than the manifest. Received: {str(path)!r}.",
+                hint="Choose another name.",
+            )
+
+
 def find(
-    pool: Pool, options: SuggestOptions, store: Store, run: Run | None, reporter: Reporter
+    known: Candidates, options: SuggestOptions, store: Store, run: Run | None, reporter: Reporter
 ) -> Suggestions:
     """Ask a head, where there is one, and choose."""
-    judgement = _judgement(pool, options, store, run, reporter)
-    count = min(options.n, len(pool.candidates))
-    counts = Counter(pool.names[number] for number in pool.y.tolist())
+    judgement = _judgement(known, options, store, run, reporter)
+    count = min(options.n, len(known.unlabelled))
+    counts = Counter(known.names[number] for number in known.y.tolist())
     return Suggestions(
         store=options.store,
         run=options.run,
         head=judgement.head if judgement else None,
         accuracy=judgement.accuracy if judgement else None,
-        images=len(pool.images),
-        labelled=len(pool.labelled),
-        unlabelled=len(pool.candidates),
-        held_out=pool.held_out,
+        images=len(known.images),
+        labelled=len(known.labelled),
+        unlabelled=len(known.unlabelled),
+        held_out=known.held_out,
         classes=dict(sorted(counts.items())),
-        suggestions=_chosen(pool, judgement, count),
+        suggestions=_chosen(known, judgement, count, reporter),
         # Chosen images are hard ones: in val and test they would say less of other images.
-        split="train" if len(pool.labelled) else "",
-        notes=_notes(pool, judgement, options.n),
+        split="train" if len(known.labelled) else "",
+        notes=_notes(known, judgement, options.n),
+        next_run=str(folder.unused(Path("runs") / Path(options.store).resolve().name)),
     )
 
 
 def _judgement(
-    pool: Pool, options: SuggestOptions, store: Store, run: Run | None, reporter: Reporter
+    known: Candidates, options: SuggestOptions, store: Store, run: Run | None, reporter: Reporter
 ) -> Judgement | None:
     """Return what a head says of the candidates; None where there is nothing to fit one on."""
     if run is not None:
-        return judging.of_run(pool, store, run, options.head)
-    if len(pool.names) < 2:
+        return judging.of_run(known, store, run, options.head)
+    if len(known.names) < 2:
         return None
     name = options.head or judging.DEFAULT
-    reporter.say(f"Fitting {name} on {counted(len(pool.labelled), 'labelled image')}")
-    return judging.of_labelled(pool, name)
+    count, most = len(known.labelled), judging.LARGEST
+    part = f" {most:,} of" * (count > most)
+    among = ", as many of every class as there are" * (count > most)
+    reporter.say(f"Fitting {name} on{part} {counted(count, 'labelled image')}{among}")
+    return judging.of_labelled(known, name)
 
 
-def _chosen(pool: Pool, judgement: Judgement | None, count: int) -> list[Suggestion]:
-    units, candidates, labelled = pool.images.units, pool.candidates, pool.labelled
+def _chosen(
+    known: Candidates, judgement: Judgement | None, count: int, reporter: Reporter
+) -> list[Suggestion]:
+    units, candidates, labelled = known.images.units, known.unlabelled, known.labelled
     if judgement is None:
+        with reporter.bar(count, "img") as bar:
+            chosen = choosing.choose_typical(units, candidates, labelled, count, bar.advance)
         return [
-            Suggestion(path=pool.images.path(image), proposed=None, probability=None,
+            Suggestion(path=known.images.path(image), proposed=None, probability=None,
                        uncertainty=None)
-            for image in choosing.choose_typical(units, candidates, labelled, count).tolist()
+            for image in chosen.tolist()
         ]  # fmt: skip
     uncertainty = choosing.uncertainties(judgement.probabilities)
-    chosen = choosing.choose(units, candidates, uncertainty, count)
+    with reporter.bar(count, "img") as bar:
+        chosen = choosing.choose(units, candidates, uncertainty, count, bar.advance)
     best = judgement.probabilities.argmax(axis=1)
     return [
         Suggestion(
-            path=pool.images.path(int(candidates[place])),
+            path=known.images.path(int(candidates[place])),
             proposed=judgement.names[best[place]],
             probability=float(judgement.probabilities[place, best[place]]),
             uncertainty=float(uncertainty[place]),
@@ -107,30 +139,21 @@ def _chosen(pool: Pool, judgement: Judgement | None, count: int) -> list[Suggest
     ]
 
 
-def _notes(pool: Pool, judgement: Judgement | None, asked: int) -> list[str]:
+def _notes(known: Candidates, judgement: Judgement | None, asked: int) -> list[str]:
     notes = []
     if judgement is None:
-        known = "no image has a label" if not pool.names else "all labels are of one class"
+        labels = "no image has a label" if not known.names else "all labels are of one class"
         notes.append(
-            f"{known}, so no head can be unsure: suggested are the most typical images of clusters"
+            f"{labels}, so no head can be unsure: suggested are the most typical images of clusters"
         )
-    if asked > len(pool.candidates):
+    if asked > len(known.unlabelled):
         notes.append(
-            f"{asked:,} were asked for; there are {len(pool.candidates):,} without a label, and "
+            f"{asked:,} were asked for; there are {len(known.unlabelled):,} without a label, and "
             "all are listed"
         )
-    if pool.held_out:
+    if known.held_out:
         notes.append(
-            f"{counted(pool.held_out, 'image')} without a label declared val or test: never "
+            f"{counted(known.held_out, 'image')} without a label declared val or test: never "
             "suggested, as scores on chosen images are not those of others"
         )
     return notes
-
-
-def _require_same_features(run: Run, store: Store) -> None:
-    if run.inputs.identity != store.identity:
-        raise RunError(
-            f"Expected a run on the features of {str(store.path)!r}. Received: "
-            f"{str(run.path)!r}, whose features were made in another way.",
-            hint="Give the store that the run was trained on.",
-        )

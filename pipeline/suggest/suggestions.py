@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
-from pipeline.images.manifest import OK, Manifest
+from pipeline.images.manifest import Manifest, cells
 
 _FOUND = ("rank", "proposed", "probability", "uncertainty")
 
@@ -50,6 +50,7 @@ class Suggestions:
         suggestions: The images to label, the one to begin with first.
         split: The split that the table puts them in; empty for the hash rule.
         notes: What was assumed, one line each.
+        next_run: Where a run of the labels may go: a place where nothing is.
     """
 
     store: str
@@ -64,6 +65,7 @@ class Suggestions:
     suggestions: Sequence[Suggestion]
     split: str
     notes: Sequence[str]
+    next_run: str
 
     def as_json(self) -> dict[str, object]:
         """Return what ``--json`` prints of it; see docs/json.md."""
@@ -82,22 +84,10 @@ def _rows(manifest: Manifest, found: Suggestions) -> Iterator[Sequence[str]]:
     first = [row_of.pop(item.path) for item in found.suggestions]
     for rank, (row, item) in enumerate(zip(first, found.suggestions, strict=True), start=1):
         split = manifest.splits[row] or found.split
-        yield (*_row(manifest, row, split), str(rank), item.proposed or "",
+        yield (*cells(manifest, row, split=split), str(rank), item.proposed or "",
                _spelled(item.probability), _spelled(item.uncertainty))  # fmt: skip
     for row in row_of.values():
-        yield (*_row(manifest, row, manifest.splits[row]), "", "", "", "")
-
-
-def _row(manifest: Manifest, row: int, split: str) -> Sequence[str]:
-    return (
-        manifest.paths[row],
-        manifest.labels[row],
-        split,
-        manifest.keys[row].decode(),
-        # Whether two labels conflict is for the reader to find out, after they were edited.
-        OK,
-        *([manifest.groups[row]] if manifest.groups else []),
-    )
+        yield (*cells(manifest, row), "", "", "", "")
 
 
 def _spelled(value: float | None) -> str:

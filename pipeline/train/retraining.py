@@ -33,7 +33,7 @@ class Retraining:
     Attributes:
         run: The run.
         heads: Parameters by head name.
-        is_declared: Whether the source declares splits, which then stay.
+        is_declared: Whether the source declares what is held out; then all splits stay.
     """
 
     def __init__(self, run: Run) -> None:
@@ -79,11 +79,14 @@ class Retraining:
         )
 
     def split(self, seed: int) -> SplitFeatures:
-        """Return features by split, of another seed; seed 0 is the run's own split."""
+        """Return features by split, of another seed; seed 0 is the run's own split.
+
+        What is declared in train stays there, such as images that ``suggest`` chose.
+        """
         rows: Manifest = self._rows
         options = self._options
         if seed and not self.is_declared:
-            rows = replace(rows, splits=[""] * len(rows))
+            rows = replace(rows, splits=rows.declared or [""] * len(rows))
             options = replace(options, split_seed=options.split_seed + seed)
         # What belongs together stands in the rows of the run, near duplicates too.
         rule = replace(rule_of(options), by_group=bool(rows.groups))

@@ -15,7 +15,7 @@ from pipeline.cli import colour
 from pipeline.cli.class_tables import all_classes, worst_of
 from pipeline.cli.commands import find
 from pipeline.cli.main import main
-from pipeline.cli.text import WIDTH, Table, as_lines, shortened
+from pipeline.cli.text import WIDTH, Table, as_lines, shortened, terminal_width
 from pipeline.runs.per_class import per_class
 
 LONG = tuple(f"{kind} of the long-tailed {'very ' * 12}rare weaver, {kind}" for kind in "abcd")
@@ -39,14 +39,27 @@ def test_of_a_long_name_the_middle_is_left_out(text: str, room: int, expected: s
 
 def test_a_wide_table_goes_without_columns_to_spare_before_names_are_cut() -> None:
     rows = [("head", "accuracy", "spare", "loss"), ("x" * 50, "0.9", "1" * 20, "0.1")]
-    assert list(as_lines([Table(rows, spare=("spare", "loss"))])) == [
+    assert list(as_lines([Table(rows, spare=("spare", "loss"))], width=WIDTH)) == [
         f"{'head':50}  accuracy  loss",
         f"{'x' * 50}       0.9   0.1",
     ]
     rows = [("head", "accuracy", "loss"), ("x" * 90, "0.9", "0.1")]
-    head, line = as_lines([Table(rows, spare=("loss",))])
+    head, line = as_lines([Table(rows, spare=("loss",))], width=WIDTH)
     assert (head.split(), len(line)) == (["head", "accuracy"], WIDTH)
     assert line.startswith("x" * 35 + "…" + "x" * 34)
+
+
+def test_cells_are_shortened_for_a_terminal_alone_and_paths_to_open_never() -> None:
+    rows = [("head", "path"), ("x" * 90, f"new/{'y' * 60}.png"), ("ridge", "new/0.png")]
+    assert list(as_lines([Table(rows)]))[1] == "  ".join(rows[1])
+    wide, narrow = (list(as_lines([Table(rows, whole=("path",))], width=it)) for it in (160, 80))
+    assert wide[1] == "  ".join(rows[1]) and narrow[1] == f"xxxxx…xxxx  {rows[1][1]}"
+
+
+def test_a_terminal_is_as_wide_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for columns, width in (("132", 132), ("40", WIDTH)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert (terminal_width(Terminal()), terminal_width(io.StringIO())) == (width, None)
 
 
 def test_names_are_aligned_and_break_no_line() -> None:
@@ -66,7 +79,7 @@ def tables(result: Any, command: str) -> Iterator[Table]:
 def check(found: list[Table]) -> None:
     assert found
     for table in found:
-        lines = list(as_lines([table]))
+        lines = list(as_lines([table], width=WIDTH))
         assert len(lines) == len(table.rows)
         assert max(len(unicodedata.normalize("NFC", line)) for line in lines) <= WIDTH, lines
 

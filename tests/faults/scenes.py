@@ -25,6 +25,8 @@ EXTRACT = ["extract", "photos", "--store", "store", "--weights", "random", "--im
            "--workers", "2", "--batch-size", "4"]  # fmt: skip
 TRAIN = ["train-head", "--store", "store", "--run", "run", "--head", "centroid", "--head", "ridge"]
 SWEEP = ["sweep", "--store", "store", "--run", "run", "--head", "centroid", "--head", "ridge"]
+LEAK_FREE = [*TRAIN[:5], "--head", "ridge", "--split", "leak-free", "--tensorboard"]
+SUGGEST = ["suggest", "store", "--n", "3", "--out", "out/suggest.csv"]
 PREDICT = ["predict", "run", "photos/ant", "--csv", "out/found.csv", "--head", "ridge"]
 EXPORT = ["export", "run", "out/model", "--format", "folder", "--head", "ridge"]
 FINETUNE = ["finetune", "run", "--run", "tuned", "--weights", "small.keras", "--epochs", "2",
@@ -69,6 +71,12 @@ def _more() -> None:
     write_photos(2, first=50)
 
 
+def _unlabelled() -> None:
+    Path("photos/new").mkdir()
+    for path in sorted(Path("photos").glob("*/00[0-3].png")):
+        path.rename(f"photos/new/{path.parent.name}-{path.name}")
+
+
 def _fewer() -> None:
     for path in sorted(Path("photos").glob("*/00[0-3].png")):
         path.unlink()
@@ -97,6 +105,8 @@ SCENES = {
             [*TRAIN, "--split-seed", "1", "--force"],
             again=[*TRAIN, "--split-seed", "1"],
         ),
+        Scene("train-head-leak-free", (EXTRACT,), LEAK_FREE),
+        Scene("suggest", (_unlabelled, [*EXTRACT, "--unlabelled", "new"]), SUGGEST, is_once=True),
         Scene("sweep", (EXTRACT,), SWEEP),
         Scene("sweep-force", (EXTRACT, SWEEP), [*SWEEP, "--force"]),
         Scene("predict", (EXTRACT, TRAIN), PREDICT, is_once=True),

@@ -245,3 +245,21 @@ def test_seeds_of_a_head_by_dotted_name(command: Command, store: Store) -> None:
     assert status == 0, result
     (row,) = result["seeds"]
     assert row["accuracies"][0] == result["rows"][0]["accuracy"]
+
+
+def test_rows_declared_in_train_stay_there_with_every_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of images that suggest chose, beside others that declare nothing."""
+    monkeypatch.chdir(tmp_path)
+    splits = ["train"] * 10 + [""] * 30
+    planted_store(tmp_path / "store", {"ant": 40, "bee": 40}, splits=splits * 2)
+    train(heads=("majority",))
+    again = Retraining(Run.open(Path("run")))
+    rows = again.run.manifest()
+    chosen = {key for key, said in zip(rows.keys, rows.declared, strict=True) if said == "train"}
+    assert not again.is_declared and len(chosen) == 20
+    data = [again.split(seed) for seed in range(3)]
+    seen = [frozenset(found.keys[found.rows["train"]]) for found in data]
+    assert all(chosen <= keys for keys in seen)
+    assert len(set(seen)) == 3, "those that declare nothing are drawn again"

@@ -83,6 +83,20 @@ def test_without_mlflow_nothing_is_trained(
     assert not Path("run").exists() and not Path("tracked").exists()
 
 
+def test_a_store_is_made_when_there_is_a_run_to_log(
+    command: Command, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow, "find_spec", lambda library: library)
+    status, result = command(*TRAIN[:2], "nowhere", "--mlflow", "tracked")
+    assert (status, result["error"]["type"]) == (2, "StoreError")
+    assert not Path("tracked").exists()
+
+
+@pytest.mark.parametrize(("said", "line"), [("", "OSError"), ("\n  \n", "OSError"), ("a\nb", "a")])
+def test_an_error_without_a_message_has_its_kind(said: str, line: str) -> None:
+    assert mlflow._first_line(OSError(said)) == line
+
+
 def test_a_place_that_is_a_file_is_refused(command: Command, work: Path) -> None:
     Path("tracked").touch()
     status, result = command(*TRAIN, "--mlflow", "tracked")

@@ -1,6 +1,7 @@
 """What to label next: properties of the choice, and the whole way round by the command line."""
 
 import csv
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 import pipeline
 from pipeline.cli.main import main
 from pipeline.images.manifest import COLUMNS
+from pipeline.runs.run import Run
 from pipeline.suggest import choosing, judging
+from pipeline.train.retraining import Retraining
 
 CLASSES = {"ant": 40, "bee": 40, "cow": 40}
 
@@ -154,7 +157,80 @@ def test_one_fold_is_enough_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     assert accuracy is not None and round(accuracy * 10) == pytest.approx(accuracy * 10)
 
 
+@settings(max_examples=20, deadline=None)
+@given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=4), most=st.integers(4, 60))
+def test_a_part_is_balanced_by_class(counts: list[int], most: int) -> None:
+    y = np.repeat(np.arange(len(counts)), counts)
+    rows = judging.balanced(y, most)
+    taken = np.bincount(y[rows], minlength=len(counts))
+    assert rows.tolist() == sorted(set(rows.tolist())) and len(rows) == min(most, len(y))
+    # A class that is not taken whole has as many as any other, give or take the last one.
+    assert all(
+        count == whole or count >= taken.max() - 1
+        for count, whole in zip(taken, counts, strict=True)
+    )
+
+
+def test_too_little_memory_to_fit_is_said(
+    store: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = forgotten(store, tmp_path / "mine.csv", 4)
+    # Enough for the features of 120 images, and not for a head.
+    left = iter((10**9, 10))
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: next(left))
+    status, refused = command("suggest", store, "--manifest", manifest)
+    assert (status, refused["error"]["type"]) == (2, "ConfigError")
+    assert "12 labelled images" in refused["error"]["message"]
+
+
 # The command
+
+
+def test_the_printed_command_trains_and_what_was_chosen_stays_in_train(
+    store: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way round beyond training: other seeds, and a run that is there already."""
+    manifest, table = forgotten(store, tmp_path / "mine.csv", 20), Path("to label.csv")
+    Path("runs/store").mkdir(parents=True)
+    suggest = ["suggest", str(store), "--n", "9", "--manifest", str(manifest), "--out", str(table)]
+    assert main(suggest) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "train-head" in line)
+    rows = read(table)
+    for row in rows[:9]:
+        row["label"] = truth(row["path"])
+    write(table, rows)
+    printed = shlex.split(line)
+    assert printed[0] == "pipeline" and main([*printed[1:], "--head", "majority"]) == 0
+    run = Run.open(Path("runs/store-2"))
+    chosen = {row["key"].encode() for row in rows[:9]}
+    for seed in range(3):
+        data = Retraining(run).split(seed)
+        assert chosen <= set(data.keys[data.rows["train"]])
+    # The next round, into the same run: what differs is said, not its digest.
+    bare = next(row for row in rows if not row["label"])
+    bare["label"] = truth(bare["path"])
+    write(table, rows)
+    status, refused = command(*printed[1:], "--head", "majority")
+    assert status == 2 and "labels, splits or files" in refused["error"]["message"]
+
+
+def test_files_without_features_are_in_the_table_as_they_were(
+    store: Path, tmp_path: Path, command: Command
+) -> None:
+    rows = read(forgotten(store, tmp_path / "mine.csv", 4))
+    bad = {"path": "bad.png", "label": "ant", "split": "", "key": "", "status": "no image"}
+    manifest = write(tmp_path / "bad.csv", [bad, *rows])
+    status, found = command("suggest", store, "--n", 5, "--manifest", manifest)
+    table = read(found["csv"])
+    assert status == 0 and len(table) == 121
+    (same,) = (row for row in table if row["path"] == "bad.png")
+    assert {name: same[name] for name in bad} == bad
+    for place in (manifest, store / "manifest.csv"):
+        before = place.read_bytes()
+        asked = ("suggest", store, "--manifest", manifest, "--out", place, "--force")
+        status, refused = command(*asked)
+        assert status == 2 and "another file" in refused["error"]["message"]
+        assert place.read_bytes() == before
 
 
 def test_the_way_round(store: Path, tmp_path: Path, command: Command) -> None:
@@ -269,6 +345,7 @@ def test_what_cannot_be_suggested_is_said(store: Path, tmp_path: Path, command: 
         (("--head", "dense"), "--run"),
         (("--head", "logit"), "logreg"),
         (("--n", 0), ""),
+        (("--n", 2001), "in rounds"),
     ):
         status, refused = command("suggest", store, "--manifest", few, "--force", *arguments)
         assert status == 2 and hint in refused["error"]["hint"], arguments
@@ -338,6 +415,12 @@ def test_unlabelled_images_go_every_way_but_into_training(
     status, made = command(*extract, "--unlabelled", "new", "--views", "flip")
     assert status == 0 and made["encoded"] == 30
     assert "Images in 'new' have no label" in " ".join(made["notes"])
+    _, again = command(*extract)
+    (note,) = (note for note in again["notes"] if "unlabelled last time" in note)
+    assert note.startswith("'new' was") and "--unlabelled new" in note
+    _, settled = command(*extract)
+    assert "unlabelled last time" not in " ".join(settled["notes"])
+    assert command(*extract, "--unlabelled", "new")[0] == 0
     X, _, names = pipeline.load("stores/photos")
     assert len(X) == 15 and names == ["ant", "bee", "cow"]
     train = ("train-head", "--store", "stores/photos", "--run", "run", "--head", "ridge")

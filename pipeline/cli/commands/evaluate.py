@@ -43,11 +43,11 @@ def _scores(result: Result) -> Table:
     shares = ("balanced_accuracy", "macro_f1", "log_loss", "ece")
     return Table(
         [
-            ("head", "accuracy", "95 % interval", "balanced", "macro F1", "log loss", "ECE"),
+            ("head", "accuracy", "95 % interval", "bal acc", "F1", "loss", "ECE"),
             (
                 result["head"],
                 number(scores["accuracy"]),
-                f"{low:.3f} - {high:.3f}",
+                f"{low:.3f}-{high:.3f}",
                 *(number(scores[name]) for name in shares),
             ),
         ]

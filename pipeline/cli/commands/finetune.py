@@ -4,7 +4,7 @@ from typing import Final
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import of_run
-from pipeline.cli.reporting import with_report
+from pipeline.cli.reporting import train_and_report
 from pipeline.cli.text import Result, Text
 from pipeline.config.options import FinetuneOptions
 
@@ -16,7 +16,7 @@ def run(options: FinetuneOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return finetune(options, call.common, call.reporter)
 
-    return with_report("finetune", options, train, call.reporter)
+    return train_and_report("finetune", options, train, call.reporter)
 
 
 def text(result: Result) -> Text:

@@ -1,5 +1,6 @@
 """The ``suggest`` command: which unlabelled images to label next."""
 
+import shlex
 from typing import Final
 
 from pipeline.cli.command import Call, Command
@@ -22,6 +23,8 @@ def text(result: Result) -> Text:
     """Show the first suggestions, and what to do with them."""
     found = result["suggestions"]
     more = len(found) - _SHOWN
+    store, place, csv = result["store"], result["next_run"], result["csv"]
+    train = ["pipeline", "train-head", "--store", store, "--run", place, "--manifest", csv]
     return [
         f"{counted(result['images'], 'image')}: {result['labelled']:,} labelled, of "
         f"{counted(len(result['classes']), 'class', 'classes')}; {result['unlabelled']:,} to "
@@ -29,9 +32,8 @@ def text(result: Result) -> Text:
         *_head(result),
         _table(found[:_SHOWN]),
         *([f"and {more:,} more"] if more > 0 else []),
-        f"Wrote {result['csv']}: fill in the labels of its first {counted(len(found), 'row')}, "
-        "then",
-        f"  pipeline train-head --store {result['store']} --manifest {result['csv']}",
+        f"Wrote {csv}: fill in the labels of its first {counted(len(found), 'row')}, then",
+        f"  {shlex.join(train)}",
     ]
 
 
@@ -47,7 +49,7 @@ def _head(result: Result) -> list[str]:
 
 def _table(found: list[Result]) -> Table:
     if found[0]["proposed"] is None:
-        return Table([("rank", "path"), *_ranked(found)], has_words=True)
+        return Table([("rank", "path"), *_ranked(found)], has_words=True, whole=("path",))
     return Table(
         [
             ("rank", "probability", "uncertainty", "proposed", "path"),
@@ -58,6 +60,7 @@ def _table(found: list[Result]) -> Table:
             ),
         ],
         has_words=True,
+        whole=("path",),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import of_run
-from pipeline.cli.reporting import with_report
+from pipeline.cli.reporting import train_and_report
 from pipeline.cli.text import Result, Text
 from pipeline.config.options import SweepOptions
 from pipeline.runs.verdict import interval
@@ -18,7 +18,7 @@ def run(options: SweepOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return sweep(options, call.common, call.reporter, call.tables)
 
-    return with_report("sweep", options, train, call.reporter)
+    return train_and_report("sweep", options, train, call.reporter)
 
 
 def text(result: Result) -> Text:

@@ -4,7 +4,7 @@ from typing import Final
 
 from pipeline.cli.command import Call, Command
 from pipeline.cli.leaderboard import of_run
-from pipeline.cli.reporting import with_report
+from pipeline.cli.reporting import train_and_report
 from pipeline.cli.text import Result
 from pipeline.config.options import TrainHeadOptions
 
@@ -16,7 +16,7 @@ def run(options: TrainHeadOptions, call: Call) -> Result:
     def train() -> dict[str, object]:
         return train_head(options, call.common, call.reporter, call.tables.get("heads", {}))
 
-    return with_report("train-head", options, train, call.reporter)
+    return train_and_report("train-head", options, train, call.reporter)
 
 
 COMMAND: Final = Command(

@@ -1,4 +1,4 @@
-"""The pool: which images of a manifest have a label, and which may be suggested."""
+"""The candidates: which images of a manifest have a label, and which may be suggested."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.copies.distinct import DistinctImages, distinct_images
 from pipeline.copies.neighbours import Units
 from pipeline.errors import ManifestError
+from pipeline.images.manifest import Manifest
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.wording import counted
@@ -18,20 +19,22 @@ _HELD_OUT = frozenset(("test", "val"))
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class Candidates:
     """Images, each content once, by what is known of them.
 
     Attributes:
-        images: All of them, with their files and features.
-        candidates: Numbers of the images that may be suggested, ascending, ``(k,)``.
+        listing: All rows of the manifest, also those of files without features.
+        images: All images, with their files and features.
+        unlabelled: Numbers of the images that may be suggested, ascending, ``(k,)``.
         labelled: Numbers of the images with one label, ascending, ``(m,)``.
         y: Class numbers of these, int64 ``(m,)``.
         names: Class names, sorted.
         held_out: Images without a label that are declared val or test, and so no candidates.
     """
 
+    listing: Manifest
     images: DistinctImages
-    candidates: NDArray[np.intp]
+    unlabelled: NDArray[np.intp]
     labelled: NDArray[np.intp]
     y: NDArray[np.int64]
     names: tuple[str, ...]
@@ -46,7 +49,7 @@ class Pool:
         return self.images.units[images]
 
 
-def read_pool(store: Store, manifest: Path | None, run: Run | None) -> Pool:
+def read_candidates(store: Store, manifest: Path | None, run: Run | None) -> Candidates:
     """Read rows and features.
 
     Args:
@@ -60,11 +63,12 @@ def read_pool(store: Store, manifest: Path | None, run: Run | None) -> Pool:
         RunError: The rows of the run are damaged.
         StoreError: The store is damaged.
     """
-    images = distinct_images(store, store.read_manifest(manifest))
+    listing = store.read_manifest(manifest)
+    images = distinct_images(store, listing)
     used = run.manifest().keys if run is not None else np.zeros(0, "S64")
     rows = images.manifest
     is_used = np.isin(rows.keys[images.first_row], used).tolist()
-    candidates, labelled, labels, held_out = [], [], [], 0
+    unlabelled, labelled, labels, held_out = [], [], [], 0
     for image, of_image in enumerate(images.rows_of):
         found = {rows.labels[row] for row in of_image.tolist()} - {""}
         if len(found) == 1:
@@ -73,13 +77,14 @@ def read_pool(store: Store, manifest: Path | None, run: Run | None) -> Pool:
         elif not found and not _HELD_OUT.isdisjoint(rows.splits[row] for row in of_image.tolist()):
             held_out += 1
         elif not found and not is_used[image]:
-            candidates.append(image)
-    _require_candidates(len(images), len(candidates), held_out)
+            unlabelled.append(image)
+    _require_candidates(len(images), len(unlabelled), held_out)
     names = tuple(sorted(set(labels)))
     number = {name: place for place, name in enumerate(names)}
-    return Pool(
+    return Candidates(
+        listing=listing,
         images=images,
-        candidates=np.array(candidates, np.intp),
+        unlabelled=np.array(unlabelled, np.intp),
         labelled=np.array(labelled, np.intp),
         y=np.array([number[label] for label in labels], np.int64),
         names=names,
