@@ -27,7 +27,7 @@ from pipeline.heads.calibration import fit_temperature, probabilities
 HEADS: Final = ("logreg", "ridge")
 FOLDS: Final = 5
 # Principal components of the features: more cost time and change little.
-_COMPONENTS: Final = 256
+_COMPONENTS: Final = 512
 # Fewest images of a class whose labels can be judged.
 _FEWEST: Final = 3
 
@@ -181,7 +181,7 @@ def _num_folds(y: NDArray[np.integer], groups: NDArray[np.intp]) -> int:
 
 
 def _components(units: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows in the space of their principal components, float32 ``(k, at most 256)``.
+    """Return rows in the space of their principal components, float32 ``(k, at most 512)``.
 
     The axes are turned at random, so that all vary alike: heads standardize them, which would lift
     the last principal components, mostly noise, to the level of the first.
