@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from pipeline.audit.findings import Outlier
 from pipeline.audit.listing import Listing
 from pipeline.copies.neighbours import Units
+from pipeline.copies.robust import middle_and_spread
 
 NEIGHBOURS: Final = 10
 FAR_ABOVE: Final = 2.5
 # Images that distances are measured to: enough to know what is usual.
 REFERENCES: Final = 5000
-_MAD: Final = 1.4826
 
 
 def find_outliers(listing: Listing) -> list[Outlier]:
@@ -57,7 +57,6 @@ def outlier_scores(units: Units) -> NDArray[np.float64]:
         near = np.partition(products, -count, axis=1)[:, -count:].astype(np.float64)
         distances[start : start + 2048] = np.sqrt(np.maximum(2 - 2 * near, 0)).mean(axis=1)
     logs = np.log(np.maximum(distances, 1e-3))
-    middle = np.median(logs)
-    spread = _MAD * np.median(np.abs(logs - middle))
-    scores: NDArray[np.float64] = (logs - middle) / max(float(spread), 1e-9)
+    middle, spread = middle_and_spread(logs)
+    scores: NDArray[np.float64] = (logs - middle) / max(spread, 1e-9)
     return scores

@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.audit.findings import Issue
 from pipeline.audit.listing import Listing
 from pipeline.copies.photos import Photo, Photos
+from pipeline.copies.robust import middle_and_spread
 
 # Levels of grey, of 255: 99 % of a dark image is below, 99 % of a bright one above.
 DARK: Final = 64
@@ -22,7 +23,6 @@ ODD: Final = 0.35
 TINY: Final = 0.25
 # Robust standard deviations of the logarithm of sharpness below the median.
 BLURRED: Final = 3.5
-_MAD: Final = 1.4826
 
 
 def find_issues(listing: Listing, photos: Photos) -> list[Issue]:
@@ -31,8 +31,8 @@ def find_issues(listing: Listing, photos: Photos) -> list[Issue]:
         return []
     sides = np.array([min(photo.width, photo.height) for photo in photos.photos])
     logs = np.log(np.array([photo.sharpness for photo in photos.photos]) + 1.0)
-    middle = float(np.median(logs))
-    spread = max(_MAD * float(np.median(np.abs(logs - middle))), 1e-9)
+    middle, usual = middle_and_spread(logs)
+    spread = max(usual, 1e-9)
     found = [
         (rank, Issue(path=listing.path(image), label=listing.label_of[image], issue=name,
                      value=float(value)))

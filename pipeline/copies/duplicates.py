@@ -19,6 +19,7 @@ from pipeline.copies.distinct import DistinctImages
 from pipeline.copies.neighbours import Pairs, Units, nearest_similarities
 from pipeline.copies.photos import Photos
 from pipeline.copies.pixels import SAME, correlations
+from pipeline.copies.robust import middle_and_spread
 from pipeline.copies.threshold import APPROXIMATE, EXACT, Threshold
 
 # Robust standard deviations below the middle from which a distance is an outlier: Iglewicz and
@@ -30,8 +31,6 @@ BELOW: Final = 0.5
 QUERIES: Final = 2048
 # Images from which nearly all copies have to do, where faiss is installed.
 LARGE: Final = 200_000
-# Turns the median absolute deviation into the standard deviation of a normal distribution.
-_MAD: Final = 1.4826
 # Distances below are the same: float32 tells no smaller ones apart.
 _LEAST: Final = 1e-3
 # Candidates of one image whose pixels are compared: the most similar ones.
@@ -140,8 +139,7 @@ def choose(units: Units, *, has_pixels: bool = False) -> Threshold:
         rows = np.sort(np.random.default_rng(0).choice(len(rows), QUERIES, replace=False))
     nearest = nearest_similarities(units, rows)
     logs = np.log(np.maximum(np.sqrt(np.maximum(2 - 2 * nearest, 0)), _LEAST))
-    middle = float(np.median(logs))
-    spread = _MAD * float(np.median(np.abs(logs - middle)))
+    middle, spread = middle_and_spread(logs)
     strict, loose = (_similarity(middle - below * spread) for below in (FAR_BELOW, BELOW))
     return Threshold(
         similarity=strict,
