@@ -31,6 +31,7 @@ from pipeline.errors import (
     WeightsUnavailableError,
 )
 from pipeline.files.atomic import sha256_file
+from pipeline.files.state import FileState
 from pipeline.finetune import photos as finetune_data
 from pipeline.images.manifest import Manifest
 from pipeline.images.reading import read_file
@@ -42,7 +43,8 @@ from pipeline.verify.store import verify
 
 COUNTS = {"ant": 14, "bee": 14, "cow": 14}
 # Of a file that the scan cache trusts, since it is not young.
-OLD = Path(h5py.__file__).stat()
+OLD_STATUS = Path(h5py.__file__).stat()
+OLD = FileState.of(OLD_STATUS)
 SECRET = b"\x01\x00\x80\x3f" * 4000
 
 
@@ -307,7 +309,7 @@ def test_a_row_that_changed_is_not_believed(tmp_path: Path) -> None:
     with ScanCache(path) as cache:
         cache.remember_key(tmp_path / "a", status, "a" * 64)
         cache.remember_failure("b" * 64, "decoder", "bad")
-        cache.remember_check("shard", status)
+        cache.remember_check("shard", OLD_STATUS)
     database = sqlite3.connect(path)
     database.execute("UPDATE files SET key = replace(key, 'a', 'c')")
     database.execute("UPDATE failures SET reason = 'none'")
@@ -317,7 +319,7 @@ def test_a_row_that_changed_is_not_believed(tmp_path: Path) -> None:
     with ScanCache(path) as cache:
         assert cache.key(tmp_path / "a", status) is None
         assert cache.failure("b" * 64, "decoder") is None
-        assert not cache.is_checked("other", status)
+        assert not cache.is_checked("other", OLD_STATUS)
 
 
 def test_a_cache_of_the_version_before_keeps_what_it_knows(tmp_path: Path) -> None:

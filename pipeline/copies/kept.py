@@ -222,8 +222,5 @@ class _Files:
                 gone.setdefault(key, path)
                 continue
             there.add(key)
-            state = found.status
-            digest.update(
-                f"{row} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns};".encode()
-            )
+            digest.update(f"{row} {found.state.stamp};".encode())
         return cls([path for key, path in gone.items() if key not in there], digest.hexdigest())

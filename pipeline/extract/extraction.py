@@ -182,9 +182,9 @@ class Extraction:
 
     def _take(self, index: int, file: ReadFile) -> bool:
         """Settle a file that was read; False when its features must be made."""
-        if file.key and file.status is not None:
+        if file.key and file.state is not None:
             name = reading.name_of(self._listing, index)
-            self._cache.remember_key(name, file.status, file.key)
+            self._cache.remember_key(name, file.state, file.key)
         if not file.reason:
             return self._settle(index, file.key)
         if file.key and not file.reason.startswith(_NO_MEMORY):
@@ -194,7 +194,7 @@ class Extraction:
 
     def _known_key(self, index: int) -> str | None:
         found = reading.find(self._listing, index)
-        return None if found is None else self._cache.key(found.name, found.status)
+        return None if found is None else self._cache.key(found.name, found.state)
 
     def _settle(self, index: int, key: str, *, is_stored: bool = False) -> bool:
         """Count a file whose features, or whose fault, are known; False if neither is."""

@@ -28,6 +28,7 @@ from pipeline.extract.fill import (
 )
 from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files import outputs
+from pipeline.files.location import Remote, locate
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
 from pipeline.store.record import StoreRecord
@@ -58,7 +59,7 @@ def extract(
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
     network = LazyEncoder.of(options, reporter)
-    listing = scan(Path(options.data), layout=options.layout, unlabelled=options.unlabelled)
+    listing = scan(locate(options.data), layout=options.layout, unlabelled=options.unlabelled)
     if options.merge_labels:
         labels, merged = merge_labels(listing.labels)
         listing = replace(listing, labels=labels, notes=(*listing.notes, *merged))
@@ -77,7 +78,9 @@ def extract(
 
 def default_store(data: str) -> str:
     """Return where features of a data set go unless told otherwise."""
-    return str(Path("stores") / Path(data).resolve().name)
+    place = locate(data)
+    name = place.name if isinstance(place, Remote) else place.resolve().name
+    return str(Path("stores") / name)
 
 
 def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, object]:

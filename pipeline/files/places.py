@@ -9,10 +9,19 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.files.location import Location, Remote, locate
 
-def absolute(place: Path) -> str:
+
+def absolute(place: Location) -> str:
     """Return a place as records name it, whatever the working directory of their reader."""
+    if isinstance(place, Remote):
+        return str(place)
     return os.path.abspath(place)  # noqa: PTH100 - unlike resolve, it keeps links
+
+
+def nearby_root(root: Location, folder: Path) -> str | None:
+    """Return the place of images relative to the folder of a record; None of an address."""
+    return None if isinstance(root, Remote) else relative(root, folder)
 
 
 def relative(place: Path, folder: Path) -> str:
@@ -41,9 +50,21 @@ def candidates(recorded: str, nearby: str | None, folder: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def of_images(places: Sequence[Path], first: str) -> Path:
-    """Return the first place that has an image, else the first that is a folder, else the first."""
-    return choose(places, lambda place: bool(first) and (place / first).is_file(), Path.is_dir)
+def of_images(
+    recorded: str, nearby: str | None, folder: Path, has_images: Callable[[Path], bool]
+) -> Location:
+    """Return where images are: the first place that has them, else that is there, else the first.
+
+    Args:
+        recorded: As for ``candidates``, or an address.
+        nearby: As for ``candidates``.
+        folder: The folder of the record.
+        has_images: Tells whether the images of the record are at a place.
+    """
+    place = locate(recorded)
+    if isinstance(place, Remote):
+        return place
+    return choose(candidates(recorded, nearby, folder), has_images, Path.exists)
 
 
 def choose(places: Sequence[Path], *tests: Callable[[Path], bool]) -> Path:

@@ -5,7 +5,6 @@ the store. Labels and splits live here alone, so relabelling or re-splitting nev
 feature.
 """
 
-import posixpath
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError, mention
 from pipeline.files.atomic import write_atomically
+from pipeline.files.location import Location, join, normalized
+from pipeline.files.state import FileState
 from pipeline.files.table import Row, folded, read_table, write_csv
+from pipeline.images.place import exists
 from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
@@ -56,9 +58,11 @@ class Manifest:
             source names no group.
         declared: Of the rows of a run whose source declares some in train and nothing of the
             others, what it declared of each; no values at all of others.
+        states: The state of each image where listing the source told it; no values at all of
+            others, whose place is asked.
     """
 
-    root: Path
+    root: Location
     paths: Sequence[str]
     labels: Sequence[str]
     splits: Sequence[str]
@@ -67,13 +71,14 @@ class Manifest:
     notes: tuple[str, ...] = ()
     groups: Sequence[str] = ()
     declared: Sequence[str] = ()
+    states: Sequence[FileState] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def file(self, index: int) -> Path:
+    def file(self, index: int) -> Location:
         """Return where the image of one row is."""
-        return self.root / self.paths[index]
+        return join(self.root, self.paths[index])
 
     def take(self, rows: Sequence[int]) -> "Manifest":
         """Return some of the rows, in the order given."""
@@ -86,6 +91,7 @@ class Manifest:
             statuses=[self.statuses[row] for row in rows],
             groups=[self.groups[row] for row in rows] if self.groups else (),
             declared=[self.declared[row] for row in rows] if self.declared else (),
+            states=[self.states[row] for row in rows] if self.states else (),
         )
 
     def skipped(self) -> list[tuple[str, str]]:
@@ -102,7 +108,7 @@ class Manifest:
         return (*COLUMNS, GROUP) if self.groups else COLUMNS
 
 
-def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
+def read(path: Path, *, root: Location, group: str | None = None) -> Manifest:
     """Read a manifest that stage 1 wrote, or a copy edited by hand, or a run's manifest.
 
     Columns ``split`` and ``status`` may be missing (none declared, all ``ok``).
@@ -120,7 +126,7 @@ def read(path: Path, *, root: Path, group: str | None = None) -> Manifest:
         path,
         tuple(named if column == GROUP else column for column in _READ),
         required=("path", "label", "key"),
-        exists=lambda text: exists_at(root, text),
+        exists=lambda text: exists(root, text),
         is_row=lambda cells: bool(_KEY.fullmatch(cells[_KEY_PLACE]) and SUFFIX.search(cells[0])),
     )
     if group is not None and (named in COLUMNS or named not in table.columns):
@@ -234,7 +240,7 @@ def _rows(manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[str, ...
 
 
 def listing_of(
-    root: Path, rows: Sequence[tuple[str, str, str]], notes: tuple[str, ...] = ()
+    root: Location, rows: Sequence[tuple[str, str, str]], notes: tuple[str, ...] = ()
 ) -> Manifest:
     """Return a manifest of (path, label, split) rows whose images nobody has read yet."""
     return Manifest(
@@ -262,14 +268,6 @@ def none_usable(errors: Sequence[Mapping[str, str]], *, hint: str) -> ManifestEr
     )
 
 
-def exists_at(root: Path, path: str) -> bool:
-    """Tell whether there is a file at a path of a manifest."""
-    try:
-        return (root / path).exists()
-    except (OSError, ValueError):  # such as a name too long for the file system
-        return False
-
-
 def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
     """Return rows, one a path, with their paths in normal form.
 
@@ -282,7 +280,7 @@ def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
     """
     found: dict[str, Row] = {}
     for row in rows:
-        name = posixpath.normpath(row[0])
+        name = normalized(row[0])
         before = found.setdefault(name, (name, *row[1:]))
         if before[1:3] != row[1:3]:
             raise ManifestError(

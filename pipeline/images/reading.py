@@ -5,18 +5,17 @@ is all that is needed, so where the bytes come from is known here alone.
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Final, TypeVar
 
-from pipeline.errors import DecodeError, UnreadableImageError
-from pipeline.files.atomic import UnfitFileError, read_regular
-from pipeline.images import decoder, views
+from pipeline.errors import DecodeError
+from pipeline.files.location import Location
+from pipeline.files.state import FileState
+from pipeline.images import decoder, place, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 
@@ -33,11 +32,11 @@ class Content:
 
     Attributes:
         data: The bytes.
-        status: The state of the file as read; None if it changed meanwhile, or was no file.
+        state: The state of the file as read; None if it changed meanwhile, or was no file.
     """
 
     data: bytes
-    status: os.stat_result | None = None
+    state: FileState | None = None
 
     @cached_property
     def key(self) -> str:
@@ -51,13 +50,13 @@ class ReadFile:
 
     Attributes:
         key: SHA-256 of its bytes; empty if it could not be read.
-        status: The state of the file as read; None if it changed meanwhile.
+        state: The state of the file as read; None if it changed meanwhile.
         pixels: uint8 ``(S, S, 3)`` by view; only of those that were wanted.
         reason: Why it is bad; empty if it is not.
     """
 
     key: str = ""
-    status: os.stat_result | None = None
+    state: FileState | None = None
     pixels: Mapping[str, Pixels] = field(default_factory=dict)
     reason: str = ""
 
@@ -68,31 +67,27 @@ class Found:
 
     Attributes:
         name: What names it outside its manifest, such as in the scan cache.
-        status: Its state.
+        state: Its state.
     """
 
     name: str
-    status: os.stat_result
+    state: FileState
 
 
 def find(manifest: Manifest, row: int) -> Found | None:
     """Look for the image of a row without opening it; None where it is gone."""
-    name = name_of(manifest, row)
-    try:
-        return Found(name, os.stat(name))  # noqa: PTH116
-    except OSError:
-        return None
+    state = manifest.states[row] if manifest.states else place.state_of(*_place(manifest, row))
+    return None if state is None else Found(name_of(manifest, row), state)
 
 
 def name_of(manifest: Manifest, row: int) -> str:
     """Return what names the image of a row outside its manifest."""
-    # A text, not a path: at a hundred thousand files the difference is a second.
-    return os.path.join(manifest.root, manifest.paths[row])  # noqa: PTH118
+    return place.name_of(*_place(manifest, row))
 
 
 def is_there(manifest: Manifest, row: int) -> bool:
     """Tell whether there is a file, or a link to one, for a row."""
-    return manifest.file(row).is_file()
+    return place.exists(*_place(manifest, row))
 
 
 def read(manifest: Manifest, row: int) -> Content:
@@ -101,24 +96,20 @@ def read(manifest: Manifest, row: int) -> Content:
     Raises:
         UnreadableImageError: There are none; the message is the reason alone.
     """
-    return read_file(manifest.file(row))
+    return Content(*place.read(*_place(manifest, row), limit=decoder.MAX_BYTES))
 
 
-def read_file(path: Path) -> Content:
-    """Return the bytes of an image file that stands in no manifest.
+def read_file(path: Location) -> Content:
+    """Return the bytes of an image that stands in no manifest.
 
     Raises:
         UnreadableImageError: There are none; the message is the reason alone.
     """
-    try:
-        data, before = read_regular(path, limit=decoder.MAX_BYTES)
-        after = path.stat()
-    except UnfitFileError as error:
-        raise UnreadableImageError(str(error.strerror)) from error
-    except OSError as error:
-        raise UnreadableImageError(f"cannot be read: {error.strerror}") from error
-    unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, len(data))
-    return Content(data, after if unchanged else None)
+    return Content(*place.read(path, "", limit=decoder.MAX_BYTES))
+
+
+def _place(manifest: Manifest, row: int) -> tuple[Location, str]:
+    return manifest.root, manifest.paths[row]
 
 
 def decoded(
@@ -136,12 +127,12 @@ def decoded(
         content = get()
     except DecodeError as error:
         return ReadFile(reason=str(error))
-    key, status = content.key, content.status
+    key, state = content.key, content.state
     try:
         made = views.pixels(content.data, key, wanted(key), size, resize)
-        return ReadFile(key, status, made)
+        return ReadFile(key, state, made)
     except DecodeError as error:
-        return ReadFile(key, status, reason=str(error))
+        return ReadFile(key, state, reason=str(error))
 
 
 def in_threads(

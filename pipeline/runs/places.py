@@ -11,6 +11,8 @@ from typing import Final
 
 from pipeline.errors import RunError
 from pipeline.files import places
+from pipeline.files.location import Location
+from pipeline.images.place import exists
 from pipeline.runs.record import Nearby, RunRecord
 from pipeline.store.store import Store
 
@@ -24,7 +26,7 @@ def apart_from_places(inputs: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in inputs.items() if name not in PLACES}
 
 
-def noted(record: RunRecord, folder: Path, *, store: Path, root: Path) -> RunRecord:
+def noted(record: RunRecord, folder: Path, *, store: Path, root: Location) -> RunRecord:
     """Return a run's record that says where the store and the images are.
 
     Args:
@@ -39,7 +41,7 @@ def noted(record: RunRecord, folder: Path, *, store: Path, root: Path) -> RunRec
         root=places.absolute(root),
         nearby=Nearby(
             store=places.relative(store, folder),
-            root=places.relative(root, folder),
+            root=places.nearby_root(root, folder),
         ),
     )
 
@@ -56,7 +58,7 @@ def store_of(record: RunRecord, folder: Path) -> Path:
     return places.choose(stores(record, folder), fits, Store.exists)
 
 
-def root_of(record: RunRecord, folder: Path, first: str) -> Path:
+def root_of(record: RunRecord, folder: Path, first: str) -> Location:
     """Return where the images of a run are, or were last.
 
     Args:
@@ -65,7 +67,8 @@ def root_of(record: RunRecord, folder: Path, first: str) -> Path:
         first: The path of one image.
     """
     nearby = record.nearby.root if record.nearby else None
-    return places.of_images(places.candidates(record.root, nearby, folder), first)
+    has_images = partial(exists, path=first) if first else (lambda root: False)
+    return places.of_images(record.root, nearby, folder, has_images)
 
 
 def given(flag: str, place: str | None) -> Path | None:

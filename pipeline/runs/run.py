@@ -22,6 +22,7 @@ from pipeline.dataset.examples import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
 from pipeline.files.atomic import rename_durably, sha256_file, temporary_sibling
+from pipeline.files.location import Location
 from pipeline.files.table import write_csv
 from pipeline.files.typed_record import MisfitError, first_difference
 from pipeline.images import manifest as manifests
@@ -120,7 +121,7 @@ class Run:
         *,
         inputs: Mapping[str, object],
         examples: Examples,
-        root: Path,
+        root: Location,
         source: RunSource = _NOWHERE,
     ) -> "Run":
         """Describe a run without heads; nothing is on disk before the first head, or ``begin``.
@@ -307,7 +308,7 @@ class Run:
         self._data = run_places.given("--data", data)
         return self
 
-    def note_places(self, store: Path, root: Path) -> None:
+    def note_places(self, store: Path, root: Location) -> None:
         """Take down where the store and the images are; see ``run_places``."""
         self.record = run_places.noted(self.record, self.path, store=store, root=root)
 
@@ -389,7 +390,7 @@ class Run:
             rename_durably(temporary, path)
 
 
-def _rows_of(examples: Examples, root: Path) -> Manifest:
+def _rows_of(examples: Examples, root: Location) -> Manifest:
     return Manifest(
         root, examples.paths, examples.labels, examples.splits, examples.keys, (),
         groups=examples.groups, declared=examples.declared,

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,6 +23,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     UnreadableImageError,
 )
+from pipeline.files.location import Location
 from pipeline.heads.calibration import probabilities
 from pipeline.images import decoder, reading
 from pipeline.images.manifest import Manifest
@@ -65,10 +65,10 @@ class Sample:
     """
 
     rows: NDArray[np.intp]
-    paths: Sequence[Path]
+    paths: Sequence[Location]
     pixels: NDArray[np.uint8]
     features: NDArray[np.float32]
-    unreadable: Sequence[Path]
+    unreadable: Sequence[Location]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +297,7 @@ def _in_turn(rows: Manifest, splits: Sequence[str]) -> Iterator[int]:
                 yield index
 
 
-def _decoded(path: Path, content: Content, key: str, store: Store) -> decoder.Pixels:
+def _decoded(path: Location, content: Content, key: str, store: Store) -> decoder.Pixels:
     """Decode an image, which must be the one that the features were made of."""
     if content.key != key:
         raise StaleFeaturesError(

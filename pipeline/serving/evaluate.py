@@ -20,6 +20,7 @@ from pipeline.config.serving import EvaluateOptions
 from pipeline.errors import ManifestError, mention
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
+from pipeline.files.location import locate
 from pipeline.files.table import write_csv
 from pipeline.heads.calibration import coverage_curve
 from pipeline.images import reading
@@ -119,7 +120,7 @@ def evaluate(
 
 def _checked(options: EvaluateOptions, reporter: Reporter, *, force: bool) -> Manifest:
     """Return the listing of DATA, after everything that can be refused at once."""
-    listing = scan(Path(options.data), layout=options.layout)
+    listing = scan(locate(options.data), layout=options.layout)
     if options.weights is not None:
         weights.require_source(options.weights)
     if options.csv is not None:

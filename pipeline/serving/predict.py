@@ -15,7 +15,8 @@ from pipeline.errors import ManifestError
 from pipeline.files import outputs
 from pipeline.files.atomic import write_atomically
 from pipeline.files.table import write_csv
-from pipeline.images.manifest import exists_at, none_usable
+from pipeline.images import place
+from pipeline.images.manifest import none_usable
 from pipeline.images.sources import walk
 from pipeline.serving import predictions_csv
 from pipeline.serving.classifier import Classifier, Prediction
@@ -99,7 +100,7 @@ def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None)
 
 def _files_of(text: str, without: str | None) -> list[str]:
     path = Path(text)
-    if not exists_at(Path(), text):
+    if not place.exists(Path(), text):
         raise ManifestError(
             f"Expected image files and folders. Received: {text!r}, which does not exist.",
             hint="Correct the path.",

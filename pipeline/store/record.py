@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.backbones.identity import Identity
 from pipeline.errors import StoreError
 from pipeline.files import places
+from pipeline.files.location import Location
 from pipeline.files.records import VERSION, read_record, write_record
 from pipeline.files.typed_record import MisfitError, Record, lenient
 from pipeline.system.provenance import provenance
@@ -113,7 +114,7 @@ class StoreRecord(Record):
     unlabelled: Sequence[str] | None = None
 
     @classmethod
-    def empty(cls, identity: Identity, *, dim: int, root: Path, store: Path) -> "StoreRecord":
+    def empty(cls, identity: Identity, *, dim: int, root: Location, store: Path) -> "StoreRecord":
         """Return the record of a store without features."""
         record = cls(
             identity=identity,
@@ -126,9 +127,9 @@ class StoreRecord(Record):
         )
         return record.with_root(root, store)
 
-    def with_root(self, root: Path, store: Path) -> "StoreRecord":
+    def with_root(self, root: Location, store: Path) -> "StoreRecord":
         """Return this record with another place of the images."""
-        nearby = places.relative(root, store)
+        nearby = places.nearby_root(root, store)
         return replace(self, root=places.absolute(root), nearby_root=nearby)
 
     def with_weights(self, token: str, digest: str) -> "StoreRecord":

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pipeline.files.atomic import has_locks, require_regular
+from pipeline.files.state import FileState
 
 # A file changed within the clock's grain after it was read would look unchanged; git's index
 # has the same race and the same rule: what is this young is read again next time.
@@ -59,17 +60,12 @@ _ELSEWHERE: Final = frozenset(
 )
 
 
-def stamp(status: os.stat_result) -> str:
-    """Return what must be equal for a file to count as unchanged."""
-    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
-
-
 class ScanCache:
     """The cache of one store; without a file, or where it cannot be written, it lives in memory.
 
     Example:
         with ScanCache(store / "scan.sqlite") as cache:
-            key = cache.key(path, os.stat(path))
+            key = cache.key(path, FileState.of(os.stat(path)))
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -100,16 +96,16 @@ class ScanCache:
         except _ERRORS as error:
             self._give_up(error)
 
-    def key(self, path: str | Path, status: os.stat_result) -> str | None:
+    def key(self, path: str | Path, state: FileState) -> str | None:
         """Return the key of a file's bytes if the file is unchanged since it was hashed."""
-        name, state = os.fsencode(path), stamp(status)
-        row = self._one("SELECT key, checksum FROM files WHERE path = ? AND stamp = ?", name, state)
-        return _checked(row, name, state)
+        asked = (os.fsencode(path), state.stamp)
+        row = self._one("SELECT key, checksum FROM files WHERE path = ? AND stamp = ?", *asked)
+        return _checked(row, *asked)
 
-    def remember_key(self, path: str | Path, status: os.stat_result, key: str) -> None:
+    def remember_key(self, path: str | Path, state: FileState, key: str) -> None:
         """Remember a file's key, unless the file is too young to be trusted."""
-        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= RACY_NS:
-            self._put("files", os.fsencode(path), stamp(status), key)
+        if time.time_ns() - state.changed_ns >= RACY_NS:
+            self._put("files", os.fsencode(path), state.stamp, key)
 
     def failure(self, key: str, decoder: str) -> str | None:
         """Return why an image could not be decoded by this very decoder, if it could not."""
@@ -126,13 +122,13 @@ class ScanCache:
 
     def is_checked(self, shard: str, status: os.stat_result) -> bool:
         """Tell whether a shard is unchanged since its digest was last found right."""
-        state = stamp(status)
+        state = FileState.of(status).stamp
         row = self._one("SELECT stamp, checksum FROM shards WHERE name = ?", shard)
         return row == (state, _checksum(shard, state))
 
     def remember_check(self, shard: str, status: os.stat_result) -> None:
         """Remember that a shard's digest is right."""
-        self._put("shards", shard, stamp(status))
+        self._put("shards", shard, FileState.of(status).stamp)
 
     def _one(self, query: str, *values: object) -> tuple[object, ...] | None:
         try:

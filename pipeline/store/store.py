@@ -8,6 +8,7 @@ it. The layout is in ``docs/store.md``.
 import hashlib
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +26,13 @@ from pipeline.files.atomic import (
     sha256_file,
     temporary_sibling,
 )
+from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
 from pipeline.files.typed_record import first_difference
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import fill as fill_manifest
 from pipeline.images.manifest import read as read_manifest
+from pipeline.images.place import exists
 from pipeline.store import record as store_record
 from pipeline.store.features_file import write_view
 from pipeline.store.key_index import KeyIndex
@@ -93,7 +96,7 @@ class Store:
         return cls(path, store_record.read(path))
 
     @classmethod
-    def create(cls, path: Path, *, identity: Identity, dim: int, root: Path) -> "Store":
+    def create(cls, path: Path, *, identity: Identity, dim: int, root: Location) -> "Store":
         """Make an empty store.
 
         Raises:
@@ -229,8 +232,9 @@ class Store:
             )
         known = self.record.manifests.get(name, self.record)
         rows = read_manifest(chosen, root=Path(), group=group)
-        found = places.candidates(known.root, known.nearby_root, self.path)
-        return replace(rows, root=places.of_images(found, rows.paths[0] if rows.paths else ""))
+        has_images = partial(exists, path=rows.paths[0]) if rows.paths else (lambda root: False)
+        found = places.of_images(known.root, known.nearby_root, self.path, has_images)
+        return replace(rows, root=found)
 
     def needed_keys(self) -> Keys:
         """Return the keys in any manifest that this store has written.
@@ -275,7 +279,7 @@ class Store:
             # The record comes first: killed between the two, the old file is still known as ours.
             written = WrittenManifest(
                 root=places.absolute(manifest.root),
-                nearby_root=places.relative(manifest.root, self.path),
+                nearby_root=places.nearby_root(manifest.root, self.path),
                 nearby=places.relative(path, self.path),
                 sha256=[sha256_file(staged), *([present] if present in known else known[:1])],
             )

@@ -15,6 +15,7 @@ from pipeline.dataset.examples import Examples, SplitRule, prepare, rows_in_use
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
+from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
 from pipeline.images.manifest import Manifest
 from pipeline.runs import folder
@@ -50,7 +51,7 @@ class TrainingData:
     examples: Examples
     data: SplitFeatures
     inputs: RunInputs
-    root: Path
+    root: Location
     source: RunSource
 
 

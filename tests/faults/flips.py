@@ -23,13 +23,14 @@ from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.dataset.examples import load
 from pipeline.errors import PipelineError
 from pipeline.files.atomic import sha256_file
+from pipeline.files.state import FileState
 from pipeline.images import probe_images
 from pipeline.runs import checkpoint, model_folder
 from pipeline.runs.checkpoint import Arrays, Progress
 from pipeline.runs.leaderboard import compare
 from pipeline.runs.model_folder import ModelRecord
 from pipeline.runs.run import FINETUNED, Run
-from pipeline.store import activations, scan_cache
+from pipeline.store import activations
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence
 from pipeline.train.prepare import create_heads, open_run, prepare_data
@@ -78,7 +79,7 @@ def build(folder: Path) -> Path:
         for path in photos(folder):
             path.write_bytes(path.name.encode())
             # What it would learn of files that are not as young as these.
-            state = scan_cache.stamp(path.stat())
+            state = FileState.of(path.stat()).stamp
             cache._put("files", os.fsencode(path), state, sha256_file(path))
     store.refresh_view()
     arrays = {"conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4)}
@@ -250,7 +251,7 @@ def use_cache(folder: Path) -> Any:
     """Look files up, learn something, and use the store; what is not known is no fault."""
     with Store.unchecked(folder / "store").scan_cache() as cache:
         for path in photos(folder):
-            key = cache.key(path, path.stat())
+            key = cache.key(path, FileState.of(path.stat()))
             if key not in (None, sha256_file(path)):
                 return key
         cache.remember_failure("a" * 64, "decoder", "reason")

@@ -11,7 +11,7 @@ from fakes import Command, FakeEncoder, write_classes, write_image
 
 from pipeline.errors import DecodeError, RunError, StaleFeaturesError, UnreadableImageError
 from pipeline.finetune.photos import Photos
-from pipeline.images import reading
+from pipeline.images import place, reading
 from pipeline.images.manifest import listing_of
 from pipeline.images.reading import Content
 from pipeline.runs import stitch
@@ -27,10 +27,10 @@ def test_a_row_is_found_and_read_under_one_name(tmp_path: Path) -> None:
     data = write_image(tmp_path / "a/b.png", 1)
     listing = listing_of(tmp_path, [("a/b.png", "a", ""), ("a/c.png", "a", "")])
     content, found = reading.read(listing, 0), reading.find(listing, 0)
-    assert found is not None and content.status is not None
+    assert found is not None and content.state is not None
     assert (content.data, content.key) == (data, hashlib.sha256(data).hexdigest())
     assert found.name == reading.name_of(listing, 0) == str(listing.file(0))
-    assert scan_cache.stamp(found.status) == scan_cache.stamp(content.status)
+    assert found.state == content.state
     assert [reading.is_there(listing, row) for row in (0, 1)] == [True, False]
     assert reading.find(listing, 1) is None
     with pytest.raises(UnreadableImageError, match=r"^cannot be read: No such file or directory$"):
@@ -40,16 +40,16 @@ def test_a_row_is_found_and_read_under_one_name(tmp_path: Path) -> None:
 def test_a_file_that_changes_under_the_reader_has_no_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, original = tmp_path / "a.png", reading.read_regular
+    path, original = tmp_path / "a.png", place.read_regular
     write_image(path, 1)
 
-    def changed(place: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
-        found = original(place, limit=limit)
+    def changed(where: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
+        found = original(where, limit=limit)
         write_image(path, 2, size=20)
         return found
 
-    monkeypatch.setattr(reading, "read_regular", changed)
-    assert reading.read_file(path).status is None
+    monkeypatch.setattr(place, "read_regular", changed)
+    assert reading.read_file(path).state is None
 
 
 def test_what_is_wanted_is_decoded_and_a_bad_image_says_why() -> None:
@@ -77,7 +77,7 @@ def test_an_unchanged_file_is_known_however_its_folder_was_named(
         monkeypatch.chdir(tmp_path / "photos")
     flags = (*FLAGS[:-1], tmp_path / "store")
     assert command("extract", data, *flags)[0] == 0
-    monkeypatch.setattr(reading, "read_regular", lambda *_, **__: pytest.fail("it is known"))
+    monkeypatch.setattr(place, "read_regular", lambda *_, **__: pytest.fail("it is known"))
     assert command("extract", data, *flags)[1]["reused"] == 4
 
 
@@ -93,7 +93,7 @@ def test_every_stage_reads_images_here(
     def unreachable(path: Path, *, limit: int) -> tuple[bytes, os.stat_result]:
         raise OSError(errno.ENETDOWN, "Network is down", str(path))
 
-    monkeypatch.setattr(reading, "read_regular", unreachable)
+    monkeypatch.setattr(place, "read_regular", unreachable)
     reason = "cannot be read: Network is down"
     run, store = Run.open(Path("run")), Store.open(Path("store"))
     status, result = command("extract", "photos", "--rehash", *FLAGS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files.state import FileState
 from pipeline.store.scan_cache import RACY_NS, ScanCache
 
 KEY = "a" * 64
@@ -27,10 +28,10 @@ def old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_unchanged_file_is_known_after_reopening(old_file: Path, tmp_path: Path) -> None:
     with ScanCache(tmp_path / "scan.sqlite") as cache:
-        cache.remember_key(old_file, old_file.stat(), KEY)
+        cache.remember_key(old_file, FileState.of(old_file.stat()), KEY)
     with ScanCache(tmp_path / "scan.sqlite") as cache:
-        assert cache.key(old_file, old_file.stat()) == KEY
-        assert cache.key(tmp_path / "other.jpg", old_file.stat()) is None
+        assert cache.key(old_file, FileState.of(old_file.stat())) == KEY
+        assert cache.key(tmp_path / "other.jpg", FileState.of(old_file.stat())) is None
 
 
 def rewrite(path: Path) -> None:
@@ -56,18 +57,18 @@ def test_changed_file_is_not_known(
     old_file: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     with ScanCache(tmp_path / "scan.sqlite") as cache:
-        cache.remember_key(old_file, old_file.stat(), KEY)
+        cache.remember_key(old_file, FileState.of(old_file.stat()), KEY)
         time.sleep(0.02)  # longer than the grain of the clock
         change(old_file)
-        assert cache.key(old_file, old_file.stat()) is None
+        assert cache.key(old_file, FileState.of(old_file.stat())) is None
 
 
 def test_young_file_is_not_trusted(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"now")
     with ScanCache(None) as cache:
-        cache.remember_key(path, path.stat(), KEY)
-        assert cache.key(path, path.stat()) is None
+        cache.remember_key(path, FileState.of(path.stat()), KEY)
+        assert cache.key(path, FileState.of(path.stat())) is None
 
 
 def test_failures_count_for_their_decoder_alone() -> None:
@@ -82,16 +83,16 @@ def test_damaged_cache_is_made_anew(old_file: Path, tmp_path: Path, content: byt
     path = tmp_path / "scan.sqlite"
     path.write_bytes(content)
     with ScanCache(path) as cache:
-        assert cache.key(old_file, old_file.stat()) is None
-        cache.remember_key(old_file, old_file.stat(), KEY)
+        assert cache.key(old_file, FileState.of(old_file.stat())) is None
+        cache.remember_key(old_file, FileState.of(old_file.stat()), KEY)
     with ScanCache(path) as cache:
-        assert cache.key(old_file, old_file.stat()) == KEY
+        assert cache.key(old_file, FileState.of(old_file.stat())) == KEY
 
 
 def test_place_that_cannot_be_written_only_costs_speed(old_file: Path, tmp_path: Path) -> None:
     with ScanCache(tmp_path / "missing/scan.sqlite") as cache:
-        cache.remember_key(old_file, old_file.stat(), KEY)
-        assert cache.key(old_file, old_file.stat()) == KEY
+        cache.remember_key(old_file, FileState.of(old_file.stat()), KEY)
+        assert cache.key(old_file, FileState.of(old_file.stat())) == KEY
 
 
 @pytest.mark.parametrize("is_there", [False, True])

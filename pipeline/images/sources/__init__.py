@@ -1,25 +1,40 @@
-"""Where images come from: a folder or a table, listed without opening an image."""
+"""Where images come from: a table of the kinds of sources, each listed without decoding an image.
 
-from collections.abc import Sequence
+To add a kind: a module with ``recognizes`` and ``scan_source``, and its row.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Final, cast
 
-from pipeline.errors import ConfigError, ManifestError, mention
+from pipeline.errors import ManifestError
+from pipeline.files import remote
+from pipeline.files.location import Location, Remote
+from pipeline.images import packed
 from pipeline.images.manifest import Manifest
-from pipeline.images.sources.csv_file import scan_csv
-from pipeline.images.sources.folder import scan_folder
 from pipeline.images.sources.folder_tree import Tree
+from pipeline.images.sources.given import Given
 
-_TABLES: Final = (".csv", ".tsv", ".txt")
+# From what a kind is called to its module; the first that recognizes the data lists it.
+SOURCES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "a CSV": "pipeline.images.sources.csv_file",
+        "a packed file": "pipeline.images.sources.packed_folder",
+        "a folder": "pipeline.images.sources.folder",
+    }
+)
 
 
-def scan(data: Path, *, layout: str = "auto", unlabelled: Sequence[str] = ()) -> Manifest:
-    """List the images of a data set, without opening any; keys and statuses are empty.
+def scan(data: Location, *, layout: str = "auto", unlabelled: Sequence[str] = ()) -> Manifest:
+    """List the images of a data set, without decoding any; keys and statuses are empty.
 
     Args:
         data: A folder with one sub-folder per class (label = first level, searched recursively);
             or split folders (``train``, ``val``, ``test``) above the class folders; or a CSV
-            with columns ``path,label[,split][,group]``, paths relative to the CSV.
+            with columns ``path,label[,split][,group]``, paths relative to the CSV; or another kind
+            of ``SOURCES``; on this machine or at an address.
         layout: What the folders are: ``classes``, ``splits``, or ``auto``, by their names.
         unlabelled: Names of folders, beside those of classes or splits, whose images have no label.
 
@@ -27,37 +42,39 @@ def scan(data: Path, *, layout: str = "auto", unlabelled: Sequence[str] = ()) ->
         The listing; its notes say what was assumed and what was left out.
 
     Raises:
-        ManifestError: The folder is missing or empty, has a loop of symbolic links, holds a mixture
-            of split folders and others, or no folder that ``unlabelled`` names; or the CSV lacks a
-            column, has a row that is none, or gives one path two labels, splits or
-            groups.
+        ManifestError: The data is missing or empty, has a loop of symbolic links, holds a mixture
+            of split folders and others, or no folder that ``unlabelled`` names; or a table lacks a
+            column, has a row that is none, or gives one path two labels, splits or groups.
         ConfigError: A layout or unlabelled folders are given for a table.
     """
-    if data.is_dir():
-        return scan_folder(data, layout, unlabelled)
+    given = _given(data, layout, unlabelled)
+    for name in SOURCES.values():
+        source = import_module(name)
+        if source.recognizes(given):
+            return cast(Callable[[Given], Manifest], source.scan_source)(given)
+    raise ManifestError(
+        f"Expected a folder, or a file such as a .csv. Received: the file {str(data)!r}.",
+        hint="Give the folder that holds the class folders.",
+    )
+
+
+def _given(data: Location, layout: str, unlabelled: Sequence[str]) -> Given:
+    """Return what the user gave, with what is below it if it is a folder.
+
+    Raises:
+        ManifestError: There is nothing.
+    """
+    if isinstance(data, Remote):
+        states = {} if data.suffix or packed.kind_of(data.name) else remote.listing(data)
+        tree = Tree.of_paths(states) if states else None
+        return Given(data, tree, layout, tuple(unlabelled), states)
     if not data.exists():
         raise ManifestError(
             f"There is no data at {str(data)!r}.",
             hint="Give a folder with one sub-folder per class, or a CSV with columns path,label.",
         )
-    if data.suffix.lower() not in _TABLES:
-        raise ManifestError(
-            f"Expected a folder or a .csv file. Received: the file {str(data)!r}.",
-            hint="Give the folder that holds the class folders.",
-        )
-    if layout != "auto":
-        raise ConfigError(
-            f"--layout: expected none for a table, whose column split says it all. "
-            f"Received: {layout!r} for {str(data)!r}.",
-            hint="Leave it out.",
-        )
-    if unlabelled:
-        raise ConfigError(
-            f"--unlabelled: expected none for a table. Received: {mention(unlabelled)} "
-            f"for {str(data)!r}.",
-            hint="Leave it out, and leave the label of such images empty.",
-        )
-    return scan_csv(data)
+    tree = Tree.of(data) if data.is_dir() else None
+    return Given(data, tree, layout, tuple(unlabelled))
 
 
 def walk(folder: Path) -> list[str]:

@@ -5,19 +5,34 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from pipeline.errors import ManifestError, mention
 from pipeline.files.table import Row, read_table
+from pipeline.images import place
 from pipeline.images.manifest import (
     GROUP,
     SUFFIX,
     Manifest,
-    exists_at,
     group_column,
     listing_of,
     split_column,
     unique_rows,
 )
+from pipeline.images.sources.given import Given
+
+_SUFFIXES: Final = (".csv", ".tsv", ".txt")
+
+
+def recognizes(given: Given) -> bool:
+    """Tell whether the data is a table."""
+    return given.is_file(*_SUFFIXES)
+
+
+def scan_source(given: Given) -> Manifest:
+    """List the images of a table; see ``sources.scan``."""
+    given.require_no_folders()
+    return scan_csv(Path(str(given.data)))
 
 
 def scan_csv(data: Path) -> Manifest:
@@ -32,8 +47,8 @@ def scan_csv(data: Path) -> Manifest:
         data,
         ("path", "label", "split", GROUP),
         required=("path", "label"),
-        exists=lambda text: exists_at(root, text),
-        is_row=lambda cells: bool(SUFFIX.search(cells[0])) or exists_at(root, cells[0]),
+        exists=lambda text: place.exists(root, text),
+        is_row=lambda cells: bool(SUFFIX.search(cells[0])) or place.exists(root, cells[0]),
     )
     if not table.rows:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label per image.")
@@ -57,7 +72,7 @@ def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list
     found: list[Row] = []
     missing, respelled = [], []
     for path, *cells in rows:
-        name = next((text for text in _spellings(path) if exists_at(root, text)), None)
+        name = next((text for text in _spellings(path) if place.exists(root, text)), None)
         if name is None:
             missing.append(path)
         elif name != path:

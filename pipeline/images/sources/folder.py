@@ -7,13 +7,14 @@ out is noted.
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipeline.errors import ManifestError, mention
+from pipeline.files.location import Location, Remote
 from pipeline.images.manifest import Manifest, listing_of
 from pipeline.images.sources.folder_tree import Tree, may_be_image, parent
+from pipeline.images.sources.given import Given
 from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
@@ -39,9 +40,29 @@ class _Layout:
     unlabelled: list[str] = field(default_factory=list)
 
 
-def scan_folder(data: Path, layout: str, unlabelled: Sequence[str] = ()) -> Manifest:
-    """List the images below a folder with their classes and splits; see ``sources.scan``."""
-    tree = Tree.of(data)
+def recognizes(given: Given) -> bool:
+    """Tell whether the data is a folder."""
+    return given.tree is not None
+
+
+def scan_source(given: Given) -> Manifest:
+    """List the images below a folder; see ``sources.scan``."""
+    if given.tree is None:
+        raise ManifestError(f"Expected a folder. Received: {str(given.data)!r}.", hint=_HINT)
+    return scan_tree(given.tree, given)
+
+
+def scan_tree(tree: Tree, given: Given) -> Manifest:
+    """List the images of a tree with their classes and splits.
+
+    Args:
+        tree: What is below the place of the data.
+        given: The data.
+
+    Raises:
+        ManifestError: See ``sources.scan``.
+    """
+    data = given.data
     if not tree.paths:
         raise ManifestError(f"There are no files in {str(data)!r}.", hint=_HINT)
     if not tree.images[""]:
@@ -50,8 +71,8 @@ def scan_folder(data: Path, layout: str, unlabelled: Sequence[str] = ()) -> Mani
             f"{counted(len(tree.paths), 'file')} of other kinds, such as {tree.paths[0]!r}.",
             hint=_HINT,
         )
-    found = _layout(tree, data, layout, unlabelled)
-    found.unlabelled = _named_unlabelled(tree, found, data, unlabelled)
+    found = _layout(tree, data, given.layout, given.unlabelled)
+    found.unlabelled = _named_unlabelled(tree, found, data, given.unlabelled)
     rows, left_out = _rows(tree, found)
     left_out += [f"{name!r} (names no split)" for name in found.others]
     left_out += [f"{name!r} ({kind})" for name, kind in tree.own.items()]
@@ -59,10 +80,14 @@ def scan_folder(data: Path, layout: str, unlabelled: Sequence[str] = ()) -> Mani
         found.notes.append(f"Left out: {mention(left_out, quoted=False)}")
     found.notes += [*_unlabelled(tree, found, data), *_nested(tree, found)]
     found.notes += _looks_unlabelled(rows)
-    return listing_of(data.resolve(), rows, tuple(found.notes))
+    root = data if isinstance(data, Remote) else data.resolve()
+    listing = listing_of(root, rows, tuple(found.notes))
+    if not given.states:
+        return listing
+    return replace(listing, states=[given.states[path] for path in listing.paths])
 
 
-def _layout(tree: Tree, data: Path, layout: str, unlabelled: Sequence[str]) -> _Layout:
+def _layout(tree: Tree, data: Location, layout: str, unlabelled: Sequence[str]) -> _Layout:
     """Tell from names what the folders are.
 
     Raises:
@@ -166,7 +191,9 @@ def _levels(layout: _Layout) -> set[str]:
     return levels
 
 
-def _named_unlabelled(tree: Tree, layout: _Layout, data: Path, names: Sequence[str]) -> list[str]:
+def _named_unlabelled(
+    tree: Tree, layout: _Layout, data: Location, names: Sequence[str]
+) -> list[str]:
     """Return the folders of some names, beside those of classes or splits.
 
     Raises:
@@ -195,7 +222,7 @@ def _looks_unlabelled(rows: Sequence[tuple[str, str, str]]) -> list[str]:
     ]
 
 
-def _unlabelled(tree: Tree, layout: _Layout, data: Path) -> list[str]:
+def _unlabelled(tree: Tree, layout: _Layout, data: Location) -> list[str]:
     """Note images without a label; a split that has no others is noted by ``dataset``."""
     loose = [
         level

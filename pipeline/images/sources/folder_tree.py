@@ -5,7 +5,7 @@ Which folders are classes and which are splits is not told here.
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -75,12 +75,29 @@ class Tree:
         """
         tree = cls()
         _walk(folder, "", (), tree)
-        tree.paths.sort()
-        tree.images.update(tree.loose)
-        for name in reversed(tree.loose):
-            if name:
-                tree.images[parent(name)] += tree.images[name]
+        tree._complete()
         return tree
+
+    @classmethod
+    def of_paths(cls, paths: Iterable[str]) -> "Tree":
+        """Return the tree of files that are listed elsewhere, by their POSIX paths."""
+        folders: dict[str, _Listed] = {"": _Listed()}
+        for path in paths:
+            above = parent(path)
+            _make(folders, above)
+            folders[above].files.append(path[len(above) :].lstrip("/"))
+        tree = cls()
+        _add(folders, "", tree)
+        tree._complete()
+        return tree
+
+    def _complete(self) -> None:
+        """Sort the paths, and count the images at any depth."""
+        self.paths.sort()
+        self.images.update(self.loose)
+        for name in reversed(self.loose):
+            if name:
+                self.images[parent(name)] += self.images[name]
 
     def inside(self, folder: str) -> list[str]:
         """Return the folders directly in a folder that hold an image at any depth, sorted."""
@@ -108,6 +125,49 @@ def may_be_image(path: str) -> bool:
     return path.rpartition("/")[2].lower().rpartition(".")[2] not in _NO_IMAGES
 
 
+@dataclass(slots=True)
+class _Listed:
+    """What is directly in a folder: names of folders, in the order found, and of files."""
+
+    folders: dict[str, None] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+
+
+def _make(folders: dict[str, _Listed], path: str) -> None:
+    """Add a folder and those that it lies in."""
+    while path not in folders:
+        folders[path] = _Listed()
+        above = parent(path)
+        _make(folders, above)
+        folders[above].folders[path[len(above) :].lstrip("/")] = None
+
+
+def _add(folders: Mapping[str, _Listed], folder: str, tree: Tree) -> None:
+    """Add all that is below a listed folder to a tree."""
+    listed = folders[folder]
+    prefix = f"{folder}/" if folder else ""
+    own = _own((*listed.files, *listed.folders)) if prefix else ""
+    if own:
+        tree.own[folder] = own
+        return
+    tree.loose[folder] = 0
+    images = 0
+    for name in sorted(listed.folders):
+        if not name.startswith(".") and name.lower() not in IGNORED_FOLDERS:
+            _add(folders, prefix + name, tree)
+    for name in listed.files:
+        if _counts(name):
+            tree.paths.append(prefix + name)
+            images += may_be_image(name)
+    tree.loose[folder] = images
+
+
+def _counts(name: str) -> bool:
+    """Tell whether a file is one of the user's."""
+    lowered = name.lower()
+    return not (name.startswith(".") or lowered in IGNORED_FILES or lowered.endswith(_ZONE))
+
+
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], tree: Tree) -> None:
     """Add all that is below a folder to a tree."""
     status = folder.stat()
@@ -115,7 +175,7 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], tre
     if identity in ancestors:
         raise _link_loop(folder)
     entries = _entries(folder)
-    own = _own(entries) if prefix else ""
+    own = _own([entry.name for entry in entries]) if prefix else ""
     if own:
         tree.own[prefix[:-1]] = own
         return
@@ -127,17 +187,17 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], tre
             if name not in IGNORED_FOLDERS:
                 inner = f"{prefix}{entry.name}/"
                 _walk(folder / entry.name, inner, (*ancestors, identity), tree)
-        elif name not in IGNORED_FILES and not name.endswith(_ZONE):
+        elif _counts(entry.name):
             tree.paths.append(prefix + entry.name)
-            images += name.rpartition(".")[2] not in _NO_IMAGES
+            images += may_be_image(entry.name)
     tree.loose[prefix[:-1]] = images
 
 
-def _own(entries: Sequence["os.DirEntry[str]"]) -> str:
-    """Return what a folder is, if this package wrote it; else nothing."""
-    for mark in [entry.name for entry in entries if entry.name in _OWN]:
+def _own(names: Sequence[str]) -> str:
+    """Return what a folder is, by what is in it, if this package wrote it; else nothing."""
+    for mark in [name for name in names if name in _OWN]:
         companions, kind = _OWN[mark]
-        if not companions.isdisjoint(entry.name for entry in entries):
+        if not companions.isdisjoint(names):
             return kind
     return ""
 

@@ -1,0 +1,90 @@
+"""Where data is: a path of this machine, or an address such as ``s3://bucket/photos``.
+
+Both are joined by ``/`` and shown by ``str``, so that what only names a place need not know which
+it is.
+"""
+
+import posixpath
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import ConfigError
+
+_ADDRESS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.+)", re.DOTALL)
+# What stands before the host: it would be written into records and messages.
+_CREDENTIALS: Final = re.compile(r"[^/?#]*@")
+# Of presigned addresses, whose signature is a credential; a ? in the name of an object stays.
+_SIGNED: Final = re.compile(r"\?(?=.*\b(?:sig|signature|token|x-\w+-signature|credential)=)", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """An object at an address, or all whose addresses begin with it.
+
+    Attributes:
+        url: The address, without a slash at its end.
+    """
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, path: str) -> "Location":
+        return locate(path) if is_address(path) else Remote(f"{self.url}/{path}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """What the name ends in, with its dot."""
+        return Path(self.name).suffix
+
+    @property
+    def parent(self) -> "Remote":
+        """What holds the object."""
+        return Remote(self.url.rpartition("/")[0])
+
+
+Location = Path | Remote
+
+
+def is_address(text: str) -> bool:
+    """Tell an address from a path."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def locate(text: str | Path) -> Location:
+    """Return the place that a text names; ``file://`` is a path.
+
+    Raises:
+        ConfigError: An address holds credentials.
+    """
+    match = None if isinstance(text, Path) else _ADDRESS.fullmatch(text)
+    if match is None:
+        return Path(text)
+    scheme, rest = match[1].lower(), match[2]
+    if scheme == "file":
+        return Path("/" + rest.lstrip("/"))
+    if _CREDENTIALS.match(rest) or _SIGNED.search(rest):
+        raise ConfigError(
+            f"Expected an address without credentials, which would be written into records. "
+            f"Received one with: {scheme}://...",
+            hint="Give credentials in the environment, as the storage's own tools take them.",
+        )
+    return Remote(f"{scheme}://{rest.rstrip('/')}")
+
+
+def join(root: Location, path: str) -> Location:
+    """Return the place of a path that is relative to a root; an address is a place itself."""
+    return locate(path) if is_address(path) else root / path
+
+
+def normalized(path: str) -> str:
+    """Return the one spelling of a path or an address."""
+    return str(locate(path)) if is_address(path) else posixpath.normpath(path)

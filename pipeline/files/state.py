@@ -1,0 +1,25 @@
+"""What must be equal for the bytes at a place to count as unchanged."""
+
+import os
+from typing import NamedTuple
+
+
+class FileState(NamedTuple):
+    """The state of a file, as far as it can be told without reading it.
+
+    Attributes:
+        stamp: Changes with the content: size, times and inode of a file, the ETag of an object.
+        changed_ns: When it last changed, nanoseconds since 1970; 0 where the stamp alone proves
+            the content.
+        size: Bytes.
+    """
+
+    stamp: str
+    changed_ns: int
+    size: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "FileState":
+        """Return the state of a file of this machine."""
+        stamp = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+        return cls(stamp, max(status.st_mtime_ns, status.st_ctime_ns), status.st_size)

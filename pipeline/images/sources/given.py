@@ -1,0 +1,51 @@
+"""What a source is given: the place of the data, and how the user says that it is laid out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.errors import ConfigError, mention
+from pipeline.files.location import Location
+from pipeline.files.state import FileState
+from pipeline.images.sources.folder_tree import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Data to list.
+
+    Attributes:
+        data: Where it is.
+        tree: What is below it; None of a file.
+        layout: What folders are: ``classes``, ``splits``, or ``auto``, by their names.
+        unlabelled: Names of folders whose images have no label.
+        states: Of data at an address that is listed as a folder, the state of each path.
+    """
+
+    data: Location
+    tree: Tree | None
+    layout: str = "auto"
+    unlabelled: Sequence[str] = ()
+    states: Mapping[str, FileState] = field(default_factory=dict)
+
+    def is_file(self, *suffixes: str) -> bool:
+        """Tell whether the data is a file whose name ends in one of some suffixes."""
+        return self.tree is None and self.data.name.lower().endswith(suffixes)
+
+    def require_no_folders(self) -> None:
+        """Refuse what says how folders are laid out, for data whose columns say it all.
+
+        Raises:
+            ConfigError: A layout is given, or unlabelled folders.
+        """
+        if self.layout != "auto":
+            raise ConfigError(
+                f"--layout: expected none for a table, whose column split says it all. "
+                f"Received: {self.layout!r} for {str(self.data)!r}.",
+                hint="Leave it out.",
+            )
+        if self.unlabelled:
+            raise ConfigError(
+                f"--unlabelled: expected none for a table. Received: {mention(self.unlabelled)} "
+                f"for {str(self.data)!r}.",
+                hint="Leave it out, and leave the label of such images empty.",
+            )

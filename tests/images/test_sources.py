@@ -1,0 +1,149 @@
+"""The same 60 images by every road: equal keys, labels, splits, and features.
+
+A road takes the folder of split folders above class folders, writes its images in another form,
+and returns what DATA is then. To add a source, add its road.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import Command, FakeEncoder, write_image
+
+import pipeline
+from pipeline.errors import ManifestError
+from pipeline.images import packed, reading, sources
+from pipeline.images.manifest import Manifest
+from pipeline.store import scan_cache
+from pipeline.store.store import Store
+
+CLASSES = ("cat", "dog", 'it\'s a 3\u20132 "tie"')
+SPLITS = {"train": 14, "val": 3, "test": 3}
+
+
+def folders(photos: Path, target: Path) -> str:
+    return str(photos)
+
+
+def table(photos: Path, target: Path) -> str:
+    """A CSV, its paths relative to another folder's."""
+    target.mkdir()
+    lines = ["path,label,split"]
+    for path in files(photos):
+        label = path.parent.name.replace('"', '""')
+        where = os.path.relpath(path, target).replace('"', '""')
+        lines.append(f'"{where}","{label}",{path.parent.parent.name}')
+    (target / "photos.csv").write_text("\n".join(lines), "utf-8")
+    return str(target / "photos.csv")
+
+
+def zipped(photos: Path, target: Path) -> str:
+    with zipfile.ZipFile(target.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files(photos):
+            archive.write(path, Path("wrapped") / path.relative_to(photos))
+    return str(target.with_suffix(".zip"))
+
+
+ROADS: dict[str, Callable[[Path, Path], str]] = {
+    "folders": folders,
+    "table": table,
+    "zip": zipped,
+}
+
+
+def files(photos: Path) -> list[Path]:
+    return sorted(path for path in photos.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("roads") / "photos"
+    seed = 0
+    for split, count in SPLITS.items():
+        for label in CLASSES:
+            for number in range(count):
+                seed += 1
+                write_image(root / split / label / f"{number}.png", seed)
+    return root
+
+
+def by_key(manifest: Manifest) -> dict[bytes, tuple[str, str, str]]:
+    rows = zip(manifest.labels, manifest.splits, manifest.statuses, strict=True)
+    return dict(zip(manifest.keys.tolist(), rows, strict=True))
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_every_road_leads_to_the_same_rows(
+    road: str, photos: Path, tmp_path: Path, command: Command, fake_network: FakeEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(scan_cache, "RACY_NS", 0)
+    data = ROADS[road](photos, tmp_path / "made")
+    flags = ("--weights", "random", "--image-size", 32, "--json")
+    for name, given in (("folders", photos), ("other", data)):
+        assert command("extract", given, "--store", tmp_path / name, *flags)[0] == 0
+    plain, other = (Store.open(tmp_path / name) for name in ("folders", "other"))
+    rows, expected = other.read_manifest(), plain.read_manifest()
+    assert len(rows) == 60 and by_key(rows) == by_key(expected)
+    keys = expected.keys
+    np.testing.assert_array_equal(other.read(keys), plain.read(keys))
+    # What is known is not read again, and what was read by another road is not encoded again.
+    encoded = fake_network.images
+    assert command("extract", data, "--store", tmp_path / "folders", *flags)[0] == 0
+    monkeypatch.setattr(reading, "read", lambda *_: pytest.fail("it is known"))
+    assert command("extract", data, "--store", tmp_path / "other", *flags)[0] == 0
+    assert fake_network.images == encoded
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_images_are_found_and_read_from_the_manifest_of_a_store(
+    road: str, photos: Path, tmp_path: Path, command: Command, fake_network: FakeEncoder,
+) -> None:  # fmt: skip
+    data = ROADS[road](photos, tmp_path / "made")
+    store = tmp_path / "store"
+    assert command("extract", data, "--store", store, "--weights", "random",
+                   "--image-size", 32)[0] == 0  # fmt: skip
+    rows = Store.open(store).read_manifest()
+    for row in range(len(rows)):
+        assert reading.is_there(rows, row)
+        assert reading.read(rows, row).key.encode() == rows.keys[row]
+    assert len(pipeline.load(store)[1]) == 60
+
+
+def test_a_changed_zip_is_read_again(photos: Path, tmp_path: Path) -> None:
+    data = Path(zipped(photos, tmp_path / "made"))
+    listing = sources.scan(data)
+    before, found = reading.read(listing, 0).key, reading.find(listing, 0)
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr(listing.paths[0], b"other")
+    assert reading.find(listing, 0) != found
+    assert reading.read(listing, 0).key != before
+    assert [reading.is_there(listing, row) for row in (0, 1)] == [True, False]
+
+
+def test_what_is_no_zip_is_refused_and_a_damaged_member_is_one_bad_image(
+    photos: Path, tmp_path: Path
+) -> None:
+    data = Path(zipped(photos, tmp_path / "made"))
+    whole = data.read_bytes()
+    data.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ManifestError, match=r"Expected a zip file at .*made\.zip"):
+        sources.scan(data)
+    changed = bytearray(whole)
+    changed[200] ^= 0xFF
+    data.write_bytes(changed)
+    listing = sources.scan(data)
+    read = [reading.decoded(lambda row=row: reading.read(listing, row), lambda key: [], 8, "squash")
+            for row in range(len(listing))]  # fmt: skip
+    assert [bool(file.reason) for file in read].count(True) == 1
+
+
+def test_a_folder_named_as_a_packed_file_is_a_folder(tmp_path: Path) -> None:
+    write_image(tmp_path / "photos.zip/cat/1.png", 1)
+    write_image(tmp_path / "photos.zip/dog/1.png", 2)
+    listing = sources.scan(tmp_path / "photos.zip")
+    assert list(listing.labels) == ["cat", "dog"] and reading.is_there(listing, 0)
+    assert packed.split(str(tmp_path / "photos.zip/cat/1.png")) is None
