@@ -3,6 +3,7 @@
 * PipelineError
   + ConfigError (ValueError)               bad or unknown option; lists the valid names
   + ManifestError (ValueError)             no images, one class, missing column, empty split
+    - DamagedTableError                    a table that is cut short; another one may be whole
   + DecodeError (ValueError)               bytes that give no image
     - UnreadableImageError                 an image file whose bytes cannot be had
   + ImageTypeError (TypeError)             an argument that is no image
@@ -70,6 +71,10 @@ class ConfigError(PipelineError, ValueError):
 
 class ManifestError(PipelineError, ValueError):
     """The list of examples cannot be used as it is."""
+
+
+class DamagedTableError(ManifestError):
+    """A table that is cut short, damaged or gone, while others of the data may be whole."""
 
 
 class DecodeError(PipelineError, ValueError):

@@ -73,8 +73,8 @@ class ExtractOptions:
 
     data: str = fields.path(
         "",
-        "folder with one sub-folder per class, split folders above it, or a CSV "
-        "path,label[,split][,group]",
+        "folder with one sub-folder per class, split folders above it, a CSV "
+        "path,label[,split][,group], Parquet or Arrow files, or a folder of Hugging Face datasets",
         "DATA",
         positional=True,
         required=True,
@@ -94,6 +94,16 @@ class ExtractOptions:
         (),
         "folder, beside those of the classes, whose images have no label: they are extracted, "
         "never trained on, and may be suggested; repeat the flag for several",
+        "NAME",
+    )
+    image_column: str | None = fields.text(
+        None,
+        "column of a Parquet or Arrow table that the images are in, where several may be",
+        "NAME",
+    )
+    label_column: str | None = fields.text(
+        None,
+        "column of a Parquet or Arrow table that the labels are in, where several may be",
         "NAME",
     )
     merge_labels: bool = fields.switch(

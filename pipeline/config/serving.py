@@ -53,6 +53,12 @@ class EvaluateOptions(ServingOptions):
     layout: str = fields.choice(
         "auto", ("auto", "classes", "splits"), "what the top folders of DATA are, as for extract"
     )
+    image_column: str | None = fields.text(
+        None, "column of a table that the images are in, as for extract", "NAME"
+    )
+    label_column: str | None = fields.text(
+        None, "column of a table that the labels are in, as for extract", "NAME"
+    )
     csv: str | None = fields.path(
         None, "write path,label,predicted,probability,status here", "FILE"
     )

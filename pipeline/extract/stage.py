@@ -59,7 +59,13 @@ def extract(
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
     network = LazyEncoder.of(options, reporter)
-    listing = scan(locate(options.data), layout=options.layout, unlabelled=options.unlabelled)
+    listing = scan(
+        locate(options.data),
+        layout=options.layout,
+        unlabelled=options.unlabelled,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
     if options.merge_labels:
         labels, merged = merge_labels(listing.labels)
         listing = replace(listing, labels=labels, notes=(*listing.notes, *merged))

@@ -120,7 +120,12 @@ def evaluate(
 
 def _checked(options: EvaluateOptions, reporter: Reporter, *, force: bool) -> Manifest:
     """Return the listing of DATA, after everything that can be refused at once."""
-    listing = scan(locate(options.data), layout=options.layout)
+    listing = scan(
+        locate(options.data),
+        layout=options.layout,
+        image_column=options.image_column,
+        label_column=options.label_column,
+    )
     if options.weights is not None:
         weights.require_source(options.weights)
     if options.csv is not None:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import tables
 from fakes import Command, FakeEncoder, write_image
 
 import pipeline
@@ -47,10 +49,57 @@ def zipped(photos: Path, target: Path) -> str:
     return str(target.with_suffix(".zip"))
 
 
+def parquet_paths(photos: Path, target: Path) -> str:
+    rows = [(os.path.relpath(path, target), path) for path in files(photos)]
+    columns = {
+        "path": [name for name, _ in rows],
+        "label": [path.parent.name for _, path in rows],
+        "split": [path.parent.parent.name for _, path in rows],
+    }
+    return str(tables.write_parquet(target / "photos.parquet", pa.table(columns)))
+
+
+def parquet_images(photos: Path, target: Path) -> str:
+    """Plain bytes, in one file."""
+    columns = {
+        "photo": [path.read_bytes() for path in files(photos)],
+        "label": [path.parent.name for path in files(photos)],
+        "split": [path.parent.parent.name for path in files(photos)],
+    }
+    return str(tables.write_parquet(target / "photos.parquet", pa.table(columns)))
+
+
+def as_hub(photos: Path, split: str) -> pa.Table:
+    paths = files(photos / split)
+    labels = [CLASSES.index(path.parent.name) for path in paths]
+    return tables.hub_table(map(tables.image, paths), labels, CLASSES)
+
+
+def parquet_folder(photos: Path, target: Path) -> str:
+    """A folder as it comes from the Hub; train in two files."""
+    for split in SPLITS:
+        table, count = as_hub(photos, split), 2 if split == "train" else 1
+        for shard, start in enumerate(range(0, table.num_rows, -(-table.num_rows // count))):
+            name = f"data/{split}-{shard:05}-of-{count:05}.parquet"
+            rows = table.slice(start, -(-table.num_rows // count))
+            tables.write_parquet(target / name, rows)
+    (target / "README.md").write_text("---\nlicense: cc0-1.0\n---\n")
+    return str(target)
+
+
+def hub_folder(photos: Path, target: Path) -> str:
+    tables.save_splits(target, {split: as_hub(photos, split) for split in SPLITS}, shards=2)
+    return str(target)
+
+
 ROADS: dict[str, Callable[[Path, Path], str]] = {
     "folders": folders,
     "table": table,
     "zip": zipped,
+    "parquet paths": parquet_paths,
+    "parquet images": parquet_images,
+    "parquet folder": parquet_folder,
+    "hub folder": hub_folder,
 }
 
 

@@ -49,7 +49,13 @@ class Pack(Protocol):
 
 # From suffixes in lower case to the module, whose ``open_pack(path: Path) -> Pack`` raises
 # ManifestError where a file is damaged or of another kind.
-KINDS: Final[Mapping[str, str]] = MappingProxyType({".zip": "pipeline.images.packed.zip_file"})
+KINDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        ".arrow": "pipeline.images.packed.arrow_file",
+        ".parquet": "pipeline.images.packed.parquet_file",
+        ".zip": "pipeline.images.packed.zip_file",
+    }
+)
 
 _opened: OrderedDict[Path, tuple[FileState, Pack]] = OrderedDict()
 _lock = threading.Lock()

@@ -4,6 +4,7 @@ To add a kind: a module with ``recognizes`` and ``scan_source``, and its row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -21,13 +22,24 @@ from pipeline.images.sources.given import Given
 SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "a CSV": "pipeline.images.sources.csv_file",
+        "a Hugging Face folder": "pipeline.images.sources.hub_folder",
+        "tables": "pipeline.images.sources.tables",
         "a packed file": "pipeline.images.sources.packed_folder",
         "a folder": "pipeline.images.sources.folder",
     }
 )
+# Those whose columns can be chosen.
+_WITH_COLUMNS: Final = frozenset({"a Hugging Face folder", "tables"})
 
 
-def scan(data: Location, *, layout: str = "auto", unlabelled: Sequence[str] = ()) -> Manifest:
+def scan(
+    data: Location,
+    *,
+    layout: str = "auto",
+    unlabelled: Sequence[str] = (),
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> Manifest:
     """List the images of a data set, without decoding any; keys and statuses are empty.
 
     Args:
@@ -37,6 +49,8 @@ def scan(data: Location, *, layout: str = "auto", unlabelled: Sequence[str] = ()
             of ``SOURCES``; on this machine or at an address.
         layout: What the folders are: ``classes``, ``splits``, or ``auto``, by their names.
         unlabelled: Names of folders, beside those of classes or splits, whose images have no label.
+        image_column: Column of images of a Parquet or Arrow table; None for the only one.
+        label_column: Column of labels of such a table; None for the only one.
 
     Returns:
         The listing; its notes say what was assumed and what was left out.
@@ -45,12 +59,16 @@ def scan(data: Location, *, layout: str = "auto", unlabelled: Sequence[str] = ()
         ManifestError: The data is missing or empty, has a loop of symbolic links, holds a mixture
             of split folders and others, or no folder that ``unlabelled`` names; or a table lacks a
             column, has a row that is none, or gives one path two labels, splits or groups.
-        ConfigError: A layout or unlabelled folders are given for a table.
+        ConfigError: A layout or unlabelled folders are given for a table, or columns for others.
     """
-    given = _given(data, layout, unlabelled)
-    for name in SOURCES.values():
+    given = replace(
+        _given(data, layout, unlabelled), image_column=image_column, label_column=label_column
+    )
+    for kind, name in SOURCES.items():
         source = import_module(name)
         if source.recognizes(given):
+            if kind not in _WITH_COLUMNS:
+                given.require_no_columns(kind)
             return cast(Callable[[Given], Manifest], source.scan_source)(given)
     raise ManifestError(
         f"Expected a folder, or a file such as a .csv. Received: the file {str(data)!r}.",

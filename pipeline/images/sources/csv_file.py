@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ManifestError, mention
+from pipeline.files.location import Location
 from pipeline.files.table import Row, read_table
 from pipeline.images import place
 from pipeline.images.manifest import (
@@ -52,7 +53,7 @@ def scan_csv(data: Path) -> Manifest:
     )
     if not table.rows:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label per image.")
-    found, notes = _found(data, root, table.rows)
+    found, notes = found_rows(data, root, table.rows)
     rows = unique_rows(data, found)
     splits = split_column(data, [row[2] for row in rows])
     # A hundred thousand copies of ten names would take more memory than the paths.
@@ -63,8 +64,13 @@ def scan_csv(data: Path) -> Manifest:
     return replace(listing, groups=group_column([row[3] for row in listed]))
 
 
-def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """Return rows with the paths under which their files are, and what to note about them.
+
+    Args:
+        data: The table that they are from.
+        root: What their paths are relative to.
+        rows: Each with its path first.
 
     Raises:
         ManifestError: None of the files exists.
@@ -81,7 +87,7 @@ def _found(data: Path, root: Path, rows: Sequence[Row]) -> tuple[list[Row], list
     if len(missing) == len(rows):
         raise ManifestError(
             f"{data}: {len(missing):,} of {len(rows):,} files do not exist: {mention(missing)}.",
-            hint=f"Paths are relative to the folder of the CSV, {str(root)!r}; correct them.",
+            hint=f"Paths are relative to the folder of {data.name!r}, {str(root)!r}; correct them.",
         )
     notes = []
     if respelled:

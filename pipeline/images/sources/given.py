@@ -18,6 +18,8 @@ class Given:
         tree: What is below it; None of a file.
         layout: What folders are: ``classes``, ``splits``, or ``auto``, by their names.
         unlabelled: Names of folders whose images have no label.
+        image_column: The column of a table that images are in; None for the only one.
+        label_column: The column of a table that labels are in; None for the only one.
         states: Of data at an address that is listed as a folder, the state of each path.
     """
 
@@ -26,6 +28,8 @@ class Given:
     layout: str = "auto"
     unlabelled: Sequence[str] = ()
     states: Mapping[str, FileState] = field(default_factory=dict)
+    image_column: str | None = None
+    label_column: str | None = None
 
     def is_file(self, *suffixes: str) -> bool:
         """Tell whether the data is a file whose name ends in one of some suffixes."""
@@ -49,3 +53,18 @@ class Given:
                 f"for {str(self.data)!r}.",
                 hint="Leave it out, and leave the label of such images empty.",
             )
+
+    def require_no_columns(self, kind: str) -> None:
+        """Refuse what says which columns to read, for data that has none to choose from.
+
+        Raises:
+            ConfigError: A column is named.
+        """
+        asked = (("--image-column", self.image_column), ("--label-column", self.label_column))
+        for option, name in asked:
+            if name is not None:
+                raise ConfigError(
+                    f"{option}: expected none but for Parquet and Arrow tables. Received: {name!r} "
+                    f"for {kind}, {str(self.data)!r}.",
+                    hint="Leave it out.",
+                )

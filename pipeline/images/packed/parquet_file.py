@@ -1,0 +1,189 @@
+"""Parquet files with images in a column: bytes alone, or bytes and path, as Hugging Face has it."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DamagedTableError, UnreadableImageError
+from pipeline.files.state import FileState
+from pipeline.images.packed import row_groups
+from pipeline.images.packed.table_members import MemberNames, arrow, image_columns, short_names
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Decoded at once, as far as rows allow.
+_BATCH_BYTES: Final = 8 << 20
+_BUFFER: Final = 1 << 20
+
+
+class ParquetPack:
+    """A Parquet file; every pass over a row group opens it anew, so threads share nothing.
+
+    Attributes:
+        schema: Its columns.
+        rows: How many rows it has.
+        cut: Empty: a file that is cut short cannot be opened.
+        names: Names of its images.
+        largest_group: Bytes of the largest column of images in a row group.
+    """
+
+    cut = ""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state = FileState.of(path.stat())
+        with self._opened() as file:
+            self._metadata = file.metadata
+            self.schema: pa.Schema = file.schema_arrow
+        self.rows: int = self._metadata.num_rows
+        self._parts = image_columns(self.schema)
+        self.names = MemberNames(
+            {
+                name: partial(self._short_names, name) if "path" in parts else None
+                for name, parts in self._parts.items()
+            },
+            self.rows,
+        )
+        groups = range(self._metadata.num_row_groups)
+        counts = [self._metadata.row_group(group).num_rows for group in groups]
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        self.largest_group: int = max(
+            (self._size(name, group) for name in self._parts for group in groups), default=0
+        )
+
+    @property
+    def members(self) -> MemberNames:
+        """The same names."""
+        return self.names
+
+    def read(self, name: str, *, limit: int) -> bytes:
+        """Return the bytes of an image; see ``Pack``."""
+        found = self.names.find(name)
+        if found is None:
+            raise UnreadableImageError("cannot be read: not in the Parquet file")
+        column, row = found
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        first = int(self._ends[group - 1]) if group else 0
+        # Threads that meet a file for the first time may open it twice, but decode it once.
+        where = (self._path, self._state, column, group)
+        kept = row_groups.row_group(where, partial(self._decode, column, group))
+        try:
+            data = kept.value(row - first, limit=limit)
+        except MemoryError as error:
+            raise UnreadableImageError("too large: no memory") from error
+        except (OSError, ValueError) as error:
+            raise UnreadableImageError(f"cannot be read: {first_line(error)}") from error
+        if data is None:
+            raise UnreadableImageError("cannot be read: the row has no bytes")
+        return data
+
+    def values(self, column: str, part: str = "") -> "pa.ChunkedArray":
+        """Return a column, or a part of one, whole.
+
+        Raises:
+            DamagedTableError: It cannot be decoded.
+        """
+        leaf = f"{column}.{part}" if part else column
+        try:
+            with self._opened() as file:
+                values = file.read(columns=[leaf], use_threads=False).column(0)
+                if part:
+                    kind = values.type.field(0).type
+                    parts = [chunk.flatten()[0] for chunk in values.chunks]
+                    values = arrow().chunked_array(parts, type=kind)
+                values.validate(full=True)
+        except (OSError, ValueError) as error:
+            raise _damaged(self._path, error) from error
+        return values
+
+    def has_bytes(self, column: str) -> NDArray[np.bool_]:
+        """Tell of each row whether its image is in the file, as far as that is known unread."""
+        found = np.ones(self.rows, dtype=np.bool_)
+        start = 0
+        for group, end in enumerate(self._ends.tolist()):
+            statistics = self._chunk(column, group).statistics
+            if statistics is not None and statistics.null_count == end - start:
+                found[start:end] = False
+            start = end
+        return found
+
+    def close(self) -> None:
+        """Nothing is open between two passes."""
+
+    def _decode(self, column: str, group: int) -> Iterator["pa.Array"]:
+        rows = self._metadata.row_group(group).num_rows
+        a_row = max(1, self._size(column, group) // max(1, rows))
+        with self._opened(metadata=self._metadata) as file:
+            for batch in file.iter_batches(
+                batch_size=int(np.clip(_BATCH_BYTES // a_row, 1, 1024)),
+                row_groups=[group],
+                columns=[self._leaf(column)],
+                use_threads=False,
+            ):
+                values = batch.column(0)
+                yield values.flatten()[0] if self._parts[column] else values
+
+    def _opened(self, **options: Any) -> Any:
+        """Open the file, to be read through a buffer: else a row group is read at once.
+
+        Raises:
+            DamagedTableError: It is no Parquet file, or cut short.
+        """
+        arrow()
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(
+                self._path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False, **options
+            )
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _damaged(self._path, error) from error
+
+    def _short_names(self, column: str) -> "pa.Array":
+        return short_names(self.values(column, "path"))
+
+    def _leaf(self, column: str) -> str:
+        return f"{column}.bytes" if self._parts[column] else column
+
+    def _chunk(self, column: str, group: int) -> Any:
+        """Return what the file says of a column of images in a row group."""
+        found = self._metadata.row_group(group)
+        leaf = self._leaf(column)
+        return next(
+            chunk
+            for place in range(found.num_columns)
+            if (chunk := found.column(place)).path_in_schema == leaf
+        )
+
+    def _size(self, column: str, group: int) -> int:
+        return int(self._chunk(column, group).total_uncompressed_size)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of Arrow says, without the lines of its own code."""
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _damaged(path: Path, error: Exception) -> DamagedTableError:
+    return DamagedTableError(
+        f"Expected a Parquet file at {str(path)!r}. Received: {first_line(error)}.",
+        hint="Fetch or make it again: it may have been cut short.",
+    )
+
+
+def open_pack(path: Path) -> ParquetPack:
+    """Open a Parquet file.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        DamagedTableError: It is no Parquet file, or cut short.
+        OSError: It cannot be read.
+    """
+    return ParquetPack(path)

@@ -1,0 +1,191 @@
+"""Names of the images in a table's columns, such as ``image/00000017-cat.png``.
+
+The column says which of several, the row number where; it comes first in the name, so that reading
+in the order of names never goes back. The end is what the image was called before it was packed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol, overload
+from urllib.parse import quote, unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Digits of a row number, so that the order of names is that of rows.
+_WIDTH: Final = 8
+_LONGEST: Final = 100
+# Of a path of either system, all but the last part; then what no file should be called.
+_FOLDERS: Final = r"(?s)^.*[/\\]"
+_CONTROLS: Final = r"[\x00-\x1f\x7f]"
+
+
+class TablePack(Protocol):
+    """What listing asks of a packed file that is a table, beside what a ``Pack`` has.
+
+    Attributes:
+        schema: Its columns.
+        rows: How many rows it has; of a file that is cut short, those before the cut.
+        cut: What is wrong with a file that is cut short; else empty.
+        names: Names of its images.
+        largest_group: Bytes of the largest column of images in a row group, which is decoded from
+            its start whenever a reader goes back; 0 where any row can be read at once.
+    """
+
+    schema: "pa.Schema"
+    rows: int
+    cut: str
+    names: "MemberNames"
+    largest_group: int
+
+    def values(self, column: str, part: str = "") -> "pa.ChunkedArray":
+        """Return a column, or a part of one, whole.
+
+        Raises:
+            DamagedTableError: It is damaged.
+        """
+
+    def has_bytes(self, column: str) -> NDArray[np.bool_]:
+        """Tell of each row whether its image is in the file, as far as that is known unread."""
+
+
+def arrow() -> Any:
+    """Return pyarrow.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ConfigError(
+            "Parquet and Arrow files need pyarrow.",
+            hint="pip install 'embedding-pipeline[parquet]'",
+        ) from error
+    return pyarrow
+
+
+def image_columns(schema: "pa.Schema") -> dict[str, tuple[str, ...]]:
+    """Return the columns that may hold images, with the parts of each: ``bytes`` and ``path``.
+
+    A column of plain bytes has no parts.
+    """
+    found = {}
+    for field in schema:
+        parts = _parts(field.type)
+        if parts is not None and schema.names.count(field.name) == 1:
+            found[field.name] = parts
+    return found
+
+
+def _parts(kind: "pa.DataType") -> tuple[str, ...] | None:
+    pa = arrow()
+    if _is_binary(kind):
+        return ()
+    if not pa.types.is_struct(kind):
+        return None
+    parts = {field.name: field.type for field in kind}
+    if "bytes" not in parts or not _is_binary(parts["bytes"]):
+        return None
+    return ("bytes", "path") if "path" in parts and is_text(parts["path"]) else ("bytes",)
+
+
+def _is_binary(kind: "pa.DataType") -> bool:
+    types = arrow().types
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def is_text(kind: "pa.DataType") -> bool:
+    """Tell whether a column holds texts, also where each is kept once."""
+    types = arrow().types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def short_names(paths: "pa.ChunkedArray") -> "pa.Array":
+    """Return the last parts of paths, without what no file should be called."""
+    pa = arrow()
+    import pyarrow.compute as pc
+
+    whole = pa.concat_arrays([pa.array([], paths.type), *paths.chunks]).cast(pa.string())
+    names = pc.replace_substring_regex(whole, _FOLDERS, "")
+    names = pc.replace_substring_regex(names, _CONTROLS, "_")
+    return pc.utf8_slice_codeunits(names, start=-_LONGEST)
+
+
+class MemberNames(Sequence[str]):
+    """The names of all images of a table, made when they are asked for.
+
+    Example:
+        names = MemberNames({"image": None}, 3)
+        names.find("image/00000002")  # ("image", 2)
+    """
+
+    def __init__(self, columns: Mapping[str, Callable[[], "pa.Array"] | None], rows: int) -> None:
+        """Describe the table.
+
+        Args:
+            columns: By column, what gives the short names of its rows; None where there are none.
+            rows: How many rows there are.
+        """
+        self._columns = MappingProxyType(dict(columns))
+        self._rows = rows
+        self._short: dict[str, pa.Array | None] = {}
+
+    def __len__(self) -> int:
+        return self._rows * len(self._columns)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        column, row = divmod(index % len(self), self._rows)
+        return self.name(tuple(self._columns)[column], row)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.find(name) is not None
+
+    def name(self, column: str, row: int) -> str:
+        """Return the name of the image in a row."""
+        short = self._short_names(column)
+        end = None if short is None else short[row].as_py()
+        return _name(column, row, end)
+
+    def of(self, column: str) -> list[str]:
+        """Return the names of all images in a column, by row."""
+        short = self._short_names(column)
+        ends = [None] * self._rows if short is None else short.to_pylist()
+        return [_name(column, row, end) for row, end in enumerate(ends)]
+
+    def find(self, name: str) -> tuple[str, int] | None:
+        """Return column and row of an image; None where there is none of that very name."""
+        quoted, _, rest = name.partition("/")
+        column, digits = unquote(quoted), rest.partition("-")[0]
+        if column not in self._columns or not (digits.isascii() and digits.isdecimal()):
+            return None
+        row = int(digits)
+        return (column, row) if row < self._rows and self.name(column, row) == name else None
+
+    def _short_names(self, column: str) -> "pa.Array | None":
+        if column not in self._short:
+            make = self._columns[column]
+            self._short[column] = None if make is None else make()
+        return self._short[column]
+
+
+def _name(column: str, row: int, end: str | None) -> str:
+    start = f"{quote(column, safe=' ')}/{row:0{_WIDTH}}"
+    return f"{start}-{end}" if end else start
