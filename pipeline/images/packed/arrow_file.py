@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DamagedTableError, ManifestError, UnreadableImageError
+from pipeline.errors import ManifestError, UnreadableImageError
 from pipeline.files.atomic import open_regular
-from pipeline.images.packed.parquet_file import first_line
-from pipeline.images.packed.table_members import MemberNames, arrow, image_columns, short_names
+from pipeline.images.packed.table_members import (
+    ERRORS,
+    MemberNames,
+    arrow,
+    damage_of,
+    first_line,
+    image_columns,
+    short_names,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
 _MAGIC: Final = b"ARROW1"
 # What ends a stream.
 _END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-_HINT: Final = "Fetch or make it again: it may have been cut short."
+_WHAT: Final = "an Arrow file"
 
 
 class ArrowPack:
@@ -42,7 +49,7 @@ class ArrowPack:
     def __init__(self, path: Path) -> None:
         self._path = path
         whole = self._mapped()
-        self.schema, batches, self.cut = _batches(path, whole)
+        self.schema, batches, self.cut = _batches(whole)
         self.rows = sum(batch.num_rows for batch in batches)
         self._parts = image_columns(self.schema)
         self._places = {
@@ -86,17 +93,15 @@ class ArrowPack:
         Raises:
             DamagedTableError: It cannot be read.
         """
-        schema, batches, _ = _batches(self._path, self._mapped())
+        schema, batches, _ = _batches(self._mapped())
         chunks = [batch.column(column) for batch in batches]
         kind = schema.field(column).type
         if part:
             place = kind.get_field_index(part)
             chunks, kind = [chunk.flatten()[place] for chunk in chunks], kind.field(place).type
         values = arrow().chunked_array(chunks, type=kind)
-        try:
+        with damage_of(_WHAT, self._path):
             values.validate(full=True)
-        except ValueError as error:
-            raise _damaged(self._path, first_line(error)) from error
         return values
 
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
@@ -107,32 +112,20 @@ class ArrowPack:
         """Nothing is open between two reads."""
 
     def _mapped(self) -> "pa.Buffer":
-        try:
-            with arrow().memory_map(str(self._path)) as file:
-                return file.read_buffer()
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _damaged(self._path, first_line(error)) from error
+        with arrow().memory_map(str(self._path)) as file:
+            return file.read_buffer()
 
     def _short_names(self, column: str) -> "pa.Array":
         return short_names(self.values(column, "path"))
 
 
-def _batches(path: Path, whole: "pa.Buffer") -> tuple["pa.Schema", list["pa.RecordBatch"], str]:
-    """Return schema and batches of a file, without its images, and what cuts it short.
-
-    Raises:
-        DamagedTableError: It is no Arrow file.
-    """
+def _batches(whole: "pa.Buffer") -> tuple["pa.Schema", list["pa.RecordBatch"], str]:
+    """Return schema and batches of a file, without its images, and what cuts it short."""
     ipc = arrow().ipc
-    try:
-        if whole.size >= len(_MAGIC) and bytes(whole[: len(_MAGIC)]) == _MAGIC:
-            reader = ipc.open_file(whole)
-            return reader.schema, [*map(reader.get_batch, range(reader.num_record_batches))], ""
-        reader = ipc.open_stream(whole)
-    except (OSError, ValueError) as error:
-        raise _damaged(path, first_line(error)) from error
+    if whole.size >= len(_MAGIC) and bytes(whole[: len(_MAGIC)]) == _MAGIC:
+        reader = ipc.open_file(whole)
+        return reader.schema, [*map(reader.get_batch, range(reader.num_record_batches))], ""
+    reader = ipc.open_stream(whole)
     batches, cut = _until_cut(reader.read_next_batch)
     if not cut and bytes(whole[-len(_END) :]) != _END:
         cut = "it ends without the mark of an end"
@@ -146,7 +139,7 @@ def _until_cut(following: Callable[[], Any]) -> tuple[list["pa.RecordBatch"], st
             batches.append(following())
     except StopIteration:
         return batches, ""
-    except (OSError, ValueError) as error:
+    except ERRORS as error:
         return batches, first_line(error)
 
 
@@ -155,14 +148,11 @@ def _places_of(path: Path, whole: "pa.Buffer", chunks: list["pa.Array"]) -> NDAr
 
     Raises:
         ManifestError: The file is compressed.
-        DamagedTableError: It is damaged.
+        ValueError: It is damaged.
     """
     found = [np.zeros((0, 2), dtype=np.int64)]
     for chunk in chunks:
-        try:
-            chunk.validate()
-        except ValueError as error:
-            raise _damaged(path, first_line(error)) from error
+        chunk.validate()
         values = chunk
         if arrow().types.is_struct(chunk.type):
             values = chunk.flatten()[chunk.type.get_field_index("bytes")]
@@ -190,12 +180,6 @@ def _in_file(path: Path, whole: "pa.Buffer", values: "pa.Array") -> NDArray[np.i
     return places
 
 
-def _damaged(path: Path, received: str) -> DamagedTableError:
-    return DamagedTableError(
-        f"Expected an Arrow file at {str(path)!r}. Received: {received}.", hint=_HINT
-    )
-
-
 def open_pack(path: Path) -> ArrowPack:
     """Open an Arrow file or stream.
 
@@ -205,4 +189,5 @@ def open_pack(path: Path) -> ArrowPack:
         DamagedTableError: It is none, or is cut short before its first row.
         OSError: It cannot be read.
     """
-    return ArrowPack(path)
+    with damage_of(_WHAT, path):
+        return ArrowPack(path)

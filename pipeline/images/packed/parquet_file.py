@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DamagedTableError, UnreadableImageError
+from pipeline.errors import UnreadableImageError
 from pipeline.files.state import FileState
 from pipeline.images.packed import row_groups
-from pipeline.images.packed.table_members import MemberNames, arrow, image_columns, short_names
+from pipeline.images.packed.table_members import (
+    ERRORS,
+    MemberNames,
+    arrow,
+    damage_of,
+    first_line,
+    image_columns,
+    short_names,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 # Decoded at once, as far as rows allow.
 _BATCH_BYTES: Final = 8 << 20
 _BUFFER: Final = 1 << 20
+_WHAT: Final = "a Parquet file"
 
 
 class ParquetPack:
@@ -29,7 +38,7 @@ class ParquetPack:
         rows: How many rows it has.
         cut: Empty: a file that is cut short cannot be opened.
         names: Names of its images.
-        largest_group: Bytes of the largest column of images in a row group.
+        largest_group: Bytes of the largest row group.
     """
 
     cut = ""
@@ -52,9 +61,7 @@ class ParquetPack:
         groups = range(self._metadata.num_row_groups)
         counts = [self._metadata.row_group(group).num_rows for group in groups]
         self._ends = np.cumsum(counts, dtype=np.int64)
-        self.largest_group: int = max(
-            (self._size(name, group) for name in self._parts for group in groups), default=0
-        )
+        self.largest_group: int = max(map(self._size, groups), default=0)
 
     @property
     def members(self) -> MemberNames:
@@ -74,9 +81,11 @@ class ParquetPack:
         kept = row_groups.row_group(where, partial(self._decode, column, group))
         try:
             data = kept.value(row - first, limit=limit)
+        except UnreadableImageError:
+            raise
         except MemoryError as error:
             raise UnreadableImageError("too large: no memory") from error
-        except (OSError, ValueError) as error:
+        except ERRORS as error:
             raise UnreadableImageError(f"cannot be read: {first_line(error)}") from error
         if data is None:
             raise UnreadableImageError("cannot be read: the row has no bytes")
@@ -89,35 +98,41 @@ class ParquetPack:
             DamagedTableError: It cannot be decoded.
         """
         leaf = f"{column}.{part}" if part else column
-        try:
-            with self._opened() as file:
-                values = file.read(columns=[leaf], use_threads=False).column(0)
-                if part:
-                    kind = values.type.field(0).type
-                    parts = [chunk.flatten()[0] for chunk in values.chunks]
-                    values = arrow().chunked_array(parts, type=kind)
-                values.validate(full=True)
-        except (OSError, ValueError) as error:
-            raise _damaged(self._path, error) from error
+        with damage_of(_WHAT, self._path), self._opened() as file:
+            values = file.read(columns=[leaf], use_threads=False).column(0)
+            if part:
+                kind = values.type.field(0).type
+                parts = [chunk.flatten()[0] for chunk in values.chunks]
+                values = arrow().chunked_array(parts, type=kind)
+            values.validate(full=True)
         return values
 
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
-        """Tell of each row whether its image is in the file, as far as that is known unread."""
-        found = np.ones(self.rows, dtype=np.bool_)
-        start = 0
-        for group, end in enumerate(self._ends.tolist()):
-            statistics = self._chunk(column, group).statistics
-            if statistics is not None and statistics.null_count == end - start:
-                found[start:end] = False
-            start = end
-        return found
+        """Tell of each row whether its image is in the file.
+
+        Where one of the first rows is, all are taken to be, so that not every image is read.
+
+        Raises:
+            DamagedTableError: The first rows cannot be decoded.
+        """
+        with damage_of(_WHAT, self._path):
+            parts = self._are_valid(column)
+            first = next(parts, np.zeros(0, dtype=np.bool_))
+            if "path" not in self._parts[column] or first.any():
+                return np.ones(self.rows, dtype=np.bool_)
+            return np.concatenate([first, *parts])
 
     def close(self) -> None:
         """Nothing is open between two passes."""
 
+    def _are_valid(self, column: str) -> Iterator[NDArray[np.bool_]]:
+        for group in range(len(self._ends)):
+            for values in self._decode(column, group):
+                yield np.asarray(values.is_valid())
+
     def _decode(self, column: str, group: int) -> Iterator["pa.Array"]:
         rows = self._metadata.row_group(group).num_rows
-        a_row = max(1, self._size(column, group) // max(1, rows))
+        a_row = max(1, self._size(group) // max(1, rows))
         with self._opened(metadata=self._metadata) as file:
             for batch in file.iter_batches(
                 batch_size=int(np.clip(_BATCH_BYTES // a_row, 1, 1024)),
@@ -129,22 +144,13 @@ class ParquetPack:
                 yield values.flatten()[0] if self._parts[column] else values
 
     def _opened(self, **options: Any) -> Any:
-        """Open the file, to be read through a buffer: else a row group is read at once.
-
-        Raises:
-            DamagedTableError: It is no Parquet file, or cut short.
-        """
+        """Open the file, to be read through a buffer: else a row group is read at once."""
         arrow()
         import pyarrow.parquet as pq
 
-        try:
-            return pq.ParquetFile(
-                self._path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False, **options
-            )
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError) as error:
-            raise _damaged(self._path, error) from error
+        return pq.ParquetFile(
+            self._path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False, **options
+        )
 
     def _short_names(self, column: str) -> "pa.Array":
         return short_names(self.values(column, "path"))
@@ -152,30 +158,9 @@ class ParquetPack:
     def _leaf(self, column: str) -> str:
         return f"{column}.bytes" if self._parts[column] else column
 
-    def _chunk(self, column: str, group: int) -> Any:
-        """Return what the file says of a column of images in a row group."""
-        found = self._metadata.row_group(group)
-        leaf = self._leaf(column)
-        return next(
-            chunk
-            for place in range(found.num_columns)
-            if (chunk := found.column(place)).path_in_schema == leaf
-        )
-
-    def _size(self, column: str, group: int) -> int:
-        return int(self._chunk(column, group).total_uncompressed_size)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error of Arrow says, without the lines of its own code."""
-    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-
-
-def _damaged(path: Path, error: Exception) -> DamagedTableError:
-    return DamagedTableError(
-        f"Expected a Parquet file at {str(path)!r}. Received: {first_line(error)}.",
-        hint="Fetch or make it again: it may have been cut short.",
-    )
+    def _size(self, group: int) -> int:
+        # Of all columns: of one, damaged metadata would abort the process within pyarrow.
+        return int(self._metadata.row_group(group).total_byte_size)
 
 
 def open_pack(path: Path) -> ParquetPack:
@@ -186,4 +171,5 @@ def open_pack(path: Path) -> ParquetPack:
         DamagedTableError: It is no Parquet file, or cut short.
         OSError: It cannot be read.
     """
-    return ParquetPack(path)
+    with damage_of(_WHAT, path):
+        return ParquetPack(path)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import UnreadableImageError
+from pipeline.images.packed.table_members import ERRORS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ class RowGroup:
 
         Raises:
             UnreadableImageError: There are more bytes than ``limit``.
-            ValueError, OSError: The row cannot be decoded.
+            Exception: One of ``table_members.ERRORS``: the row cannot be decoded.
         """
         with self._lock:
             array, place = self._array_of(row)
@@ -80,7 +81,7 @@ class RowGroup:
             raise
         except StopIteration as error:
             self._fail(first, ValueError("fewer rows than its header says"), error)
-        except (OSError, ValueError) as error:
+        except ERRORS as error:
             self._fail(first, error, error)
         self._arrays.append((first, array))
         self._next += len(array)

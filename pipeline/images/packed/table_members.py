@@ -4,7 +4,8 @@ The column says which of several, the row number where; it comes first in the na
 in the order of names never goes back. The end is what the image was called before it was packed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 from urllib.parse import quote, unquote
@@ -12,11 +13,14 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DamagedTableError, PipelineError
+from pipeline.files.location import Location
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# What Arrow raises on damaged bytes.
+ERRORS: Final = (LookupError, NotImplementedError, OSError, TypeError, ValueError)
 # Digits of a row number, so that the order of names is that of rows.
 _WIDTH: Final = 8
 _LONGEST: Final = 100
@@ -33,8 +37,8 @@ class TablePack(Protocol):
         rows: How many rows it has; of a file that is cut short, those before the cut.
         cut: What is wrong with a file that is cut short; else empty.
         names: Names of its images.
-        largest_group: Bytes of the largest column of images in a row group, which is decoded from
-            its start whenever a reader goes back; 0 where any row can be read at once.
+        largest_group: Bytes of the largest row group, which is decoded from its start whenever a
+            reader goes back; 0 where any row can be read at once.
     """
 
     schema: "pa.Schema"
@@ -51,7 +55,7 @@ class TablePack(Protocol):
         """
 
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
-        """Tell of each row whether its image is in the file, as far as that is known unread."""
+        """Tell of each row whether its image is in the file."""
 
 
 def arrow() -> Any:
@@ -68,6 +72,33 @@ def arrow() -> Any:
             hint="pip install 'embedding-pipeline[parquet]'",
         ) from error
     return pyarrow
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of Arrow says, without the lines of its own code."""
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def damage_of(what: str, where: Location) -> Iterator[None]:
+    """Turn what Arrow raises on damaged bytes into one error; whatever it may be.
+
+    Args:
+        what: What is expected, such as ``a Parquet file``.
+        where: The file.
+
+    Raises:
+        DamagedTableError: The file is damaged.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, PipelineError):
+        raise
+    except ERRORS as error:
+        raise DamagedTableError(
+            f"Expected {what} at {str(where)!r}. Received: {first_line(error)}.",
+            hint="Fetch or make it again: it may have been cut short.",
+        ) from error
 
 
 def image_columns(schema: "pa.Schema") -> dict[str, tuple[str, ...]]:

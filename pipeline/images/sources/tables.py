@@ -25,7 +25,7 @@ from pipeline.images.manifest import (
     unique_rows,
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
-from pipeline.images.packed.table_members import TablePack
+from pipeline.images.packed.table_members import TablePack, damage_of
 from pipeline.images.sources.columns import Columns, choose, features_of
 from pipeline.images.sources.csv_file import found_rows
 from pipeline.images.sources.folder_tree import may_be_image
@@ -164,7 +164,8 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
     listed, first = _Listed(), None
     for file in files:
         try:
-            _add(listed, file, given, root)
+            with damage_of("a table", join(root, file.path)):
+                _add(listed, file, given, root)
         except DamagedTableError as error:
             first = first or error
             listed.damaged.append((file, error.message.rstrip(".")))
