@@ -281,7 +281,7 @@ def test_damage_within_a_file_is_bad_images_or_an_error(table_file: Any) -> None
     """Whatever byte is changed, what is listed can be asked for, and nothing else is raised."""
     data = table_file(hub())
     whole = data.read_bytes()
-    for place in range(0, len(whole), 7):
+    for place in range(0, len(whole), 31):
         changed = bytearray(whole)
         changed[place] ^= 0xFF
         data.write_bytes(changed)
