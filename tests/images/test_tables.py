@@ -355,6 +355,13 @@ def test_a_file_of_the_folder_that_is_gone_is_one_bad_image(tmp_path: Path) -> N
     assert len(listing) == 6 and "'data-00001-of-00002.arrow' counts as one bad" in said(listing)
 
 
+def test_a_folder_of_tensorflow_datasets_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    for name in ("dataset_info.json", "features.json", "x-train.tfrecord-00000-of-00001"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ManifestError, match=r"folder of TensorFlow Datasets.*as Parquet once"):
+        sources.scan(tmp_path)
+
+
 # -- members -----------------------------------------------------------------------------------
 
 
@@ -424,6 +431,19 @@ def test_what_cannot_be_decoded_is_not_tried_for_every_row() -> None:
             with pytest.raises(OSError, match="damaged"):
                 group.value(row, limit=LIMIT)
     assert group.value(0, limit=LIMIT) == b"a" and len(passes) == 2
+
+
+def test_a_file_that_changes_is_listed_anew(table_file: Any) -> None:
+    data = table_file(hub())
+    listing = sources.scan(data)
+    found, pack = reading.find(listing, 3), packed.opened(data)
+    turned = hub().take(pa.array(range(9, -1, -1)))
+    table_file(turned)
+    assert reading.find(listing, 3) != found
+    with pytest.raises(UnreadableImageError, match="changed meanwhile"):
+        pack.read("image/00000003-3.png", limit=LIMIT)
+    assert not reading.is_there(listing, 3)
+    assert read_all(sources.scan(data)) == [row["bytes"] for row in reversed(BYTES)]
 
 
 def test_too_many_bytes_are_not_read(table_file: Any) -> None:

@@ -4,7 +4,7 @@ They are not compressed, so every image lies somewhere in the file as it is: tha
 once, and the image read from there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError, UnreadableImageError
 from pipeline.files.atomic import open_regular
+from pipeline.files.state import FileState
 from pipeline.images.packed.table_members import (
     ERRORS,
     MemberNames,
@@ -37,6 +38,10 @@ class ArrowPack:
     """An Arrow file or stream; nothing of it stays open or mapped.
 
     Attributes:
+        path: The file.
+        state: Its state, which is that of its images.
+        notes: None: see ``cut``.
+        is_forward: Images are read in any order.
         schema: Its columns.
         rows: How many rows it has; of a file that is cut short, those before the cut.
         cut: What is wrong with a file that is cut short; else empty.
@@ -44,10 +49,13 @@ class ArrowPack:
         largest_group: 0: any row can be read at once.
     """
 
+    is_forward = False
     largest_group = 0
+    notes = ()
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
+        self.state = FileState.of(path.stat())
         whole = self._mapped()
         self.schema, batches, self.cut = _batches(whole)
         self.rows = sum(batch.num_rows for batch in batches)
@@ -80,9 +88,11 @@ class ArrowPack:
             raise UnreadableImageError("cannot be read: the row has no bytes")
         if size > limit:
             raise UnreadableImageError(f"too large: {size:,} bytes")
-        with open_regular(self._path) as file:
+        with open_regular(self.path) as file:
             file.seek(max(0, start))
             data = file.read(size)
+        if FileState.of(self.path.stat()) != self.state:
+            raise UnreadableImageError("cannot be read: the Arrow file changed meanwhile")
         if len(data) != size:  # or what the file says of its rows is damaged
             raise UnreadableImageError("cannot be read: the Arrow file is cut short")
         return data
@@ -100,7 +110,7 @@ class ArrowPack:
             place = kind.get_field_index(part)
             chunks, kind = [chunk.flatten()[place] for chunk in chunks], kind.field(place).type
         values = arrow().chunked_array(chunks, type=kind)
-        with damage_of(_WHAT, self._path):
+        with damage_of(_WHAT, self.path):
             values.validate(full=True)
         return values
 
@@ -108,11 +118,15 @@ class ArrowPack:
         """Tell of each row whether its image is in the file."""
         return self._places[column][:, 1] >= 0
 
+    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
+        """Yield nothing: a table has columns in the place of texts beside images."""
+        yield from ()
+
     def close(self) -> None:
         """Nothing is open between two reads."""
 
     def _mapped(self) -> "pa.Buffer":
-        with arrow().memory_map(str(self._path)) as file:
+        with arrow().memory_map(str(self.path)) as file:
             return file.read_buffer()
 
     def _short_names(self, column: str) -> "pa.Array":

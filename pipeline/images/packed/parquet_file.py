@@ -1,6 +1,6 @@
 """Parquet files with images in a column: bytes alone, or bytes and path, as Hugging Face has it."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +34,9 @@ class ParquetPack:
     """A Parquet file; every pass over a row group opens it anew, so threads share nothing.
 
     Attributes:
+        path: The file.
+        state: Its state, which is that of its images.
+        notes: None: what is damaged shows when it is read.
         schema: Its columns.
         rows: How many rows it has.
         cut: Empty: a file that is cut short cannot be opened.
@@ -42,10 +45,11 @@ class ParquetPack:
     """
 
     cut = ""
+    notes = ()
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._state = FileState.of(path.stat())
+        self.path = path
+        self.state = FileState.of(path.stat())
         with self._opened() as file:
             self._metadata = file.metadata
             self.schema: pa.Schema = file.schema_arrow
@@ -64,6 +68,11 @@ class ParquetPack:
         self.largest_group: int = max(map(self._size, groups), default=0)
 
     @property
+    def is_forward(self) -> bool:
+        """Whether reading in another order than the stored one is slow."""
+        return self.largest_group > row_groups.KEPT_BYTES
+
+    @property
     def members(self) -> MemberNames:
         """The same names."""
         return self.names
@@ -77,7 +86,7 @@ class ParquetPack:
         group = int(np.searchsorted(self._ends, row, side="right"))
         first = int(self._ends[group - 1]) if group else 0
         # Threads that meet a file for the first time may open it twice, but decode it once.
-        where = (self._path, self._state, column, group)
+        where = (self.path, self.state, column, group)
         kept = row_groups.row_group(where, partial(self._decode, column, group))
         try:
             data = kept.value(row - first, limit=limit)
@@ -87,6 +96,8 @@ class ParquetPack:
             raise UnreadableImageError("too large: no memory") from error
         except ERRORS as error:
             raise UnreadableImageError(f"cannot be read: {first_line(error)}") from error
+        if FileState.of(self.path.stat()) != self.state:
+            raise UnreadableImageError("cannot be read: the Parquet file changed meanwhile")
         if data is None:
             raise UnreadableImageError("cannot be read: the row has no bytes")
         return data
@@ -98,7 +109,7 @@ class ParquetPack:
             DamagedTableError: It cannot be decoded.
         """
         leaf = f"{column}.{part}" if part else column
-        with damage_of(_WHAT, self._path), self._opened() as file:
+        with damage_of(_WHAT, self.path), self._opened() as file:
             values = file.read(columns=[leaf], use_threads=False).column(0)
             if part:
                 kind = values.type.field(0).type
@@ -115,12 +126,16 @@ class ParquetPack:
         Raises:
             DamagedTableError: The first rows cannot be decoded.
         """
-        with damage_of(_WHAT, self._path):
+        with damage_of(_WHAT, self.path):
             parts = self._are_valid(column)
             first = next(parts, np.zeros(0, dtype=np.bool_))
             if "path" not in self._parts[column] or first.any():
                 return np.ones(self.rows, dtype=np.bool_)
             return np.concatenate([first, *parts])
+
+    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
+        """Yield nothing: a table has columns in the place of texts beside images."""
+        yield from ()
 
     def close(self) -> None:
         """Nothing is open between two passes."""
@@ -149,7 +164,7 @@ class ParquetPack:
         import pyarrow.parquet as pq
 
         return pq.ParquetFile(
-            self._path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False, **options
+            self.path, memory_map=False, buffer_size=_BUFFER, pre_buffer=False, **options
         )
 
     def _short_names(self, column: str) -> "pa.Array":

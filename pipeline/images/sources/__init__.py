@@ -23,6 +23,7 @@ SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "a CSV": "pipeline.images.sources.csv_file",
         "a Hugging Face folder": "pipeline.images.sources.hub_folder",
+        "a TensorFlow Datasets folder": "pipeline.images.sources.tfds_folder",
         "tables": "pipeline.images.sources.tables",
         "a packed file": "pipeline.images.sources.packed_folder",
         "a folder": "pipeline.images.sources.folder",
