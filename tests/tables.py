@@ -70,3 +70,62 @@ def save_splits(folder: Path, splits: dict[str, pa.Table], *, shards: int = 1) -
     for split, table in splits.items():
         save_to_disk(folder / split, table, shards=shards)
     (folder / "dataset_dict.json").write_text(json.dumps({"splits": [*splits]}))
+
+
+# -- TensorFlow Datasets -----------------------------------------------------------------------
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    number &= (1 << 64) - 1
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    return bytes((*found, number))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def example(**features: bytes | Sequence[int]) -> bytes:
+    """A ``tf.train.Example``, byte by byte; numbers of a feature are packed."""
+    entries = b""
+    for name, value in features.items():
+        if isinstance(value, bytes):
+            feature = _field(1, _field(1, value))
+        else:
+            feature = _field(3, _field(1, b"".join(map(_varint, value))))
+        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
+    return _field(1, entries)
+
+
+def write_records(path: Path, records: Iterable[bytes]) -> Path:
+    """Write a TFRecord file, without its checksums, which only TensorFlow looks at."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"".join(
+            len(record).to_bytes(8, "little") + bytes(4) + record + bytes(4) for record in records
+        )
+    )
+    return path
+
+
+def prepare(
+    folder: Path, splits: dict[str, Sequence[tuple[bytes, int]]], names: Sequence[str]
+) -> None:
+    """Write what ``download_and_prepare`` of ``tensorflow_datasets`` writes."""
+    kinds = {"image": "image_feature.Image", "label": "class_label_feature.ClassLabel"}
+    features = {
+        name: {"pythonClassName": f"tensorflow_datasets.core.features.{kind}"}
+        for name, kind in kinds.items()
+    }
+    shards = []
+    for split, rows in splits.items():
+        records = [example(image=data, label=[number]) for data, number in rows]
+        write_records(folder / f"Tiny-{split}.tfrecord-00000-of-00001", records)
+        shards.append({"name": split, "shardLengths": [str(len(records))]})
+    info = {"fileFormat": "tfrecord", "name": "Tiny", "splits": shards}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (folder / "features.json").write_text(json.dumps({"featuresDict": {"features": features}}))
+    (folder / "label.labels.txt").write_text("\n".join(names), "utf-8")

@@ -74,7 +74,8 @@ class ExtractOptions:
     data: str = fields.path(
         "",
         "folder with one sub-folder per class, split folders above it, a CSV "
-        "path,label[,split][,group], Parquet or Arrow files, or a folder of Hugging Face datasets",
+        "path,label[,split][,group], Parquet or Arrow files, or a folder of Hugging Face or "
+        "TensorFlow Datasets",
         "DATA",
         positional=True,
         required=True,

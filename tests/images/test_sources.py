@@ -92,6 +92,18 @@ def hub_folder(photos: Path, target: Path) -> str:
     return str(target)
 
 
+def prepared(photos: Path, target: Path) -> str:
+    """As TensorFlow Datasets prepares a folder."""
+    splits = {
+        split: [
+            (path.read_bytes(), CLASSES.index(path.parent.name)) for path in files(photos / split)
+        ]
+        for split in SPLITS
+    }
+    tables.prepare(target, splits, CLASSES)
+    return str(target)
+
+
 ROADS: dict[str, Callable[[Path, Path], str]] = {
     "folders": folders,
     "table": table,
@@ -100,6 +112,7 @@ ROADS: dict[str, Callable[[Path, Path], str]] = {
     "parquet images": parquet_images,
     "parquet folder": parquet_folder,
     "hub folder": hub_folder,
+    "tfds": prepared,
 }
 
 

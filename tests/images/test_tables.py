@@ -355,10 +355,71 @@ def test_a_file_of_the_folder_that_is_gone_is_one_bad_image(tmp_path: Path) -> N
     assert len(listing) == 6 and "'data-00001-of-00002.arrow' counts as one bad" in said(listing)
 
 
-def test_a_folder_of_tensorflow_datasets_is_refused_with_the_way_on(tmp_path: Path) -> None:
-    for name in ("dataset_info.json", "features.json", "x-train.tfrecord-00000-of-00001"):
-        (tmp_path / name).write_text("{}")
-    with pytest.raises(ManifestError, match=r"folder of TensorFlow Datasets.*as Parquet once"):
+# -- folders of TensorFlow Datasets ------------------------------------------------------------
+
+ROWS = [(b"%d" % number, number % 2) for number in range(10)]
+
+
+def test_records_of_a_prepared_folder(tmp_path: Path) -> None:
+    tables.prepare(tmp_path, {"train": ROWS[:6], "unlabelled": [(b"x", -1)]}, ("cat", "dog"))
+    listing = sources.scan(tmp_path)
+    assert listing.paths[0] == "Tiny-train.tfrecord-00000-of-00001/image/00000000"
+    assert listing.labels == ["cat", "dog"] * 3 + [""] and listing.splits == ["train"] * 6 + [""]
+    assert read_all(listing) == [data for data, _ in ROWS[:6]] + [b"x"]
+    assert "none of train, val or test: 'unlabelled'; their images" in said(listing)
+    assert "labels in 'label' (2 class names)" in said(listing)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 40, -1, -60])
+def test_a_prepared_file_cut_short(kept: int, tmp_path: Path) -> None:
+    tables.prepare(tmp_path, {"train": ROWS, "test": ROWS[:2]}, ("cat", "dog"))
+    file = tmp_path / "Tiny-train.tfrecord-00000-of-00001"
+    file.write_bytes(file.read_bytes()[:kept])
+    listing = sources.scan(tmp_path)
+    before = 0 if kept >= 0 else 9 if kept == -1 else 8
+    assert len(listing) == 2 + before + bool(kept)
+    assert ("tells of 12 records, and there are" in said(listing)) == (len(listing) != 12)
+    assert not kept or f"{file.name!r} counts as one bad image" in said(listing)
+
+
+def test_records_of_another_kind_are_refused_or_bad_images(tmp_path: Path) -> None:
+    tables.prepare(tmp_path, {"train": ROWS}, ("cat", "dog"))
+    file = tmp_path / "Tiny-train.tfrecord-00000-of-00001"
+    tables.write_records(file, [tables.example(image=b"a", label=[0, 1])])
+    with pytest.raises(ManifestError, match=r"one label per image.*'label', which holds lists"):
+        sources.scan(tmp_path)
+    tables.write_records(file, [b"no example at all"])
+    with pytest.raises(ManifestError, match=r"Received: record 0, which is no tf\.train\.Example"):
+        sources.scan(tmp_path)
+    records = [tables.example(image=b"a", label=[0]), tables.example(label=[1])]
+    tables.write_records(file, records)
+    missing = "cannot be read: the record has no bytes"
+    assert read_all(sources.scan(tmp_path)) == [b"a", missing]
+
+
+def test_damage_within_a_prepared_file(tmp_path: Path) -> None:
+    tables.prepare(tmp_path, {"train": ROWS}, ("cat", "dog"))
+    file = tmp_path / "Tiny-train.tfrecord-00000-of-00001"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 5):
+        changed = bytearray(whole)
+        changed[place] ^= 0xFF
+        file.write_bytes(changed)
+        try:
+            listing = sources.scan(tmp_path)
+        except ManifestError:
+            continue
+        read_all(listing)
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("record", ["{", "[]", '{"fileFormat": "array_record"}'])
+def test_a_prepared_folder_with_other_records_is_refused(
+    name: str, record: str, tmp_path: Path
+) -> None:
+    tables.prepare(tmp_path, {"train": ROWS}, ("cat", "dog"))
+    (tmp_path / name).write_text(record)
+    with pytest.raises(ManifestError, match=r"TensorFlow Datasets in|TFRecord files in"):
         sources.scan(tmp_path)
 
 

@@ -5,6 +5,7 @@ packed file is that file's path, a slash, and the name of the member.
 """
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -53,9 +54,13 @@ KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         ".arrow": "pipeline.images.packed.arrow_file",
         ".parquet": "pipeline.images.packed.parquet_file",
+        ".tfrecord": "pipeline.images.packed.tfrecord_file",
         ".zip": "pipeline.images.packed.zip_file",
     }
 )
+
+# After the suffix, as in ``flowers-train.tfrecord-00000-of-00002``.
+_NUMBER: Final = re.compile(r"-\d+-of-\d+$")
 
 _opened: OrderedDict[Path, tuple[FileState, Pack]] = OrderedDict()
 _lock = threading.Lock()
@@ -63,7 +68,7 @@ _lock = threading.Lock()
 
 def kind_of(name: str) -> str | None:
     """Return the suffix by which a file is known as packed; None of others."""
-    lowered = name.lower()
+    lowered = _NUMBER.sub("", name.lower())
     return max((suffix for suffix in KINDS if lowered.endswith(suffix)), key=len, default=None)
 
 

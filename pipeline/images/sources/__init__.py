@@ -30,7 +30,9 @@ SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 # Those whose columns can be chosen.
-_WITH_COLUMNS: Final = frozenset({"a Hugging Face folder", "tables"})
+_WITH_COLUMNS: Final = frozenset(
+    {"a Hugging Face folder", "a TensorFlow Datasets folder", "tables"}
+)
 
 
 def scan(

@@ -126,8 +126,9 @@ def _image(schema: "pa.Schema", features: Mapping[str, Any], where: str) -> str:
         for name, parts in image_columns(schema).items()
         if kinds[name] not in _NO_IMAGES
     }
-    # As Hugging Face writes them; else plain bytes, which may be anything.
-    for found in ([name for name in parts if parts[name]], list(parts)):
+    # As described, or as Hugging Face writes them; else plain bytes, which may be anything.
+    described = [name for name in parts if kinds[name] == "Image"]
+    for found in (described, [name for name in parts if parts[name]], list(parts)):
         if len(found) > 1:
             raise _several(where, "images", found, "--image-column")
         if found:

@@ -197,6 +197,10 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         DamagedTableError: It cannot be read.
     """
     table = _opened(root, file.path)
+    if table.cut:
+        listed.damaged.append((file, f"it is cut short: {table.cut}"))
+    if not table.rows:
+        return
     where = repr(str(join(root, file.path)))
     features = file.features or features_of(table.schema)
     columns = choose(
@@ -217,8 +221,6 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         row, number = beyond[0]
         listed.beyond += len(beyond)
         listed.example = listed.example or f"{number} in row {row:,} of {file.path!r}"
-    if table.cut:
-        listed.damaged.append((file, f"it is cut short: {table.cut}"))
 
 
 def _opened(root: Location, path: str) -> TablePack:
