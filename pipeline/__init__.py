@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from pipeline.notebook import audit_store as audit_store
     from pipeline.notebook import compare_runs as compare_runs
     from pipeline.notebook import evaluate_run as evaluate_run
+    from pipeline.notebook import export_features as export_features
     from pipeline.notebook import export_model as export_model
     from pipeline.notebook import extract_features as extract_features
     from pipeline.notebook import fine_tune as fine_tune
+    from pipeline.notebook import import_features as import_features
     from pipeline.notebook import report_run as report_run
     from pipeline.notebook import suggest_images as suggest_images
     from pipeline.notebook import sweep_heads as sweep_heads
@@ -38,9 +40,11 @@ _MODULES = {
     "audit_store": "pipeline.notebook",
     "compare_runs": "pipeline.notebook",
     "evaluate_run": "pipeline.notebook",
+    "export_features": "pipeline.notebook",
     "export_model": "pipeline.notebook",
     "extract_features": "pipeline.notebook",
     "fine_tune": "pipeline.notebook",
+    "import_features": "pipeline.notebook",
     "load": "pipeline.dataset.examples",
     "report_run": "pipeline.notebook",
     "suggest_images": "pipeline.notebook",
@@ -55,9 +59,11 @@ __all__ = [
     "audit_store",
     "compare_runs",
     "evaluate_run",
+    "export_features",
     "export_model",
     "extract_features",
     "fine_tune",
+    "import_features",
     "load",
     "report_run",
     "suggest_images",
