@@ -213,23 +213,26 @@ def require_equal(
         )
 
 
-def refusal_of(asked: Identity, stored: Identity, store: Path) -> StaleFeaturesError | None:
-    """Return the error for features made in another way than a store's; None of the same.
+def require_same(asked: Identity, stored: Identity, store: Path) -> None:
+    """Refuse features that were made in another way than a store's.
 
     Args:
         asked: How they are to be made.
         stored: How those of the store are.
         store: The store.
+
+    Raises:
+        StaleFeaturesError: Names the first field that differs, with both values.
     """
     found = first_difference(asked.as_json(), stored.as_json())
     if found is None:
-        return None
+        return
     if asked.is_imported or stored.is_imported:
-        return StaleFeaturesError(
+        raise StaleFeaturesError(
             f"The store {str(store)!r} holds {stored.described}. Received: {asked.described}.",
             hint="Choose another --store, or replace the store with --force.",
         )
-    return StaleFeaturesError(
+    raise StaleFeaturesError(
         f"The store {str(store)!r} holds features of {found.name} = {found.second!r}. "
         f"Received: {found.name} = {found.first!r}.",
         hint=f"Choose another --store, go back to {_asked_with(found)}, or replace the store with "

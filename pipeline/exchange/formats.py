@@ -9,6 +9,7 @@ from typing import Final
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.exchange import hdf5, listed, npy, parquet
 from pipeline.exchange.feature_table import KEY, PATH, FeatureTable
+from pipeline.files.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,9 @@ def beside(path: Path) -> Path:
     return path.with_suffix(".csv")
 
 
-def read(path: Path, *, paths: Path | None, column: str | None, root: Path | None) -> FeatureTable:
+def read(
+    path: Path, *, paths: Path | None, column: str | None, root: Location | None
+) -> FeatureTable:
     """Describe the features of a file, with what it or a list says of their rows.
 
     Args:

@@ -10,12 +10,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, ManifestError
+from pipeline.files.location import is_address
 from pipeline.images import reading
 from pipeline.images.manifest import KEY_DTYPE, Manifest
 from pipeline.system import machine
@@ -42,6 +44,10 @@ class RowKeys:
     content: int
     paths: int
 
+    def counts(self) -> dict[str, int]:
+        """Return how many are from where."""
+        return {"given": self.given, "content": self.content, "paths": self.paths}
+
 
 def key_of_path(path: str) -> str:
     """Return the key of a row whose image is not at hand."""
@@ -62,7 +68,7 @@ def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowK
     """
     found = [_checked(text, path) for text, path in zip(given, listing.paths, strict=True)]
     unknown = [row for row, key in enumerate(found) if not key]
-    there = [row for row in unknown if reading.is_there(listing, row)]
+    there = [row for row in unknown if _is_at_hand(listing, row)]
     content = _of_images(listing, there, reporter)
     keys = [
         key or content.get(row) or key_of_path(path)
@@ -74,6 +80,12 @@ def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowK
         content=len(content),
         paths=len(unknown) - len(content),
     )
+
+
+def _is_at_hand(listing: Manifest, row: int) -> bool:
+    """Tell whether an image can be read; one at an address only where all are to be there."""
+    is_elsewhere = is_address(listing.paths[row]) and isinstance(listing.root, Path)
+    return not is_elsewhere and reading.is_there(listing, row)
 
 
 def _of_images(listing: Manifest, rows: Sequence[int], reporter: Reporter) -> dict[int, str]:

@@ -7,8 +7,10 @@ from typing import Final
 from pipeline.errors import ManifestError
 from pipeline.exchange.feature_table import COLUMNS, PATH
 from pipeline.files.atomic import open_regular
+from pipeline.files.location import Location
 from pipeline.files.table import folded, read_table
-from pipeline.images.manifest import SUFFIX, exists_at
+from pipeline.images import place
+from pipeline.images.manifest import SUFFIX
 
 SUFFIXES: Final = (".csv", ".txt")
 _TABLES: Final = (".csv", ".tsv")
@@ -21,7 +23,7 @@ def beside(path: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def read(path: Path, root: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+def read(path: Path, root: Location) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """Read a list, row by row as it stands.
 
     Args:
@@ -49,7 +51,7 @@ def read(path: Path, root: Path) -> tuple[dict[str, list[str]], tuple[str, ...]]
         path,
         COLUMNS,
         required=(PATH,),
-        exists=lambda text: exists_at(root, text),
+        exists=lambda text: place.exists(root, text),
         is_row=lambda cells: bool(SUFFIX.search(cells[0])),
     )
     places = {name: place for place, name in enumerate(COLUMNS) if name in table.columns}

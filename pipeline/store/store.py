@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.backbones import probe
-from pipeline.backbones.identity import Identity, refusal_of
+from pipeline.backbones.identity import Identity, require_same
 from pipeline.errors import ManifestError, StoreError
 from pipeline.files import places
 from pipeline.files.atomic import (
@@ -171,9 +171,7 @@ class Store:
         Raises:
             StaleFeaturesError: Names the first field that differs, with both values.
         """
-        refusal = refusal_of(identity, self.identity, self.path)
-        if refusal is not None:
-            raise refusal
+        require_same(identity, self.identity, self.path)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -202,9 +200,7 @@ class Store:
             raise StoreError(
                 f"The store {str(self.path)!r} has no view {view!r}. "
                 f"It has {', '.join(sorted(self.views)) or 'none'}.",
-                hint="Imported features have none."
-                if self.identity.is_imported
-                else f"Add it: run extract again with --views {view}.",
+                hint=f"Add it: run extract again with --views {view}; imported features have none.",
             )
         return self.views[view]
 
