@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline._version import __version__
 
 if TYPE_CHECKING:
+    from pipeline.dataset.batches import batches as batches
     from pipeline.dataset.examples import load as load
     from pipeline.extract.transformer import FeatureExtractor as FeatureExtractor
     from pipeline.notebook import audit_store as audit_store
@@ -38,6 +39,7 @@ _MODULES = {
     "Classifier": "pipeline.serving.classifier",
     "FeatureExtractor": "pipeline.extract.transformer",
     "audit_store": "pipeline.notebook",
+    "batches": "pipeline.dataset.batches",
     "compare_runs": "pipeline.notebook",
     "evaluate_run": "pipeline.notebook",
     "export_features": "pipeline.notebook",
@@ -57,6 +59,7 @@ __all__ = [
     "FeatureExtractor",
     "__version__",
     "audit_store",
+    "batches",
     "compare_runs",
     "evaluate_run",
     "export_features",

@@ -26,6 +26,8 @@ from pipeline.files.table import folded
 FEATURES: Final = "features"
 PIP_LINE: Final = "pip install 'embedding-pipeline[parquet]'"
 _MADE_WITH: Final = b"made_with"
+# Bytes of a column that are read at once.
+_BUFFER: Final = 1 << 20
 
 
 def require_installed() -> tuple[Any, Any]:
@@ -187,7 +189,8 @@ def _width(
 def _parts(parquet: Any, path: Path, name: str) -> Iterator[Any]:
     """Yield the column of features as arrays of lists."""
     import_module("pyarrow.compute")
-    with parquet.ParquetFile(path) as file:
+    # Otherwise it holds the whole column, however little of it is asked for.
+    with parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
         for batch in file.iter_batches(BLOCK_ROWS, columns=[name]):
             array = batch.column(0)
             yield getattr(array, "storage", array)
