@@ -49,6 +49,9 @@ HEADS: Final[Mapping[str, str]] = MappingProxyType(
 # Those whose training needs Keras.
 ON_KERAS: Final = frozenset({"dense"})
 
+# Those that read features in a stream, so that they need not fit into memory.
+STREAMING: Final = ("linear", "ridge", "dense", "centroid", "majority")
+
 # The tutorial's head: Dense 1024 relu, Dense softmax, Adam at Keras' default rate, 10 epochs of
 # batches of 32, on features as they are.
 PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, object]]]] = MappingProxyType(
