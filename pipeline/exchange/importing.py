@@ -27,6 +27,7 @@ from pipeline.exchange.room import require_room
 from pipeline.files import outputs
 from pipeline.files.location import locate
 from pipeline.images.manifest import CONFLICT, Manifest
+from pipeline.store import features_file
 from pipeline.store.lock import lock
 from pipeline.store.record import StoreProvenance
 from pipeline.store.shard import Shard
@@ -80,6 +81,7 @@ def import_features(
         _require_unchanged(source, before)
         store.adopt(replace(store.record, provenance=_provenance(source, table)))
         store.save_manifest(store.manifest_path, manifest)
+    notes += _said(features_file.notes_of(len(store.index.shards)), reporter)
     return {
         "images": len(manifest),
         "imported": new,

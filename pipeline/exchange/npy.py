@@ -19,14 +19,22 @@ def read(path: Path, column: str | None) -> FeatureTable:
     with refusing(path):
         require_regular(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.memmap):
             raise ValueError("it holds several arrays")
 
-    def blocks() -> Iterator[AnyArray]:
-        for start in range(0, len(array), BLOCK_ROWS):
-            yield np.array(array[start : start + BLOCK_ROWS])
-
     shape = require_table(path, array.shape, array.dtype)
+
+    def blocks() -> Iterator[AnyArray]:
+        for start in range(0, shape[0], BLOCK_ROWS):
+            count = min(BLOCK_ROWS, shape[0] - start)
+            if array.flags.c_contiguous:
+                # Read, not mapped: what is mapped counts as memory until somebody needs it.
+                offset = array.offset + start * shape[1] * array.dtype.itemsize
+                block = np.fromfile(path, array.dtype, count * shape[1], offset=offset)
+                yield block.reshape(count, shape[1])
+            else:
+                yield np.array(array[start : start + count])
+
     return FeatureTable(source=path, shape=shape, dtype=array.dtype.name, columns={}, blocks=blocks)
 
 
