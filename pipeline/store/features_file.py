@@ -45,8 +45,8 @@ def notes_of(shards: int) -> list[str]:
         return []
     return [
         f"features.h5 reads from {shards:,} shards, and a program may open {limit:,} files: one "
-        "that reads it whole gets not-a-number for the rows of the others (ulimit -n raises the limit; "
-        "pipeline.load, pipeline.batches and export-features need none)"
+        "that reads it whole gets not-a-number for the rows of others (ulimit -n raises the "
+        "limit; pipeline.load, pipeline.batches and export-features need none)"
     ]
 
 
