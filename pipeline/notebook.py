@@ -4,91 +4,15 @@ Each runs a command of the command line: its keyword arguments are the options o
 the same defaults and checks, and its result has the keys of ``--json`` (docs/json.md).
 """
 
-import inspect
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.cli.command import Call, Tables
-from pipeline.cli.commands import find, perform
-from pipeline.cli.progress import TerminalReporter
-from pipeline.cli.text import as_html, as_lines
-from pipeline.config.options import CommonOptions, default_of, options_of
+from pipeline.result import Result, given_of, of_command, performed
 
 Place = str | Path
-Function = Callable[..., "Result"]
 
 
-class Result(dict[str, object]):
-    """What a command found: a dictionary with the keys of its ``--json``.
-
-    ``print(result)`` shows what the command line prints; a notebook shows it with real tables.
-
-    Attributes:
-        command: Name of the command.
-    """
-
-    def __init__(self, command: str, content: Mapping[str, object]) -> None:
-        super().__init__(content)
-        self.command = command
-
-    def __str__(self) -> str:
-        return "\n".join(as_lines(find(self.command).text(self)))
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows; whatever comes from data is escaped."""
-        return as_html(find(self.command).text(self))
-
-
-def _runs(command: str) -> Callable[[Function], Function]:
-    """Give a function the signature of a command: its own arguments, then the other options."""
-
-    def decorate(function: Function) -> Function:
-        record = find(command).options
-        own = inspect.signature(function).parameters
-        named = [item for item in own.values() if item.kind is not item.VAR_KEYWORD]
-        others = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default_of(record, name)
-            )
-            for name in options_of(record)
-            if name not in own and name not in _RENAMED.get(command, ())
-        ]
-        function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*named, *others], return_annotation=Result
-        )
-        return function
-
-    return decorate
-
-
-# Options that a function calls by another name, or takes in another form.
-_RENAMED: Mapping[str, Sequence[str]] = {
-    "train-head": ("head",),
-    "sweep": ("head",),
-    "finetune": ("source",),
-}
-
-
-def _perform(
-    command: str,
-    given: Mapping[str, object],
-    *,
-    quiet: bool,
-    force: bool,
-    tables: Tables | None = None,
-) -> Result:
-    common = CommonOptions(quiet=quiet, force=force)
-    call = Call(common, TerminalReporter(quiet=quiet), tables or {}, time.monotonic())
-    return Result(command, perform(command, given, call))
-
-
-def _given(**values: object) -> dict[str, object]:
-    """Return what is not None: the others keep the defaults of the command."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-@_runs("extract")
+@of_command("extract")
 def extract_features(
     data: Place,
     *,
@@ -120,11 +44,11 @@ def extract_features(
         StaleFeaturesError: The store holds features that were made in another way.
         WeightsUnavailableError: The weights cannot be had.
     """
-    given = {"data": data, **_given(store=store), **options}
-    return _perform("extract", given, quiet=quiet, force=force)
+    given = {"data": data, **given_of(store=store), **options}
+    return performed("extract", given, quiet=quiet, force=force)
 
 
-@_runs("train-head")
+@of_command("train-head")
 def train_heads(
     store: Place,
     *,
@@ -156,12 +80,12 @@ def train_heads(
         RunError: The run was made from something else.
         StoreError: There is no store, or it is damaged.
     """
-    given = {"store": store, **_given(head=heads, run=run), **options}
+    given = {"store": store, **given_of(head=heads, run=run), **options}
     tables = {"heads": parameters or {}}
-    return _perform("train-head", given, quiet=quiet, force=force, tables=tables)
+    return performed("train-head", given, quiet=quiet, force=force, tables=tables)
 
 
-@_runs("sweep")
+@of_command("sweep")
 def sweep_heads(
     store: Place,
     *,
@@ -193,12 +117,12 @@ def sweep_heads(
         RunError: The run was made from something else.
         StoreError: There is no store, or it is damaged.
     """
-    given = {"store": store, **_given(head=heads, run=run), **options}
+    given = {"store": store, **given_of(head=heads, run=run), **options}
     tables = {"heads": parameters or {}, "grids": grids or {}}
-    return _perform("sweep", given, quiet=quiet, force=force, tables=tables)
+    return performed("sweep", given, quiet=quiet, force=force, tables=tables)
 
 
-@_runs("compare")
+@of_command("compare")
 def compare_runs(*runs: Place, quiet: bool = False, **options: object) -> Result:
     """Compare the heads of one or more runs on the test images that all of them share.
 
@@ -213,10 +137,10 @@ def compare_runs(*runs: Place, quiet: bool = False, **options: object) -> Result
     Raises:
         RunError: A run cannot be compared, or its store is gone.
     """
-    return _perform("compare", {"runs": runs, **options}, quiet=quiet, force=False)
+    return performed("compare", {"runs": runs, **options}, quiet=quiet, force=False)
 
 
-@_runs("finetune")
+@of_command("finetune")
 def fine_tune(
     start: Place,
     *,
@@ -244,11 +168,11 @@ def fine_tune(
         StaleFeaturesError: An image changed, or the network disagrees with stage 2.
         StoreError: The store is gone or damaged.
     """
-    given = {"source": start, **_given(run=run), **options}
-    return _perform("finetune", given, quiet=quiet, force=force)
+    given = {"source": start, **given_of(run=run), **options}
+    return performed("finetune", given, quiet=quiet, force=force)
 
 
-@_runs("export")
+@of_command("export")
 def export_model(
     run: Place, out: Place, *, quiet: bool = False, force: bool = False, **options: object
 ) -> Result:
@@ -274,10 +198,10 @@ def export_model(
         PipelineError: The model disagrees with the cached features.
         RunError: Run and head do not fit.
     """
-    return _perform("export", {"run": run, "out": out, **options}, quiet=quiet, force=force)
+    return performed("export", {"run": run, "out": out, **options}, quiet=quiet, force=force)
 
 
-@_runs("evaluate")
+@of_command("evaluate")
 def evaluate_run(
     run: Place, data: Place, *, quiet: bool = False, force: bool = False, **options: object
 ) -> Result:
@@ -300,10 +224,10 @@ def evaluate_run(
         RunError: There is no run, or the head cannot be used.
         WeightsUnavailableError: The weights are nowhere.
     """
-    return _perform("evaluate", {"run": run, "data": data, **options}, quiet=quiet, force=force)
+    return performed("evaluate", {"run": run, "data": data, **options}, quiet=quiet, force=force)
 
 
-@_runs("report")
+@of_command("report")
 def report_run(run: Place, *, quiet: bool = False, **options: object) -> Result:
     """Write a page that shows what a run found: one HTML file that opens by double click.
 
@@ -316,14 +240,13 @@ def report_run(run: Place, *, quiet: bool = False, **options: object) -> Result:
         ``report``, the path of the page, its ``bytes``, and how many ``pictures`` are in it.
 
     Raises:
-        ConfigError: An option cannot be used, or the run has no such head.
         EngineUnavailableError: The extra ``report`` is not installed, or ``umap`` for that map.
-        RunError: There is no run, or files of it are damaged.
+        RunError: There is no run, it has no such head, or files of it are damaged.
     """
-    return _perform("report", {"run": run, **options}, quiet=quiet, force=False)
+    return performed("report", {"run": run, **options}, quiet=quiet, force=False)
 
 
-@_runs("audit")
+@of_command("audit")
 def audit_store(
     store: Place, *, quiet: bool = False, force: bool = False, **options: object
 ) -> Result:
@@ -347,10 +270,10 @@ def audit_store(
         RunError: The run is of other features, or of other images.
         StoreError: There is no store, or it is damaged.
     """
-    return _perform("audit", {"store": store, **options}, quiet=quiet, force=force)
+    return performed("audit", {"store": store, **options}, quiet=quiet, force=force)
 
 
-@_runs("suggest")
+@of_command("suggest")
 def suggest_images(
     store: Place, *, quiet: bool = False, force: bool = False, **options: object
 ) -> Result:
@@ -372,4 +295,50 @@ def suggest_images(
         RunError: The run is of other features, or its head cannot be used.
         StoreError: There is no store, or it is damaged.
     """
-    return _perform("suggest", {"store": store, **options}, quiet=quiet, force=force)
+    return performed("suggest", {"store": store, **options}, quiet=quiet, force=force)
+
+
+@of_command("import-features")
+def import_features(
+    file: Place, *, quiet: bool = False, force: bool = False, **options: object
+) -> Result:
+    """Make a store of features that were made elsewhere; heads, audit and report work on it.
+
+    Args:
+        file: ``.npy`` with a list of paths, ``.parquet``, ``.h5`` or ``.hdf5``.
+        quiet: Show neither notes nor progress.
+        force: Replace a store of other features.
+        options: Options of ``pipeline import-features``: ``store``, ``paths``, ``data``, ...
+
+    Returns:
+        Counts (``imported``, ``reused``, ``skipped``), ``errors``, and ``store``.
+
+    Raises:
+        ManifestError: The file cannot be used.
+        StaleFeaturesError: The store holds other features.
+    """
+    return performed("import-features", {"file": file, **options}, quiet=quiet, force=force)
+
+
+@of_command("export-features")
+def export_features(
+    store: Place, file: Place, *, quiet: bool = False, force: bool = False, **options: object
+) -> Result:
+    """Write the features of a store, with paths, labels, splits and keys, into one plain file.
+
+    Args:
+        store: The feature store.
+        file: ``.h5``, ``.parquet``, or ``.npy``, which gets a ``.csv`` beside it.
+        quiet: Show neither notes nor progress.
+        force: Replace a file that is there.
+        options: Options of ``pipeline export-features``: ``manifest``, ``all``, ``view``.
+
+    Returns:
+        ``file``, ``list`` (the table beside it), ``images``, ``dim`` and ``bytes``.
+
+    Raises:
+        ConfigError: An option cannot be used, or something is in the way.
+        StoreError: There is no store, it lacks features or the view, or is damaged.
+    """
+    given = {"store": store, "file": file, **options}
+    return performed("export-features", given, quiet=quiet, force=force)

@@ -141,15 +141,20 @@ def write_classes(folder: Path, counts: dict[str, int], first_seed: int = 0) -> 
 
 
 def planted_store(
-    path: Path, counts: dict[str, int], *, separation: float = 1.5, splits: list[str] | None = None
+    path: Path,
+    counts: dict[str, int],
+    *,
+    separation: float = 1.5,
+    splits: list[str] | None = None,
+    dim: int = PLANTED_DIM,
 ) -> Store:
     """Write a store of Gaussian classes, with its manifest."""
     rng = np.random.default_rng(7)
     labels = [name for name, count in counts.items() for _ in range(count)]
-    centres = {name: rng.normal(size=PLANTED_DIM) * separation for name in counts}
-    features = np.stack([centres[label] + rng.normal(size=PLANTED_DIM) for label in labels])
+    centres = {name: rng.normal(size=dim) * separation for name in counts}
+    features = np.stack([centres[label] + rng.normal(size=dim) for label in labels])
     keys = np.array([f"{number:064x}".encode() for number in range(len(labels))], dtype="S64")
-    store = Store.create(path, identity=IDENTITY, dim=PLANTED_DIM, root=path)
+    store = Store.create(path, identity=IDENTITY, dim=dim, root=path)
     store.plain.add_shard(keys, features.astype(np.float32))
     with store.scan_cache() as cache:
         store.reindex(cache)

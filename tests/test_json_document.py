@@ -104,6 +104,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         run_readers(work)
         run_audit(work)
         run_suggest(work)
+        run_exchange(work)
         run_verify(work)
     work.run("sample", "sample", work / "digits")
     work.run(ERROR, "prune", work / "none", status=2)
@@ -251,6 +252,21 @@ def run_suggest(work: Workplace) -> None:
     work.run("suggest", *suggest, work / "by-run.csv", "--run", work / "first")
     work.run("suggest", "suggest", work / "many", "--manifest", work / "unlabelled.csv", "--n", 3,
              "--out", work / "typical.csv")  # fmt: skip
+
+
+def run_exchange(work: Workplace) -> None:
+    """Run what writes features into files and takes them from there."""
+    viewed = work / "viewed"
+    work.run("extract", "extract", work / "photos", "--weights", "random", "--image-size", SIZE,
+             "--store", viewed, "--views", "flip")  # fmt: skip
+    work.run("export-features", "export-features", viewed, work / "exported.npy")
+    work.run("export-features", "export-features", viewed, work / "exported.h5", "--view", "flip")
+    add = ("import-features", "import-features")
+    work.run(*add, work / "exported.h5", "--store", work / "imported")
+    work.run(INFO_STORE, "info", work / "imported")
+    np.save(work / "own.npy", np.array([[1.0], [np.nan], [0.0]]))
+    (work / "own.txt").write_text("a\nb\nc\n")
+    work.run(*add, work / "own.npy", "--store", work / "imported", "--force")
 
 
 def no_cleanlab() -> None:

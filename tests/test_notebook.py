@@ -27,6 +27,8 @@ FUNCTIONS = {
     "report_run": "report",
     "audit_store": "audit",
     "suggest_images": "suggest",
+    "import_features": "import-features",
+    "export_features": "export-features",
 }
 # Options that a function calls by another name.
 NAMED = {

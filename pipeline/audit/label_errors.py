@@ -22,12 +22,18 @@ from pipeline.copies.duplicates import Duplicates
 from pipeline.dataset.folds import grouped_folds
 from pipeline.errors import EngineUnavailableError
 from pipeline.heads.calibration import fit_temperature, probabilities
+from pipeline.system import machine
 
 # The heads whose out-of-fold probabilities are averaged; see docs/audit.md for what each is worth.
 HEADS: Final = ("logreg", "ridge")
 FOLDS: Final = 5
+# Images from which ridge alone judges: logistic regression takes a quarter of an hour for 100,000.
+LARGE: Final = 200_000
+_OF_LARGE: Final = ("ridge",)
 # Principal components of the features: more cost time and change little.
 _COMPONENTS: Final = 512
+# Rows that are read together.
+_AT_ONCE: Final = 8192
 # Fewest images of a class whose labels can be judged.
 _FEWEST: Final = 3
 
@@ -63,13 +69,17 @@ def find_label_errors(listing: Listing, found: Duplicates) -> tuple[LabelErrors,
     is_judged = np.array([counts[number] >= _FEWEST for number in listing.y.tolist()], bool)
     images, labels = listing.labelled[is_judged], listing.y[is_judged]
     names, y = np.unique(labels, return_inverse=True)
+    judges = HEADS if len(images) <= LARGE else _OF_LARGE
     if len(names) < 2:
         return LabelErrors(), (
             f"label errors need two classes of {_FEWEST} images or more; there "
             f"{'is one' if len(names) else 'is none'}"
         )
+    lacking = _without_room(len(images), listing.units.shape[1], len(names), judges)
+    if lacking:
+        return LabelErrors(), lacking
     groups = group_numbers(found, len(listing))[images]
-    made = agreed(cleanlab, listing.units[images], y, groups)
+    made = agreed(cleanlab, listing.units, y, groups, images=images, judges=judges)
     scores, is_likely = judged(cleanlab, made)
     proposed = made.probabilities.argmax(axis=1)
     differs = np.flatnonzero(proposed != y)
@@ -88,15 +98,31 @@ def find_label_errors(listing: Listing, found: Duplicates) -> tuple[LabelErrors,
     ]
     result = LabelErrors(
         errors=errors,
-        head=" and ".join(HEADS),
+        head=" and ".join(judges),
         folds=made.folds,
         accuracy=float((proposed == y).mean()),
         estimated=int(is_likely[differs].sum()),
     )
     small = len(listing.names) - len(names)
+    notes = [f"classes of fewer than {_FEWEST} images are not judged: {small}"] * bool(small)
+    if judges != HEADS:
+        notes.append(f"of more than {LARGE:,} images, {' and '.join(judges)} alone judges")
+    return result, "; ".join(notes)
+
+
+def _without_room(count: int, dim: int, classes: int, judges: Sequence[str]) -> str:
+    """Return that memory has no room for heads on folds; empty where it has."""
+    width = min(dim, _COMPONENTS)
+    # Components, those of the other folds, what the head takes beside them; then the scores of
+    # every head in both rounds, their mean, and what cleanlab makes of it.
+    copies = 2 + max(heads.copies_of(head) for head in judges)
+    needed = count * (4 * width * copies + 8 * classes * (6 + 4 * len(judges)))
+    free = machine.free_memory()
+    if needed <= free:
+        return ""
     return (
-        result,
-        f"classes of fewer than {_FEWEST} images are not judged: {small}" if small else "",
+        f"label errors of {count:,} images need memory: {needed / 1e9:.1f} GB, of which "
+        f"{free / 1e9:.1f} GB are free; take a part of the images, with --manifest"
     )
 
 
@@ -109,23 +135,32 @@ def group_numbers(found: Duplicates, count: int) -> NDArray[np.intp]:
 
 
 def agreed(
-    cleanlab: Any, units: NDArray[np.float32], y: NDArray[np.integer], groups: NDArray[np.intp]
+    cleanlab: Any,
+    units: NDArray[np.float32],
+    y: NDArray[np.integer],
+    groups: NDArray[np.intp],
+    *,
+    images: NDArray[np.intp] | None = None,
+    judges: Sequence[str] = HEADS,
 ) -> OutOfFold:
     """Return the mean of what the heads say in both rounds.
 
     Args:
         cleanlab: See ``require_cleanlab``.
-        units: Features with a norm of one, ``(k, dim)``.
+        units: Features with a norm of one, ``(n, dim)``.
         y: Class numbers from 0, each of which occurs, ``(k,)``.
         groups: Numbers that rows share which have to be in one fold, ``(k,)``.
+        images: The rows of ``units`` that are judged, ``(k,)``; all by default.
+        judges: Names of the heads.
     """
-    features = _components(units)
-    first = [out_of_fold(features, y, groups, head=head) for head in HEADS]
+    images = np.arange(len(units)) if images is None else images
+    features = _components(units, images)
+    first = [out_of_fold(features, y, groups, head=head) for head in judges]
     before = _mean(first)
     trusted = ~judged(cleanlab, before)[1]
     second = [
         out_of_fold(features, y, groups, head=head, trusted=trusted, params=part.params)
-        for head, part in zip(HEADS, first, strict=True)
+        for head, part in zip(judges, first, strict=True)
     ]
     return _mean([*first, *second])
 
@@ -180,26 +215,30 @@ def _num_folds(y: NDArray[np.integer], groups: NDArray[np.intp]) -> int:
     return min(FOLDS, max(2, int(np.bincount(y).min())), int(np.bincount(y[first]).max()))
 
 
-def _components(units: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows in the space of their principal components, float32 ``(k, at most 512)``.
+def _components(units: NDArray[np.float32], images: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return some rows in the space of their principal components, float32 ``(k, at most 512)``.
 
     The axes are turned at random, so that all vary alike: heads standardize them, which would lift
     the last principal components, mostly noise, to the level of the first.
     """
     if units.shape[1] <= _COMPONENTS:
-        return units
-    mean = units.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return units[images]
+    parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+    sums = sum(units[part].sum(axis=0, dtype=np.float64) for part in parts)
+    mean = (sums / len(images)).astype(np.float32)
     gram = np.zeros((units.shape[1], units.shape[1]))
-    for start in range(0, len(units), 8192):
-        centred = units[start : start + 8192] - mean
+    for part in parts:
+        centred = units[part] - mean
         gram += centred.T @ centred
     _, vectors = np.linalg.eigh(gram)
     drawn = np.random.default_rng(0).standard_normal((_COMPONENTS, _COMPONENTS))
     turned = vectors[:, ::-1][:, :_COMPONENTS] @ np.linalg.qr(drawn)[0]
     basis = np.ascontiguousarray(turned, np.float32)
-    return np.concatenate(
-        [(units[start : start + 8192] - mean) @ basis for start in range(0, len(units), 8192)]
-    )
+    found = np.empty((len(images), _COMPONENTS), np.float32)
+    for number, part in enumerate(parts):
+        start = number * _AT_ONCE
+        found[start : start + len(part)] = (units[part] - mean) @ basis
+    return found
 
 
 def require_cleanlab() -> Any:

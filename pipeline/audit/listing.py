@@ -87,7 +87,9 @@ def read_listing(store: Store, manifest: Path | None, run: Run | None) -> Listin
         rows, splits_of = _with_run(rows, run, store), "run"
     found = distinct_images(store, rows)
     skipped = _skipped(rows, found.manifest)
-    return Listing(found.manifest, found.image_of, found.units, splits_of, skipped)
+    return Listing(
+        found.manifest, found.image_of, found.units, splits_of, skipped, scratch=found.scratch
+    )
 
 
 def _skipped(rows: Manifest, audited: Manifest) -> list[tuple[str, str]]:

@@ -23,6 +23,8 @@ class Form:
 KERAS: Final = Form("Keras", ".keras", "keras-file:")
 ONNX: Final = Form("ONNX", ".onnx", "onnx-file:")
 FORMS: Final = (KERAS, ONNX)
+# What takes the place of a network's name in the identity of features that were made elsewhere.
+IMPORTED: Final = "imported:"
 # What CLIP's images are normalized with (https://github.com/openai/CLIP, clip/clip.py); the other
 # preprocessings are those of keras.applications.imagenet_utils.
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)

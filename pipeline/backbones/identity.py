@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Final
 
 from pipeline import backbones
@@ -16,6 +17,10 @@ from pipeline.images import resizing
 
 # What names a file, in no other folder.
 _DIGEST: Final = re.compile(r"[\w-]+", re.ASCII)
+# Of a digest, in a message.
+_SHOWN: Final = 12
+# In the identity of imported features, for what a network has.
+_NONE: Final = "none"
 # Of an image: beyond it a batch of one fits into no memory.
 _MAX_SIDE: Final = 1 << 14
 
@@ -35,6 +40,9 @@ class Identity(Record):
         engine: What ran it; None in float32, in which every engine agrees.
         output: Which output of a network in ONNX they are; None of others, which have one.
         quantized: Digest of the network in int8; None in other precisions.
+
+    Of features that were made elsewhere the backbone is ``imported:NAME`` and the digest is that of
+    the features with their keys; what only a network has is ``none``, or 0.
     """
 
     backbone: str
@@ -47,6 +55,19 @@ class Identity(Record):
     engine: str | None = None
     output: str | None = None
     quantized: str | None = None
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether the features were made elsewhere, by nothing that is at hand."""
+        return self.backbone.startswith(forms.IMPORTED)
+
+    @property
+    def described(self) -> str:
+        """What the features are, in a few words for a message."""
+        if not self.is_imported:
+            return f"features of {self.backbone}"
+        name = self.backbone.removeprefix(forms.IMPORTED)
+        return f"the imported features {name!r} (digest {self.weights_sha256[:_SHOWN]})"
 
     @property
     def is_from_file(self) -> bool:
@@ -119,14 +140,48 @@ def of(
     )
 
 
+def imported(name: str, digest: str) -> Identity:
+    """Return the identity of features that were made elsewhere.
+
+    Args:
+        name: What they are called.
+        digest: SHA-256 of the features with their keys.
+    """
+    return Identity(
+        backbone=f"{forms.IMPORTED}{name}",
+        weights_sha256=digest,
+        image_size=0,
+        pooling=_NONE,
+        preprocessing=_NONE,
+        decoder=_NONE,
+        precision="float32",
+    )
+
+
+def require_encoder(identity: Identity) -> None:
+    """Refuse features that no network at hand makes of an image.
+
+    Raises:
+        RunError: They were imported.
+    """
+    if identity.is_imported:
+        raise RunError(
+            f"Expected features of a network, which makes those of other images too. Received: "
+            f"{identity.described}; what made them is not here.",
+            hint="Heads, audit, report and suggest work on them; for predict, evaluate, export and "
+            "finetune, extract the images with a --backbone and train on that store.",
+        )
+
+
 def require_reproducible(identity: Identity) -> None:
     """Refuse features that this release makes in another way.
 
     Raises:
+        RunError: They were imported, or a field has a value that none can have.
         StaleFeaturesError: Names the first field that differs, with both values.
         ConfigError: The backbone is unknown.
-        RunError: A field has a value that none can have.
     """
+    require_encoder(identity)
     wrong = _wrong_in(identity)
     if wrong is not None:
         raise unusable(wrong)
@@ -158,7 +213,34 @@ def require_equal(
         )
 
 
-def asked_with(difference: Difference) -> str:
+def require_same(asked: Identity, stored: Identity, store: Path) -> None:
+    """Refuse features that were made in another way than a store's.
+
+    Args:
+        asked: How they are to be made.
+        stored: How those of the store are.
+        store: The store.
+
+    Raises:
+        StaleFeaturesError: Names the first field that differs, with both values.
+    """
+    found = first_difference(asked.as_json(), stored.as_json())
+    if found is None:
+        return
+    if asked.is_imported or stored.is_imported:
+        raise StaleFeaturesError(
+            f"The store {str(store)!r} holds {stored.described}. Received: {asked.described}.",
+            hint="Choose another --store, or replace the store with --force.",
+        )
+    raise StaleFeaturesError(
+        f"The store {str(store)!r} holds features of {found.name} = {found.second!r}. "
+        f"Received: {found.name} = {found.first!r}.",
+        hint=f"Choose another --store, go back to {_asked_with(found)}, or replace the store with "
+        "--force.",
+    )
+
+
+def _asked_with(difference: Difference) -> str:
     """Return how the second value of a field that differs is asked for, for a hint."""
     for name, rule in resizing.RESIZES.items():
         if (difference.name, difference.second) == ("decoder", rule.decoder):

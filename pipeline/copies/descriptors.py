@@ -4,11 +4,12 @@ Features are made to be blind to what does not matter for a class; two photos of
 nearer in them than a photo and its smaller, cut copy. Where edges run tells those apart.
 """
 
+from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.copies import scratch
 from pipeline.copies.neighbours import Units
 from pipeline.copies.pixels import Greys
 
@@ -49,11 +50,18 @@ def edges(greys: Greys) -> Units:
     return found
 
 
-def with_edges(units: Units, greys: Greys) -> Units:
-    """Return features and edges side by side, with a norm of one, float32 ``(n, dim + 512)``."""
-    whole = 1 + EDGES
-    joined: NDArray[np.float32] = np.concatenate(
-        [units * np.float32(np.sqrt(1 / whole)), edges(greys) * np.float32(np.sqrt(EDGES / whole))],
-        axis=1,
-    )
+def with_edges(units: Units, greys: Greys, folder: Path | None = None) -> Units:
+    """Return features and edges side by side, with a norm of one, float32 ``(n, dim + 512)``.
+
+    Args:
+        units: Features with a norm of one, float32 ``(n, dim)``.
+        greys: Small grey copies, uint8 ``(n, side, side)``.
+        folder: Where they may lie if they do not fit into memory.
+    """
+    whole, (count, dim) = 1 + EDGES, units.shape
+    joined = scratch.table(count, dim + _DIRECTIONS * _CELLS**2, folder)
+    for start in range(0, count, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        joined[part, :dim] = units[part] * np.float32(np.sqrt(1 / whole))
+        joined[part, dim:] = edges(greys[part]) * np.float32(np.sqrt(EDGES / whole))
     return joined

@@ -4,22 +4,27 @@ Rows are files; two rows of equal bytes are one image.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.copies import scratch
 from pipeline.copies.neighbours import Units
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store
+from pipeline.store.stream import StoredFeatures
 from pipeline.system import machine
 
 # What the features take beside themselves, as a share: their projections, products, a head.
 _BESIDE: Final = 0.8
+# Rows that are read together.
+_AT_ONCE: Final = 8192
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,15 @@ class DistinctImages:
     Attributes:
         manifest: One row per file that has features.
         image_of: Number of each row's image, ``(rows,)``; images count in the manifest's order.
-        units: Features of each image with a norm of one, float32 ``(images, dim)``.
+        units: Features of each image with a norm of one, float32 ``(images, dim)``; in a file
+            where they do not fit into memory.
+        scratch: Folder for more of that kind; None keeps it in memory.
     """
 
     manifest: Manifest
     image_of: NDArray[np.intp]
     units: Units
+    scratch: Path | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.units)
@@ -66,11 +74,11 @@ def distinct_images(store: Store, manifest: Manifest) -> DistinctImages:
     """
     rows = _usable(mark_conflicts(manifest), store)
     keys, image_of = np.unique(rows.keys, return_inverse=True)
-    needed, free = int((1 + _BESIDE) * 4 * store.dim * len(keys)), machine.free_memory()
-    if needed > free:
+    beside, free = int(_BESIDE * 4 * store.dim * len(keys)), machine.free_memory()
+    if beside > free:
         raise ConfigError(
-            f"Expected memory for the features of {len(keys):,} images: {needed / 1e9:.1f} GB. "
-            f"Received: {free / 1e9:.1f} GB free.",
+            f"Expected memory to compare {len(keys):,} images, beside their features, which may "
+            f"lie on disk: {beside / 1e9:.1f} GB. Received: {free / 1e9:.1f} GB free.",
             hint="Take a part of the images, with --manifest.",
         )
     # In the order of the manifest, so that what is said of images does not follow their digests.
@@ -78,7 +86,9 @@ def distinct_images(store: Store, manifest: Manifest) -> DistinctImages:
     order = np.argsort(first, kind="stable")
     place = np.empty(len(order), np.intp)
     place[order] = np.arange(len(order))
-    return DistinctImages(rows, place[image_of], _units(store.read(keys[order])))
+    units = scratch.table(len(keys), store.dim, store.path, beside=beside)
+    _read_units(store, keys[order], units)
+    return DistinctImages(rows, place[image_of], units, scratch=store.path)
 
 
 def _usable(rows: Manifest, store: Store) -> Manifest:
@@ -98,10 +108,12 @@ def _usable(rows: Manifest, store: Store) -> Manifest:
     return rows.take(kept)
 
 
-def _units(features: NDArray[np.float32]) -> Units:
-    """Bring rows to a norm of one, in place; a row of zeros stays as it is."""
-    for start in range(0, len(features), 4096):
-        part = features[start : start + 4096]
+def _read_units(store: Store, keys: NDArray[np.bytes_], units: Units) -> None:
+    """Read features and bring them to a norm of one; a row of zeros stays as it is."""
+    features = StoredFeatures.of(store.plain, keys)
+    for start in range(0, len(keys), _AT_ONCE):
+        part = features.read(np.arange(start, min(start + _AT_ONCE, len(keys))))
         norms = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
-        part /= np.where(norms, norms, 1.0)[:, None].astype(np.float32)
-    return features
+        units[start : start + len(part)] = part / np.where(norms, norms, 1.0)[:, None].astype(
+            np.float32
+        )

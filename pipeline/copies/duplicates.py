@@ -76,7 +76,7 @@ def find_duplicates(
         PipelineError: Nearly all pairs are similar by that measure.
     """
     has_pixels = given is None and not photos.missing and len(images) > 1
-    units = with_edges(images.units, photos.greys) if has_pixels else images.units
+    units = with_edges(images.units, photos.greys, images.scratch) if has_pixels else images.units
     if given is not None:
         threshold = _given(given)
     elif known is not None and known.chosen and known.compared_by == compared_by(has_pixels):

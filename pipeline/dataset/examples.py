@@ -143,8 +143,20 @@ def load(
         X, y, names = pipeline.load("stores/sample", split="train")
     """
     opened = Store.open(Path(expanded(store)))
+    keys, y, names = labelled(opened, manifest, split)
+    return opened.read(keys, view), y, names
+
+
+def labelled(
+    store: Store, manifest: str | Path | None, split: str | None
+) -> tuple[NDArray[np.bytes_], NDArray[np.int64], list[str]]:
+    """Return keys and class numbers of the rows that ``load`` returns, and the class names.
+
+    Raises:
+        ManifestError: The manifest cannot be used, or the split's name is unknown.
+    """
     chosen = Path(expanded(manifest)) if manifest is not None else None
-    listing = opened.read_manifest(chosen)
+    listing = store.read_manifest(chosen)
     rows, _ = usable_rows(listing)
     names = tuple(sorted({listing.labels[index] for index in rows}))
     if split is not None:
@@ -153,7 +165,7 @@ def load(
         assigned = _assign(listing, rows, SplitRule(), {}).splits
         rows = [index for index, name in zip(rows, assigned, strict=True) if name == split]
     labels = [listing.labels[index] for index in rows]
-    return opened.read(listing.keys[rows], view), _numbers(labels, names), list(names)
+    return listing.keys[rows], _numbers(labels, names), list(names)
 
 
 def prepare(manifest: Manifest, rule: SplitRule, copies: Sequence[Sequence[str]] = ()) -> Examples:

@@ -31,6 +31,7 @@ from pipeline.files import outputs
 from pipeline.files.location import Remote, locate
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
+from pipeline.store import features_file
 from pipeline.store.record import StoreRecord
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
@@ -79,6 +80,9 @@ def extract(
     if options.dry_run:
         return {**_dry_run(path, listing, network), "notes": notes}
     filled = fill(network, path, listing, target=target, force=common.force, started=started)
+    for note in (found := features_file.notes_of(len(filled.store.index.shards))):
+        reporter.say(f"Note: {note}")
+    notes += found
     return {**_result(network, filled, target, started), "notes": notes}
 
 

@@ -49,6 +49,9 @@ HEADS: Final[Mapping[str, str]] = MappingProxyType(
 # Those whose training needs Keras.
 ON_KERAS: Final = frozenset({"dense"})
 
+# Those that read features in a stream, so that they need not fit into memory.
+STREAMING: Final = ("linear", "ridge", "dense", "centroid", "majority")
+
 # The tutorial's head: Dense 1024 relu, Dense softmax, Adam at Keras' default rate, 10 epochs of
 # batches of 32, on features as they are.
 PRESETS: Final[Mapping[str, Mapping[str, Mapping[str, object]]]] = MappingProxyType(
@@ -103,6 +106,12 @@ def create(name: str, params: Mapping[str, object], *, seed: int) -> "Head":
     seeded = {"seed": seed} if "seed" in known else {}
     seeded_head: Head = head.set_params(**{**seeded, **params})
     return seeded_head
+
+
+def copies_of(name: str) -> float:
+    """Return what fitting a head of the table takes beside its features; see ``Head.copies``."""
+    kind = _class(name)
+    return 0.0 if kind.streams else float(kind.copies)
 
 
 def check_type(where: str, param: str, default: object, value: object) -> None:

@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 from sklearn.metrics import euclidean_distances
 
 from pipeline.heads.head import Head
-from pipeline.heads.rows import Validation
+from pipeline.heads.rows import Validation, blocks
 from pipeline.heads.scaler import FeatureScaler
 
 
@@ -24,6 +24,7 @@ class CentroidHead(Head):
 
     name: ClassVar[str] = "centroid"
     has_probabilities: ClassVar[bool] = False
+    streams: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = (
         "classes_", "mean_", "scale_", "centroids_", "n_features_in_",
     )  # fmt: skip
@@ -42,9 +43,11 @@ class CentroidHead(Head):
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         totals = np.bincount(numbers, weights=weights)
         shares = (1.0 if weights is None else weights) / totals[numbers]
-        rows = np.arange(len(numbers))
-        averages = csr_array((shares, (numbers, rows)), shape=(len(totals), len(numbers)))
-        self.centroids_ = averages @ self._scaled(X)
+        self.centroids_ = np.zeros((len(totals), X.shape[1]))
+        for rows, features in blocks(X):
+            places = (numbers[rows], np.arange(len(rows)))
+            averages = csr_array((shares[rows], places), shape=(len(totals), len(rows)))
+            self.centroids_ += averages @ self._scaled(features)
         return self
 
     def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float64]:

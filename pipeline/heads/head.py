@@ -37,6 +37,8 @@ class Head(ClassifierMixin, BaseEstimator):
             values, whose softmax means something only after a temperature was fitted.
         calibrates: Whether a temperature has a meaning for it.
         streams: Whether ``fit`` takes features that lie on disk (``rows.FeatureRows``).
+        copies: Memory that fitting and scoring take beside the features, in copies of those that
+            it is fitted on; of a head that streams, next to none.
 
     Attributes:
         classes_: The class labels, ascending.
@@ -53,6 +55,7 @@ class Head(ClassifierMixin, BaseEstimator):
     has_probabilities: ClassVar[bool] = True
     calibrates: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+    copies: ClassVar[float] = 1.0
     classes_: AnyArray
     temperature_: float = 1.0
     converged_: bool | None = None
@@ -183,7 +186,7 @@ class Head(ClassifierMixin, BaseEstimator):
             raise ConfigError(
                 f"The features of {X.shape[0]:,} images do not fit into memory, and the head "
                 f"{self.name!r} needs them all at once.",
-                hint="Use a head that reads them in a stream: dense, linear, ridge.",
+                hint="Use a head that reads them in a stream: linear, ridge, dense.",
             )
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")

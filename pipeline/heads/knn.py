@@ -44,6 +44,7 @@ class KnnHead(GridHead):
     name: ClassVar[str] = "knn"
     strength: ClassVar[str] = "k"
     fallback: ClassVar[float] = 20
+    copies: ClassVar[float] = 2.5
     fitted: ClassVar[tuple[str, ...]] = (
         "classes_", "k_", "features_", "targets_", "weights_", "n_features_in_",
     )  # fmt: skip

@@ -41,6 +41,7 @@ class LinearSvcHead(GridHead):
     name: ClassVar[str] = "linear-svc"
     strength: ClassVar[str] = "C"
     fallback: ClassVar[float] = 1e-3
+    copies: ClassVar[float] = 6.0
     has_probabilities: ClassVar[bool] = False
     fitted: ClassVar[tuple[str, ...]] = (
         "classes_", "C_",

@@ -18,6 +18,7 @@ class MajorityHead(Head):
 
     name: ClassVar[str] = "majority"
     calibrates: ClassVar[bool] = False
+    streams: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ("classes_", "priors_", "n_features_in_")
 
     def fit(

@@ -4,6 +4,7 @@ For users and other programs; rebuilt by ``store`` whenever its shards change. H
 of a missing source as the fill value without an error, so that value is NaN, never zero.
 """
 
+import resource
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipeline.files.hdf5_writer import writing
 from pipeline.store.key_index import KeyIndex
 
 _KEYS_A_CHUNK: Final = 16_384
+# What a program has open beside shards, at the least.
+_OTHER_FILES: Final = 16
 
 
 def write_view(
@@ -33,6 +36,18 @@ def write_view(
         _write_set(file, plain, dim, store)
         for name, index in views.items():
             _write_set(file.create_group(f"views/{name}"), index, dim, store)
+
+
+def notes_of(shards: int) -> list[str]:
+    """Return that a view of so many shards is more than this system lets a program open at once."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY or shards + _OTHER_FILES <= limit:
+        return []
+    return [
+        f"features.h5 reads from {shards:,} shards, and a program may open {limit:,} files: one "
+        "that reads it whole gets not-a-number for the rows of others (ulimit -n raises the "
+        "limit; pipeline.load, pipeline.batches and export-features need none)"
+    ]
 
 
 def sources(path: Path) -> list[str]:

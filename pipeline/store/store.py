@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 
 from pipeline.backbones import probe
-from pipeline.backbones.identity import Identity, asked_with
-from pipeline.errors import ManifestError, StaleFeaturesError, StoreError
+from pipeline.backbones.identity import Identity, require_same
+from pipeline.errors import ManifestError, StoreError
 from pipeline.files import places
 from pipeline.files.atomic import (
     UnfitFileError,
@@ -28,7 +28,6 @@ from pipeline.files.atomic import (
 )
 from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
-from pipeline.files.typed_record import first_difference
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import fill as fill_manifest
 from pipeline.images.manifest import read as read_manifest
@@ -172,14 +171,7 @@ class Store:
         Raises:
             StaleFeaturesError: Names the first field that differs, with both values.
         """
-        found = first_difference(identity.as_json(), self.identity.as_json())
-        if found is not None:
-            raise StaleFeaturesError(
-                f"The store {str(self.path)!r} holds features of {found.name} = "
-                f"{found.second!r}. Received: {found.name} = {found.first!r}.",
-                hint=f"Choose another --store, go back to {asked_with(found)}, or replace the "
-                "store with --force.",
-            )
+        require_same(identity, self.identity, self.path)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -193,20 +185,24 @@ class Store:
             item.reindex(cache)
 
     def read(self, keys: Keys, view: str | None = None) -> Features:
-        """Return the features of keys, in their order; see ``ShardSet.read``.
+        """Return the features of keys, in their order; see ``set_of`` and ``ShardSet.read``."""
+        return self.set_of(view).read(keys)
+
+    def set_of(self, view: str | None) -> ShardSet:
+        """Return the set of a view; None stands for the images as they are.
 
         Raises:
             StoreError: The store has no such view.
         """
         if view is None:
-            return self.plain.read(keys)
+            return self.plain
         if view not in self.views:
             raise StoreError(
                 f"The store {str(self.path)!r} has no view {view!r}. "
                 f"It has {', '.join(sorted(self.views)) or 'none'}.",
-                hint=f"Add it: run extract again with --views {view}.",
+                hint=f"Add it: run extract again with --views {view}; imported features have none.",
             )
-        return self.views[view].read(keys)
+        return self.views[view]
 
     def read_manifest(self, path: Path | None = None, *, group: str | None = None) -> Manifest:
         """Read the generated manifest, or another one by its path; see ``manifest.read``.

@@ -26,6 +26,7 @@ from pipeline.train.prepare import (
     prepare_data,
     run_path,
 )
+from pipeline.train.room import require_room
 from pipeline.train.search import SweepResult, Trial, lead, sweep_head
 from pipeline.train.sweep_grids import Grid, grid_of, settings_of
 
@@ -59,6 +60,7 @@ def sweep(
     }
     with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
         prepared = prepare_data(options, reporter)
+        require_room(bases, prepared.data)
         run = open_run(prepared, path, force=common.force, reporter=reporter)
         note_rows(prepared.examples, reporter)
         asked = {

@@ -22,6 +22,7 @@ from pipeline.train.prepare import (
     prepare_data,
     run_path,
 )
+from pipeline.train.room import require_room
 
 
 def train_head(
@@ -46,6 +47,7 @@ def train_head(
         saying_warnings(reporter),
     ):
         prepared = prepare_data(options, reporter)
+        require_room(wanted, prepared.data)
         if not prepared.examples.counts()["val"]:
             raise ConfigError(
                 "train-head: expected images in val to choose on. "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import engines
-from pipeline.backbones.identity import Identity
+from pipeline.backbones.identity import Identity, require_encoder
 from pipeline.engines import probing
 from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, drift
 from pipeline.errors import DecodeError
@@ -62,10 +62,12 @@ def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) ->
         reporter: Where notes and progress go.
 
     Raises:
+        RunError: The features were imported: nothing here makes them.
         StoreError: There is no store, or a shard is damaged.
         StaleFeaturesError: Decoder or network make other features than they did, of any image.
         WeightsUnavailableError: The weights are nowhere.
     """
+    require_encoder(Store.unchecked(path).identity)
     store = Store.open(path)
     images = _images(store)
     encoder = _encoder(store, weights, reporter)

@@ -295,6 +295,21 @@ def test_components_judge_few_images_as_well_as_their_features_do() -> None:
     units[:, 0] += np.where(y, 0.5, -0.5)
     units = (units / np.linalg.norm(units, axis=1, keepdims=True)).astype(np.float32)
     made = label_errors.out_of_fold(
-        label_errors._components(units), y, np.arange(200), head="ridge"
+        label_errors._components(units, np.arange(200)), y, np.arange(200), head="ridge"
     )
     assert (made.probabilities.argmax(axis=1) == y).mean() > 0.9
+
+
+def test_of_very_many_images_ridge_alone_judges(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted_store(tmp_path / "store", {"ant": 20, "bee": 20})
+    monkeypatch.setattr(label_errors, "LARGE", 30)
+    out = ("--out", tmp_path / "out", "--force")
+    status, result = command("audit", tmp_path / "store", *out)
+    assert (status, result["label_error_head"]["head"]) == (0, "ridge")
+    assert "more than 30 images, ridge alone" in result["notes"]["label_errors"]
+    monkeypatch.setattr(label_errors.heads, "copies_of", lambda name: 1e12)
+    status, result = command("audit", tmp_path / "store", *out)
+    assert (status, result["label_errors"]) == (0, [])
+    assert "label errors of 40 images need memory" in result["notes"]["label_errors"]

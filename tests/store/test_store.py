@@ -22,6 +22,7 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.images.manifest import Manifest
+from pipeline.store import features_file
 from pipeline.store import shard as shards
 from pipeline.store.lock import lock
 from pipeline.store.shard_set import MAX_SMALL_SHARDS
@@ -354,3 +355,30 @@ def test_scattered_rows_are_read_without_what_lies_between(
     features = store.read(keys_of(wanted))
     np.testing.assert_array_equal(features, features_of(wanted))
     assert sum(read) <= 70
+
+
+def test_a_view_of_many_shards_opens_none_of_them(tmp_path: Path) -> None:
+    store = make(tmp_path / "store", *[[number] for number in range(200)])
+    kept = {shard.name: shard for shard in store.index.shards}
+    with h5py.File(store.view_path) as file:
+        features, keys = file["features"], file["keys"][:]
+        assert len(features.virtual_sources()) == len(kept) == 200
+    expected = store.read(keys[:1])
+    for number, shard in enumerate(store.index.shards):
+        if number:
+            shard.path.unlink()
+    with h5py.File(store.view_path) as file:
+        assert file["features"].shape == (200, store.dim)
+        np.testing.assert_array_equal(file["features"][:1], expected)
+        assert np.isnan(file["features"][1:]).all()
+
+
+def test_more_shards_than_files_that_can_be_opened_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(features_file.resource, "getrlimit", lambda _: (1024, 1024))
+    assert features_file.notes_of(1000) == []
+    assert "reads from 5,000 shards" in features_file.notes_of(5000)[0]
+    unlimited = features_file.resource.RLIM_INFINITY
+    monkeypatch.setattr(features_file.resource, "getrlimit", lambda _: (unlimited, unlimited))
+    assert features_file.notes_of(5000) == []

@@ -9,8 +9,11 @@ from fakes import IDENTITY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import heads
 from pipeline.errors import ConfigError, CorruptShardError, MissingFeaturesError
 from pipeline.heads import rows, scaler
+from pipeline.heads.centroid import CentroidHead
+from pipeline.heads.knn import KnnHead
 from pipeline.heads.linear import LinearHead
 from pipeline.heads.logreg import LogregHead
 from pipeline.heads.majority import MajorityHead
@@ -203,11 +206,29 @@ def test_scaler_of_a_stream_equals_the_formula(
 # -- heads ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("head", [LogregHead(), MajorityHead()])
+@pytest.mark.parametrize("head", [LogregHead(), KnnHead()])
 def test_heads_that_need_everything_refuse_a_stream(head: Any) -> None:
     X, y = sorted_classes(30, 3)
-    with pytest.raises(ConfigError, match=r"30 images do not fit.*dense, linear, ridge"):
+    with pytest.raises(ConfigError, match=r"30 images do not fit.*linear, ridge, dense"):
         head.fit(ArrayRows(X), y)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", [CentroidHead, MajorityHead])
+def test_simple_heads_of_a_stream_are_those_of_an_array(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, weighted: bool
+) -> None:
+    monkeypatch.setattr(rows.blocks, "__defaults__", (37,))
+    X, y = sorted_classes(300, 3)
+    weights = np.random.default_rng(1).integers(0, 3, 300).astype(float) if weighted else None
+    order = np.random.default_rng(0).permutation(300)
+    streamed, whole = kind().fit(ArrayRows(X, order), y, weights), kind().fit(X, y, weights)
+    np.testing.assert_allclose(streamed.scores(X), whole.scores(X), rtol=1e-9, atol=1e-9)
+
+
+def test_the_heads_that_stream_are_known_by_name() -> None:
+    streaming = {name for name in heads.HEADS if heads.create(name, {}, seed=0).streams}
+    assert streaming == set(heads.STREAMING)
 
 
 @pytest.mark.parametrize("kind", [LinearHead, LogregHead])

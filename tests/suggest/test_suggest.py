@@ -176,7 +176,7 @@ def test_too_little_memory_to_fit_is_said(
 ) -> None:
     manifest = forgotten(store, tmp_path / "mine.csv", 4)
     # Enough for the features of 120 images, and not for a head.
-    left = iter((10**9, 10))
+    left = iter((10**9, 10**9, 10))
     monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: next(left))
     status, refused = command("suggest", store, "--manifest", manifest)
     assert (status, refused["error"]["type"]) == (2, "ConfigError")

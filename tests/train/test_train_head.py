@@ -443,10 +443,27 @@ def test_features_that_do_not_fit_stay_on_disk(
     for split in ("train", "val", "test"):
         assert ridge[0][split]["log_loss"] == pytest.approx(ridge[1][split]["log_loss"], rel=1e-4)
     assert result["heads"]["linear"]["test"]["accuracy"] > 0.9
-    status, result = command(*arguments, "--head", "logreg")
-    assert status == 2
-    assert "do not fit into memory" in result["error"]["message"]
-    assert "linear" in result["error"]["hint"]
+    # Before anything is fitted, though another head comes first.
+    others = ("train-head", "--store", "store", "--run", "other", "--head", "ridge")
+    for command_name in ("train-head", "sweep"):
+        status, result = command(command_name, *others[1:], "--head", "logreg")
+        assert status == 2
+        assert "Expected memory to fit logreg on" in result["error"]["message"]
+        assert "linear" in result["error"]["hint"]
+        assert not Path("other").exists()
+
+
+def test_a_head_without_room_beside_the_features_is_refused_before(
+    command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Twice the features, so that they are read, and less than logreg takes beside them.
+    room = 2 * 4 * store.dim * len(store)
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: room)
+    arguments = ("train-head", "--store", "store", "--run", "run", "--head", "ridge", "--head")
+    status, result = command(*arguments, "logreg")
+    assert status == 2 and "Expected memory to fit logreg" in result["error"]["message"]
+    assert not Path("run").exists()
+    assert command(*arguments, "majority")[0] == 0
 
 
 def test_views_that_do_not_fit_are_refused(

@@ -71,6 +71,14 @@ COMMANDS: Final[Mapping[str, Row]] = MappingProxyType(
             "pipeline.cli.commands.suggest",
             "Say which unlabelled images to label next: uncertain ones, unlike each other.",
         ),
+        "import-features": Row(
+            "pipeline.cli.commands.import_features",
+            "Make a store of features that were made elsewhere: .npy, Parquet or HDF5.",
+        ),
+        "export-features": Row(
+            "pipeline.cli.commands.export_features",
+            "Write the features of a store into one plain file: HDF5, .npy or Parquet.",
+        ),
         "info": Row(
             "pipeline.cli.commands.info",
             "Say what a store or a run is.",

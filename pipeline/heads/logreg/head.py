@@ -32,6 +32,7 @@ class LogregHead(GridHead):
     name: ClassVar[str] = "logreg"
     strength: ClassVar[str] = "C"
     fallback: ClassVar[float] = 1.0
+    copies: ClassVar[float] = 4.0
     fitted: ClassVar[tuple[str, ...]] = (
         "classes_", "C_",
         "n_iter_", "mean_", "scale_", "coef_", "intercept_", "n_features_in_",

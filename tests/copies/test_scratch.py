@@ -1,0 +1,67 @@
+"""Features that do not fit into memory: compared from a file, as they are from memory."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import Notes, planted_store
+
+from pipeline.copies import scratch
+from pipeline.copies.descriptors import edges, with_edges
+from pipeline.copies.distinct import distinct_images
+from pipeline.copies.search import search, without_photos
+from pipeline.errors import ConfigError
+
+COUNTS = {"ant": 40, "bee": 41}
+
+
+def mapped(array: np.ndarray) -> bool:
+    """Tell whether an array lies in a file."""
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
+
+
+def test_images_are_compared_from_a_file_as_from_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = planted_store(tmp_path / "store", COUNTS)
+    manifest = store.read_manifest()
+    kept = distinct_images(store, manifest)
+    size = kept.units.nbytes
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: size)
+    found = distinct_images(store, manifest)
+    assert mapped(found.units) and not mapped(kept.units)
+    np.testing.assert_array_equal(found.units, kept.units)
+    assert not [name for name in os.listdir(store.path) if name.startswith(".tmp-")]
+    one, other = (search(item, without_photos(item), Notes()) for item in (kept, found))
+    assert one.threshold == other.threshold
+    np.testing.assert_array_equal(one.pairs.similarity, other.pairs.similarity)
+
+
+def test_what_memory_and_disk_lack_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = planted_store(tmp_path / "store", COUNTS)
+    manifest = store.read_manifest()
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 100)
+    with pytest.raises(ConfigError, match="memory to compare 81 images"):
+        distinct_images(store, manifest)
+    usage = scratch.shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(scratch.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(ConfigError, match="disk space for the features of 81 images"):
+        scratch.table(81, 12, store.path)
+
+
+def test_edges_stand_beside_features_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    units = rng.normal(size=(9, 4)).astype(np.float32)
+    greys = rng.integers(0, 256, (9, 32, 32), dtype=np.uint8)
+    kept = with_edges(units, greys)
+    parts = [units * np.float32(np.sqrt(1 / 1.5)), edges(greys) * np.float32(np.sqrt(0.5 / 1.5))]
+    np.testing.assert_array_equal(kept, np.concatenate(parts, axis=1))
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 0)
+    found = with_edges(units, greys, tmp_path)
+    assert mapped(found)
+    np.testing.assert_array_equal(found, kept)
