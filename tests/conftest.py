@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_resnet
 from fakes import Command, FakeEncoder, replace_network
-from object_store import ENVIRONMENT, ObjectStore, Website
+from object_store import ObjectStore, Website, set_environment
 
 from pipeline.cli.main import main
 from pipeline.files.location import Remote
@@ -69,11 +69,7 @@ def object_store(
     object_store_process: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[ObjectStore]:
     """An object store with its credentials in the environment; copies go to a new folder."""
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", object_store_process.url)
-    monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "copies"))
-    monkeypatch.setattr(retries, "PAUSE", 0)
+    set_environment(monkeypatch, object_store_process, tmp_path / "copies")
     yield object_store_process
     object_store_process.reset()
 

@@ -9,6 +9,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline.files.remote import retries
+
 Start = Callable[..., Any]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
 
@@ -23,6 +27,14 @@ ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent/credentials",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+
+def set_environment(patch: pytest.MonkeyPatch, store: ObjectStore, copies: Path) -> None:
+    """Give credentials for a store and a folder for copies; let retries follow at once."""
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL_S3": store.url}.items():
+        patch.setenv(name, value)
+    patch.setenv("PIPELINE_CACHE_DIR", str(copies))
+    patch.setattr(retries, "PAUSE", 0)
 
 
 class ObjectStore:

@@ -138,7 +138,9 @@ class ExtractOptions:
         "NAME",
     )
     batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(None, "decoding threads (default: one per processor)", 1)
+    workers: int | None = fields.integer(
+        None, "reading threads (default: one per processor; of images at addresses 16, or 128)", 1
+    )
     on_error: str = fields.choice("skip", ("skip", "raise"), "what to do with an image that is bad")
     max_errors: int | None = fields.integer(None, "stop when more images than this are bad", 0)
     seed: int = fields.integer(0, "seed of random weights", 0)

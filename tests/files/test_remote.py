@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError, StorageError
 from pipeline.files import remote
 from pipeline.files.atomic import UnfitFileError
 from pipeline.files.location import Remote
-from pipeline.files.remote import copies, refusals, retries, systems
+from pipeline.files.remote import copies, known, refusals, retries, systems
 from pipeline.files.state import FileState
 
 LIMIT = 1 << 20
@@ -24,7 +24,12 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget clients, and what is known of storages."""
     monkeypatch.setattr(systems, "_made", {})
     monkeypatch.setattr(retries, "_known", {})
-    monkeypatch.setattr(copies, "_known", {})
+    monkeypatch.setattr(known, "_known", {})
+
+
+def anew(place: Remote) -> Path:
+    remote.forget()
+    return remote.local_copy(place)
 
 
 def test_objects_are_written_listed_read_and_deleted(bucket: str, tmp_path: Path) -> None:
@@ -59,13 +64,13 @@ def test_a_known_object_is_one_request_and_an_edited_one_is_seen(
 ) -> None:
     place = Remote(bucket) / "a.png"
     remote.write(place, b"one")
-    known = remote.listing(Remote(bucket))["a.png"]
+    told = remote.listing(Remote(bucket))["a.png"]
     object_store.requests.clear()
-    assert remote.read(place, limit=LIMIT, known=known) == (b"one", known)
+    assert remote.read(place, limit=LIMIT, known=told) == (b"one", told)
     assert [method for method, _ in object_store.requests] == ["GET"]
     remote.write(place, b"two")
-    data, state = remote.read(place, limit=LIMIT, known=known)
-    assert data == b"two" and state == remote.state(place) != known
+    data, state = remote.read(place, limit=LIMIT, known=told)
+    assert data == b"two" and state == remote.state(place) != told
 
 
 def test_an_etag_that_is_no_digest_counts_while_it_stays(
@@ -84,7 +89,7 @@ def test_an_etag_that_is_no_digest_counts_while_it_stays(
 def test_what_passes_is_tried_again(fault: str, object_store: ObjectStore, bucket: str) -> None:
     place = Remote(bucket) / "a.png"
     remote.write(place, b"x" * 1000)
-    known = remote.state(place)
+    told = remote.state(place)
     seen = Counter[str]()
 
     def spoil(method: str, path: str) -> str | None:
@@ -92,7 +97,7 @@ def test_what_passes_is_tried_again(fault: str, object_store: ObjectStore, bucke
         return fault if seen[path] < 4 else None
 
     object_store.spoil = spoil
-    assert remote.read(place, limit=LIMIT, known=known)[0] == b"x" * 1000
+    assert remote.read(place, limit=LIMIT, known=told)[0] == b"x" * 1000
     assert object_store.count("GET", "a.png") >= 4
 
 
@@ -225,7 +230,7 @@ def test_a_copy_is_fetched_once_for_each_state(object_store: ObjectStore, bucket
     assert path.parent.stat().st_mode & 0o777 == 0o700
     remote.write(place, b"three")
     assert remote.local_copy(place) == path  # for a minute
-    assert remote.local_copy(place, fresh=True).read_bytes() == b"three"
+    assert anew(place).read_bytes() == b"three"
     assert len(list(path.parent.iterdir())) == 2
     with pytest.raises(FileNotFoundError):
         remote.local_copy(Remote(bucket) / "none.zip")
@@ -255,7 +260,7 @@ def test_a_copy_that_is_cut_or_changes_meanwhile_does_not_count(
     object_store.spoil = lambda method, path: "403 AccessDenied" if method == "GET" else None
     remote.write(place, old)
     with pytest.raises(StorageError, match="access is denied"):
-        remote.local_copy(place, fresh=True)
+        anew(place)
     assert [path.read_bytes() for path in copies.folder().iterdir()] == [new]
 
 
@@ -330,8 +335,9 @@ def test_a_server_without_head_and_without_ranges(website: Website, tmp_path: Pa
     assert remote.local_copy(place).read_bytes() == b"one"
     # What proves nothing is fetched again whenever somebody asks anew, and not in between.
     website.headers = lambda headers: headers.pop("Last-Modified", None) and None
-    first = remote.local_copy(place, fresh=True)
-    assert remote.local_copy(place) == first != remote.local_copy(place, fresh=True)
+    first = anew(place)
+    assert remote.local_copy(place) == first
+    assert anew(place) != first
 
 
 def test_what_others_say_is_shown_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

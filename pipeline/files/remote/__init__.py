@@ -6,7 +6,8 @@ Credentials come from the environment alone, as the storage's own tools take the
 message, record or file.
 """
 
-from pipeline.files.remote.copies import Copy, copied, current, local_copy
+from pipeline.files.remote.copies import Copy, copied, local_copy
+from pipeline.files.remote.known import current, forget, forget_listed, look_up, state_of
 from pipeline.files.remote.objects import (
     can_list,
     delete,
@@ -14,6 +15,7 @@ from pipeline.files.remote.objects import (
     listing,
     read,
     read_range,
+    refused_folder,
     state,
     upload,
     write,
@@ -25,12 +27,17 @@ __all__ = [
     "copied",
     "current",
     "delete",
+    "forget",
+    "forget_listed",
     "is_folder",
     "listing",
     "local_copy",
+    "look_up",
     "read",
     "read_range",
+    "refused_folder",
     "state",
+    "state_of",
     "upload",
     "write",
 ]

@@ -8,11 +8,8 @@ processes may share the folder. A copy has its name only once it is whole.
 """
 
 import errno
-import hashlib
 import math
 import os
-import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -26,22 +23,18 @@ from pipeline.files.atomic import (
     temporary_sibling,
 )
 from pipeline.files.location import Remote
-from pipeline.files.remote import objects
+from pipeline.files.remote import known, objects
 from pipeline.files.state import FileState
 
 FOLDER: Final = "PIPELINE_CACHE_DIR"
 BUDGET: Final = "PIPELINE_CACHE_GB"
 _GIGABYTES: Final = 20.0
-# What is known of an object counts for so long, so that a packed file of ten thousand images is
-# not asked for ten thousand times.
-SECONDS: Final = 60.0
 # An object is fetched in pieces, several at once: one that is cut costs little.
 _PIECE: Final = 16 << 20
 _AT_ONCE: Final = 8
 # Of an object that changes while it is fetched.
 _TRIES: Final = 3
 _LOCK: Final = ".lock"
-_SUFFIXES: Final = re.compile(r"(\.[A-Za-z0-9]{1,8}){1,2}$")
 
 
 class Copy(NamedTuple):
@@ -56,74 +49,28 @@ class Copy(NamedTuple):
     state: FileState
 
 
-class _Known(NamedTuple):
-    """What is known of an object: its state, when it was asked for, and what its copy is named by.
-
-    The name is that of the state, or of this process where no state can be told from another.
-    """
-
-    asked: float
-    state: FileState | None
-    name: str
-
-
-_known: dict[str, _Known] = {}
-
-
-def local_copy(place: Remote, *, fresh: bool = False) -> Path:
+def local_copy(place: Remote) -> Path:
     """Return a copy of an object on this machine's disk; see ``copied``."""
-    return copied(place, fresh=fresh).path
+    return copied(place).path
 
 
-def copied(place: Remote, *, fresh: bool = False) -> Copy:
+def copied(place: Remote) -> Copy:
     """Return a copy of an object on this machine's disk, fetched if there is none of its state.
 
-    Args:
-        place: The object.
-        fresh: Whether to ask for its state, whenever that was asked for last.
+    The state is asked for once a minute, and anew after ``known.forget``.
 
     Raises:
         FileNotFoundError: There is no such object.
         ConfigError: What speaks to such a storage is not installed.
         StorageError: The storage refuses or cannot be reached, or the folder cannot be written.
     """
-    if fresh:
-        _known.pop(place.url, None)
-    known = _look(place)
-    if known.state is None:
+    found = known.look(place)
+    if found.state is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such object", str(place))
-    path = folder() / known.name
-    if _is_whole(path, known.state):
-        return Copy(path, known.state)
-    return _made(place, known.state, path)
-
-
-def current(place: Remote) -> FileState | None:
-    """Return the state of an object, as it was at most a minute ago; None where there is none.
-
-    Raises:
-        ConfigError, StorageError: As for ``copied``.
-    """
-    return _look(place).state
-
-
-def _look(place: Remote) -> _Known:
-    known = _known.get(place.url)
-    if known is None or time.monotonic() - known.asked > SECONDS:
-        known = _take_down(place, objects.state(place), known)
-    return known
-
-
-def _take_down(place: Remote, state: FileState | None, before: _Known | None = None) -> _Known:
-    """Remember the state of an object; one that proves nothing keeps the name that it had."""
-    now = time.monotonic()
-    if before is not None and before.state == state:
-        name = before.name
-    else:
-        proof = state.stamp if state is not None and state.is_proof else f"{os.getpid()} at {now}"
-        name = _name(place, proof)
-    _known[place.url] = known = _Known(now, state, name)
-    return known
+    path = folder() / found.name
+    if _is_whole(path, found.state):
+        return Copy(path, found.state)
+    return _made(place, found.state, path)
 
 
 def folder() -> Path:
@@ -152,13 +99,6 @@ def budget() -> int:
             hint="Correct it in the environment, or leave it out.",
         )
     return int(gigabytes * 1e9)
-
-
-def _name(place: Remote, stamp: str) -> str:
-    """Return what the copy of an object is named; it ends as the object's name does."""
-    digest = hashlib.sha256(f"{place.url}\0{stamp}".encode("utf-8", "surrogateescape"))
-    suffixes = _SUFFIXES.search(place.name)
-    return f"{digest.hexdigest()[:32]}{suffixes[0] if suffixes else ''}"
 
 
 def _is_whole(path: Path, state: FileState) -> bool:
@@ -212,12 +152,12 @@ def _fetched(place: Remote, state: FileState, path: Path) -> Copy:
                 after = objects.fetch(place, temporary)
             if after is not None and (after.stamp == state.stamp or not in_pieces):
                 if after.stamp != state.stamp:
-                    path = path.with_name(_take_down(place, after).name)
+                    path = path.with_name(known.take_down(place, after).name)
                 rename_durably(temporary, path)
                 return Copy(path, after)
         if after is None:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", str(place))
-        path, state = path.with_name(_take_down(place, after).name), after
+        path, state = path.with_name(known.take_down(place, after).name), after
     raise StorageError(
         f"{str(place)!r} changed whenever it was read.",
         hint="Run this again when nobody writes it.",

@@ -54,6 +54,27 @@ def listing(place: Remote) -> dict[str, FileState]:
         return {}
 
 
+def directly_in(place: Remote) -> dict[str, FileState]:
+    """Return the objects directly in a folder, by name; empty of none.
+
+    Raises:
+        ConfigError, StorageError: As for ``listing``.
+    """
+
+    def ask(system: "AbstractFileSystem", path: str) -> dict[str, FileState]:
+        found: list[dict[str, Any]] = system.ls(path, detail=True)
+        return {
+            str(info["name"]).rpartition("/")[2]: _state(info)
+            for info in found
+            if info["type"] == "file"
+        }
+
+    try:
+        return request(place, "listed", ask)
+    except FileNotFoundError:
+        return {}
+
+
 def state(place: Remote) -> FileState | None:
     """Return the state of an object; None where there is none.
 

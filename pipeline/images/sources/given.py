@@ -19,6 +19,7 @@ class Given:
         layout: What folders are: ``classes``, ``splits``, or ``auto``, by their names.
         unlabelled: Names of folders whose images have no label.
         states: Of data at an address that is listed as a folder, the state of each path.
+        left_out: What is there and not read, with the reason.
     """
 
     data: Location
@@ -26,6 +27,7 @@ class Given:
     layout: str = "auto"
     unlabelled: Sequence[str] = ()
     states: Mapping[str, FileState] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
     def is_file(self, *suffixes: str) -> bool:
         """Tell whether the data is a file whose name ends in one of some suffixes."""
