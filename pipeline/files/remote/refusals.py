@@ -178,14 +178,18 @@ def _status(error: BaseException) -> int:
     """Return the status of HTTP that an error is of; 0 of others."""
     if any(kind.__name__ == "HttpProcessingError" for kind in type(error).__mro__):
         return 0  # aiohttp calls an answer that was cut short a bad message, by the number 400
-    found = _metadata(error, "HTTPStatusCode")
-    # As aiohttp, gcsfs and Azure's library keep it.
-    for value in (found, *(getattr(error, name, None) for name in ("status", "code",
-                                                                   "status_code"))):  # fmt: skip
-        text = str(value)
-        if text.isdigit() and 300 <= int(text) < 600:
-            return int(text)
+    # As botocore keeps it; then aiohttp, Azure's library and gcsfs.
+    if status := _as_status(_metadata(error, "HTTPStatusCode")):
+        return status
+    for name in ("status", "status_code", "code"):
+        if status := _as_status(getattr(error, name, None)):
+            return status
     return 0
+
+
+def _as_status(value: object) -> int:
+    text = str(value)
+    return int(text) if text.isdigit() and 300 <= int(text) < 600 else 0
 
 
 def _code(error: BaseException) -> str:
