@@ -74,7 +74,7 @@ class ExtractOptions:
     data: str = fields.path(
         "",
         "folder with one sub-folder per class, split folders above it, or a CSV "
-        "path,label[,split][,group]",
+        "path,label[,split][,group]; on this machine or at an address such as s3://bucket/photos",
         "DATA",
         positional=True,
         required=True,

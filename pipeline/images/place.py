@@ -6,10 +6,10 @@ member of a packed file that is on the way there, or an object of a storage else
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from pipeline.errors import ManifestError, StorageError, UnreadableImageError
 from pipeline.files import remote
@@ -17,6 +17,8 @@ from pipeline.files.atomic import UnfitFileError, read_regular
 from pipeline.files.location import Location, Remote, is_address, join
 from pipeline.files.state import FileState
 from pipeline.images import packed
+
+Result = TypeVar("Result")
 
 # Of a packed file whose copy other processes delete, to make room for theirs.
 _TRIES: Final = 5
@@ -129,7 +131,9 @@ def pack_of(place: Location) -> packed.Pack:
         OSError: It cannot be read, or there is none.
         StorageError: A storage refuses, or cannot be reached.
     """
-    return _opened(place)[0] if isinstance(place, Remote) else packed.opened(place)
+    if isinstance(place, Remote):
+        return _from_copy(place, packed.opened)[0]
+    return packed.opened(place)
 
 
 def read(
@@ -188,26 +192,27 @@ def _read_remote(name: str, limit: int, known: FileState | None) -> tuple[bytes,
     found = _pack_at(name)
     if found is None:
         return remote.read(Remote(name), limit=limit, known=known)
-    pack, state = _opened(found[0])
-    return pack.read(found[1], limit=limit), state
+    pack, member = found
+    return _from_copy(pack, lambda path: packed.opened(path).read(member, limit=limit))
 
 
-def _opened(place: Remote) -> tuple[packed.Pack, FileState]:
-    """Return a packed file at an address, open, and the state that it is of."""
+def _from_copy(place: Remote, use: Callable[[Path], Result]) -> tuple[Result, FileState]:
+    """Do something with the copy of a packed file at an address; return the state that it is of."""
     for _ in range(_TRIES):
         copy = remote.copied(place)
         try:
-            return packed.opened(copy.path), copy.state
-        except FileNotFoundError:  # another process needed the room
-            continue
+            return use(copy.path), copy.state
         except ManifestError as error:
             message = error.message.replace(str(copy.path), str(place))
             raise ManifestError(message, hint=error.hint) from error
+        except (OSError, UnreadableImageError):
+            if copy.path.exists():
+                raise
+            # Another process needed the room.
     raise FileNotFoundError(
-        errno.ENOENT,
-        "its copy on this machine is deleted at once: the cache is too small",
+        errno.ENOENT, "its copy on this machine is deleted at once: the cache is too small",
         str(place),
-    )
+    )  # fmt: skip
 
 
 def _has_pack(name: str) -> bool:
