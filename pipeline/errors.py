@@ -7,6 +7,7 @@
   + DecodeError (ValueError)               bytes that give no image
     - UnreadableImageError                 an image file whose bytes cannot be had
   + ImageTypeError (TypeError)             an argument that is no image
+  + StorageError                           a storage at an address that refuses or is out of reach
   + StoreError
     - StaleFeaturesError                   the features were made another way; names the field
     - MissingFeaturesError (KeyError)      no features for these keys; carries .keys
@@ -87,6 +88,22 @@ class UnreadableImageError(DecodeError):
 
 class ImageTypeError(PipelineError, TypeError):
     """Something was given for an image that is not one: no path, no bytes, no pixels."""
+
+
+class StorageError(PipelineError):
+    """A storage at an address refuses, or cannot be reached.
+
+    Attributes:
+        reason: What happened, as the reason of one image that is bad.
+        is_lost: Whether more than one object is concerned, so that going on makes no sense.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", reason: str = "", is_lost: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason or message.rstrip(".")
+        self.is_lost = is_lost
 
 
 class StoreError(PipelineError):

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,8 +12,11 @@ from typing import Any
 import pytest
 import tiny_resnet
 from fakes import Command, FakeEncoder, replace_network
+from object_store import ObjectStore, Website, set_environment
 
 from pipeline.cli.main import main
+from pipeline.files.location import Remote
+from pipeline.files.remote import retries, systems
 
 
 @pytest.fixture
@@ -50,6 +54,44 @@ def age() -> Callable[[Path], None]:
                 os.utime(path, (1_600_000_000, 1_600_000_000))
 
     return make_old
+
+
+@pytest.fixture(scope="session")
+def object_store_process() -> Iterator[ObjectStore]:
+    """Start one object store for all tests of a process."""
+    store = ObjectStore()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def object_store(
+    object_store_process: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[ObjectStore]:
+    """An object store with its credentials in the environment; copies go to a new folder."""
+    set_environment(monkeypatch, object_store_process, tmp_path / "copies")
+    yield object_store_process
+    object_store_process.reset()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, request: pytest.FixtureRequest) -> str:
+    """The address of an empty bucket."""
+    name = f"b{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]}"
+    systems.of(Remote("s3://any")).mkdir(name)
+    object_store.reset()
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def website(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Website]:
+    """The folder ``tmp_path/site`` on the web; copies go to a new folder."""
+    monkeypatch.setenv("PIPELINE_CACHE_DIR", str(tmp_path / "copies"))
+    monkeypatch.setattr(retries, "PAUSE", 0)
+    (tmp_path / "site").mkdir()
+    site = Website(tmp_path / "site")
+    yield site
+    site.close()
 
 
 # Files with tests of minutes, so that no process is left with one of them at the end; before them

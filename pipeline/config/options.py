@@ -74,8 +74,8 @@ class ExtractOptions:
     data: str = fields.path(
         "",
         "folder with one sub-folder per class, split folders above it, a CSV "
-        "path,label[,split][,group], Parquet or Arrow files, or a folder of Hugging Face or "
-        "TensorFlow Datasets",
+        "path,label[,split][,group], a zip, Parquet or Arrow files, or a folder of Hugging Face "
+        "or TensorFlow Datasets; on this machine or at an address such as s3://bucket/photos",
         "DATA",
         positional=True,
         required=True,
@@ -149,7 +149,9 @@ class ExtractOptions:
         "NAME",
     )
     batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(None, "decoding threads (default: one per processor)", 1)
+    workers: int | None = fields.integer(
+        None, "reading threads (default: one per processor; of images at addresses 16, or 128)", 1
+    )
     on_error: str = fields.choice("skip", ("skip", "raise"), "what to do with an image that is bad")
     max_errors: int | None = fields.integer(None, "stop when more images than this are bad", 0)
     seed: int = fields.integer(0, "seed of random weights", 0)

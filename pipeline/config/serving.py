@@ -23,7 +23,9 @@ class ServingOptions:
     store: str | None = fields.path(None, "store of the run, if it has moved since", "DIR")
     engine: str = fields.text("auto", "what runs the backbone: keras, openvino or onnx", "NAME")
     batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(None, "decoding threads (default: one per processor)", 1)
+    workers: int | None = fields.integer(
+        None, "reading threads (default: one per processor; of images at addresses 16, or 128)", 1
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class PredictOptions(ServingOptions):
     """Options of ``predict``."""
 
     paths: tuple[str, ...] = fields.paths(
-        (), "image files and folders", "PATH", positional=True, required=True
+        (), "image files and folders, or their addresses", "PATH", positional=True, required=True
     )
     top: int = fields.integer(1, "classes to list for each image", 1)
     csv: str | None = fields.path(

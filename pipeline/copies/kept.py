@@ -216,11 +216,12 @@ class _Files:
         digest = hashlib.sha256()
         gone: dict[bytes, str] = {}
         there = set()
-        for row, (key, path) in enumerate(zip(rows.keys.tolist(), rows.paths, strict=True)):
-            found = reading.find(rows, row)
-            if found is None:
-                gone.setdefault(key, path)
-                continue
-            there.add(key)
-            digest.update(f"{row} {found.state.stamp};".encode())
+        with reading.looked_up(rows):
+            for row, (key, path) in enumerate(zip(rows.keys.tolist(), rows.paths, strict=True)):
+                found = reading.find(rows, row)
+                if found is None:
+                    gone.setdefault(key, path)
+                    continue
+                there.add(key)
+                digest.update(f"{row} {found.state.stamp};".encode())
         return cls([path for key, path in gone.items() if key not in there], digest.hexdigest())

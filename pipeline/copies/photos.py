@@ -18,7 +18,6 @@ from pipeline.images import reading
 from pipeline.images.decoder import decode
 from pipeline.images.header import read_header
 from pipeline.images.manifest import Manifest
-from pipeline.system import machine
 from pipeline.system.progress import Reporter
 
 # Side that images are decoded at: sharpness is compared at one size.
@@ -79,7 +78,9 @@ def read_photos(images: DistinctImages, reporter: Reporter) -> Photos:
     """Read every image once; the first file that has the bytes that were encoded counts."""
     read, photos = [], []
     found = reading.in_threads(
-        lambda image: _photo(images, image), range(len(images)), machine.processors()
+        lambda image: _photo(images, image),
+        range(len(images)),
+        reading.num_threads(images.manifest),
     )
     with reporter.bar(len(images), "img") as bar:
         for image, future in found:

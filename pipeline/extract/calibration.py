@@ -11,7 +11,6 @@ from pipeline.images import reading
 from pipeline.images.manifest import Manifest
 from pipeline.images.reading import ReadFile, in_threads
 from pipeline.images.views import PLAIN
-from pipeline.system import machine
 
 
 def sample(listing: Manifest, options: ExtractOptions, count: int) -> tuple[list[str], Images]:
@@ -30,7 +29,7 @@ def sample(listing: Manifest, options: ExtractOptions, count: int) -> tuple[list
     Raises:
         ManifestError: No image can be read.
     """
-    workers = options.workers or machine.processors()
+    workers = reading.num_threads(listing, options.workers)
     rows = _rows_by_key(listing, options, workers)
     found: dict[str, Images] = {}
     decode = partial(_read, listing, options, (PLAIN,))

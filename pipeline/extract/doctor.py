@@ -63,8 +63,12 @@ def diagnose(clock: Clock, setting: Setting) -> dict[str, object] | None:
 def _for_decode(clock: Clock, setting: Setting) -> str:
     if setting.workers < setting.processors:
         return f"--workers {setting.processors}, one per processor"
-    if clock.computing < _COMPUTING * clock.reading:
-        return f"--workers {2 * setting.workers}: the threads mostly wait for the disk"
+    # More threads than processors wait for each other, too.
+    could_compute = min(clock.reading, setting.processors * clock.seconds)
+    if clock.computing < _COMPUTING * could_compute:
+        return (
+            f"--workers {2 * setting.workers}: the threads mostly wait for the disk or the network"
+        )
     return "smaller copies of the images: decoding them takes all processors at hand"
 
 

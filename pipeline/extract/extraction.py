@@ -103,6 +103,10 @@ class Extraction:
             if status not in ("", OK)
         ]
 
+    def num_threads(self, chosen: int | None) -> int:
+        """Return how many threads are to read, unless a number is chosen."""
+        return reading.num_threads(self._listing, chosen)
+
     def look_up(self) -> None:
         """Settle every file that is unchanged since an earlier run, without opening it."""
         pending = self.pending

@@ -158,9 +158,9 @@ def _at_hand(
     if store.identity != identity_of(network, store):
         return None
     store = Store.open(path)
-    workers = network.options.workers or machine.processors()
     with store.scan_cache() as cache:
         extraction = start(network.options, listing, store, cache)
+        workers = extraction.num_threads(network.options.workers)
         if extraction.pending and extraction.needs_encoder(workers):
             return None
     return FilledStore(store, extraction, extraction.manifest(), time.monotonic() - started)
@@ -274,7 +274,7 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
 def _encode(store: Store, extraction: Extraction, network: LazyEncoder, started: float) -> float:
     """Encode what is missing; return the seconds from the start to the first read."""
     options = network.options
-    workers = options.workers or machine.processors()
+    workers = extraction.num_threads(options.workers)
     fresh = network.is_loaded and extraction.reused == 0
     if not fresh and not extraction.needs_encoder(workers):
         return time.monotonic() - started
@@ -358,7 +358,7 @@ def bottleneck_of(network: LazyEncoder, extraction: Extraction) -> dict[str, obj
     faster = "tf32" if on_gpu else "bfloat16"
     has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
     setting = Setting(
-        workers=options.workers or machine.processors(),
+        workers=extraction.num_threads(options.workers),
         processors=machine.processors(),
         engine=encoder.engine,
         best_engine=engines.best(network.spec.form, on_gpu=on_gpu),

@@ -35,7 +35,6 @@ from pipeline.store import features_file
 from pipeline.store.record import StoreRecord
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
-from pipeline.system import machine
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
@@ -104,7 +103,7 @@ def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, o
     with store.scan_cache() if exists else ScanCache(None) as cache:
         extraction = start(options, listing, store, cache)
         pending = extraction.pending
-        new = extraction.count_new(options.workers or machine.processors())
+        new = extraction.count_new(extraction.num_threads(options.workers))
         asked = (store, extraction, network, pending, listing)
         rate, source = _expected_rate(*asked) if new else (None, "")
         rows = sum(extraction.rows.values())

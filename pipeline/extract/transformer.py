@@ -18,7 +18,10 @@ from pipeline.config.options import ExtractOptions, build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
 from pipeline.extract.fill import fill, store_of
 from pipeline.extract.lazy_encoder import LazyEncoder
+from pipeline.files import remote
+from pipeline.files.location import Remote, locate
 from pipeline.images.manifest import OK, Manifest, listing_of
+from pipeline.images.sources import with_states
 from pipeline.system.progress import Silence
 
 _ROOT: Final = Path("/")
@@ -82,7 +85,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """Return the features of images, encoding those that the store lacks.
 
         Args:
-            X: Paths, ``(n,)`` or ``(n, 1)``, relative to the working directory or absolute.
+            X: Paths, ``(n,)`` or ``(n, 1)``, relative to the working directory or absolute; or
+                addresses.
 
         Returns:
             float32 ``(n, dim)``, in the order of the paths, copies included.
@@ -95,7 +99,8 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         paths = _paths(X)
         options = build(ExtractOptions, self.get_params(deep=False))
         distinct = sorted(set(paths))
-        listing = listing_of(_ROOT, [(path, "", "") for path in distinct])
+        remote.forget()  # whatever is known of objects, an edited one is seen
+        listing = with_states(listing_of(_ROOT, [(path, "", "") for path in distinct]))
         network = LazyEncoder.of(options, Silence())
         filled = fill(
             network,
@@ -143,7 +148,15 @@ def _paths(X: object) -> list[str]:
             f"Received: {type(X).__name__} of shape {values.shape}.",
             hint="Give a list of texts or of pathlib paths.",
         )
-    return [Path(value).absolute().relative_to(_ROOT).as_posix() for value in values]
+    return [_below_root(value) for value in values]
+
+
+def _below_root(path: str | Path) -> str:
+    """Return a path relative to the root of the file system; an address as it is."""
+    place = locate(path)
+    if isinstance(place, Remote):
+        return str(place)
+    return place.absolute().relative_to(_ROOT).as_posix()
 
 
 def _are_paths(values: Iterable[object]) -> bool:

@@ -33,7 +33,12 @@ class Remote:
         return self.url
 
     def __truediv__(self, path: str) -> "Location":
-        return locate(path) if is_address(path) else Remote(f"{self.url}/{path}")
+        if is_address(path):
+            return locate(path)
+        if self.url.startswith(("http://", "https://")):
+            # In the address of a page these begin what is no part of its name.
+            path = path.replace("?", "%3F").replace("#", "%23")
+        return Remote(f"{self.url}/{path}")
 
     @property
     def name(self) -> str:

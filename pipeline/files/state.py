@@ -1,7 +1,7 @@
 """What must be equal for the bytes at a place to count as unchanged."""
 
 import os
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class FileState(NamedTuple):
@@ -23,3 +23,12 @@ class FileState(NamedTuple):
         """Return the state of a file of this machine."""
         stamp = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
         return cls(stamp, max(status.st_mtime_ns, status.st_ctime_ns), status.st_size)
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether an equal state says that the bytes are equal."""
+        return bool(self.stamp)
+
+
+# Of what is there, and of which nothing tells whether it changed: never old enough to be trusted.
+UNPROVEN: Final = FileState("", 1 << 62, 0)

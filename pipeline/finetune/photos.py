@@ -72,7 +72,7 @@ class Photos:
         needed = 3 * side * side * len(rows) * len(self._turns.names)
         self._is_kept = needed <= machine.free_memory() // 4
         self._kept: dict[tuple[int, str], Pixels] = {}
-        self._threads = ThreadPoolExecutor(machine.processors(), thread_name_prefix="reader")
+        self._threads = ThreadPoolExecutor(reading.num_threads(rows), thread_name_prefix="reader")
 
     def __enter__(self) -> "Photos":
         return self
@@ -86,11 +86,12 @@ class Photos:
         Raises:
             ManifestError: Names the first ones.
         """
-        gone = [
-            path
-            for row, path in enumerate(self._rows.paths)
-            if not reading.is_there(self._rows, row)
-        ]
+        with reading.looked_up(self._rows):
+            gone = [
+                path
+                for row, path in enumerate(self._rows.paths)
+                if not reading.is_there(self._rows, row)
+            ]
         if gone:
             raise ManifestError(
                 f"Expected the images of the run in {str(self._rows.root)!r}. "

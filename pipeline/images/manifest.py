@@ -58,8 +58,8 @@ class Manifest:
             source names no group.
         declared: Of the rows of a run whose source declares some in train and nothing of the
             others, what it declared of each; no values at all of others.
-        states: The state of each image where listing the source told it; no values at all of
-            others, whose place is asked.
+        states: The state of each image where listing the source told it, None of one that is gone;
+            no values at all of others, whose place is asked.
     """
 
     root: Location
@@ -71,7 +71,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     groups: Sequence[str] = ()
     declared: Sequence[str] = ()
-    states: Sequence[FileState] = ()
+    states: Sequence[FileState | None] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -268,7 +268,7 @@ def none_usable(errors: Sequence[Mapping[str, str]], *, hint: str) -> ManifestEr
     )
 
 
-def unique_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
+def unique_rows(path: Location, rows: Iterable[Row]) -> list[Row]:
     """Return rows, one a path, with their paths in normal form.
 
     Args:
@@ -301,7 +301,7 @@ def _spelled(label_and_split: Row) -> str:
     return " in ".join(repr(text) for text in label_and_split if text) or "unlabelled"
 
 
-def split_column(path: Path, cells: Sequence[str]) -> list[str]:
+def split_column(path: Location, cells: Sequence[str]) -> list[str]:
     """Return the splits that the cells of a column stand for; empty where they are blank.
 
     Raises:

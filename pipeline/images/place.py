@@ -4,15 +4,24 @@ All that is known of an image is a root and a path. What stands at ``root/path``
 member of a packed file that is on the way there, or an object of a storage elsewhere.
 """
 
+import errno
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, TypeVar
 
-from pipeline.errors import ManifestError, UnreadableImageError
+from pipeline.errors import ManifestError, StorageError, UnreadableImageError
 from pipeline.files import remote
 from pipeline.files.atomic import UnfitFileError, read_regular
 from pipeline.files.location import Location, Remote, is_address, join
 from pipeline.files.state import FileState
 from pipeline.images import packed
+
+Result = TypeVar("Result")
+
+# Of a packed file whose copy other processes delete, to make room for theirs.
+_TRIES: Final = 5
 
 
 def name_of(root: Location, path: str) -> str:
@@ -28,15 +37,49 @@ def name_of(root: Location, path: str) -> str:
     return os.path.join(root, path)  # noqa: PTH118
 
 
+def look_up(root: Location, paths: Iterable[str]) -> bool:
+    """Ask for the states of images at addresses together, of which ``state_of`` then knows.
+
+    Returns:
+        Whether there are any.
+
+    Raises:
+        ConfigError: What speaks to a storage is not installed.
+        StorageError: A storage is out of reach.
+    """
+    names = (name_of(root, path) for path in paths if isinstance(root, Remote) or is_address(path))
+    places = [Remote(name) for name in names if not _has_pack(name)]
+    remote.look_up(places)
+    return bool(places)
+
+
+@contextmanager
+def looked_up(root: Location, paths: Iterable[str]) -> Iterator[bool]:
+    """Know the states of images at addresses as long as the context lasts; see ``look_up``."""
+    try:
+        yield look_up(root, paths)
+    finally:
+        remote.forget_listed()
+
+
+def is_waited_for(root: Location, paths: Sequence[str]) -> bool:
+    """Tell whether images are objects of their own at addresses: reading them is mostly waiting."""
+    name = name_of(root, paths[0]) if paths else str(root)
+    return any(is_address(path) for path in paths) or (is_address(name) and not _has_pack(name))
+
+
 def state_of(root: Location, path: str) -> FileState | None:
     """Return the state of an image without opening it; None where it is gone.
 
     That of a member of a packed file is the state of that file.
+
+    Raises:
+        StorageError: A storage refuses, or cannot be reached.
     """
     name = name_of(root, path)
     if is_address(name):
         found = _pack_at(name)
-        return remote.state(Remote(name) if found is None else found[0])
+        return remote.state_of(Remote(name)) if found is None else remote.current(found[0])
     try:
         return FileState.of(os.stat(name))  # noqa: PTH116
     except NotADirectoryError:
@@ -47,14 +90,18 @@ def state_of(root: Location, path: str) -> FileState | None:
 
 
 def exists(root: Location, path: str) -> bool:
-    """Tell whether there is a file, a member of a packed file or an object."""
+    """Tell whether there is a file, a member of a packed file or an object.
+
+    Raises:
+        StorageError: A storage refuses, or cannot be reached.
+    """
     name = name_of(root, path)
     try:
         if is_address(name):
             found = _pack_at(name)
             if found is None:
-                return remote.state(Remote(name)) is not None
-            return found[1] in packed.opened(remote.local_copy(found[0])).members
+                return remote.state_of(Remote(name)) is not None
+            return found[1] in pack_of(found[0]).members
         if Path(name).exists():
             return True
         inside = packed.split(name)
@@ -63,23 +110,62 @@ def exists(root: Location, path: str) -> bool:
         return False
 
 
-def read(root: Location, path: str, *, limit: int) -> tuple[bytes, FileState | None]:
+def may_hold_images(root: Location) -> bool:
+    """Tell whether a place is a folder or a packed file; on the web it may be, whatever it is.
+
+    Raises:
+        StorageError: A storage refuses, or cannot be reached.
+    """
+    if isinstance(root, Path):
+        return root.is_dir() or (packed.kind_of(root.name) is not None and root.is_file())
+    if packed.kind_of(root.name):
+        return remote.current(root) is not None
+    return not remote.can_list(root) or remote.is_folder(root)
+
+
+def pack_of(place: Location) -> packed.Pack:
+    """Return a packed file, open; one at an address is read from its copy on this machine.
+
+    Raises:
+        ManifestError: It is damaged, or of another kind than its name says.
+        OSError: It cannot be read, or there is none.
+        StorageError: A storage refuses, or cannot be reached.
+    """
+    if isinstance(place, Remote):
+        return _from_copy(place, packed.opened)[0]
+    return packed.opened(place)
+
+
+def read(
+    root: Location, path: str, *, limit: int, known: FileState | None = None
+) -> tuple[bytes, FileState | None]:
     """Return the bytes of an image, and the state that they are of; None if it changed meanwhile.
+
+    Args:
+        root: What the path is relative to.
+        path: The image.
+        limit: Most bytes that it may have.
+        known: Its state, as the listing of a storage told it, which spares a question.
 
     Raises:
         UnreadableImageError: There are none, or more than ``limit``; the message is the reason
             alone.
+        StorageError: The storage is out of reach altogether: that is no fault of an image.
     """
     name = name_of(root, path)
     try:
         if is_address(name):
-            return _read_remote(name, limit)
+            return _read_remote(name, limit, known)
         return _read_local(name, limit)
     except UnfitFileError as error:
         raise UnreadableImageError(str(error.strerror)) from error
     except (ManifestError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UnreadableImageError(f"cannot be read: {reason}") from error
+    except StorageError as error:
+        if error.is_lost:
+            raise
+        raise UnreadableImageError(f"cannot be read: {error.reason}") from error
 
 
 def _read_local(name: str, limit: int) -> tuple[bytes, FileState | None]:
@@ -102,14 +188,37 @@ def _member(pack: Path, name: str, limit: int) -> tuple[bytes, FileState | None]
     return data, before if packed.state_of(str(pack)) == before else None
 
 
-def _read_remote(name: str, limit: int) -> tuple[bytes, FileState | None]:
+def _read_remote(name: str, limit: int, known: FileState | None) -> tuple[bytes, FileState | None]:
     found = _pack_at(name)
     if found is None:
-        return remote.read(Remote(name), limit=limit)
+        return remote.read(Remote(name), limit=limit, known=known)
     pack, member = found
-    before = remote.state(pack)
-    data = packed.opened(remote.local_copy(pack)).read(member, limit=limit)
-    return data, before
+    return _from_copy(pack, lambda path: packed.opened(path).read(member, limit=limit))
+
+
+def _from_copy(place: Remote, use: Callable[[Path], Result]) -> tuple[Result, FileState]:
+    """Do something with the copy of a packed file at an address; return the state that it is of."""
+    for _ in range(_TRIES):
+        copy = remote.copied(place)
+        try:
+            return use(copy.path), copy.state
+        except ManifestError as error:
+            message = error.message.replace(str(copy.path), str(place))
+            raise ManifestError(message, hint=error.hint) from error
+        except (OSError, UnreadableImageError):
+            if copy.path.exists():
+                raise
+            # Another process needed the room.
+    raise FileNotFoundError(
+        errno.ENOENT, "its copy on this machine is deleted at once: the cache is too small",
+        str(place),
+    )  # fmt: skip
+
+
+def _has_pack(name: str) -> bool:
+    """Tell whether the name of a packed file is on the way to an image."""
+    folders = name.partition("://")[2].split("/")[:-1]
+    return any(packed.kind_of(folder) for folder in folders)
 
 
 def _pack_at(name: str) -> tuple[Remote, str] | None:
@@ -117,7 +226,7 @@ def _pack_at(name: str) -> tuple[Remote, str] | None:
     start = name.index("://") + 3
     while (end := name.find("/", start)) >= 0:
         pack = Remote(name[:end])
-        if packed.kind_of(name[:end]) and remote.state(pack) is not None:
+        if packed.kind_of(name[:end]) and remote.current(pack) is not None:
             return pack, name[end + 1 :]
         start = end + 1
     return None

@@ -8,6 +8,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, TypeVar
@@ -18,8 +19,13 @@ from pipeline.files.state import FileState
 from pipeline.images import decoder, place, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
+from pipeline.system import machine
 
-# Files read ahead, beside 16 a thread: enough to fill a batch while another is encoded.
+# Threads per processor where images are waited for, and most of them.
+_WAITING: Final = 16
+_MOST_WAITING: Final = 128
+# Files read ahead, beside 16 per processor or 2 per thread: enough to fill a batch while another
+# is encoded.
 _AHEAD: Final = 32
 
 Argument = TypeVar("Argument")
@@ -80,6 +86,11 @@ def find(manifest: Manifest, row: int) -> Found | None:
     return None if state is None else Found(name_of(manifest, row), state)
 
 
+def looked_up(manifest: Manifest) -> AbstractContextManager[object]:
+    """Know which images at addresses are there, asked together, as long as the context lasts."""
+    return place.looked_up(manifest.root, manifest.paths)
+
+
 def name_of(manifest: Manifest, row: int) -> str:
     """Return what names the image of a row outside its manifest."""
     return place.name_of(*_place(manifest, row))
@@ -96,7 +107,8 @@ def read(manifest: Manifest, row: int) -> Content:
     Raises:
         UnreadableImageError: There are none; the message is the reason alone.
     """
-    return Content(*place.read(*_place(manifest, row), limit=decoder.MAX_BYTES))
+    known = manifest.states[row] if manifest.states else None
+    return Content(*place.read(*_place(manifest, row), limit=decoder.MAX_BYTES, known=known))
 
 
 def read_file(path: Location) -> Content:
@@ -110,6 +122,27 @@ def read_file(path: Location) -> Content:
 
 def _place(manifest: Manifest, row: int) -> tuple[Location, str]:
     return manifest.root, manifest.paths[row]
+
+
+def num_threads(manifest: Manifest, chosen: int | None = None) -> int:
+    """Return how many threads are to read and decode images, unless a number is chosen.
+
+    One per processor; of images at addresses several, since they wait for most of the time.
+    """
+    if chosen is not None:
+        return chosen
+    return num_waiting_threads() if is_waited_for(manifest) else machine.processors()
+
+
+def num_waiting_threads() -> int:
+    """Return how many threads are to read and decode images at addresses."""
+    processors = machine.processors()
+    return max(processors, min(_WAITING * processors, _MOST_WAITING))
+
+
+def is_waited_for(manifest: Manifest) -> bool:
+    """Tell whether images are at addresses, so that reading them is mostly waiting."""
+    return place.is_waited_for(manifest.root, manifest.paths)
 
 
 def decoded(
@@ -141,10 +174,11 @@ def in_threads(
     """Yield (argument, future) in order, computed in threads, a bounded number ahead."""
     waiting: deque[tuple[Argument, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
+    most = _AHEAD + max(16 * min(workers, machine.processors()), 2 * workers)
     try:
         for argument in arguments:
             waiting.append((argument, pool.submit(function, argument)))
-            if len(waiting) > _AHEAD + 16 * workers:
+            if len(waiting) > most:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()

@@ -14,7 +14,6 @@ from pipeline.errors import DecodeError
 from pipeline.images import decoder, reading
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
-from pipeline.system import machine
 
 # WebP of these, the first that fits; then half the size.
 _QUALITIES: Final = (75, 50, 20)
@@ -47,7 +46,7 @@ def pictures(
         rows: Rows of it, each once.
         side: Length of the longer side, in pixels.
         budget: Bytes that all data URIs together may have.
-        workers: Decoding threads; one per processor by default.
+        workers: Decoding threads; by default as ``reading.num_threads`` says.
     """
     limit = budget // max(1, len(rows))
     uris, missing = {}, Counter[str]()
@@ -55,7 +54,7 @@ def pictures(
     def make(row: int) -> tuple[str, str]:
         return _picture(manifest, row, side, limit)
 
-    for row, made in reading.in_threads(make, rows, workers or machine.processors()):
+    for row, made in reading.in_threads(make, rows, reading.num_threads(manifest, workers)):
         uri, reason = made.result()
         if uri:
             uris[row] = uri

@@ -11,8 +11,8 @@ from typing import Final
 
 from pipeline.errors import RunError
 from pipeline.files import places
-from pipeline.files.location import Location
-from pipeline.images.place import exists
+from pipeline.files.location import Location, locate
+from pipeline.images.place import exists, may_hold_images
 from pipeline.runs.record import Nearby, RunRecord
 from pipeline.store.store import Store
 
@@ -71,19 +71,34 @@ def root_of(record: RunRecord, folder: Path, first: str) -> Location:
     return places.of_images(record.root, nearby, folder, has_images)
 
 
-def given(flag: str, place: str | None) -> Path | None:
-    """Return a place that the user names, by ``--store`` or ``--data``.
+def given_root(place: str | None) -> Location | None:
+    """Return the root of images that the user names by ``--data``.
 
     Raises:
-        RunError: There is no store, or no folder.
+        RunError: There is no such folder or packed file.
+        StorageError: A storage refuses, or cannot be reached.
+    """
+    root = None if place is None else locate(place)
+    if root is None or may_hold_images(root):
+        return root
+    raise RunError(
+        f"--data: expected the folder of the images of the run, or a packed file. Received: "
+        f"{place!r}, which is not one.",
+        hint="Correct the path, or leave the option out.",
+    )
+
+
+def given(flag: str, place: str | None) -> Path | None:
+    """Return a store that the user names, by ``--store``.
+
+    Raises:
+        RunError: There is none.
     """
     if place is None:
         return None
-    is_store = flag == "--store"
-    if not (Store.exists(Path(place)) if is_store else Path(place).is_dir()):
+    if not Store.exists(Path(place)):
         raise RunError(
-            f"{flag}: expected {'the store' if is_store else 'the folder of the images'} of the "
-            f"run. Received: {place!r}, which is not one.",
+            f"{flag}: expected the store of the run. Received: {place!r}, which is not one.",
             hint="Correct the path, or leave the option out.",
         )
     return Path(place)

@@ -92,7 +92,7 @@ class Run:
         self._rows = rows
         # Places that the user names.
         self._store: Path | None = None
-        self._data: Path | None = None
+        self._data: Location | None = None
 
     @classmethod
     def exists(cls, path: Path) -> bool:
@@ -305,7 +305,7 @@ class Run:
             RunError: They do not exist.
         """
         self._store = run_places.given("--store", store)
-        self._data = run_places.given("--data", data)
+        self._data = run_places.given_root(data)
         return self
 
     def note_places(self, store: Path, root: Location) -> None:

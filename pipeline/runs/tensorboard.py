@@ -21,7 +21,6 @@ from pipeline.files.records import canonical_json
 from pipeline.images import decoder, reading
 from pipeline.images.manifest import Manifest
 from pipeline.runs.record import HeadRecord
-from pipeline.system import machine
 from pipeline.system.keras_setup import import_tensorflow, tensorflow_writing
 
 if TYPE_CHECKING:
@@ -193,7 +192,9 @@ def _write_sprite(path: Path, rows: Manifest, chosen: NDArray[np.intp]) -> None:
 
     columns = int(np.ceil(np.sqrt(len(chosen))))
     sprite = Image.new("RGB", (columns * _SPRITE_SIDE,) * 2, (_GREY,) * 3)
-    pictures = reading.in_threads(partial(_thumbnail, rows), chosen.tolist(), machine.processors())
+    pictures = reading.in_threads(
+        partial(_thumbnail, rows), chosen.tolist(), reading.num_threads(rows)
+    )
     for place, (_, made) in enumerate(pictures):
         picture = made.result()
         if picture is not None:

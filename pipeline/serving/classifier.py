@@ -108,7 +108,7 @@ class Classifier:
         resize: How an image of another shape becomes a square: ``squash``, ``crop`` or ``pad``.
         average: Views to average probabilities over, beside the image as it is.
         reject_below: Probability below which no answer is given.
-        workers: Decoding threads.
+        workers: Reading threads.
         loaded_from: What it was loaded from.
         notes: What changed of decoder or network since training, without consequence.
 
@@ -161,7 +161,8 @@ class Classifier:
                 ``extract``. Their digest must be the run's.
             engine: What runs the backbone.
             batch_size: Images per call of the backbone.
-            workers: Decoding threads; as many as processors by default.
+            workers: Reading threads; by default as many as processors, or 16 times as many where
+                images are at addresses.
             store: Where the run's store is, if it is no longer where the run was made from it.
 
         Raises:
@@ -290,7 +291,8 @@ class Classifier:
         scoring = _Scoring(self, names, keep)
         errors: list[dict[str, str]] = []
         with EncodingQueue(self.encoder, deliver=scoring.deliver, clock=Clock()) as queue:
-            for index, (image, future) in enumerate(in_threads(self._read, inputs, self.workers)):
+            files = in_threads(self._read, inputs, self._num_threads(inputs))
+            for index, (image, future) in enumerate(files):
                 if not future.done():
                     queue.drain()
                     wait([future])
@@ -305,6 +307,13 @@ class Classifier:
 
     def _read(self, image: ImageInput) -> ReadFile:
         return reading.decoded(image.read, lambda key: self.views, self.image_size, self.resize)
+
+    def _num_threads(self, inputs: Sequence[ImageInput]) -> int:
+        """Return how many threads are to read; more of what is waited for, unless chosen."""
+        is_chosen = self.loaded_from is None or self.loaded_from.workers is not None
+        if is_chosen or not any(image.is_remote for image in inputs):
+            return self.workers
+        return reading.num_waiting_threads()
 
     def _prediction(self, name: str, found: NDArray[np.float64], top: int) -> Prediction:
         # Stable, so that of equal classes the first is taken, as argmax does.

@@ -171,7 +171,11 @@ def _known_rows(
 def _classified(
     classifier: Classifier, listing: Manifest, rows: Sequence[int], reporter: Reporter
 ) -> _Found:
-    inputs = [ImageInput(listing.paths[row], partial(reading.read, listing, row)) for row in rows]
+    is_remote = reading.is_waited_for(listing)
+    inputs = [
+        ImageInput(listing.paths[row], partial(reading.read, listing, row), is_remote)
+        for row in rows
+    ]
     probabilities = np.full((len(rows), len(classifier.classes)), np.nan)
     keys = np.zeros(len(listing), dtype=KEY_DTYPE)
 

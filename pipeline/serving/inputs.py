@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeGuard
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, ImageTypeError
 from pipeline.files.arrays import AnyArray
+from pipeline.files.location import Remote, locate
 from pipeline.images.reading import Content, read_file
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ class ImageInput:
     Attributes:
         name: The path as it was given; of others, the place in the list, such as ``[0]``.
         read: Returns what an image file holds; raises ``DecodeError`` where there is nothing.
+        is_remote: Whether it is at an address.
     """
 
     name: str
     read: Callable[[], Content]
+    is_remote: bool = False
 
 
 def listed(images: object) -> list[ImageInput]:
@@ -75,7 +77,8 @@ def _is_pil(value: object) -> "TypeGuard[Image]":
 def _input(value: object, place: int) -> ImageInput:
     name = f"[{place}]"
     if isinstance(value, str | os.PathLike):
-        return ImageInput(str(value), partial(read_file, Path(value)))
+        path = locate(os.fspath(value))
+        return ImageInput(str(value), partial(read_file, path), isinstance(path, Remote))
     if isinstance(value, bytes | bytearray):
         return ImageInput(name, partial(_of_bytes, value))
     if isinstance(value, np.ndarray) and _is_one(value) and (value.ndim == 2 or _has_rgb(value)):

@@ -12,8 +12,9 @@ from pipeline.backbones import weights
 from pipeline.config.options import CommonOptions
 from pipeline.config.serving import PredictOptions
 from pipeline.errors import ManifestError
-from pipeline.files import outputs
+from pipeline.files import outputs, remote
 from pipeline.files.atomic import write_atomically
+from pipeline.files.location import Remote, is_address, locate
 from pipeline.files.table import write_csv
 from pipeline.images import place
 from pipeline.images.manifest import none_usable
@@ -79,34 +80,41 @@ def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None)
     """Return the files that arguments name, each once, in that order; folders are searched.
 
     Args:
-        paths: Files and folders.
+        paths: Files and folders, on this machine or at addresses.
         reporter: Where it is said that a file was named twice.
         without: A file that a folder may hold and that is no input, such as an earlier result.
 
     Raises:
         ManifestError: A path does not exist, or a folder has no files.
+        StorageError: A storage refuses, or cannot be reached.
     """
+    remote.forget()  # whatever is known of objects
     files: dict[str, str] = {}
     num_named = 0
     for text in paths:
         for name in _files_of(text, without):
             num_named += 1
-            files.setdefault(os.path.normpath(Path(name).absolute()), name)
+            files.setdefault(_normalized(name), name)
     if num_named > len(files):
         again = counted(num_named - len(files), "file")
         reporter.say(f"{again} named more than once; each is classified once")
     return list(files.values())
 
 
+def _normalized(name: str) -> str:
+    """Return what is equal for two spellings of one file."""
+    return name if is_address(name) else os.path.normpath(Path(name).absolute())
+
+
 def _files_of(text: str, without: str | None) -> list[str]:
-    path = Path(text)
-    if not place.exists(Path(), text):
-        raise ManifestError(
-            f"Expected image files and folders. Received: {text!r}, which does not exist.",
-            hint="Correct the path.",
-        )
+    path = locate(text)
+    if isinstance(path, Remote):
+        # A name without a suffix is more often a folder: one question less.
+        if (path.suffix and place.exists(path, "")) or not remote.is_folder(path):
+            return [_existing(text)]
+        return [str(path / name) for name in walk(path)]
     if not path.is_dir():
-        return [text]
+        return [_existing(text)]
     left_out = Path(without).absolute() if without else None
     inside = [path / name for name in walk(path)]
     found = [str(file) for file in inside if file.absolute() != left_out]
@@ -115,6 +123,15 @@ def _files_of(text: str, without: str | None) -> list[str]:
             f"There are no files in {text!r}.", hint="Give image files, or folders of images."
         )
     return found
+
+
+def _existing(text: str) -> str:
+    if not place.exists(Path(), text):
+        raise ManifestError(
+            f"Expected image files and folders. Received: {text!r}, which does not exist.",
+            hint="Correct the path.",
+        )
+    return text
 
 
 def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> list[str]:

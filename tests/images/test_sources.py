@@ -6,7 +6,7 @@ and returns what DATA is then. To add a source, add its road.
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,13 @@ import pyarrow as pa
 import pytest
 import tables
 from fakes import Command, FakeEncoder, write_image
+from object_store import ObjectStore, Website, set_environment
 
 import pipeline
 from pipeline.errors import ManifestError
+from pipeline.files import remote
+from pipeline.files.location import Remote
+from pipeline.files.remote import systems
 from pipeline.images import packed, reading, sources
 from pipeline.images.manifest import Manifest
 from pipeline.store import scan_cache
@@ -116,6 +120,17 @@ ROADS: dict[str, Callable[[Path, Path], str]] = {
 }
 
 
+# Roads to addresses, below a bucket or on the web; see ``at_address``.
+REMOTE_ROADS = {
+    "s3 folder": "{bucket}/photos",
+    "s3 table": "{bucket}/photos.csv",
+    "s3 zip": "{bucket}/photos.zip",
+    "s3 addresses": "{folder}/s3.csv",
+    "web table": "{web}/photos.csv",
+    "web addresses": "{folder}/web.csv",
+}
+
+
 def files(photos: Path) -> list[Path]:
     return sorted(path for path in photos.rglob("*") if path.is_file())
 
@@ -132,18 +147,56 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def addresses(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory, object_store_process: ObjectStore
+) -> Iterator[dict[str, str]]:
+    """The same images in a bucket and on the web, with tables of them and a zip."""
+    folder = tmp_path_factory.mktemp("addresses")
+    site = Website(photos.parent)
+    names = {"bucket": "s3://photos", "web": site.url, "folder": str(folder)}
+    for name, root in (("photos", ""), ("s3", "s3://photos/"), ("web", f"{site.url}/")):
+        lines = ["path,label,split"]
+        for path in files(photos):
+            where = f"{root}photos/{path.relative_to(photos)}"
+            cells = (text.replace('"', '""') for text in (where, path.parent.name))
+            lines.append(",".join(f'"{cell}"' for cell in (*cells, path.parent.parent.name)))
+        (folder / f"{name}.csv").write_text("\n".join(lines), "utf-8")
+    (photos.parent / "photos.csv").write_bytes((folder / "photos.csv").read_bytes())
+    zipped(photos, folder / "photos")
+    with pytest.MonkeyPatch.context() as patch:
+        set_environment(patch, object_store_process, folder / "copies")
+        systems.of(Remote("s3://photos")).mkdir("photos")
+        for path in (folder / "photos.csv", folder / "photos.zip"):
+            remote.upload(Remote("s3://photos") / path.name, path)
+        for path in files(photos):
+            remote.upload(Remote("s3://photos/photos") / str(path.relative_to(photos)), path)
+        for name in (".DS_Store", "train/cat/._0.png", "train/@eaDir/0.png", "train/cat/"):
+            systems.of(Remote("s3://photos")).pipe_file(f"s3://photos/photos/{name}", b"")
+    yield names
+    site.close()
+
+
+@pytest.fixture
+def data(road: str, photos: Path, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """Return DATA of a road."""
+    if road in ROADS:
+        return ROADS[road](photos, tmp_path / "made")
+    request.getfixturevalue("object_store")
+    return REMOTE_ROADS[road].format(**request.getfixturevalue("addresses"))
+
+
 def by_key(manifest: Manifest) -> dict[bytes, tuple[str, str, str]]:
     rows = zip(manifest.labels, manifest.splits, manifest.statuses, strict=True)
     return dict(zip(manifest.keys.tolist(), rows, strict=True))
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("road", (*ROADS, *REMOTE_ROADS))
 def test_every_road_leads_to_the_same_rows(
-    road: str, photos: Path, tmp_path: Path, command: Command, fake_network: FakeEncoder,
+    data: str, photos: Path, tmp_path: Path, command: Command, fake_network: FakeEncoder,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(scan_cache, "RACY_NS", 0)
-    data = ROADS[road](photos, tmp_path / "made")
     flags = ("--weights", "random", "--image-size", 32, "--json")
     for name, given in (("folders", photos), ("other", data)):
         assert command("extract", given, "--store", tmp_path / name, *flags)[0] == 0
@@ -160,11 +213,10 @@ def test_every_road_leads_to_the_same_rows(
     assert fake_network.images == encoded
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("road", (*ROADS, "s3 folder", "s3 zip", "web table"))
 def test_images_are_found_and_read_from_the_manifest_of_a_store(
-    road: str, photos: Path, tmp_path: Path, command: Command, fake_network: FakeEncoder,
+    data: str, tmp_path: Path, command: Command, fake_network: FakeEncoder,
 ) -> None:  # fmt: skip
-    data = ROADS[road](photos, tmp_path / "made")
     store = tmp_path / "store"
     assert command("extract", data, "--store", store, "--weights", "random",
                    "--image-size", 32)[0] == 0  # fmt: skip

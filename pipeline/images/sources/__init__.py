@@ -6,14 +6,13 @@ To add a kind: a module with ``recognizes`` and ``scan_source``, and its row.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final, cast
 
 from pipeline.errors import ManifestError
 from pipeline.files import remote
-from pipeline.files.location import Location, Remote
-from pipeline.images import packed
+from pipeline.files.location import Location, Remote, normalized
+from pipeline.images import place
 from pipeline.images.manifest import Manifest
 from pipeline.images.sources.folder_tree import Tree
 from pipeline.images.sources.given import Given
@@ -62,8 +61,12 @@ def scan(
         ManifestError: The data is missing or empty, has a loop of symbolic links, holds a mixture
             of split folders and others, or no folder that ``unlabelled`` names; or a table lacks a
             column, has a row that is none, or gives one path two labels, splits or groups.
-        ConfigError: A layout or unlabelled folders are given for a table, or columns for others.
+        ConfigError: A layout or unlabelled folders are given for a table, columns for others, or
+            what speaks to a storage is not installed.
+        StorageError: A storage refuses, or cannot be reached.
     """
+    # Whatever was known of objects, an edited one is seen.
+    remote.forget()
     given = replace(
         _given(data, layout, unlabelled), image_column=image_column, label_column=label_column
     )
@@ -72,7 +75,9 @@ def scan(
         if source.recognizes(given):
             if kind not in _WITH_COLUMNS:
                 given.require_no_columns(kind)
-            return cast(Callable[[Given], Manifest], source.scan_source)(given)
+            return with_states(cast(Callable[[Given], Manifest], source.scan_source)(given))
+    if isinstance(data, Remote) and not remote.can_list(data):
+        raise remote.refused_folder(data)
     raise ManifestError(
         f"Expected a folder, or a file such as a .csv. Received: the file {str(data)!r}.",
         hint="Give the folder that holds the class folders.",
@@ -86,25 +91,62 @@ def _given(data: Location, layout: str, unlabelled: Sequence[str]) -> Given:
         ManifestError: There is nothing.
     """
     if isinstance(data, Remote):
-        states = {} if data.suffix or packed.kind_of(data.name) else remote.listing(data)
-        tree = Tree.of_paths(states) if states else None
-        return Given(data, tree, layout, tuple(unlabelled), states)
+        return _given_at(data, layout, unlabelled)
     if not data.exists():
-        raise ManifestError(
-            f"There is no data at {str(data)!r}.",
-            hint="Give a folder with one sub-folder per class, or a CSV with columns path,label.",
-        )
+        raise _missing(data)
     tree = Tree.of(data) if data.is_dir() else None
     return Given(data, tree, layout, tuple(unlabelled))
 
 
-def walk(folder: Path) -> list[str]:
+def _given_at(data: Remote, layout: str, unlabelled: Sequence[str]) -> Given:
+    """Return what is at an address; see ``_given``."""
+    is_file = not remote.can_list(data) or (data.suffix and remote.state(data) is not None)
+    states = {} if is_file else remote.listing(data)
+    # Names of objects may be any text; those of a manifest are paths.
+    odd = [name for name in states if normalized(name) != name]
+    left_out = [f"{name!r} (no path)" for name in odd]
+    for name in odd:
+        del states[name]
+    if not (states or (is_file and remote.current(data) is not None)):
+        raise _missing(data)
+    tree = None if is_file else Tree.of_paths(states)
+    return Given(data, tree, layout, tuple(unlabelled), states, left_out=left_out)
+
+
+def _missing(data: Location) -> ManifestError:
+    return ManifestError(
+        f"There is no data at {str(data)!r}.",
+        hint="Give a folder with one sub-folder per class, or a CSV with columns path,label.",
+    )
+
+
+def with_states(listing: Manifest) -> Manifest:
+    """Return a listing that knows the states of its images, if some are at addresses.
+
+    Raises:
+        ConfigError: What speaks to a storage is not installed.
+        StorageError: A storage is out of reach.
+    """
+    if listing.states:
+        return listing
+    with place.looked_up(listing.root, listing.paths) as is_remote:
+        if not is_remote:
+            return listing
+        states = [place.state_of(listing.root, path) for path in listing.paths]
+        return replace(listing, states=states)
+
+
+def walk(folder: Location) -> list[str]:
     """Return the files below a folder, sorted POSIX paths relative to it; labels mean nothing.
 
     Raises:
         ManifestError: The folder has no files, cannot be listed, or has a loop of symbolic links.
+        StorageError: The storage refuses, or cannot be reached.
     """
-    paths = Tree.of(folder).paths
+    if isinstance(folder, Remote):
+        paths = Tree.of_paths(remote.listing(folder)).paths
+    else:
+        paths = Tree.of(folder).paths
     if not paths:
         raise ManifestError(
             f"There are no files in {str(folder)!r}.",

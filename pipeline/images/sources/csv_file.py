@@ -4,12 +4,12 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
-from pipeline.errors import ManifestError, mention
-from pipeline.files.location import Location
-from pipeline.files.table import Row, read_table
+from pipeline.errors import ConfigError, ManifestError, mention
+from pipeline.files import remote
+from pipeline.files.location import Location, Remote
+from pipeline.files.table import Row, Table, read_table
 from pipeline.images import place
 from pipeline.images.manifest import (
     GROUP,
@@ -33,24 +33,19 @@ def recognizes(given: Given) -> bool:
 def scan_source(given: Given) -> Manifest:
     """List the images of a table; see ``sources.scan``."""
     given.require_no_folders()
-    return scan_csv(Path(str(given.data)))
+    return scan_csv(given.data)
 
 
-def scan_csv(data: Path) -> Manifest:
+def scan_csv(data: Location) -> Manifest:
     """List the images of a table, paths relative to it; keys and statuses are empty.
 
     Raises:
         ManifestError: A column is missing, a row has no path, a path has two labels, splits or
             groups, or none of the files exists.
+        StorageError: A storage refuses, or cannot be reached.
     """
-    root = data.resolve().parent
-    table = read_table(
-        data,
-        ("path", "label", "split", GROUP),
-        required=("path", "label"),
-        exists=lambda text: place.exists(root, text),
-        is_row=lambda cells: bool(SUFFIX.search(cells[0])) or place.exists(root, cells[0]),
-    )
+    root = data.parent if isinstance(data, Remote) else data.resolve().parent
+    table = _read(data, root)
     if not table.rows:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label per image.")
     found, notes = found_rows(data, root, table.rows)
@@ -64,6 +59,24 @@ def scan_csv(data: Path) -> Manifest:
     return replace(listing, groups=group_column([row[3] for row in listed]))
 
 
+def _read(data: Location, root: Location) -> Table:
+    """Read a table; one at an address from its copy, which nobody knows."""
+    path = remote.local_copy(data) if isinstance(data, Remote) else data
+    try:
+        table = read_table(
+            path,
+            ("path", "label", "split", GROUP),
+            required=("path", "label"),
+            exists=lambda text: place.exists(root, text),
+            is_row=lambda cells: bool(SUFFIX.search(cells[0])) or place.exists(root, cells[0]),
+        )
+    except ManifestError as error:
+        message = error.message.replace(str(path), str(data))
+        raise ManifestError(message, hint=error.hint) from error
+    notes = tuple(note.replace(str(path), str(data)) for note in table.notes)
+    return replace(table, notes=notes)
+
+
 def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """Return rows with the paths under which their files are, and what to note about them.
 
@@ -73,8 +86,10 @@ def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[lis
         rows: Each with its path first.
 
     Raises:
-        ManifestError: None of the files exists.
+        ManifestError: None of the files exists, or an address holds credentials.
+        StorageError: A storage is out of reach.
     """
+    _look_up(data, root, [row[0] for row in rows])
     found: list[Row] = []
     missing, respelled = [], []
     for path, *cells in rows:
@@ -99,6 +114,16 @@ def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[lis
             f"images: {mention(missing)}"
         )
     return found, notes
+
+
+def _look_up(data: Location, root: Location, paths: Sequence[str]) -> None:
+    """Ask for the images at addresses together, then for other spellings of those not there."""
+    try:
+        if place.look_up(root, paths):
+            gone = [path for path in paths if not place.exists(root, path)]
+            place.look_up(root, (text for path in gone for text in _spellings(path)))
+    except ConfigError as error:
+        raise ManifestError(f"{data}: {error.message}", hint=error.hint) from error
 
 
 def _spellings(path: str) -> Iterator[str]:

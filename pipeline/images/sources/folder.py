@@ -76,6 +76,7 @@ def scan_tree(tree: Tree, given: Given) -> Manifest:
     rows, left_out = _rows(tree, found)
     left_out += [f"{name!r} (names no split)" for name in found.others]
     left_out += [f"{name!r} ({kind})" for name, kind in tree.own.items()]
+    left_out += given.left_out
     if left_out:
         found.notes.append(f"Left out: {mention(left_out, quoted=False)}")
     found.notes += [*_unlabelled(tree, found, data), *_nested(tree, found)]

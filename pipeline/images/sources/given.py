@@ -21,6 +21,7 @@ class Given:
         image_column: The column of a table that images are in; None for the only one.
         label_column: The column of a table that labels are in; None for the only one.
         states: Of data at an address that is listed as a folder, the state of each path.
+        left_out: What is there and not read, with the reason.
     """
 
     data: Location
@@ -30,6 +31,7 @@ class Given:
     states: Mapping[str, FileState] = field(default_factory=dict)
     image_column: str | None = None
     label_column: str | None = None
+    left_out: Sequence[str] = ()
 
     def is_file(self, *suffixes: str) -> bool:
         """Tell whether the data is a file whose name ends in one of some suffixes."""

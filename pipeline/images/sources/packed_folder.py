@@ -1,10 +1,6 @@
 """A packed file with class folders in it, such as a zip: read as the folder that was packed."""
 
-from pathlib import Path
-
-from pipeline.files import remote
-from pipeline.files.location import Remote
-from pipeline.images import packed
+from pipeline.images import place
 from pipeline.images.manifest import Manifest
 from pipeline.images.sources.folder import scan_tree
 from pipeline.images.sources.folder_tree import Tree
@@ -20,7 +16,4 @@ def recognizes(given: Given) -> bool:
 
 def scan_source(given: Given) -> Manifest:
     """List the members; see ``sources.scan``."""
-    data = given.data
-    path = remote.local_copy(data) if isinstance(data, Remote) else Path(data)
-    tree = Tree.of_paths(packed.opened(path).names)
-    return scan_tree(tree, given)
+    return scan_tree(Tree.of_paths(place.pack_of(given.data).names), given)
