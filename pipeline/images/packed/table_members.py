@@ -193,13 +193,14 @@ class MemberNames(Sequence[str]):
         """Return the name of the image in a row."""
         short = self._short_names(column)
         end = None if short is None else short[row].as_py()
-        return _name(column, row, end)
+        return _name(_folder(column), row, end)
 
     def of(self, column: str) -> list[str]:
         """Return the names of all images in a column, by row."""
         short = self._short_names(column)
         ends = [None] * self._rows if short is None else short.to_pylist()
-        return [_name(column, row, end) for row, end in enumerate(ends)]
+        folder = _folder(column)
+        return [_name(folder, row, end) for row, end in enumerate(ends)]
 
     def find(self, name: str) -> tuple[str, int] | None:
         """Return column and row of an image; None where there is none of that very name."""
@@ -217,6 +218,10 @@ class MemberNames(Sequence[str]):
         return self._short[column]
 
 
-def _name(column: str, row: int, end: str | None) -> str:
-    start = f"{quote(column, safe=' ')}/{row:0{_WIDTH}}"
+def _folder(column: str) -> str:
+    return quote(column, safe=" ")
+
+
+def _name(folder: str, row: int, end: str | None) -> str:
+    start = f"{folder}/{row:0{_WIDTH}}"
     return f"{start}-{end}" if end else start

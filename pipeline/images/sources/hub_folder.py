@@ -83,10 +83,11 @@ def _files(given: Given, folder: str) -> list[TableFile]:
 
 
 def _texts(values: object) -> list[str]:
-    """Return the texts of a list that name something directly in a folder."""
+    """Return the texts of a list that name something directly in a folder, each once."""
     if not isinstance(values, list):
         return []
-    return [value for value in values if isinstance(value, str) and value and "/" not in value]
+    texts = [value for value in values if isinstance(value, str) and value and "/" not in value]
+    return list(dict.fromkeys(texts))
 
 
 def _record(given: Given, path: str) -> Mapping[str, Any]:

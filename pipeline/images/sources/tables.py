@@ -177,7 +177,8 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
         )
     data = Path(str(given.data))
     found, notes = found_rows(given.data, root, listed.paths) if listed.paths else ([], [])
-    rows = unique_rows(data, [*listed.rows, *found, *_bad_rows(listed)])
+    # Names of members are unique as they are made.
+    rows = [*listed.rows, *unique_rows(data, [*found, *_bad_rows(listed)])]
     splits = split_column(data, [row[2] for row in rows])
     order = sorted(range(len(rows)), key=lambda place: rows[place][0])
     listing = listing_of(
