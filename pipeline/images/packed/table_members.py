@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, DamagedTableError, PipelineError
 from pipeline.files.location import Location
+from pipeline.files.state import FileState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +34,7 @@ class TablePack(Protocol):
     """What listing asks of a packed file that is a table, beside what a ``Pack`` has.
 
     Attributes:
+        state: Its state, which is that of its images.
         schema: Its columns.
         rows: How many rows it has; of a file that is cut short, those before the cut.
         cut: What is wrong with a file that is cut short; else empty.
@@ -41,6 +43,7 @@ class TablePack(Protocol):
             reader goes back; 0 where any row can be read at once.
     """
 
+    state: FileState
     schema: "pa.Schema"
     rows: int
     cut: str

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from pipeline.errors import DamagedTableError, ManifestError, mention
 from pipeline.files import remote
 from pipeline.files.location import Location, Remote, join
+from pipeline.files.state import FileState
 from pipeline.files.table import Row
 from pipeline.images import packed
 from pipeline.images.manifest import (
@@ -62,6 +63,7 @@ class _Listed:
         paths: Rows of the same kind that name files, in the order of the tables.
         damaged: Files of which some images or all cannot be listed, each with the error.
         columns: The columns of each file that was read.
+        states: The state of each file that was read.
         unlabelled: Rows whose label is empty.
         beyond: Rows whose label no class name is for.
         example: Such a label, and where it is.
@@ -72,6 +74,7 @@ class _Listed:
     paths: list[Row] = field(default_factory=list)
     damaged: list[tuple[TableFile, str]] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=dict)
+    states: dict[str, FileState] = field(default_factory=dict)
     unlabelled: int = 0
     beyond: int = 0
     example: str = ""
@@ -187,7 +190,9 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
         (*_notes(listed, given), *notes),
     )
     groups = group_column([rows[place][3] for place in order])
-    return replace(listing, groups=groups, states=_states(given, listing.paths))
+    return replace(
+        listing, groups=groups, states=_states(given.states or listed.states, listing.paths)
+    )
 
 
 def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None:
@@ -214,7 +219,7 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
     paths = list(_paths(table, columns, file, where))
     for (path, is_file), *cells in zip(paths, labels, splits, groups, strict=True):
         (listed.paths if is_file else listed.rows).append((path, *cells))
-    listed.columns[file.path] = columns
+    listed.columns[file.path], listed.states[file.path] = columns, table.state
     listed.slow = max(listed.slow, 0 if columns.has_paths else table.largest_group)
     if columns.label:
         listed.unlabelled += labels.count("")
@@ -316,16 +321,17 @@ def _notes(listed: _Listed, given: Given) -> list[str]:
     return notes
 
 
-def _states(given: Given, paths: Sequence[str]) -> Sequence[Any]:
-    """Return the state of each image where all are in files that were listed with theirs."""
-    if not given.states:
-        return ()
+def _states(known: Mapping[str, FileState], paths: Sequence[str]) -> Sequence[FileState]:
+    """Return the state of each image, which is that of its table; nothing if one is elsewhere.
+
+    Args:
+        known: States of tables by their paths.
+        paths: Of images: a table, a column and a row; or a table that counts as one.
+    """
     states = []
     for path in paths:
-        file = path
-        while file and file not in given.states:
-            file = file.rpartition("/")[0]
-        if not file:
+        state = known.get(path.rsplit("/", 2)[0]) or known.get(path)
+        if state is None:
             return ()
-        states.append(given.states[file])
+        states.append(state)
     return states
