@@ -113,7 +113,8 @@ def _files_of(text: str, without: str | None) -> list[str]:
         if (path.suffix and place.exists(path, "")) or not remote.is_folder(path):
             return [_existing(text)]
         return [str(path / name) for name in walk(path)]
-    if not path.is_dir():
+    # Not the path's own: names that are too long are no folders.
+    if not os.path.isdir(path):  # noqa: PTH112
         return [_existing(text)]
     left_out = Path(without).absolute() if without else None
     inside = [path / name for name in walk(path)]
