@@ -122,9 +122,10 @@ class Website:
                 for name, said in told.items():
                     super().send_header(name, said)
 
-        self._server = ThreadingHTTPServer(
-            ("127.0.0.1", 0), partial(Handler, directory=str(folder))
-        )
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # as many as there are readers, who would wait for seconds
+
+        self._server = Server(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
