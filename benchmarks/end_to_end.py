@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engines", nargs="+", default=["keras", "openvino"])
     parser.add_argument("--tool-seconds", type=int, default=8, help="of each benchmark_app")
+    parser.add_argument("--tool-requests", type=int, nargs="+", default=[1, 2, 4, 8],
+                        help="sizes of its requests, of which the best counts")  # fmt: skip
     parser.add_argument(
         "--pairs", action="store_true", help="only end to end against Keras' own way"
     )
@@ -45,7 +47,7 @@ def main() -> None:
         options.small, options.large, options.repeats = 16, 80, 1
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
-        peers = Peers(work, (options.small, options.large), options.seed, options.tool_seconds)
+        peers = Peers(work, options)
         cases = [(engine, "float32") for engine in options.engines]
         if "openvino" in options.engines and machine.computes_in("bfloat16"):
             cases.append(("openvino", "bfloat16"))
@@ -56,12 +58,13 @@ def main() -> None:
 class Peers:
     """The ways to encode, each returning images a second."""
 
-    def __init__(self, work: Path, counts: tuple[int, int], seed: int, tool_seconds: int) -> None:
+    def __init__(self, work: Path, options: argparse.Namespace) -> None:
         self.work = work
-        self.counts = counts
-        self.tool_seconds = tool_seconds
+        self.counts = (options.small, options.large)
+        self.tool_seconds, self.tool_requests = options.tool_seconds, options.tool_requests
         self.folders = [
-            photo_folder(work / f"photos-{count}-{seed}", count, seed) for count in self.counts
+            photo_folder(work / f"photos-{count}-{options.seed}", count, options.seed)
+            for count in self.counts
         ]
         self.graph = work / "backbone.pb"
 
@@ -93,7 +96,7 @@ class Peers:
     def benchmark_app(self, precision: str) -> float:
         """Best rate of OpenVINO's own tool over some sizes of request, in throughput mode."""
         best = 0.0
-        for images in (1, 2, 4, 8):
+        for images in self.tool_requests:
             done = subprocess.run(
                 ["benchmark_app", "-m", str(self.graph), "-d", "CPU", "-hint", "throughput",
                  "-infer_precision", {"float32": "f32", "bfloat16": "bf16"}[precision],

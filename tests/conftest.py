@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ NEEDED = 8e9
 def pytest_configure() -> None:
     if IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > NEEDED:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+        # What programs that are tested, benchmarks among them, keep for a while lies there too.
+        os.environ.setdefault("TMPDIR", str(IN_MEMORY))
+        tempfile.tempdir = None
     # Whoever starts the tests in the background has Ctrl-C ignored, here and in what is started.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

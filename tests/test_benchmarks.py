@@ -37,7 +37,7 @@ def result_of(printed: str) -> dict[str, Any]:
 
 def test_end_to_end(tmp_path: Path) -> None:
     result = run("end_to_end.py", "--work", tmp_path, "--small", 2, "--large", 8, "--repeats", 1,
-                 "--engines", "openvino", "--tool-seconds", 1)  # fmt: skip
+                 "--engines", "openvino", "--tool-seconds", 1, "--tool-requests", 1)  # fmt: skip
     assert "end to end / bare, openvino float32" in result["ratios"]
     assert "end to end / keras idiom, openvino float32" in result["ratios"]
     assert all(len(rates) == 1 for rates in result["rates"].values())

@@ -288,6 +288,7 @@ def run_verify(work: Workplace) -> None:
     work.run(INFO_RUN, "info", work / "mine")
 
 
+@pytest.mark.slow
 def test_results_are_documented_and_documented_keys_are_in_results(
     made: Workplace, document: Document
 ) -> None:

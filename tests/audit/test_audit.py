@@ -64,6 +64,7 @@ def store(tmp_path: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyP
     return tmp_path / "store"
 
 
+@pytest.mark.slow
 def test_planted_copies_and_leaks_are_found(store: Path, command: Command) -> None:
     trained, _ = command("train-head", "--store", store, "--run", "run", "--head", "ridge")
     assert trained == 0
@@ -99,6 +100,7 @@ def test_planted_copies_and_leaks_are_found(store: Path, command: Command) -> No
     assert (status, found["leaks"]) == (0, [])
 
 
+@pytest.mark.slow
 def test_the_table_is_a_manifest_that_train_head_takes(store: Path, command: Command) -> None:
     assert command("audit", store, "--out", "out")[0] == 0
     with Path("out/audit.csv").open() as file:
@@ -116,6 +118,7 @@ def test_the_table_is_a_manifest_that_train_head_takes(store: Path, command: Com
     assert command("audit", store, "--out", "out", "--force")[0] == 0
 
 
+@pytest.mark.slow
 def test_without_files_each_section_says_so(
     store: Path, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,6 +172,7 @@ def test_a_flipped_byte_gives_tensors_or_a_refusal(mask: int) -> None:
         assert sum(array.size for array in found.values()) <= KERNEL.size + 6
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200), st.integers(0, len(FILE)))
 @settings(max_examples=200, deadline=None)
 def test_any_bytes_give_tensors_or_a_refusal(noise: bytes, place: int) -> None:

@@ -27,6 +27,7 @@ def brute_force(units: np.ndarray, similarity: float) -> dict[tuple[int, int], f
     return {(int(a), int(b)): float(found[a, b]) for a, b in zip(first, second, strict=True)}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**16),

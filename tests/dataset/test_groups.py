@@ -88,6 +88,7 @@ def by_class(rows: list[tuple[str, str, str]], found: list[str]) -> dict[str, se
     return classes
 
 
+@pytest.mark.slow
 @given(grouped(least=20), st.integers(1, 10), st.integers(0, 20), st.data())
 @settings(max_examples=40, deadline=None)
 def test_images_of_other_groups_and_other_labels_move_none(

@@ -185,6 +185,7 @@ def test_bad_images_are_skipped_counted_and_listed(
                    "--strict")[0] == 1  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hundred_mixed_files_give_the_right_rows_and_ledger(
     command: Command, tmp_path: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

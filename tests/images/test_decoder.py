@@ -807,6 +807,7 @@ def test_damaged_files_give_an_image_or_a_decode_error(
         assert pixels.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_a_hundred_mixed_files_are_told_apart(tmp_path: Path) -> None:
     expected = photos.write_mixed(tmp_path)
     assert len(expected) == 100

@@ -98,6 +98,7 @@ def test_deleted_shard_reads_as_nan_and_never_as_zeros(tmp_path: Path) -> None:
     assert not result["ok"] and result["problems"][0]["shard"] == gone.name
 
 
+@pytest.mark.slow
 def test_low_limit_of_open_files_gives_nan_or_an_error(tmp_path: Path) -> None:
     make(tmp_path / "store", *[[number] for number in range(120)])
     code = """

@@ -319,6 +319,7 @@ def test_the_end_comes_soon_wherever_the_process_hangs(
     assert time.monotonic() - began < 20  # not the 60 seconds of the hang; no timing is asserted
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once() -> None:
     process = started(LIBRARY, grace=60)
     time.sleep(0.5)  # between the line that was read and the library

@@ -115,6 +115,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_near_duplicates_stay_together_and_the_audit_finds_no_leak(
     command: Command, original: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
