@@ -1,19 +1,18 @@
-"""The command line with a network that costs nothing; a part of ``rerun.py`` and ``memory.py``.
+"""The command line with a network that costs nothing; a part of ``rerun.py`` and other scripts.
 
-Usage: python benchmarks/fake_network.py [--trace FOLDER] COMMAND ...
+Usage: python benchmarks/fake_network.py [--trace FOLDER | --dim N] COMMAND ...
 With ``--trace`` the result has ``opened``: how many files below FOLDER were opened. The result
-also has ``peak_bytes``, the most memory that the process held.
+also has ``peak_bytes``, the most memory that the process held. A feature row has 2,048 numbers,
+or as many as ``--dim`` says.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import os
 import resource
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,16 @@ DIM = 2048
 class FakeBackbone:
     """What extraction looks at of a backbone."""
 
-    weights_sha256: str
     dim: int = DIM
 
+    @property
+    def weights_sha256(self) -> str:
+        """Digest of the weights."""
+        return weights.digest(self.arrays())
+
     def arrays(self) -> dict[str, Any]:
-        """Return no weights."""
-        return {}
+        """Return weights that nothing computes with."""
+        return {"kernel": np.zeros(1, np.float32)}
 
 
 class FakeEncoder(Encoder):
@@ -43,15 +46,15 @@ class FakeEncoder(Encoder):
 
     engine = "fake"
     device = "CPU (fake)"
-    dim = DIM
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, dim: int) -> None:
         self.batch_size = batch_size
+        self.dim = dim
 
     def __call__(self, images: Images) -> Features:
         """Encode images."""
-        features = np.zeros((len(images), DIM), np.float32)
-        values = images.reshape(len(images), -1)[:, :DIM]
+        features = np.zeros((len(images), self.dim), np.float32)
+        values = images.reshape(len(images), -1)[:, : self.dim]
         features[:, : values.shape[1]] = values
         return features
 
@@ -64,22 +67,18 @@ def main() -> int:
     if traced:
         del arguments[:2]
         _trace(os.path.realpath(traced) + os.sep, opened)
-    digest = hashlib.sha256(b"fake").hexdigest()
-    frozen.load = lambda *_, **__: FakeBackbone(digest)
-    engines.create = lambda *_, batch_size, **__: FakeEncoder(batch_size)
-    weights.save = save_nothing
+    dim = DIM
+    if arguments[:1] == ["--dim"]:
+        dim = int(arguments[1])
+        del arguments[:2]
+    frozen.load = lambda *_, **__: FakeBackbone(dim)
+    engines.create = lambda *_, batch_size, **__: FakeEncoder(batch_size, dim)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         status = command_line([*arguments, "--json", "--quiet"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({**json.loads(out.getvalue()), "opened": len(opened), "peak_bytes": peak}))
     return status
-
-
-def save_nothing(path: Path, arrays: object) -> None:
-    """Make an empty weights file."""
-    path.parent.mkdir(exist_ok=True)
-    path.touch()
 
 
 def _trace(folder: str, opened: set[str]) -> None:

@@ -54,6 +54,12 @@ def test_int8(tmp_path: Path) -> None:
     assert set(result["accuracy"]["photos"]["means"]) == {"float32", "int8"}
 
 
+def test_million() -> None:
+    (found,) = run("million.py", "--images", 200, "--dim", 8)["by_images"].values()
+    assert (found["extract"]["encoded"], found["rerun"]["reused"]) == (200, 200)
+    assert found["verify"]["ok"] and found["prune_a_tenth"]["dropped"] == 100
+
+
 def test_a_rerun_opens_no_image() -> None:
     result = run("rerun.py", "--images", 300, "--repeats", 1)
     assert result["image_files_opened"] == 0

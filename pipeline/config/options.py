@@ -74,8 +74,9 @@ class ExtractOptions:
     data: str = fields.path(
         "",
         "folder with one sub-folder per class, split folders above it, a CSV "
-        "path,label[,split][,group], a zip, Parquet or Arrow files, or a folder of Hugging Face "
-        "or TensorFlow Datasets; on this machine or at an address such as s3://bucket/photos",
+        "path,label[,split][,group], tar or zip files of these, WebDataset shards, Parquet or "
+        "Arrow files, or a folder of Hugging Face or TensorFlow Datasets; on this machine or at an "
+        "address such as s3://bucket/photos",
         "DATA",
         positional=True,
         required=True,
@@ -99,12 +100,14 @@ class ExtractOptions:
     )
     image_column: str | None = fields.text(
         None,
-        "column of a Parquet or Arrow table that the images are in, where several may be",
+        "column of a Parquet or Arrow table that the images are in, or what their names end in in "
+        "tar shards, such as jpg, where several may be",
         "NAME",
     )
     label_column: str | None = fields.text(
         None,
-        "column of a Parquet or Arrow table that the labels are in, where several may be",
+        "column of a Parquet or Arrow table that the labels are in, or where tar shards have them "
+        "(cls, or a key of their .json), where several may be",
         "NAME",
     )
     merge_labels: bool = fields.switch(

@@ -47,7 +47,8 @@ class EvaluateOptions(ServingOptions):
 
     data: str = fields.path(
         "",
-        "labelled images: class folders, split folders above those, or a CSV path,label",
+        "labelled images: class folders, split folders above those, a CSV path,label, or "
+        "packed files",
         "DATA",
         positional=True,
         required=True,
@@ -56,10 +57,15 @@ class EvaluateOptions(ServingOptions):
         "auto", ("auto", "classes", "splits"), "what the top folders of DATA are, as for extract"
     )
     image_column: str | None = fields.text(
-        None, "column of a table that the images are in, as for extract", "NAME"
+        None,
+        "column of a table, or what names end in in tar shards, that the images are in, as for "
+        "extract",
+        "NAME",
     )
     label_column: str | None = fields.text(
-        None, "column of a table that the labels are in, as for extract", "NAME"
+        None,
+        "column of a table, or key in tar shards, that the labels are in, as for extract",
+        "NAME",
     )
     csv: str | None = fields.path(
         None, "write path,label,predicted,probability,status here", "FILE"

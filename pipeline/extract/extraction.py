@@ -111,11 +111,7 @@ class Extraction:
         """Settle every file that is unchanged since an earlier run, without opening it."""
         pending = self.pending
         for start in range(0, len(pending), _LOOKED_UP):
-            found = [
-                (index, key)
-                for index in pending[start : start + _LOOKED_UP]
-                if (key := self._known_key(index)) is not None
-            ]
+            found = self._known_keys(pending[start : start + _LOOKED_UP])
             keys = np.array([key for _, key in found], dtype=KEY_DTYPE)
             stored = np.ones(len(found), dtype=bool)
             for target in self._targets.values():
@@ -196,9 +192,11 @@ class Extraction:
         self._skip(index, file.key, file.reason)
         return True
 
-    def _known_key(self, index: int) -> str | None:
-        found = reading.find(self._listing, index)
-        return None if found is None else self._cache.key(found.name, found.state)
+    def _known_keys(self, rows: Sequence[int]) -> list[tuple[int, str]]:
+        """Return the rows whose file is unchanged since its key was told, with their keys."""
+        there = reading.find_all(self._listing, rows)
+        keys = self._cache.keys([(name, state) for _, name, state in there])
+        return [(row, key) for (row, _, _), key in zip(there, keys, strict=True) if key is not None]
 
     def _settle(self, index: int, key: str, *, is_stored: bool = False) -> bool:
         """Count a file whose features, or whose fault, are known; False if neither is."""

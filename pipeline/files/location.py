@@ -61,7 +61,7 @@ Location = Path | Remote
 
 def is_address(text: str) -> bool:
     """Tell an address from a path."""
-    return _ADDRESS.fullmatch(text) is not None
+    return "://" in text and _ADDRESS.fullmatch(text) is not None
 
 
 def locate(text: str | Path) -> Location:

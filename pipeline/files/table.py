@@ -84,7 +84,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
         # Python leaves a lone carriage return unquoted, and then reads a row's end there.
         quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         for row in rows:
-            (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
+            (quoting if "\r" in "".join(row) else writer).writerow(row)
 
 
 def read_table(

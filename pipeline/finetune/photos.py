@@ -99,6 +99,18 @@ class Photos:
                 hint=_HINT,
             )
 
+    def notes(self) -> list[str]:
+        """Return what to say of images that take long to read in random order."""
+        slow = reading.forward_only(self._rows)
+        if not slow:
+            return []
+        once = "the first epoch reads" if self._is_kept else "every epoch reads"
+        return [
+            f"Note: {once} images in random order, and {mention(slow)} can be read from front to "
+            "back alone: each image may take a pass over its file. Decompress it (gunzip FILE), "
+            "then extract and train the head again: nothing is encoded again"
+        ]
+
     def batch(self, rows: NDArray[np.intp], epoch: int | None) -> NDArray[np.uint8]:
         """Return images, uint8 ``(n, S, S, 3)``; see ``BatchSource``.
 

@@ -130,6 +130,8 @@ def _finetune(
         rows, identity.image_size, identity.resize, augment_seed=seed, turns=turns
     ) as photos:
         photos.require()
+        for note in photos.notes():
+            reporter.say(note)
         original = origin.network.arrays()
         surgery = _surgery(options, origin, reporter)
         check_gradients(surgery)

@@ -44,7 +44,7 @@ SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Examples as columns of equal length, in order of path.
+    """Examples as columns of equal length, in order of path; those in packed files as stored.
 
     Attributes:
         root: What the paths are relative to.
@@ -93,6 +93,21 @@ class Manifest:
             declared=[self.declared[row] for row in rows] if self.declared else (),
             states=[self.states[row] for row in rows] if self.states else (),
         )
+
+    def with_rows(
+        self,
+        paths: Sequence[str],
+        labels: Sequence[str],
+        splits: Sequence[str],
+        states: Sequence[FileState],
+    ) -> "Manifest":
+        """Return a listing of other rows, whose images nobody has read yet."""
+        keys = np.zeros(len(paths), dtype=KEY_DTYPE)
+        statuses = [""] * len(paths)
+        return replace(
+            self, paths=paths, labels=labels, splits=splits, keys=keys, statuses=statuses,
+            states=states,
+        )  # fmt: skip
 
     def skipped(self) -> list[tuple[str, str]]:
         """Return path and status of the rows that are not ``ok``."""

@@ -6,7 +6,7 @@ is all that is needed, so where the bytes come from is known here alone.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -91,6 +91,19 @@ def looked_up(manifest: Manifest) -> AbstractContextManager[object]:
     return place.looked_up(manifest.root, manifest.paths)
 
 
+def find_all(manifest: Manifest, rows: Sequence[int]) -> list[tuple[int, str, FileState]]:
+    """Look for the images of rows without opening them: row, name and state of those there."""
+    if not manifest.states:
+        found = [(row, find(manifest, row)) for row in rows]
+        return [(row, item.name, item.state) for row, item in found if item is not None]
+    names = place.names_of(manifest.root, [manifest.paths[row] for row in rows])
+    return [
+        (row, name, state)
+        for row, name in zip(rows, names, strict=True)
+        if (state := manifest.states[row]) is not None
+    ]
+
+
 def name_of(manifest: Manifest, row: int) -> str:
     """Return what names the image of a row outside its manifest."""
     return place.name_of(*_place(manifest, row))
@@ -99,6 +112,11 @@ def name_of(manifest: Manifest, row: int) -> str:
 def is_there(manifest: Manifest, row: int) -> bool:
     """Tell whether there is a file, or a link to one, for a row."""
     return place.exists(*_place(manifest, row))
+
+
+def forward_only(manifest: Manifest) -> list[str]:
+    """Return the packed files of a manifest that are read from front to back alone."""
+    return place.forward_only(manifest.root, manifest.paths)
 
 
 def read(manifest: Manifest, row: int) -> Content:

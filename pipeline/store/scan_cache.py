@@ -11,10 +11,11 @@ import os
 import sqlite3
 import time
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from pipeline.files.atomic import has_locks, require_regular
 from pipeline.files.state import FileState
@@ -23,6 +24,8 @@ from pipeline.files.state import FileState
 # has the same race and the same rule: what is this young is read again next time.
 RACY_NS: Final = 2_000_000_000
 
+# Values in one query; older SQLite takes 999.
+_AT_ONCE: Final = 900
 _VERSION: Final = 2
 _TABLES: Final = """
 CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL,
@@ -102,6 +105,27 @@ class ScanCache:
         row = self._one("SELECT key, checksum FROM files WHERE path = ? AND stamp = ?", *asked)
         return _checked(row, *asked)
 
+    def keys(self, files: Sequence[tuple[str, FileState]]) -> list[str | None]:
+        """Return what ``key`` does of each of many files, in half the time."""
+        found: list[str | None] = []
+        for start in range(0, len(files), _AT_ONCE):
+            part = [
+                (os.fsencode(path), state.stamp) for path, state in files[start : start + _AT_ONCE]
+            ]
+            rows = self._many(
+                "SELECT path, stamp, key, checksum FROM files WHERE path IN",
+                [path for path, _ in part],
+            )
+            known = {row[0]: row for row in rows if isinstance(row[2], str)}
+            for path, stamp in part:
+                row = known.get(path)
+                if row is None or row[1] != stamp:
+                    found.append(None)
+                    continue
+                values = (path, stamp.encode(), row[2].encode("utf-8", "surrogateescape"))
+                found.append(row[2] if row[3] == zlib.crc32(b"\0".join(values)) else None)
+        return found
+
     def remember_key(self, path: str | Path, state: FileState, key: str) -> None:
         """Remember a file's key, unless the file is too young to be trusted."""
         if time.time_ns() - state.changed_ns >= RACY_NS:
@@ -138,6 +162,15 @@ class ScanCache:
             return None
         return row
 
+    def _many(self, query: str, values: Sequence[bytes]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query that ends in a list of values."""
+        marks = ", ".join("?" * len(values))
+        try:
+            return self._database.execute(f"{query} ({marks})", values).fetchall()
+        except _ERRORS as error:
+            self._give_up(error)
+            return []
+
     def _put(self, table: str, *values: str | bytes) -> None:
         row = (*values, _checksum(*values))
         marks = ", ".join("?" * len(row))
@@ -165,12 +198,11 @@ def _checked(row: tuple[object, ...] | None, *asked: str | bytes) -> str | None:
 def _checksum(*values: str | bytes) -> int:
     """Return a checksum of a row, in which every changed byte of a value shows."""
     # Between two values a zero, so that nothing moves from one to the next.
-    return zlib.crc32(
-        b"\0".join(
-            value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-            for value in values
-        )
-    )
+    encoded = [
+        value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+        for value in values
+    ]
+    return zlib.crc32(b"\0".join(encoded))
 
 
 def _is_elsewhere(error: Exception) -> bool:

@@ -4,7 +4,10 @@ A road takes the folder of split folders above class folders, writes its images 
 and returns what DATA is then. To add a source, add its road.
 """
 
+import io
+import json
 import os
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,10 +111,66 @@ def prepared(photos: Path, target: Path) -> str:
     return str(target)
 
 
+def tarred(photos: Path, target: Path, suffix: str = ".tar", mode: str = "w") -> str:
+    """A folder that was packed, in no order of names."""
+    made = target.with_suffix(suffix)
+    with tarfile.open(made, mode) as archive:
+        for path in sorted(files(photos), key=lambda path: path.read_bytes()):
+            archive.add(path, f"./{path.relative_to(photos)}")
+    return str(made)
+
+
+def tarred_and_compressed(photos: Path, target: Path) -> str:
+    return tarred(photos, target, ".tar.gz", "w:gz")
+
+
+def shards(photos: Path, target: Path) -> str:
+    """Three packed folders, whose members have the same names."""
+    for number in range(3):
+        made = target / f"photos-{number:04}.tar"
+        made.parent.mkdir(exist_ok=True)
+        with tarfile.open(made, "w", format=tarfile.GNU_FORMAT) as archive:
+            for place, path in enumerate(files(photos)[number::3]):
+                where = path.parent.relative_to(photos) / f"{place}.png"
+                archive.add(path, where)
+    return str(target)
+
+
+def samples(photos: Path, target: Path, beside: Callable[[str], dict[str, bytes]]) -> str:
+    """WebDataset shards, two per split, with texts beside the images."""
+    for split in SPLITS:
+        for number in range(2):
+            made = target / split / f"{number:05}.tar"
+            made.parent.mkdir(parents=True, exist_ok=True)
+            with tarfile.open(made, "w") as archive:
+                for place, path in enumerate(files(photos / split)[number::2]):
+                    texts = beside(path.parent.name)
+                    for kind, data in {"png": path.read_bytes(), **texts}.items():
+                        info = tarfile.TarInfo(f"{place:06}.{kind}")
+                        info.size = len(data)
+                        archive.addfile(info, io.BytesIO(data))
+    return str(target)
+
+
+def samples_with_cls(photos: Path, target: Path) -> str:
+    return samples(photos, target, lambda label: {"cls": label.encode(), "txt": b"a photo"})
+
+
+def samples_with_json(photos: Path, target: Path) -> str:
+    return samples(
+        photos, target, lambda label: {"json": json.dumps({"label": label, "w": 1}).encode()}
+    )
+
+
 ROADS: dict[str, Callable[[Path, Path], str]] = {
     "folders": folders,
     "table": table,
     "zip": zipped,
+    "tar": tarred,
+    "tar.gz": tarred_and_compressed,
+    "shards folder": shards,
+    "webdataset cls": samples_with_cls,
+    "webdataset json": samples_with_json,
     "parquet paths": parquet_paths,
     "parquet images": parquet_images,
     "parquet folder": parquet_folder,
@@ -125,6 +184,7 @@ REMOTE_ROADS = {
     "s3 folder": "{bucket}/photos",
     "s3 table": "{bucket}/photos.csv",
     "s3 zip": "{bucket}/photos.zip",
+    "s3 shards": "{bucket}/shards",
     "s3 addresses": "{folder}/s3.csv",
     "web table": "{web}/photos.csv",
     "web addresses": "{folder}/web.csv",
@@ -171,6 +231,9 @@ def addresses(
             remote.upload(Remote("s3://photos") / path.name, path)
         for path in files(photos):
             remote.upload(Remote("s3://photos/photos") / str(path.relative_to(photos)), path)
+        samples_with_cls(photos, folder / "shards")
+        for path in files(folder / "shards"):
+            remote.upload(Remote("s3://photos") / str(path.relative_to(folder)), path)
         for name in (".DS_Store", "train/cat/._0.png", "train/@eaDir/0.png", "train/cat/"):
             systems.of(Remote("s3://photos")).pipe_file(f"s3://photos/photos/{name}", b"")
     yield names
@@ -213,7 +276,7 @@ def test_every_road_leads_to_the_same_rows(
     assert fake_network.images == encoded
 
 
-@pytest.mark.parametrize("road", (*ROADS, "s3 folder", "s3 zip", "web table"))
+@pytest.mark.parametrize("road", (*ROADS, "s3 folder", "s3 shards", "s3 zip", "web table"))
 def test_images_are_found_and_read_from_the_manifest_of_a_store(
     data: str, tmp_path: Path, command: Command, fake_network: FakeEncoder,
 ) -> None:  # fmt: skip
@@ -233,7 +296,7 @@ def test_a_changed_zip_is_read_again(photos: Path, tmp_path: Path) -> None:
     before, found = reading.read(listing, 0).key, reading.find(listing, 0)
     with zipfile.ZipFile(data, "w") as archive:
         archive.writestr(listing.paths[0], b"other")
-    assert reading.find(listing, 0) != found
+    assert reading.find(sources.scan(data), 0) != found
     assert reading.read(listing, 0).key != before
     assert [reading.is_there(listing, row) for row in (0, 1)] == [True, False]
 

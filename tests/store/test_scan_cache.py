@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.files.state import FileState
+from pipeline.store import scan_cache
 from pipeline.store.scan_cache import RACY_NS, ScanCache
 
 KEY = "a" * 64
@@ -117,3 +118,18 @@ def test_nobody_waits_for_locks_that_cannot_be_had(
     monkeypatch.setattr(fcntl, "flock", flock)
     ScanCache(tmp_path / "scan.sqlite").close()
     assert waits[0] == 30 and waits[-1] == 0
+
+
+def test_many_files_are_looked_up_as_one_is(
+    old_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_cache, "_AT_ONCE", 3)
+    state = FileState.of(old_file.stat())
+    files = [(f"photos/{number}.jpg", state) for number in range(8)]
+    with ScanCache(tmp_path / "scan.sqlite") as cache:
+        for number in (0, 3, 4, 7):
+            cache.remember_key(files[number][0], state, f"{number:064x}")
+        cache._database.execute("UPDATE files SET checksum = 0 WHERE path = ?", (b"photos/4.jpg",))
+        files.append((files[0][0], state._replace(stamp="another")))
+        assert cache.keys(files) == [cache.key(*file) for file in files]
+        assert [place for place, key in enumerate(cache.keys(files)) if key] == [0, 3, 7]

@@ -10,6 +10,7 @@ processes may share the folder. A copy has its name only once it is whole.
 import errno
 import math
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,6 +36,8 @@ _AT_ONCE: Final = 8
 # Of an object that changes while it is fetched.
 _TRIES: Final = 3
 _LOCK: Final = ".lock"
+# Seconds for which a use of a copy counts as the last one.
+_GRAIN: Final = 60
 
 
 class Copy(NamedTuple):
@@ -104,9 +107,12 @@ def budget() -> int:
 def _is_whole(path: Path, state: FileState) -> bool:
     """Tell whether a copy is there, and take down that it was used."""
     try:
-        if path.stat().st_size != state.size and state.size:
+        status = path.stat()
+        if status.st_size != state.size and state.size:
             return False
-        os.utime(path)
+        # Not at each use: a file whose times change is listed anew.
+        if time.time() - status.st_mtime > _GRAIN:
+            os.utime(path)
     except OSError:
         return False
     return True

@@ -8,68 +8,70 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from pipeline.errors import UnreadableImageError
 from pipeline.files.atomic import require_regular
 from pipeline.files.state import FileState
+from pipeline.images.packed import compressed_tar
+from pipeline.images.packed.kinds import ChangedPackError, Pack
 
-# Packed files that are kept open, each with the names of its members.
-_OPEN: Final = 64
+# Members whose places are kept in memory, 50 bytes each: shuffled reading of millions of images
+# lists no file twice.
+_KEPT: Final = 8_000_000
+# How often a file that changes is listed for one member.
+_TRIES: Final = 2
 
-
-class Pack(Protocol):
-    """A packed file, open; safe to use from many threads.
-
-    Attributes:
-        names: POSIX paths of the members that are files, in the order in which they are stored,
-            so that reading in this order never goes back.
-    """
-
-    names: Sequence[str]
-
-    @property
-    def members(self) -> Container[str]:
-        """The same names, in which one is found at once."""
-
-    def read(self, name: str, *, limit: int) -> bytes:
-        """Return the bytes of a member.
-
-        Raises:
-            UnreadableImageError: There is none of that name, it is cut short or damaged, or has
-                more bytes than ``limit``; the message is the reason alone.
-        """
-
-    def close(self) -> None:
-        """Close the file; whoever reads at this moment gets an error, or what was asked for."""
-
-
+_TAR: Final = "pipeline.images.packed.tar_file"
+_ZIP: Final = "pipeline.images.packed.zip_file"
 # From suffixes in lower case to the module, whose ``open_pack(path: Path) -> Pack`` raises
 # ManifestError where a file is damaged or of another kind.
 KINDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         ".arrow": "pipeline.images.packed.arrow_file",
         ".parquet": "pipeline.images.packed.parquet_file",
+        ".tar": _TAR,
+        ".tar.bz2": _TAR,
+        ".tar.gz": _TAR,
+        ".tar.xz": _TAR,
+        ".tar.zst": _TAR,
+        ".tbz2": _TAR,
         ".tfrecord": "pipeline.images.packed.tfrecord_file",
-        ".zip": "pipeline.images.packed.zip_file",
+        ".tgz": _TAR,
+        ".txz": _TAR,
+        ".zip": _ZIP,
     }
 )
+# Those whose members are files, which count as a folder.
+FOLDERS: Final = tuple(suffix for suffix, module in KINDS.items() if module in (_TAR, _ZIP))
 
 # After the suffix, as in ``flowers-train.tfrecord-00000-of-00002``.
 _NUMBER: Final = re.compile(r"-\d+-of-\d+$")
+_SUFFIXES: Final = tuple(KINDS)
+_INSIDE: Final = re.compile(
+    rf"(?:{'|'.join(map(re.escape, KINDS))})(?:-\d+-of-\d+)?/", re.IGNORECASE
+)
 
-_opened: OrderedDict[Path, tuple[FileState, Pack]] = OrderedDict()
+_opened: OrderedDict[str, Pack] = OrderedDict()
 _lock = threading.Lock()
+_listing = threading.Lock()
 
 
 def kind_of(name: str) -> str | None:
     """Return the suffix by which a file is known as packed; None of others."""
-    lowered = _NUMBER.sub("", name.lower())
+    lowered = name.lower()
+    if not lowered.endswith(_SUFFIXES):
+        lowered = _NUMBER.sub("", lowered)
     return max((suffix for suffix in KINDS if lowered.endswith(suffix)), key=len, default=None)
+
+
+def among(names: Iterable[str]) -> list[str]:
+    """Return those names by which files are known as packed folders."""
+    return [name for name in names if name.lower().endswith(FOLDERS)]
 
 
 def split(path: str) -> tuple[str, str] | None:
@@ -77,12 +79,17 @@ def split(path: str) -> tuple[str, str] | None:
 
     Folders may be named as packed files are: only a file that is there counts.
     """
-    start = 0
-    while (end := path.find("/", start)) >= 0:
-        if kind_of(path[start:end]) and os.path.isfile(path[:end]):  # noqa: PTH113
+    for match in _INSIDE.finditer(path):
+        end = match.end() - 1
+        if os.path.isfile(path[:end]):  # noqa: PTH113
             return path[:end], path[end + 1 :]
-        start = end + 1
     return None
+
+
+def outer(path: str) -> str | None:
+    """Return what would be the packed file in a path, by its name alone; None where none is."""
+    match = _INSIDE.search(path)
+    return None if match is None else path[: match.end() - 1]
 
 
 def state_of(path: str) -> FileState | None:
@@ -93,39 +100,81 @@ def state_of(path: str) -> FileState | None:
         return None
 
 
-def opened(path: Path) -> Pack:
-    """Return a packed file, opened once as long as it does not change.
+def opened(path: str | Path) -> Pack:
+    """Return a packed file, listed once as long as it does not change.
 
     Raises:
         ManifestError: It is damaged, or of another kind than its name says.
         OSError: It cannot be read.
     """
-    state = FileState.of(path.stat())
+    name = str(path)
+    state = FileState.of(os.stat(name))  # noqa: PTH116
+    pack = _kept(name, state)
+    if pack is not None:
+        return pack
+    with _listing:
+        pack = _kept(name, state)
+        return _listed(name) if pack is None else pack
+
+
+def read(path: str | Path, name: str, *, limit: int) -> tuple[bytes, FileState]:
+    """Return the bytes of a member, and the state of the file that they are of.
+
+    Raises:
+        ManifestError: The file is damaged, or of another kind than its name says.
+        OSError: It cannot be read.
+        UnreadableImageError: See ``Pack.read``.
+    """
+    for _ in range(_TRIES):
+        pack = opened(path)
+        try:
+            return pack.read(name, limit=limit), pack.state
+        except ChangedPackError:
+            forget(path)
+    raise UnreadableImageError("cannot be read: the packed file changed while it was read")
+
+
+def forget(path: str | Path | None = None) -> None:
+    """Drop what is known of a packed file, or of all."""
     with _lock:
-        kept = _opened.get(path)
-        if kept is not None and kept[0] == state:
-            _opened.move_to_end(path)
-            return kept[1]
+        if path is None:
+            _opened.clear()
+        else:
+            _opened.pop(str(path), None)
+
+
+def _kept(name: str, state: FileState) -> Pack | None:
+    with _lock:
+        pack = _opened.get(name)
+        if pack is None or pack.state != state:
+            return None
+        _opened.move_to_end(name)
+        return pack
+
+
+def _listed(name: str) -> Pack:
+    path = Path(name)
     require_regular(path)
-    suffix = kind_of(path.name)
+    suffix = kind_of(name)
     if suffix is None:
         raise UnreadableImageError("cannot be read: no packed file")
-    module = import_module(KINDS[suffix])
-    pack = cast(Callable[[Path], Pack], module.open_pack)(path)
+    pack = cast(Callable[[Path], Pack], import_module(KINDS[suffix]).open_pack)(path)
     with _lock:
-        _opened[path] = (state, pack)
-        closing = [_opened.popitem(last=False)[1][1] for _ in range(len(_opened) - _OPEN)]
-    for old in closing:
-        old.close()
+        _opened[name] = pack
+        _opened.move_to_end(name)
+        total = sum(len(kept.members) for kept in _opened.values())
+        while total > _KEPT and len(_opened) > 1:
+            total -= len(_opened.popitem(last=False)[1].members)
     return pack
 
 
-def forget() -> None:
-    """Drop what is open without closing it: a forked process would share positions in files."""
-    global _lock
-    _lock = threading.Lock()
+def _after_fork() -> None:
+    """Make locks anew that another thread may have held, and drop what has locks or positions."""
+    global _lock, _listing
+    _lock, _listing = threading.Lock(), threading.Lock()
     _opened.clear()
+    compressed_tar.forget()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=_after_fork)

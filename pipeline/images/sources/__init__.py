@@ -24,13 +24,13 @@ SOURCES: Final[Mapping[str, str]] = MappingProxyType(
         "a Hugging Face folder": "pipeline.images.sources.hub_folder",
         "a TensorFlow Datasets folder": "pipeline.images.sources.tfds_folder",
         "tables": "pipeline.images.sources.tables",
-        "a packed file": "pipeline.images.sources.packed_folder",
+        "packed files": "pipeline.images.sources.packed_files",
         "a folder": "pipeline.images.sources.folder",
     }
 )
 # Those whose columns can be chosen.
 _WITH_COLUMNS: Final = frozenset(
-    {"a Hugging Face folder", "a TensorFlow Datasets folder", "tables"}
+    {"a Hugging Face folder", "a TensorFlow Datasets folder", "packed files", "tables"}
 )
 
 
@@ -51,8 +51,10 @@ def scan(
             of ``SOURCES``; on this machine or at an address.
         layout: What the folders are: ``classes``, ``splits``, or ``auto``, by their names.
         unlabelled: Names of folders, beside those of classes or splits, whose images have no label.
-        image_column: Column of images of a Parquet or Arrow table; None for the only one.
-        label_column: Column of labels of such a table; None for the only one.
+        image_column: Column of images of a Parquet or Arrow table, or what ends the names of
+            images in tar shards; None for the only one.
+        label_column: Column of labels of such a table, or where tar shards have them: ``cls``, or
+            a key of their .json; None for the only one.
 
     Returns:
         The listing; its notes say what was assumed and what was left out.

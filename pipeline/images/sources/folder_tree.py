@@ -120,6 +120,14 @@ def parent(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def is_ignored(path: str) -> bool:
+    """Tell whether a file, or a folder that it lies in, is one of an operating system."""
+    *folders, name = path.split("/")
+    return not _counts(name) or any(
+        folder.startswith(".") or folder.lower() in IGNORED_FOLDERS for folder in folders
+    )
+
+
 def may_be_image(path: str) -> bool:
     """Tell whether a file's name leaves open that it is an image."""
     return path.rpartition("/")[2].lower().rpartition(".")[2] not in _NO_IMAGES

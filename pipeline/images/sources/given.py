@@ -18,8 +18,10 @@ class Given:
         tree: What is below it; None of a file.
         layout: What folders are: ``classes``, ``splits``, or ``auto``, by their names.
         unlabelled: Names of folders whose images have no label.
-        image_column: The column of a table that images are in; None for the only one.
-        label_column: The column of a table that labels are in; None for the only one.
+        image_column: The column of a table that images are in, or what ends their names in tar
+            shards; None for the only one.
+        label_column: The column of a table that labels are in, or where tar shards have them:
+            ``cls``, or a key of their .json; None for the only one.
         states: Of data at an address that is listed as a folder, the state of each path.
         left_out: What is there and not read, with the reason.
     """
@@ -49,9 +51,17 @@ class Given:
                 f"Received: {self.layout!r} for {str(self.data)!r}.",
                 hint="Leave it out.",
             )
+        self.require_no_unlabelled("a table")
+
+    def require_no_unlabelled(self, what: str) -> None:
+        """Refuse names of unlabelled folders, for data without folders.
+
+        Raises:
+            ConfigError: Some are given.
+        """
         if self.unlabelled:
             raise ConfigError(
-                f"--unlabelled: expected none for a table. Received: {mention(self.unlabelled)} "
+                f"--unlabelled: expected none for {what}. Received: {mention(self.unlabelled)} "
                 f"for {str(self.data)!r}.",
                 hint="Leave it out, and leave the label of such images empty.",
             )
@@ -66,7 +76,7 @@ class Given:
         for option, name in asked:
             if name is not None:
                 raise ConfigError(
-                    f"{option}: expected none but for Parquet and Arrow tables. Received: {name!r} "
-                    f"for {kind}, {str(self.data)!r}.",
+                    f"{option}: expected none but for tables, and tar shards with a .cls or .json "
+                    f"beside each image. Received: {name!r} for {kind}, {str(self.data)!r}.",
                     hint="Leave it out.",
                 )

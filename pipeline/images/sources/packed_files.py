@@ -1,0 +1,342 @@
+"""A packed file, or a folder of them, such as tar shards: read in place.
+
+With a .cls or a .json beside each image they are WebDataset shards; else they hold folders, and
+are read as the folder that was packed. Rows are in stored order, so that reading goes forward.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import ManifestError, mention
+from pipeline.files import remote
+from pipeline.files.location import Location, Remote
+from pipeline.files.state import FileState
+from pipeline.images import packed, place
+from pipeline.images.manifest import Manifest, listing_of
+from pipeline.images.packed.kinds import ChangedPackError, Pack
+from pipeline.images.sources import samples
+from pipeline.images.sources.folder import scan_tree
+from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
+from pipeline.images.sources.given import Given
+from pipeline.images.split_names import splits_of
+from pipeline.system.wording import counted
+
+_NUMBER: Final = re.compile(r"\d+")
+_HINT: Final = "Give packed files with class folders in them, or with a .cls beside each image."
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One packed file.
+
+    Attributes:
+        path: Relative to the place of the data; empty if it is the data.
+        pack: Its members.
+        state: Its state.
+    """
+
+    path: str
+    pack: Pack
+    state: FileState
+
+    @property
+    def stem(self) -> str:
+        """Its path without the suffix."""
+        return self.path[: len(self.path) - len(packed.kind_of(self.path) or "")]
+
+    def place(self, member: str) -> str:
+        """Return the path of a member, relative to the place of the data."""
+        return f"{self.path}/{member}" if self.path else member
+
+
+def recognizes(given: Given) -> bool:
+    """Tell whether the data is a packed file, or a folder of them without images beside them."""
+    if given.tree is None:
+        return bool(packed.among([given.data.name]))
+    return not given.tree.images.get("", 0) and bool(packed.among(given.tree.paths))
+
+
+def scan_source(given: Given) -> Manifest:
+    """List the members; see ``sources.scan``."""
+    try:
+        return _scan(given)
+    except ChangedPackError as error:
+        raise ManifestError(
+            f"A packed file in {str(given.data)!r} changed while it was listed.",
+            hint="Run this again once it is written.",
+        ) from error
+
+
+def _scan(given: Given) -> Manifest:
+    files, notes = _files(given)
+    if any(samples.are_in(file.pack) for file in files):
+        given.require_no_unlabelled("tar shards")
+        listing = _scan_samples(given, files)
+    else:
+        listing = _scan_folders(given, files)
+    return replace(listing, notes=(*notes, *listing.notes))
+
+
+def _files(given: Given) -> tuple[list[_File], list[str]]:
+    """Return the packed files, and what to say of them.
+
+    Raises:
+        ManifestError: None can be used.
+    """
+    paths = packed.among(given.tree.paths) if given.tree else [""]
+    found, damaged, notes = [], [], []
+    for path in paths:
+        where = given.data / path if path else given.data
+        try:
+            file = _opened(given, path, where)
+        except ManifestError as error:
+            if not path:
+                raise
+            damaged.append(f"{path!r} ({error})")
+            continue
+        found.append(file)
+        notes += [f"{path or str(given.data)!r}: {note}" for note in file.pack.notes]
+    if not found:
+        raise ManifestError(f"No packed file could be read: {mention(damaged, quoted=False)}.")
+    others = sorted(set(given.tree.paths).difference(paths)) if given.tree else []
+    if damaged:
+        notes.append(f"Left out, {len(damaged):,}: {mention(damaged, quoted=False)}")
+    others = [*map(repr, others), *given.left_out]
+    if others:
+        notes.append(f"Left out, beside packed files: {mention(others, quoted=False)}")
+    return found, [*_inner(found), *notes, *_forward(found)]
+
+
+def _opened(given: Given, path: str, where: Location) -> _File:
+    if not isinstance(where, Remote):
+        pack = packed.opened(where)
+        return _File(path, pack, pack.state)
+    pack = place.pack_of(where)
+    state = given.states.get(path) or remote.current(where)
+    return _File(path, pack, state or pack.state)
+
+
+def _inner(files: Sequence[_File]) -> list[str]:
+    """Note packed files within packed files, which are not entered."""
+    inner = [file.place(name) for file in files for name in packed.among(file.pack.names)]
+    if not inner:
+        return []
+    return [f"Packed files within packed files are not entered, {len(inner):,}: {mention(inner)}"]
+
+
+def _forward(files: Sequence[_File]) -> list[str]:
+    """Note files that are compressed as a whole."""
+    forward = [file.path or file.pack.path.name for file in files if file.pack.is_forward]
+    if not forward:
+        return []
+    return [
+        f"Compressed as a whole, so that every look begins at the front, {len(forward):,}: "
+        f"{mention(forward)}; extract reads them in one pass, finetune and thumbnails are slow: "
+        "uncompressed they are read at any place (gunzip FILE)"
+    ]
+
+
+# -- WebDataset ----------------------------------------------------------------------------
+
+
+def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
+    """List samples with their labels.
+
+    Raises:
+        ManifestError: There is no image, or the labels may be several things.
+    """
+    splits, notes, files = _splits(given, files)
+    called = [(file.path or file.pack.path.name, file.pack) for file in files]
+    found = samples.collect(called, given.image_column, given.label_column)
+    if not found.names:
+        said = [f"{what}: {mention(names)}" for what, names in found.left_out.items()]
+        raise ManifestError(
+            f"Expected samples of one image each in {str(given.data)!r}. Received none; "
+            f"{mention(said, quoted=False) or 'no image'}.",
+            hint=_HINT,
+        )
+    by_folder = not found.source and all("/" in name for name in found.names)
+    if by_folder:
+        found.labels = [name.partition("/")[0] for name in found.names]
+    paths, said, states, row = [], [], [], 0
+    for file, split, count in zip(files, splits, found.counts, strict=True):
+        prefix = file.place("")
+        paths += [prefix + name for name in found.names[row : row + count]]
+        said += [split] * count
+        states += [file.state] * count
+        row += count
+    listing = listing_of(_root(given.data), (), (*notes, *_sample_notes(found, by_folder)))
+    return listing.with_rows(paths, found.labels, said, states)
+
+
+def _sample_notes(found: samples.Found, by_folder: bool) -> list[str]:
+    """Return what to say of samples."""
+    keys = mention(sorted(found.keys))
+    notes = {
+        samples.CLS: "Labels are from the .cls of each sample",
+        "": f"The .json of samples say nothing of labels, only {keys}: images have none",
+    }
+    note = notes.get(found.source, f"Labels are from {found.source!r} in the .json of each sample")
+    if by_folder:
+        note = f"The .json of samples say nothing of labels, only {keys}: folders do"
+    if found.source and all(label.isdigit() for label in set(found.labels) - {""}):
+        note += "; they are numbers, and are taken for the names of classes"
+    said = [note]
+    without = sum(not label for label in found.labels)
+    if without and found.source:
+        said.append(f"Samples without a label, which are never trained or scored on: {without:,}")
+    said += [
+        f"Left out, {what}, {len(names):,}: {mention(names)}"
+        for what, names in sorted(found.left_out.items())
+    ]
+    if found.kinds:
+        listed = [f".{kind} ({count:,})" for kind, count in sorted(found.kinds.items())]
+        said.append(f"Members of other kinds are not read: {mention(listed, quoted=False)}")
+    return said
+
+
+# -- folders that were packed --------------------------------------------------------------
+
+
+def _scan_folders(given: Given, files: Sequence[_File]) -> Manifest:
+    """List packed files as the folder that they hold together.
+
+    Raises:
+        ConfigError: Columns are given.
+        ManifestError: See ``sources.scan``.
+    """
+    given.require_no_columns("packed folders")
+    prefixes, notes, files = _prefixes(given, files)
+    real: dict[str, tuple[int, str, FileState]] = {}
+    for file, prefix in zip(files, prefixes, strict=True):
+        for name in file.pack.names:
+            if not packed.among([name]):
+                real[_virtual(file, prefix, name)] = (len(real), file.place(name), file.state)
+    listing = scan_tree(Tree.of_paths(real), replace(given, states={}, left_out=()))
+    rows = sorted(
+        (real[path], label, split)
+        for path, label, split in zip(listing.paths, listing.labels, listing.splits, strict=True)
+    )
+    return replace(listing, notes=(*notes, *listing.notes)).with_rows(
+        [row[1] for row, _, _ in rows],
+        [label for _, label, _ in rows],
+        [split for _, _, split in rows],
+        [row[2] for row, _, _ in rows],
+    )
+
+
+def _virtual(file: _File, prefix: str | None, name: str) -> str:
+    """Return where a member would be if all files were unpacked into one folder."""
+    if prefix is None:
+        return name
+    folder, _, last = name.rpartition("/")
+    # Files may have members of one name, which stay apart.
+    return "/".join(
+        part for part in (prefix, folder, f"{file.path.replace('/', ':')}:{last}") if part
+    )
+
+
+def _prefixes(
+    given: Given, files: Sequence[_File]
+) -> tuple[list[str | None], list[str], Sequence[_File]]:
+    """Return the folder that each file stands for, and what was assumed; None of a lone one."""
+    if not files[0].path:
+        return [None], [], files
+    if any(_has_folders(file.pack) for file in files):
+        splits, notes, files = _splits(given, files)
+        return [*splits], notes, files
+    stems = [file.stem for file in files]
+    if given.layout != "classes" and _are_numbered(stems):
+        splits, notes, files = _splits(given, files)
+        note = (
+            "Images in packed files without folders have no label; if each file is a class, "
+            "--layout classes says so"
+        )
+        return [*splits], [note, *notes], files
+    note = f"Packed files without folders are classes, named by the file: {mention(stems)}"
+    return [*stems], [note], files
+
+
+def _has_folders(pack: Pack) -> bool:
+    return any("/" in name and may_be_image(name) and not is_ignored(name) for name in pack.names)
+
+
+def _are_numbered(stems: Sequence[str]) -> bool:
+    """Tell whether names are those of shards: one name with numbers that follow on each other."""
+    names = [stem.rpartition("/")[2] for stem in stems]
+    if len(names) == 1:
+        return True
+    numbers = {int(found[0]) for name in names if (found := _NUMBER.findall(name))}
+    bare = {_NUMBER.sub("", name) for name in names}
+    is_one_name = len(bare) == 1 or all(splits_of(bare, alone=True).values())
+    return is_one_name and bool(numbers) and max(numbers) - min(numbers) < len(names)
+
+
+# -- splits --------------------------------------------------------------------------------
+
+
+def _splits(given: Given, files: Sequence[_File]) -> tuple[list[str], list[str], Sequence[_File]]:
+    """Return the split of each file by its name or the folders above it, and what was assumed.
+
+    Returns:
+        The splits of the files that are read, what to say, and these files.
+
+    Raises:
+        ManifestError: Some are named as splits and some are not.
+    """
+    none = [""] * len(files)
+    if given.layout == "classes" or not files[0].path:
+        return none, [], files
+    named = _named_splits([file.stem for file in files], alone=given.layout == "splits")
+    without = [file.path for file, split in zip(files, named, strict=True) if not split]
+    if len(without) == len(files):
+        if given.layout == "splits":
+            raise ManifestError(
+                f"Expected packed files that are named as splits in {str(given.data)!r}. "
+                f"Received: {mention(without)}.",
+                hint="Name them train, val and test, or leave --layout out.",
+            )
+        return none, [], files
+    if without and given.layout == "auto":
+        others = [file.path for file, split in zip(files, named, strict=True) if split]
+        raise ManifestError(
+            f"Expected all packed files in {str(given.data)!r} to be named as splits, or none. "
+            f"Received both: {mention(others)}, and not {mention(without)}.",
+            hint="Say what they are: --layout splits leaves the others out, --layout classes "
+            "takes no name for a split.",
+        )
+    kept = [(file, split) for file, split in zip(files, named, strict=True) if split]
+    counts = {split: sum(other == split for _, other in kept) for split in ("train", "val", "test")}
+    if given.layout == "auto" and sum(map(bool, counts.values())) == 1:
+        return none, [], files
+    listed = [f"{split} ({counted(count, 'file')})" for split, count in counts.items() if count]
+    notes = [f"Splits are told from the names of packed files: {', '.join(listed)}"]
+    if without:
+        notes.append(f"Left out, named as no split: {mention(without)}")
+    return [split for _, split in kept], notes, [file for file, _ in kept]
+
+
+def _named_splits(stems: Sequence[str], *, alone: bool) -> list[str]:
+    """Return the split that each name stands for, or the folder above it that is nearest."""
+    levels: list[Mapping[str, str]] = []
+    for level in range(max(stem.count("/") for stem in stems) + 1):
+        names = {parts[-1 - level] for parts in _parts(stems) if len(parts) > level}
+        levels.append(splits_of(names, alone=alone))
+    return [
+        next(
+            (found for level, name in enumerate(reversed(parts)) if (found := levels[level][name])),
+            "",
+        )
+        for parts in _parts(stems)
+    ]
+
+
+def _parts(stems: Sequence[str]) -> Iterator[list[str]]:
+    return (stem.split("/") for stem in stems)
+
+
+def _root(data: Location) -> Location:
+    return data if isinstance(data, Remote) else Path(data).resolve()
