@@ -22,6 +22,7 @@ from pipeline.copies.search import search
 from pipeline.copies.threshold import Threshold
 from pipeline.errors import RunError
 from pipeline.files import outputs
+from pipeline.files.location import locate, name_of
 from pipeline.pages import frame
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
@@ -39,12 +40,12 @@ def audit(
 
     See docs/json.md for the keys of the result.
     """
-    folder = Path(options.out or Path("audits") / Path(options.store).resolve().name)
+    folder = Path(options.out or Path("audits") / name_of(options.store))
     csv, html = folder / CSV, folder / HTML
-    Store.unchecked(Path(options.store))
+    Store.unchecked(locate(options.store))
     outputs.require_new_files("--out", (csv, html), reporter, force=common.force)
     run = Run.open(Path(options.run)) if options.run else None
-    store = Store.open(Path(options.store))
+    store = Store.open(locate(options.store))
     manifest = Path(options.manifest) if options.manifest else None
     listing = read_listing(store, manifest, run)
     findings = find(listing, options, run, reporter)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Final
 
 from pipeline import backbones
@@ -12,6 +11,7 @@ from pipeline.backbones import weights as weight_files
 from pipeline.backbones.forms import KERAS, ONNX, Form
 from pipeline.config.options import ExtractOptions
 from pipeline.errors import ConfigError, RunError, StaleFeaturesError
+from pipeline.files.location import Location
 from pipeline.files.typed_record import Difference, Record, first_difference
 from pipeline.images import resizing
 
@@ -213,7 +213,7 @@ def require_equal(
         )
 
 
-def require_same(asked: Identity, stored: Identity, store: Path) -> None:
+def require_same(asked: Identity, stored: Identity, store: Location) -> None:
     """Refuse features that were made in another way than a store's.
 
     Args:

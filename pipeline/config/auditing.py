@@ -10,7 +10,11 @@ class AuditOptions:
     """Options of ``audit``."""
 
     store: str = fields.path(
-        "", "feature store made by extract", "STORE", positional=True, required=True
+        "",
+        "feature store made by extract: a folder or an address",
+        "STORE",
+        positional=True,
+        required=True,
     )
     run: str | None = fields.path(
         None, "run whose labels and splits are taken, and whose heads are scored again", "DIR"

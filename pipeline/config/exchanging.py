@@ -50,7 +50,9 @@ class ImportFeaturesOptions:
 class ExportFeaturesOptions:
     """Options of ``export-features``."""
 
-    store: str = fields.path("", "store directory", "STORE", positional=True, required=True)
+    store: str = fields.path(
+        "", "store: a directory or an address", "STORE", positional=True, required=True
+    )
     file: str = fields.path(
         "",
         "file to write: .h5, .parquet, or .npy with a .csv beside it",

@@ -82,7 +82,10 @@ class ExtractOptions:
         required=True,
     )
     store: str | None = fields.path(
-        None, "feature store to write or add to (default: stores/<base name of DATA>)", "DIR"
+        None,
+        "feature store to write or add to: a folder, or an address such as s3://bucket/store "
+        "(default: stores/<base name of DATA>)",
+        "DIR",
     )
     manifest: str | None = fields.path(
         None, "write the manifest here instead of STORE/manifest.csv", "FILE"
@@ -166,7 +169,9 @@ class ExtractOptions:
 class StageTwoOptions:
     """Options of whatever trains heads on stored features."""
 
-    store: str | None = fields.path(None, "feature store made by extract", "DIR", required=True)
+    store: str | None = fields.path(
+        None, "feature store made by extract: a folder or an address", "DIR", required=True
+    )
     run: str | None = fields.path(
         None, "run directory to write or add to (default: runs/<base name of STORE>)", "DIR"
     )

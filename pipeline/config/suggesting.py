@@ -10,7 +10,11 @@ class SuggestOptions:
     """Options of ``suggest``."""
 
     store: str = fields.path(
-        "", "feature store made by extract", "STORE", positional=True, required=True
+        "",
+        "feature store made by extract: a folder or an address",
+        "STORE",
+        positional=True,
+        required=True,
     )
     n: int = fields.integer(50, "images to suggest", 1)
     run: str | None = fields.path(

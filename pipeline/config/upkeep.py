@@ -10,7 +10,11 @@ class InfoOptions:
     """Options of ``info``."""
 
     path: str = fields.path(
-        "", "store or run directory", "STORE|RUN", positional=True, required=True
+        "",
+        "store or run: a directory, or the address of a store",
+        "STORE|RUN",
+        positional=True,
+        required=True,
     )
     per_class: bool = fields.switch(
         "of a run, show the scores of every class and the confusion matrix"
@@ -24,7 +28,7 @@ class VerifyOptions:
 
     store: str = fields.path(
         "",
-        "directory of a store, a run or an exported model",
+        "directory of a store, a run or an exported model, or the address of a store",
         "STORE|RUN",
         positional=True,
         required=True,
@@ -42,4 +46,6 @@ class VerifyOptions:
 class PruneOptions:
     """Options of ``prune``."""
 
-    store: str = fields.path("", "store directory", "STORE", positional=True, required=True)
+    store: str = fields.path(
+        "", "store: a directory or an address", "STORE", positional=True, required=True
+    )

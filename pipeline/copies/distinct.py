@@ -102,7 +102,7 @@ def _usable(rows: Manifest, store: Store) -> Manifest:
     kept = np.array(good, np.intp)[known].tolist()
     if not kept:
         raise ManifestError(
-            f"Expected images with features in {str(store.path)!r}. Received: none.",
+            f"Expected images with features in {str(store.place)!r}. Received: none.",
             hint="Run extract again, or give the manifest of its images.",
         )
     return rows.take(kept)

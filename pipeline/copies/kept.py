@@ -17,7 +17,7 @@ from pipeline.copies.distinct import DistinctImages, distinct_images
 from pipeline.copies.photos import Photos, read_photos
 from pipeline.copies.search import search, without_photos
 from pipeline.copies.threshold import Threshold
-from pipeline.errors import PipelineError, StoreError
+from pipeline.errors import PipelineError, StorageError, StoreError
 from pipeline.files.records import canonical_json, read_record, write_record
 from pipeline.files.typed_record import MisfitError, Record, lenient
 from pipeline.images import reading
@@ -112,6 +112,7 @@ def near_duplicates(store: Store, rows: Manifest, reporter: Reporter) -> NearDup
     ordered = rows.take(np.argsort(rows.keys, kind="stable").tolist())
     searched = _digest(store, ordered)
     path = store.path / COPIES / f"{searched}.json"
+    store.storage.fetch(path)
     kept = _kept(path, searched, ordered, reporter)
     if kept is not None and kept.threshold.pixels is not None:
         return kept
@@ -120,10 +121,11 @@ def near_duplicates(store: Store, rows: Manifest, reporter: Reporter) -> NearDup
         return kept
     found = _searched(store, ordered, searched, files, reporter)
     try:
-        write_record(path, found.as_json(), version=_SCHEMA_VERSION)
-    except OSError as error:
+        write_record(path, found.as_json(), version=_SCHEMA_VERSION, put=store.storage.put)
+    except (OSError, StorageError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error.message
         reporter.say(
-            f"Note: the near duplicates are not kept in {str(store.path)!r} ({error.strerror}), "
+            f"Note: the near duplicates are not kept in {str(store.place)!r} ({cause}), "
             "and are searched again next time"
         )
     return found

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.config.fields import expanded
 from pipeline.dataset.examples import labelled
 from pipeline.errors import ConfigError
+from pipeline.files.location import locate
 from pipeline.heads import rows
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
@@ -93,7 +94,7 @@ def batches(
     """
     if size < 1:
         raise ConfigError(f"Expected a size of 1 or more. Received: {size}.")
-    opened = Store.open(Path(expanded(store)))
+    opened = Store.open(locate(expanded(store)))
     keys, y, names = labelled(opened, manifest, split)
     features = StoredFeatures.of(opened.set_of(view), keys)
     return Batches(features, y, names, size, seed)

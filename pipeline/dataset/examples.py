@@ -19,6 +19,7 @@ from pipeline.dataset.checks import check_classes, check_shares, require_classes
 from pipeline.dataset.labels import notes_of as notes_of_labels
 from pipeline.dataset.splits import SPLITS, Moved
 from pipeline.errors import ManifestError, mention
+from pipeline.files.location import locate
 from pipeline.images.manifest import CONFLICT, GROUP, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store
 from pipeline.system.wording import counted
@@ -142,7 +143,7 @@ def load(
     Example:
         X, y, names = pipeline.load("stores/sample", split="train")
     """
-    opened = Store.open(Path(expanded(store)))
+    opened = Store.open(locate(expanded(store)))
     keys, y, names = labelled(opened, manifest, split)
     return opened.read(keys, view), y, names
 

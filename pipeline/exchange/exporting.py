@@ -15,6 +15,7 @@ from pipeline.exchange.room import require_room
 from pipeline.files import outputs
 from pipeline.files.arrays import AnyArray
 from pipeline.files.atomic import rename_durably, temporary_sibling, write_atomically
+from pipeline.files.location import locate
 from pipeline.files.records import canonical_json
 from pipeline.files.table import write_csv
 from pipeline.images.manifest import CONFLICT, GROUP, OK, Manifest
@@ -46,10 +47,10 @@ def export_features(
     if form is formats.FORMATS[".parquet"]:
         parquet.require_installed()
     listed = None if form.has_texts else formats.beside(path)
-    Store.unchecked(Path(options.store))
+    Store.unchecked(locate(options.store))
     written = [path] if listed is None else [path, listed]
     outputs.require_new_files("FILE", written, reporter, force=common.force)
-    store = Store.open(Path(options.store))
+    store = Store.open(locate(options.store))
     chosen = Path(options.manifest) if options.manifest else None
     rows = _rows(store, store.read_manifest(chosen), everything=options.all)
     require_room(path, len(rows), store.dim)
@@ -88,7 +89,7 @@ def _rows(store: Store, manifest: Manifest, *, everything: bool) -> Manifest:
         rows = _with_others(rows, np.setdiff1d(store.index.keys, rows.keys))
     if not len(rows):
         raise ManifestError(
-            f"Expected rows with features in the manifest of {str(store.path)!r}. Received: none.",
+            f"Expected rows with features in the manifest of {str(store.place)!r}. Received: none.",
             hint="Give another with --manifest, or --all for all features of the store.",
         )
     return rows

@@ -25,12 +25,13 @@ from pipeline.exchange.feature_table import FeatureTable
 from pipeline.exchange.imported_rows import judged, notes_of_rows, notes_of_zeros, rows_of
 from pipeline.exchange.room import require_room
 from pipeline.files import outputs
-from pipeline.files.location import locate
+from pipeline.files.location import Location, locate
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.store import features_file
 from pipeline.store.lock import lock
 from pipeline.store.record import StoreProvenance
 from pipeline.store.shard import Shard
+from pipeline.store.shard_set import remember_check
 from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
 from pipeline.system.progress import Reporter
@@ -60,9 +61,10 @@ def import_features(
         StoreError: The store is damaged, or in use.
     """
     source = Path(options.file)
-    path = Path(options.store or Path("stores") / source.stem)
+    place = locate(options.store or Path("stores") / source.stem)
     name = _name(options, source)
-    outputs.require_folder("--store", path)
+    if isinstance(place, Path):
+        outputs.require_folder("--store", place)
     root = locate(options.data) if options.data else None
     listed = Path(options.paths) if options.paths else None
     table = formats.read(source, paths=listed, column=options.column, root=root)
@@ -75,13 +77,14 @@ def import_features(
     manifest, errors = judged(rows, found, options)
     notes += _said(notes_of_zeros(rows, found), reporter)
     identity = identities.imported(name, found.digest)
-    with lock(path):
-        store = _opened(path, identity, table, manifest, force=common.force)
+    with lock(place):
+        store = _opened(place, identity, table, manifest, force=common.force)
         new = _store_rows(store, table, keys, found, reporter)
         _require_unchanged(source, before)
         store.adopt(replace(store.record, provenance=_provenance(source, table)))
         store.save_manifest(store.manifest_path, manifest)
-    notes += _said(features_file.notes_of(len(store.index.shards)), reporter)
+    if store.storage.has_view:
+        notes += _said(features_file.notes_of(len(store.index.shards)), reporter)
     return {
         "images": len(manifest),
         "imported": new,
@@ -93,8 +96,8 @@ def import_features(
         "keys": rows.keys.counts(),
         "name": name,
         "digest": found.digest,
-        "store": str(path),
-        "manifest": str(store.manifest_path),
+        "store": str(place),
+        "manifest": str(store.named(store.manifest_path)),
         "notes": notes,
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -120,7 +123,7 @@ def _name(options: ImportFeaturesOptions, source: Path) -> str:
 
 
 def _opened(
-    path: Path, identity: Identity, table: FeatureTable, manifest: Manifest, *, force: bool
+    place: Location, identity: Identity, table: FeatureTable, manifest: Manifest, *, force: bool
 ) -> Store:
     """Open the store, or make it; refuse one of other features.
 
@@ -128,18 +131,24 @@ def _opened(
         StaleFeaturesError: Its features are others.
         ManifestError: Its manifest was edited.
     """
-    if Store.exists(path):
-        store = Store.unchecked(path)
+    if Store.exists(place):
+        store = Store.unchecked(place)
         if store.identity == identity or not force:
             store.require_identity(identity)
             store.remove_leftovers()
             if not force:
                 store.require_own_manifest(store.manifest_path)
-            return Store.open(path)
-        require_room(path, table.shape[0], table.shape[1])
+            return Store.open(place)
+        _require_room(place, table)
         store.remove_features()
-    require_room(path, table.shape[0], table.shape[1])
-    return Store.create(path, identity=identity, dim=table.shape[1], root=manifest.root)
+    _require_room(place, table)
+    return Store.create(place, identity=identity, dim=table.shape[1], root=manifest.root)
+
+
+def _require_room(place: Location, table: FeatureTable) -> None:
+    """Refuse a disk that is too small; an object storage has room."""
+    if isinstance(place, Path):
+        require_room(place, table.shape[0], table.shape[1])
 
 
 def _store_rows(
@@ -157,7 +166,7 @@ def _store_rows(
     with store.scan_cache() as cache:
 
         def remember(shard: Shard) -> None:
-            cache.remember_check(shard.name, shard.path.stat())
+            remember_check(cache, shard)
 
         with (
             reporter.bar(num_blocks(table), "block") as bar,

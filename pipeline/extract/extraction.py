@@ -24,7 +24,7 @@ from pipeline.images.reading import ReadFile, in_threads
 from pipeline.images.views import PLAIN
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import Shard
-from pipeline.store.shard_set import ShardSet
+from pipeline.store.shard_set import ShardSet, remember_check
 from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
 from pipeline.system.progress import Bar
@@ -296,5 +296,5 @@ class Extraction:
 
     def _remember_shard(self, shard: Shard) -> None:
         """Note, once a shard is in place, that its digest is right, and what led to it."""
-        self._cache.remember_check(shard.name, shard.path.stat())
+        remember_check(self._cache, shard)
         self._cache.commit()

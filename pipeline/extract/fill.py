@@ -24,6 +24,7 @@ from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailabl
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
+from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
 from pipeline.images import views
 from pipeline.images.manifest import Manifest
@@ -59,7 +60,7 @@ class FilledStore:
 
 def fill(
     network: LazyEncoder,
-    path: Path,
+    place: Location,
     listing: Manifest,
     *,
     target: Path | None,
@@ -71,7 +72,7 @@ def fill(
 
     Args:
         network: The options, and the network that they ask for.
-        path: The store; made if there is none.
+        place: The store; made if there is none.
         listing: The images.
         target: Where the manifest goes; None writes none.
         force: Whether to replace a store of another identity, or an edited manifest.
@@ -83,12 +84,12 @@ def fill(
         ManifestError: The manifest was edited, or every image is bad.
     """
     options = network.options
-    if target is None or _is_read_only(path):
-        found = _at_hand(network, path, listing, started)
+    if target is None or _is_read_only(place):
+        found = _at_hand(network, place, listing, started)
         if found is not None and (target is None or _is_written(found, target)):
             return found
-    with lock(path, wait=wait):
-        store = _opened(path, network, listing, force=force)
+    with lock(place, wait=wait):
+        store = _opened(place, network, listing, force=force)
         if target is not None and not force:
             store.require_own_manifest(target)
         _note_unproven(store, network.reporter)
@@ -100,6 +101,7 @@ def fill(
             startup = _encode(store, extraction, network, started)
             manifest = extraction.manifest()
             store.compact(cache)
+        store.share_network()
         store.refresh_view()
         _note_provenance(store, network, extraction)
         if target is not None:
@@ -112,7 +114,7 @@ def fill(
     return FilledStore(store, extraction, manifest, startup)
 
 
-def store_of(network: LazyEncoder, folder: Path) -> Path:
+def store_of(network: LazyEncoder, folder: Location) -> Location:
     """Return the store of what is asked for: a folder that is one, or one within the folder."""
     if Store.exists(folder):
         store = Store.unchecked(folder)
@@ -126,8 +128,9 @@ def store_of(network: LazyEncoder, folder: Path) -> Path:
     return folder / f"{name}-{options.image_size}-{options.pooling}-{digest}"
 
 
-def _is_read_only(path: Path) -> bool:
-    return Store.exists(path) and not os.access(path, os.W_OK)
+def _is_read_only(place: Location) -> bool:
+    """Tell whether a folder is; what an object storage lets one write, only writing tells."""
+    return isinstance(place, Path) and Store.exists(place) and not os.access(place, os.W_OK)
 
 
 def _is_written(filled: FilledStore, target: Path) -> bool:
@@ -146,18 +149,18 @@ def _is_written(filled: FilledStore, target: Path) -> bool:
 
 
 def _at_hand(
-    network: LazyEncoder, path: Path, listing: Manifest, started: float
+    network: LazyEncoder, place: Location, listing: Manifest, started: float
 ) -> FilledStore | None:
     """Return a store that holds all features asked for, read without a lock; None of another.
 
     Nothing is written, so that a store may be read-only.
     """
-    if not Store.exists(path):
+    if not Store.exists(place):
         return None
-    store = Store.unchecked(path)
+    store = Store.unchecked(place)
     if store.identity != identity_of(network, store):
         return None
-    store = Store.open(path)
+    store = Store.open(place)
     with store.scan_cache() as cache:
         extraction = start(network.options, listing, store, cache)
         workers = extraction.num_threads(network.options.workers)
@@ -166,27 +169,27 @@ def _at_hand(
     return FilledStore(store, extraction, extraction.manifest(), time.monotonic() - started)
 
 
-def _opened(path: Path, network: LazyEncoder, listing: Manifest, *, force: bool) -> Store:
+def _opened(place: Location, network: LazyEncoder, listing: Manifest, *, force: bool) -> Store:
     """Open the store, or make it; refuse one whose features were made another way."""
-    if not Store.exists(path):
-        return _created(path, network, listing)
-    store = Store.unchecked(path)
+    if not Store.exists(place):
+        return _created(place, network, listing)
+    store = Store.unchecked(place)
     if force and (store.identity != identity_of(network, store) or _lacks_network(store)):
         network.backbone()  # nothing is deleted for weights that cannot be had
         store.remove_features()
-        return _created(path, network, listing)
+        return _created(place, network, listing)
     store.require_identity(identity_of(network, store))
     store.remove_leftovers()
     record = store.record.with_weights(network.token, store.identity.weights_sha256)
-    return Store.open(path).adopt(record)
+    return Store.open(place).adopt(record)
 
 
-def _created(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
+def _created(place: Location, network: LazyEncoder, listing: Manifest) -> Store:
     loaded = network.backbone()
     content = network.quantized(listing) if network.is_quantized else None
     quantized = None if content is None else quantized_file.digest(content)
     identity = identity_of_options(network, loaded.weights_sha256, quantized)
-    store = Store.create(path, identity=identity, dim=loaded.dim, root=listing.root)
+    store = Store.create(place, identity=identity, dim=loaded.dim, root=listing.root)
     if content is not None:
         quantized_file.keep(store.encoder_folder, content)
     store.adopt(store.record.with_weights(network.token, loaded.weights_sha256)).save_record()
@@ -249,7 +252,7 @@ def _add_views(options: ExtractOptions, store: Store) -> None:
         stored = store.record.views.get(name, scheme)
         if stored != scheme:
             raise StaleFeaturesError(
-                f"The view {name!r} of the store {str(store.path)!r} was made by the rule "
+                f"The view {name!r} of the store {str(store.place)!r} was made by the rule "
                 f"{stored!r}. Received: {scheme!r}.",
                 hint="Choose another --store, or replace the store with --force.",
             )
@@ -297,9 +300,10 @@ def _probe(store: Store, encoder: Encoder, reporter: Reporter) -> None:
         if any(len(item) for item in store.sets):
             reporter.say(
                 "Note: the store had no probe, and has one from now on; whether its features are "
-                f"still made the same way, pipeline verify {store.path} --reencode N tells"
+                f"still made the same way, pipeline verify {store.place} --reencode N tells"
             )
         probe.keep(store.path, probing.make(encoder, store.identity))
+        store.share_network()
         return
     for note in probing.check(encoder, kept):
         reporter.say(note)
@@ -309,7 +313,7 @@ def _note_unproven(store: Store, reporter: Reporter) -> None:
     if store.is_unproven and len(store):
         reporter.say(
             "This store has rows of an earlier release, which could store those of other images "
-            f"after Ctrl-C. Check them: pipeline verify {store.path} --reencode {SHARD_ROWS} "
+            f"after Ctrl-C. Check them: pipeline verify {store.place} --reencode {SHARD_ROWS} "
             "(every row; fewer check some)"
         )
 

@@ -153,7 +153,7 @@ class LazyEncoder:
         loaded = self._load(store.encoder_path(expected))
         if loaded.weights_sha256 != expected:
             raise StaleFeaturesError(
-                f"The store {str(store.path)!r} holds features of weights_sha256 = {expected!r}. "
+                f"The store {str(store.place)!r} holds features of weights_sha256 = {expected!r}. "
                 f"Received: {loaded.weights_sha256!r} from --weights {self.options.weights}.",
                 hint="Choose another --store, or replace the store with --force.",
             )

@@ -28,10 +28,11 @@ from pipeline.extract.fill import (
 )
 from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files import outputs
-from pipeline.files.location import Remote, locate
+from pipeline.files.location import Location, locate, name_of
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
 from pipeline.store import features_file
+from pipeline.store.object_storage import storage_of
 from pipeline.store.record import StoreRecord
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
@@ -53,9 +54,13 @@ def extract(
         reporter: Where notes and progress go.
         started: ``time.monotonic()`` at the start of the process.
     """
-    path = Path(options.store or default_store(options.data))
-    target = Path(options.manifest) if options.manifest else path / MANIFEST
-    outputs.require_folder("--store", path)
+    place = locate(options.store or default_store(options.data))
+    storage = storage_of(place)
+    target = Path(options.manifest) if options.manifest else storage.folder / MANIFEST
+    if isinstance(place, Path):
+        outputs.require_folder("--store", place)
+    elif not options.dry_run:
+        storage.require_writable()
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
     network = LazyEncoder.of(options, reporter)
@@ -72,14 +77,15 @@ def extract(
     reporter.say(f"{counted(len(listing), 'file')} in {options.data}")
     notes = [
         *listing.notes, *notes_of(listing), *_one_class(listing),
-        *_classes_from_now_on(path, listing),
+        *_classes_from_now_on(place, listing),
     ]  # fmt: skip
     for note in notes:
         reporter.say(f"Note: {note}")
     if options.dry_run:
-        return {**_dry_run(path, listing, network), "notes": notes}
-    filled = fill(network, path, listing, target=target, force=common.force, started=started)
-    for note in (found := features_file.notes_of(len(filled.store.index.shards))):
+        return {**_dry_run(place, listing, network), "notes": notes}
+    filled = fill(network, place, listing, target=target, force=common.force, started=started)
+    found = features_file.notes_of(len(filled.store.index.shards)) if storage.has_view else []
+    for note in found:
         reporter.say(f"Note: {note}")
     notes += found
     return {**_result(network, filled, target, started), "notes": notes}
@@ -87,19 +93,17 @@ def extract(
 
 def default_store(data: str) -> str:
     """Return where features of a data set go unless told otherwise."""
-    place = locate(data)
-    name = place.name if isinstance(place, Remote) else place.resolve().name
-    return str(Path("stores") / name)
+    return str(Path("stores") / name_of(data))
 
 
-def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, object]:
+def _dry_run(place: Location, listing: Manifest, network: LazyEncoder) -> dict[str, object]:
     """Count what is new and estimate time and disk; write nothing."""
     options = network.options
-    exists = Store.exists(path)
-    store = Store.unchecked(path) if exists else _planned(path, network, listing)
+    exists = Store.exists(place)
+    store = Store.unchecked(place) if exists else _planned(place, network, listing)
     if exists:
         store.require_identity(identity_of(network, store))
-        store = Store.open(path)
+        store = Store.open(place)
     with store.scan_cache() if exists else ScanCache(None) as cache:
         extraction = start(options, listing, store, cache)
         pending = extraction.pending
@@ -116,16 +120,16 @@ def _dry_run(path: Path, listing: Manifest, network: LazyEncoder) -> dict[str, o
         "estimated_seconds": round(rows / rate, 3) if rate else 0.0,
         "estimated_bytes": rows * (4 * store.dim + 64),
         "estimated_from": source,
-        "store": str(path),
+        "store": str(place),
     }
 
 
-def _planned(path: Path, network: LazyEncoder, listing: Manifest) -> Store:
+def _planned(place: Location, network: LazyEncoder, listing: Manifest) -> Store:
     """Return a store that exists in memory alone."""
     dim = network.spec.dim or network.backbone().dim
     # Its features are those asked for, of weights that nobody has looked at.
     made = identity_of_options(network, "")
-    return Store(path, StoreRecord.empty(made, dim=dim, root=listing.root, store=path))
+    return Store(place, StoreRecord.empty(made, dim=dim, root=listing.root, store=place))
 
 
 @contextmanager
@@ -177,8 +181,8 @@ def _result(
         "views": {name: extraction.rows[name] for name in options.views},
         "bottleneck": bottleneck_of(network, extraction),
         "weights": options.weights,
-        "store": str(store.path),
-        "manifest": str(target),
+        "store": str(store.place),
+        "manifest": str(store.named(target)),
     }
 
 
@@ -191,9 +195,9 @@ def _one_class(listing: Manifest) -> list[str]:
     return [f"{found}: features can be extracted, but train-head needs two classes"]
 
 
-def _classes_from_now_on(path: Path, listing: Manifest) -> list[str]:
+def _classes_from_now_on(place: Location, listing: Manifest) -> list[str]:
     """Note folders that were said to be unlabelled when the store was filled, and are not now."""
-    before = Store.unchecked(path).record.unlabelled if Store.exists(path) else None
+    before = Store.unchecked(place).record.unlabelled if Store.exists(place) else None
     labels = set(listing.labels)
     return [
         f"{name!r} was unlabelled last time, and is a class now: with "

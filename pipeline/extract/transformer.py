@@ -104,7 +104,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         network = LazyEncoder.of(options, Silence())
         filled = fill(
             network,
-            store_of(network, Path(str(options.store))),
+            store_of(network, locate(str(options.store))),
             listing,
             target=None,
             force=False,

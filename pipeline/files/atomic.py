@@ -28,6 +28,9 @@ _RANDOM: Final = "[a-z0-9_]+"
 # Names of files have 255 bytes at most, and a temporary one is longer than what it stands for.
 _LONG_NAME: Final = 200
 
+# Gives a finished temporary file its final name.
+Put = Callable[[Path, Path], None]
+
 
 class UnfitFileError(OSError):
     """Something that is not read: no regular file, or one larger than it can be."""
@@ -86,8 +89,8 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Make ``path`` by calling ``write(temporary)``, then fsync and rename.
+def write_atomically(path: Path, write: Callable[[Path], object], put: Put | None = None) -> None:
+    """Make ``path`` by calling ``write(temporary)``, then ``put``: by default fsync and rename.
 
     Raises:
         OSError: The disk is full or the folder is read-only; the old file, if any, is intact.
@@ -95,18 +98,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_sibling(path) as temporary:
         write(temporary)
-        rename_durably(temporary, path)
+        (put or rename_durably)(temporary, path)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, put: Put | None = None) -> None:
     """Write text in UTF-8 atomically; undecodable bytes of file names survive the round trip."""
     data = text.encode("utf-8", errors="surrogateescape")
-    write_atomically(path, lambda temporary: _fill(temporary, data))
+    write_atomically(path, lambda temporary: temporary.write_bytes(data), put)
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, put: Put | None = None) -> None:
     """Write a JSON document atomically; NaN is refused, so that every reader can parse it."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", put)
 
 
 @contextmanager
@@ -392,7 +395,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _fill(path: Path, data: bytes) -> None:
-    path.write_bytes(data)

@@ -59,6 +59,12 @@ class Remote:
 Location = Path | Remote
 
 
+def name_of(text: str) -> str:
+    """Return the last part of the place that a text names."""
+    place = locate(text)
+    return place.name if isinstance(place, Remote) else place.resolve().name
+
+
 def is_address(text: str) -> bool:
     """Tell an address from a path."""
     return "://" in text and _ADDRESS.fullmatch(text) is not None

@@ -3,6 +3,7 @@
 A place is looked at and tried by a temporary file; nothing stays, and no folder is made.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.files.atomic import recover, temporary_sibling
 from pipeline.system.progress import Reporter
 
 _ANOTHER: Final = "Choose another place."
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def require_file(option: str, path: Path, reporter: Reporter) -> None:
@@ -27,6 +29,7 @@ def require_file(option: str, path: Path, reporter: Reporter) -> None:
         ConfigError: It is a folder, or nothing can be written there.
     """
     with _refusing(option, path):
+        _require_of_this_machine(option, path)
         if path.is_dir():
             raise _misplaced(option, path, "a file", "a folder")
         _require_room(option, path)
@@ -75,12 +78,22 @@ def require_folder(option: str, path: Path) -> None:
         ConfigError: It is a file, or nothing can be written there.
     """
     with _refusing(option, path):
+        _require_of_this_machine(option, path)
         if path.is_dir():
             return
         if path.exists() or path.is_symlink():
             received = "a file" if path.exists() else "a broken link"
             raise _misplaced(option, path, "a folder", received)
         _require_room(option, path)
+
+
+def _require_of_this_machine(option: str, path: Path) -> None:
+    """Refuse what was an address, of whose slashes a path keeps one."""
+    if path.parts and _SCHEME.fullmatch(path.parts[0]) and not path.parent.exists():
+        raise ConfigError(
+            f"{option}: expected a path of this machine. Received an address: {str(path)!r}.",
+            hint="Only a store may be at an address; copy other results there yourself.",
+        )
 
 
 def _require_room(option: str, path: Path) -> None:

@@ -8,8 +8,11 @@ finds what stayed where it was when the record's folder alone was moved.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.files.location import Location, Remote, locate
+
+Place = TypeVar("Place", bound=Location)
 
 
 def absolute(place: Location) -> str:
@@ -19,9 +22,16 @@ def absolute(place: Location) -> str:
     return os.path.abspath(place)  # noqa: PTH100 - unlike resolve, it keeps links
 
 
-def nearby_root(root: Location, folder: Path) -> str | None:
-    """Return the place of images relative to the folder of a record; None of an address."""
-    return None if isinstance(root, Remote) else relative(root, folder)
+def nearby(place: Location, folder: Location) -> str | None:
+    """Return a place relative to the folder of a record; None where either is an address."""
+    if isinstance(place, Remote) or isinstance(folder, Remote):
+        return None
+    return relative(place, folder)
+
+
+def resolved(place: Location) -> Location:
+    """Return the one name of a place, with links followed."""
+    return place if isinstance(place, Remote) else place.resolve()
 
 
 def relative(place: Path, folder: Path) -> str:
@@ -67,7 +77,7 @@ def of_images(
     return choose(candidates(recorded, nearby, folder), has_images, Path.exists)
 
 
-def choose(places: Sequence[Path], *tests: Callable[[Path], bool]) -> Path:
+def choose(places: Sequence[Place], *tests: Callable[[Place], bool]) -> Place:
     """Return the first place that passes the first test that any passes, else the first place."""
     for test in tests:
         for place in places:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import StoreError
-from pipeline.files.atomic import read_regular, write_json
+from pipeline.files.atomic import Put, read_regular, write_json
 
 # The field that holds the digest of all others.
 DIGEST: Final = "record_sha256"
@@ -20,19 +20,22 @@ VERSION: Final = "schema_version"
 MAX_BYTES: Final = 256 << 20
 
 
-def write_record(path: Path, record: Mapping[str, object], *, version: int) -> None:
+def write_record(
+    path: Path, record: Mapping[str, object], *, version: int, put: Put | None = None
+) -> None:
     """Write a record with its schema version and its digest, atomically.
 
     Args:
         path: The file.
         record: What it says, as JSON values; NaN is refused.
         version: Schema version of its kind.
+        put: Gives the finished file its name; by default it is renamed.
     """
     # First, so that a record has one order whether it was read before or not.
     said = {VERSION: version, **record}
     said[VERSION] = version
     said.pop(DIGEST, None)
-    write_json(path, {**said, DIGEST: digest_of(said)})
+    write_json(path, {**said, DIGEST: digest_of(said)}, put)
 
 
 def read_record(

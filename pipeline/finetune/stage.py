@@ -217,7 +217,7 @@ def _inputs(options: FinetuneOptions, origin: Origin) -> dict[str, object]:
     head = heads.record_path(origin.run.path / "heads" / origin.name)
     return {
         **origin.run.record.inputs,
-        "store": places.absolute(origin.store.path),
+        "store": places.absolute(origin.store.place),
         "finetuned_run": places.absolute(origin.run.path),
         "starting_head": origin.name,
         # The file holds the digest of the head's arrays: one that was trained again is another.

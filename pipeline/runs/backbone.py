@@ -70,7 +70,7 @@ def require_features_of(store: Store, run: Run) -> None:
     """
     if run.inputs.identity != store.identity:
         raise RunError(
-            f"Expected a run on the features of {str(store.path)!r}. Received: "
+            f"Expected a run on the features of {str(store.place)!r}. Received: "
             f"{str(run.path)!r}, whose features were made in another way.",
             hint="Give the store that the run was trained on.",
         )

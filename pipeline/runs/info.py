@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.errors import ConfigError, StoreError
+from pipeline.files.location import Location
 from pipeline.runs import per_class as class_scores
 from pipeline.runs.run import Run
 from pipeline.store import activations
@@ -11,11 +12,11 @@ from pipeline.store.prune import boundary_size_of, size_of
 from pipeline.store.store import Store
 
 
-def info(path: Path, *, per_class: bool = False, head: str | None = None) -> dict[str, object]:
+def info(place: Location, *, per_class: bool = False, head: str | None = None) -> dict[str, object]:
     """Describe the store or run at a path; ``kind`` says which.
 
     Args:
-        path: The directory.
+        place: The directory, or the address of a store.
         per_class: Whether to add the scores of each class by one head, as ``shown``.
         head: Name of that head; None for the run's best.
 
@@ -25,34 +26,34 @@ def info(path: Path, *, per_class: bool = False, head: str | None = None) -> dic
     """
     if head is not None and not per_class:
         raise ConfigError("--head: expected --per-class beside it.", hint="Add --per-class.")
-    if Run.exists(path):
-        run = Run.open(path)
+    if isinstance(place, Path) and Run.exists(place):
+        run = Run.open(place)
         shown = class_scores.of_head(run, head) if per_class else None
         return {
             "kind": "run",
-            "path": str(path),
+            "path": str(place),
             **run.record.as_json(),
             "store": str(run.store_path),
             "shown": shown,
         }
-    if not Store.exists(path):
+    if not Store.exists(place):
         raise StoreError(
-            f"Expected a store or a run. Received: {str(path)!r}, which is neither.",
+            f"Expected a store or a run. Received: {str(place)!r}, which is neither.",
             hint="A store holds store.json, a run run.json.",
         )
     if per_class:
         raise ConfigError(
-            f"--per-class: expected a run. Received: the store {str(path)!r}.",
+            f"--per-class: expected a run. Received: the store {str(place)!r}.",
             hint="Train on it with train-head, and give that run.",
         )
-    return _of_store(Store.open(path))
+    return _of_store(Store.open(place))
 
 
 def _of_store(store: Store) -> dict[str, object]:
-    manifest = store.read_manifest() if store.manifest_path.exists() else None
+    manifest = store.read_manifest() if store.has_manifest() else None
     return {
         "kind": "store",
-        "path": str(store.path),
+        "path": str(store.place),
         "rows": len(store),
         "dim": store.dim,
         "shards": len(store.shard_paths()),

@@ -3,7 +3,7 @@
 The store and the images are no part of a run, and may move with it or without.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.errors import RunError
 from pipeline.files import places
-from pipeline.files.location import Location, locate
+from pipeline.files.location import Location, Remote, locate
 from pipeline.images.place import exists, may_hold_images
 from pipeline.runs.record import Nearby, RunRecord
 from pipeline.store.store import Store
@@ -26,7 +26,7 @@ def apart_from_places(inputs: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in inputs.items() if name not in PLACES}
 
 
-def noted(record: RunRecord, folder: Path, *, store: Path, root: Location) -> RunRecord:
+def noted(record: RunRecord, folder: Path, *, store: Location, root: Location) -> RunRecord:
     """Return a run's record that says where the store and the images are.
 
     Args:
@@ -40,22 +40,28 @@ def noted(record: RunRecord, folder: Path, *, store: Path, root: Location) -> Ru
         inputs={**record.inputs, "store": places.absolute(store)},
         root=places.absolute(root),
         nearby=Nearby(
-            store=places.relative(store, folder),
-            root=places.nearby_root(root, folder),
+            store=places.nearby(store, folder),
+            root=places.nearby(root, folder),
         ),
     )
 
 
-def stores(record: RunRecord, folder: Path) -> list[Path]:
+def stores(record: RunRecord, folder: Path) -> Sequence[Location]:
     """Return where the store of a run may be, the likeliest first."""
+    recorded = locate(str(record.inputs.get("store", "")))
+    if isinstance(recorded, Remote):
+        return [recorded]
     nearby = record.nearby.store if record.nearby else None
     return places.candidates(str(record.inputs.get("store", "")), nearby, folder)
 
 
-def store_of(record: RunRecord, folder: Path) -> Path:
+def store_of(record: RunRecord, folder: Path) -> Location:
     """Return where the store of a run is: one of its features, else any, else the likeliest."""
+    found = stores(record, folder)
+    if len(found) == 1:  # no storage is asked whose answer changes nothing
+        return found[0]
     fits = partial(_has_identity, identity=record.inputs.get("identity"))
-    return places.choose(stores(record, folder), fits, Store.exists)
+    return places.choose(found, fits, Store.exists)
 
 
 def root_of(record: RunRecord, folder: Path, first: str) -> Location:
@@ -88,21 +94,20 @@ def given_root(place: str | None) -> Location | None:
     )
 
 
-def given(flag: str, place: str | None) -> Path | None:
-    """Return a store that the user names, by ``--store``.
+def given_store(place: str | None) -> Location | None:
+    """Return the store that the user names by ``--store``.
 
     Raises:
         RunError: There is none.
     """
-    if place is None:
-        return None
-    if not Store.exists(Path(place)):
-        raise RunError(
-            f"{flag}: expected the store of the run. Received: {place!r}, which is not one.",
-            hint="Correct the path, or leave the option out.",
-        )
-    return Path(place)
+    store = None if place is None else locate(place)
+    if store is None or Store.exists(store):
+        return store
+    raise RunError(
+        f"--store: expected the store of the run. Received: {place!r}, which is not one.",
+        hint="Correct the path, or leave the option out.",
+    )
 
 
-def _has_identity(path: Path, *, identity: object) -> bool:
-    return Store.exists(path) and Store.unchecked(path).identity.as_json() == identity
+def _has_identity(place: Location, *, identity: object) -> bool:
+    return Store.exists(place) and Store.unchecked(place).identity.as_json() == identity

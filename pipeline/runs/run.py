@@ -22,7 +22,7 @@ from pipeline.dataset.examples import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
 from pipeline.files.atomic import rename_durably, sha256_file, temporary_sibling
-from pipeline.files.location import Location
+from pipeline.files.location import Location, locate
 from pipeline.files.table import write_csv
 from pipeline.files.typed_record import MisfitError, first_difference
 from pipeline.images import manifest as manifests
@@ -91,7 +91,7 @@ class Run:
         # Those of a run that is not on disk yet.
         self._rows = rows
         # Places that the user names.
-        self._store: Path | None = None
+        self._store: Location | None = None
         self._data: Location | None = None
 
     @classmethod
@@ -164,7 +164,7 @@ class Run:
             Run.remove(self.path)
         folder.require_free(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.note_places(Path(str(self.record.inputs["store"])), self._rows.root)
+        self.note_places(locate(str(self.record.inputs["store"])), self._rows.root)
         self._write_rows(self._rows)
         self._rows = None
 
@@ -304,16 +304,16 @@ class Run:
         Raises:
             RunError: They do not exist.
         """
-        self._store = run_places.given("--store", store)
+        self._store = run_places.given_store(store)
         self._data = run_places.given_root(data)
         return self
 
-    def note_places(self, store: Path, root: Location) -> None:
+    def note_places(self, store: Location, root: Location) -> None:
         """Take down where the store and the images are; see ``run_places``."""
         self.record = run_places.noted(self.record, self.path, store=store, root=root)
 
     @property
-    def store_path(self) -> Path:
+    def store_path(self) -> Location:
         """Where the store of its features is, or was last."""
         return self._store or run_places.store_of(self.record, self.path)
 

@@ -149,8 +149,8 @@ def check_features(
     if not differences[worst] <= tolerance:
         raise StaleFeaturesError(
             f"The features differ: {str(found.paths[worst])!r} encoded now differs from its "
-            f"features in the store {str(store.path)!r} by {differences[worst]:.1e} of the largest "
-            f"value (allowed: {tolerance:.0e}). Nothing was written.",
+            f"features in the store {str(store.place)!r} by {differences[worst]:.1e} of the "
+            f"largest value (allowed: {tolerance:.0e}). Nothing was written.",
             hint="Extract into another --store, or replace this one with --force; train again.",
         )
 

@@ -22,6 +22,8 @@ from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
 from pipeline.errors import ConfigError, DecodeError
+from pipeline.files import places
+from pipeline.files.location import locate
 from pipeline.heads.calibration import probabilities
 from pipeline.images import reading
 from pipeline.images.reading import ReadFile, in_threads
@@ -88,7 +90,7 @@ class LoadedFrom:
             self,
             run=str(Path(self.run).absolute()),
             weights=str(Path(str(self.weights)).absolute()) if is_file else self.weights,
-            store=None if self.store is None else str(Path(self.store).absolute()),
+            store=None if self.store is None else places.absolute(locate(self.store)),
         )
 
 

@@ -1,16 +1,15 @@
 """Dropping what no manifest needs: features of images that are gone, and frozen activations."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.files.location import Location
 from pipeline.store import activations
 from pipeline.store.lock import lock
 from pipeline.store.store import Store
 
 
-def prune(path: Path) -> dict[str, object]:
+def prune(place: Location) -> dict[str, object]:
     """Drop the features and frozen activations that no manifest row needs; merge small shards.
 
     Kept searches for near duplicates stay: once the images are elsewhere, those that compared their
@@ -23,9 +22,9 @@ def prune(path: Path) -> dict[str, object]:
     Raises:
         StoreError: There is no store, or it is damaged.
     """
-    Store.unchecked(path)
-    with lock(path):
-        store = Store.open(path)
+    Store.unchecked(place)
+    with lock(place):
+        store = Store.open(place)
         before = size_of(store) + boundary_size_of(store)
         store.remove_leftovers()
         needed = store.needed_keys()
@@ -34,7 +33,7 @@ def prune(path: Path) -> dict[str, object]:
             dropped = store.compact(cache, keep=needed, everything=True)
         store.refresh_view()
     return {
-        "store": str(path),
+        "store": str(place),
         "dropped": dropped,
         "rows": len(store),
         "shards": len(store.shard_paths()),
@@ -46,7 +45,7 @@ def prune(path: Path) -> dict[str, object]:
 
 def size_of(store: Store) -> int:
     """Return the bytes of a store's shards."""
-    return sum(path.stat().st_size for path in store.shard_paths())
+    return sum(item.size() for item in store.sets)
 
 
 def boundary_size_of(store: Store) -> int:

@@ -11,6 +11,7 @@ from pipeline.files import places
 from pipeline.files.location import Location
 from pipeline.files.records import VERSION, read_record, write_record
 from pipeline.files.typed_record import MisfitError, Record, lenient
+from pipeline.store.storage import Storage
 from pipeline.system.provenance import provenance
 
 SCHEMA_VERSION: Final = 2
@@ -114,7 +115,9 @@ class StoreRecord(Record):
     unlabelled: Sequence[str] | None = None
 
     @classmethod
-    def empty(cls, identity: Identity, *, dim: int, root: Location, store: Path) -> "StoreRecord":
+    def empty(
+        cls, identity: Identity, *, dim: int, root: Location, store: Location
+    ) -> "StoreRecord":
         """Return the record of a store without features."""
         record = cls(
             identity=identity,
@@ -127,9 +130,9 @@ class StoreRecord(Record):
         )
         return record.with_root(root, store)
 
-    def with_root(self, root: Location, store: Path) -> "StoreRecord":
+    def with_root(self, root: Location, store: Location) -> "StoreRecord":
         """Return this record with another place of the images."""
-        nearby = places.nearby_root(root, store)
+        nearby = places.nearby(root, store)
         return replace(self, root=places.absolute(root), nearby_root=nearby)
 
     def with_weights(self, token: str, digest: str) -> "StoreRecord":
@@ -137,8 +140,12 @@ class StoreRecord(Record):
         return replace(self, weights={**self.weights, token: digest})
 
 
-def read(folder: Path) -> StoreRecord:
+def read(folder: Path, place: Location) -> StoreRecord:
     """Read the record of a store.
+
+    Args:
+        folder: Where it is on this machine.
+        place: What users call it.
 
     Raises:
         StoreError: There is none, it lacks something, cannot be read, is of another version, or
@@ -147,7 +154,7 @@ def read(folder: Path) -> StoreRecord:
     said = read_record(folder / RECORD, kind="feature store", version=SCHEMA_VERSION, older=_OLDER)
     if said is None:
         raise StoreError(
-            f"There is no feature store at {str(folder)!r}.",
+            f"There is no feature store at {str(place)!r}.",
             hint="Make one with pipeline extract DATA --store DIR.",
         )
     try:
@@ -160,6 +167,7 @@ def read(folder: Path) -> StoreRecord:
     return record if said[VERSION] == SCHEMA_VERSION else replace(record, unproven=True)
 
 
-def write(folder: Path, record: StoreRecord) -> None:
+def write(record: StoreRecord, storage: Storage) -> None:
     """Write the record of a store."""
-    write_record(folder / RECORD, record.as_json(), version=SCHEMA_VERSION)
+    path = storage.folder / RECORD
+    write_record(path, record.as_json(), version=SCHEMA_VERSION, put=storage.put)

@@ -18,27 +18,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files.arrays import Sums, row_sums
-from pipeline.files.atomic import (
-    UnfitFileError,
-    rename_durably,
-    sha256_file,
-    temporary_sibling,
-)
-from pipeline.files.hdf5 import (
-    HDF5_ERRORS,
-    UnfitDatasetError,
-    opened,
-    plain_dataset,
-    set_text,
-    text_of,
-)
+from pipeline.files.atomic import UnfitFileError, sha256_file, temporary_sibling
+from pipeline.files.hdf5 import HDF5_ERRORS, UnfitDatasetError, plain_dataset, set_text, text_of
 from pipeline.files.hdf5_writer import writing
 from pipeline.images.manifest import KEY_DTYPE
+from pipeline.store.storage import LOCAL, SHARD_SUFFIX, Storage
 
 Features = NDArray[np.float32]
 Keys = NDArray[np.bytes_]
 
-SUFFIX: Final = ".h5"
 # Rows that are read, checked and put in place together while they are in the cache: 2 MB.
 PIECE_ROWS: Final = 256
 # Rows between two wanted ones that are read along rather than read around: 512 KB.
@@ -54,11 +42,13 @@ class Shard:
         keys: Content keys of its rows, dtype ``S64``, shape ``(n,)``.
         sums: Of its rows, uint32 ``(n,)``; None in shards of older releases. A row with a value
             that is not finite has a wrong one.
+        storage: Where its store keeps its files.
     """
 
     path: Path
     keys: Keys
     sums: Sums | None = None
+    storage: Storage = LOCAL
 
     @property
     def name(self) -> str:
@@ -70,7 +60,13 @@ class Shard:
 
 
 def write(
-    folder: Path, keys: Keys, blocks: Iterable[Features], *, dim: int, identity: str
+    folder: Path,
+    keys: Keys,
+    blocks: Iterable[Features],
+    *,
+    dim: int,
+    identity: str,
+    storage: Storage = LOCAL,
 ) -> Shard:
     """Write rows as one new shard.
 
@@ -80,12 +76,13 @@ def write(
         blocks: float32 ``(k, dim)`` each, n rows in all; taken one at a time.
         dim: Length of a feature row.
         identity: Digest of the store's identity; a shard of another store is refused by it.
+        storage: Where its store keeps its files; from there the shard is visible at the end.
 
     Raises:
         OSError: The disk is full or the folder is read-only; nothing is left behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with temporary_sibling(folder / f"shard{SUFFIX}") as temporary:
+    with temporary_sibling(folder / f"shard{SHARD_SUFFIX}") as temporary:
         with writing(temporary) as file:
             set_text(file, "identity", identity)
             keys = keys.astype(KEY_DTYPE, copy=False)
@@ -102,36 +99,44 @@ def write(
                 start += len(block)
             _require_whole(start, len(keys))
             file.create_dataset("sums", data=sums)
-        path = folder / (sha256_file(temporary) + SUFFIX)
-        rename_durably(temporary, path)
-    return Shard(path, keys, sums - key_sums(keys))
+        path = folder / (sha256_file(temporary) + SHARD_SUFFIX)
+        storage.put(temporary, path)
+    return Shard(path, keys, sums - key_sums(keys), storage)
 
 
-def open_shard(path: Path, *, identity: str, dim: int, is_checked: Callable[[Path], bool]) -> Shard:
+def open_shard(
+    path: Path,
+    *,
+    identity: str,
+    dim: int,
+    is_checked: Callable[[Path], bool],
+    storage: Storage = LOCAL,
+) -> Shard:
     """Read a shard's keys, after checking the digest of a shard that is not known to be good.
 
     Raises:
         CorruptShardError: The digest, the shape or the store it belongs to is wrong.
     """
     try:
-        if not is_checked(path) and sha256_file(path) != path.stem:
-            raise corrupt(path, "its bytes are not those that were written")
-        with opened(path) as file:
+        if not is_checked(path) and storage.digest(path) != path.stem:
+            raise storage.corrupt(path, "its bytes are not those that were written")
+        with storage.opened(path) as file:
             belongs = text_of(file, "identity")
             shape = plain_dataset(file, "features").shape
             keys = plain_dataset(file, "keys")[:]
             sums = plain_dataset(file, "sums")[:] if "sums" in file else None
     except HDF5_ERRORS as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, storage) from error
     if belongs != identity:
-        raise corrupt(path, "it belongs to a store of another identity")
+        raise storage.corrupt(path, "it belongs to a store of another identity")
     if keys.dtype != KEY_DTYPE or keys.ndim != 1 or shape != (len(keys), dim):
-        raise corrupt(path, f"expected features of shape {(len(keys), dim)}, received {shape}")
+        received = f"expected features of shape {(len(keys), dim)}, received {shape}"
+        raise storage.corrupt(path, received)
     if sums is not None and (sums.dtype != np.uint32 or sums.shape != keys.shape):
-        raise corrupt(
+        raise storage.corrupt(
             path, f"expected sums of {len(keys)} rows, received {sums.dtype} {sums.shape}"
         )
-    return Shard(path, keys, None if sums is None else sums - key_sums(keys))
+    return Shard(path, keys, None if sums is None else sums - key_sums(keys), storage)
 
 
 def read_into(
@@ -154,15 +159,16 @@ def read_into(
     rows, places = rows[order], places[order]
     buffer = np.empty((min(PIECE_ROWS, len(shard)), out.shape[1]), dtype=np.float32)
     try:
-        with opened(shard.path) as file:
+        with shard.storage.opened(shard.path) as file:
             dataset = plain_dataset(file, "features")
             if dataset.shape != (len(shard), out.shape[1]):
-                raise corrupt(shard.path, f"its features have become of shape {dataset.shape}")
+                received = f"its features have become of shape {dataset.shape}"
+                raise shard.storage.corrupt(shard.path, received)
             for start, stop in _pieces(rows):
                 block = _read_piece(dataset, rows[start:stop], out, places[start:stop], buffer)
                 _require_sound(shard, rows[start:stop], block)
     except HDF5_ERRORS as error:
-        raise _unreadable(shard.path, error) from error
+        raise _unreadable(shard.path, error, shard.storage) from error
 
 
 def key_sums(keys: Keys) -> Sums:
@@ -180,16 +186,8 @@ def _require_sound(shard: Shard, rows: NDArray[np.intp], block: Features) -> Non
     if not is_sound:
         is_finite = np.isfinite(block).all()
         changed = "its rows are not those that were written"
-        raise corrupt(shard.path, changed if is_finite else "it holds values that are not finite")
-
-
-def corrupt(path: Path, problem: str) -> CorruptShardError:
-    """Return the error for a bad shard, with the way out."""
-    return CorruptShardError(
-        f"The shard {str(path)!r} cannot be trusted: {problem}.",
-        shard=path.stem,
-        hint="Delete that file and run extract again; only its images are encoded again.",
-    )
+        problem = changed if is_finite else "it holds values that are not finite"
+        raise shard.storage.corrupt(shard.path, problem)
 
 
 def _require_whole(rows: int, expected: int) -> None:
@@ -198,21 +196,22 @@ def _require_whole(rows: int, expected: int) -> None:
         raise StoreError(f"Expected {expected:,} rows for a shard. Received: {rows:,}.")
 
 
-def _unreadable(path: Path, error: Exception) -> StoreError:
-    if not path.exists():
+def _unreadable(path: Path, error: Exception, storage: Storage) -> StoreError:
+    named = str(storage.named(path))
+    if not storage.exists(path):
         return CorruptShardError(
-            f"The shard {str(path)!r} is gone.",
+            f"The shard {named!r} is gone.",
             shard=path.stem,
             hint="Run extract again; only its images are encoded again.",
         )
     if isinstance(error, UnfitDatasetError | UnfitFileError):
-        return corrupt(path, str(error))
+        return storage.corrupt(path, str(error))
     if not isinstance(error, OSError):
-        return corrupt(path, "it is not a feature shard")
+        return storage.corrupt(path, "it is not a feature shard")
     # Its digest was right when it was last looked at, so this may well be the system's doing
     # (permissions, the open-file limit): no reason to tell anyone to delete it.
     return StoreError(
-        f"The shard {str(path)!r} cannot be read: {error}.",
+        f"The shard {named!r} cannot be read: {error}.",
         hint="Check permissions and the open-file limit, then run pipeline verify on the store.",
     )
 

@@ -3,7 +3,7 @@
 A store is one such set for the images as they are and one more for each augmented view.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,14 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import MissingFeaturesError
-from pipeline.files.atomic import complete
 from pipeline.store import shard as shards
 from pipeline.store.key_index import KeyIndex
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import SHARD_ROWS, Features, Keys, Shard
+from pipeline.store.storage import Storage
 
 # Small shards are cheap to read until there are many of them.
 MAX_SMALL_SHARDS: Final = 16
+
+
+def remember_check(cache: ScanCache, shard: Shard) -> None:
+    """Note that the digest of a shard, which was written a moment ago, is right."""
+    status = shard.storage.status(shard.path)
+    if status is not None:
+        cache.remember_check(shard.name, status)
 
 
 class ShardSet:
@@ -30,24 +37,27 @@ class ShardSet:
         index: Which shard holds which key, as of the last ``reindex``.
     """
 
-    def __init__(self, folder: Path, *, identity: str, dim: int, store: Path, view: str) -> None:
+    def __init__(
+        self, folder: Path, *, identity: str, dim: int, storage: Storage, view: str
+    ) -> None:
         """Describe a set; nothing is read before ``reindex``.
 
         Args:
             folder: Where the shards are.
             identity: Digest of how the features are made; a shard of another one is refused.
             dim: Length of a feature row.
-            store: The store it belongs to, for messages.
+            storage: Where its store keeps its files.
             view: Which of its views it is, for messages; empty for the plain one.
         """
         self.folder = folder
         self.dim = dim
         self.index = KeyIndex.over(())
         self._identity = identity
-        self._title = f"The store {str(store)!r}"
+        self._storage = storage
+        self._title = f"The store {str(storage.place)!r}"
         self._hint = "Run extract again; only those are encoded."
         if view:
-            self._title = f"The view {view!r} of the store {str(store)!r}"
+            self._title = f"The view {view!r} of the store {str(storage.place)!r}"
             self._hint = f"Run extract again with --views {view}; only those are encoded."
 
     def __len__(self) -> int:
@@ -82,11 +92,21 @@ class ShardSet:
         places = self.places(keys)
         out = np.empty((len(keys), self.dim), dtype=np.float32)
         shard_of = self.index.shard_of[places]
-        for number in np.unique(shard_of):
+        numbers = np.unique(shard_of)
+        self.bring([self.index.shards[number].path for number in numbers])
+        for number in numbers:
             wanted = np.flatnonzero(shard_of == number)
             rows = self.index.row_of[places[wanted]]
             shards.read_into(self.index.shards[number], rows, out, wanted)
         return out
+
+    def bring(self, paths: Sequence[Path]) -> None:
+        """Make ready to read most rows of some shards.
+
+        Raises:
+            CorruptShardError: One is not what was written.
+        """
+        self._storage.bring(paths)
 
     def places(self, keys: Keys) -> NDArray[np.intp]:
         """Return where in the index each of some keys is, ``(n,)``.
@@ -106,7 +126,11 @@ class ShardSet:
 
     def shard_paths(self) -> list[Path]:
         """Return the shard files at hand."""
-        return complete(self.folder, shards.SUFFIX)
+        return list(self._storage.shards(self.folder))
+
+    def size(self) -> int:
+        """Return the bytes of the shard files."""
+        return sum(self._storage.shards(self.folder).values())
 
     def open_shard(self, path: Path, *, is_checked: Callable[[Path], bool]) -> Shard:
         """Read a shard's keys, hashing it unless ``is_checked`` vouches for it.
@@ -114,7 +138,13 @@ class ShardSet:
         Raises:
             CorruptShardError: It is not what was written.
         """
-        return shards.open_shard(path, identity=self._identity, dim=self.dim, is_checked=is_checked)
+        return shards.open_shard(
+            path,
+            identity=self._identity,
+            dim=self.dim,
+            is_checked=is_checked,
+            storage=self._storage,
+        )
 
     def read_shard(self, shard: Shard) -> Features:
         """Read all rows of one shard, float32 ``(n, dim)``.
@@ -122,6 +152,7 @@ class ShardSet:
         Raises:
             CorruptShardError: It holds values that are not finite.
         """
+        self._storage.bring([shard.path])
         out = np.empty((len(shard), self.dim), dtype=np.float32)
         rows = np.arange(len(shard))
         shards.read_into(shard, rows, out, rows)
@@ -135,7 +166,14 @@ class ShardSet:
 
     def add_blocks(self, keys: Keys, blocks: Iterable[Features]) -> Shard:
         """Write rows that come in blocks as a new shard."""
-        return shards.write(self.folder, keys, blocks, dim=self.dim, identity=self._identity)
+        return shards.write(
+            self.folder,
+            keys,
+            blocks,
+            dim=self.dim,
+            identity=self._identity,
+            storage=self._storage,
+        )
 
     def compact(
         self, cache: ScanCache, *, keep: Keys | None = None, everything: bool = False
@@ -169,13 +207,14 @@ class ShardSet:
             written.add(self.add_shard(part, self.read(part)).name)
         for number in numbers:
             if self.index.shards[number].name not in written:
-                self.index.shards[number].path.unlink(missing_ok=True)
+                self._storage.remove(self.index.shards[number].path)
 
     def _opened(self, path: Path, cache: ScanCache) -> Shard:
         # Taken before the bytes are read: what changes them later counts as a change.
-        status = path.stat()
-        is_checked = cache.is_checked(path.stem, status)
+        status = self._storage.status(path)
+        # What is read in place is checked row by row, by the sums.
+        is_checked = status is None or cache.is_checked(path.stem, status)
         shard = self.open_shard(path, is_checked=lambda _: is_checked)
-        if not is_checked:
+        if status is not None and not is_checked:
             cache.remember_check(path.stem, status)
         return shard

@@ -6,9 +6,7 @@ it. The layout is in ``docs/store.md``.
 """
 
 import hashlib
-import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +14,9 @@ import numpy as np
 
 from pipeline.backbones import probe
 from pipeline.backbones.identity import Identity, require_same
-from pipeline.errors import ManifestError, StoreError
+from pipeline.errors import StoreError
 from pipeline.files import places
 from pipeline.files.atomic import (
-    UnfitFileError,
     recover,
     remove_leftovers,
     rename_durably,
@@ -30,18 +27,20 @@ from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import fill as fill_manifest
-from pipeline.images.manifest import read as read_manifest
-from pipeline.images.place import exists
+from pipeline.store import manifests
 from pipeline.store import record as store_record
 from pipeline.store.features_file import write_view
 from pipeline.store.key_index import KeyIndex
 from pipeline.store.lock import require_empty, require_nothing_else
+from pipeline.store.manifests import Manifests
+from pipeline.store.object_storage import storage_of
 from pipeline.store.record import RECORD, StoreRecord, WrittenManifest
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import Features, Keys
 from pipeline.store.shard_set import ShardSet
+from pipeline.store.storage import Storage
 
-MANIFEST: Final = "manifest.csv"
+MANIFEST: Final = manifests.MANIFEST
 _VIEW = "features.h5"
 _SHARDS = "shards"
 _VIEWS = "views"
@@ -59,52 +58,68 @@ _FILES: Final = (_VIEW, MANIFEST, _STAGED.format(MANIFEST), _SCAN, f"{_SCAN}-jou
 
 
 class Store:
-    """One feature store on disk.
+    """One feature store, in a folder or at an address of an object storage.
+
+    Attributes:
+        place: What users call it.
+        path: Its folder on this machine; at an address, that of the working copy.
+        storage: Where its files are.
+        record: What ``store.json`` says.
+        plain: The features of the images as they are.
+        views: Those of augmented views, by name.
 
     Example:
         store = Store.open(Path("stores/photos"))
         features = store.read(keys)
     """
 
-    def __init__(self, path: Path, record: StoreRecord) -> None:
-        self.path = path
+    def __init__(
+        self, place: Location, record: StoreRecord, storage: Storage | None = None
+    ) -> None:
+        self.place = place
+        self.storage = storage or storage_of(place)
+        self.path = self.storage.folder
         self.record = record
         self.plain = self._set(_SHARDS, "", "")
         self.views = {name: self._view(name) for name in record.views}
 
     @classmethod
-    def exists(cls, path: Path) -> bool:
-        """Tell whether a directory is a store."""
-        return (path / RECORD).is_file()
+    def exists(cls, place: Location) -> bool:
+        """Tell whether a directory or an address is a store."""
+        storage = storage_of(place)
+        return storage.exists(storage.folder / RECORD)
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
+    def open(cls, place: Location) -> "Store":
         """Open a store and check its shards.
 
         Raises:
             StoreError: There is no store, it is of another version, or a shard is bad.
         """
-        store = cls.unchecked(path)
+        store = cls.unchecked(place)
         with store.scan_cache() as cache:
             store.reindex(cache)
         return store
 
     @classmethod
-    def unchecked(cls, path: Path) -> "Store":
+    def unchecked(cls, place: Location) -> "Store":
         """Open a store without looking at its shards; its indices are empty."""
-        return cls(path, store_record.read(path))
+        storage = storage_of(place)
+        for name in (RECORD, probe.FILE):
+            storage.fetch(storage.folder / name)
+        return cls(place, store_record.read(storage.folder, place), storage)
 
     @classmethod
-    def create(cls, path: Path, *, identity: Identity, dim: int, root: Location) -> "Store":
+    def create(cls, place: Location, *, identity: Identity, dim: int, root: Location) -> "Store":
         """Make an empty store.
 
         Raises:
             StoreError: The directory holds something else.
         """
-        path.mkdir(parents=True, exist_ok=True)
-        require_empty(path)
-        remove_leftovers(path)
-        store = cls(path, StoreRecord.empty(identity, dim=dim, root=root, store=path))
+        store = cls(place, StoreRecord.empty(identity, dim=dim, root=root, store=place))
+        store.path.mkdir(parents=True, exist_ok=True)
+        require_empty(store.storage)
+        remove_leftovers(store.path)
         store.save_record()
         return store
 
@@ -117,6 +132,10 @@ class Store:
     def dim(self) -> int:
         """Length of a feature row."""
         return self.record.dim
+
+    @property
+    def _manifests(self) -> Manifests:
+        return Manifests(self.record, self.storage)
 
     @property
     def manifest_path(self) -> Path:
@@ -152,7 +171,7 @@ class Store:
 
     def save_record(self) -> None:
         """Write ``store.json``."""
-        store_record.write(self.path, self.record)
+        store_record.write(self.record, self.storage)
 
     @property
     def is_unproven(self) -> bool:
@@ -171,7 +190,7 @@ class Store:
         Raises:
             StaleFeaturesError: Names the first field that differs, with both values.
         """
-        require_same(identity, self.identity, self.path)
+        require_same(identity, self.identity, self.place)
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -198,7 +217,7 @@ class Store:
             return self.plain
         if view not in self.views:
             raise StoreError(
-                f"The store {str(self.path)!r} has no view {view!r}. "
+                f"The store {str(self.place)!r} has no view {view!r}. "
                 f"It has {', '.join(sorted(self.views)) or 'none'}.",
                 hint=f"Add it: run extract again with --views {view}; imported features have none.",
             )
@@ -211,26 +230,11 @@ class Store:
             ManifestError: There is none, it is that of this store and changed, or it cannot be
                 used.
         """
-        chosen = path or self.manifest_path
-        if path is None and not chosen.exists():
-            raise ManifestError(
-                f"The store {str(self.path)!r} has no manifest yet: its extract did not finish.",
-                hint="Run extract again; it goes on where it stopped.",
-            )
-        name = self._manifest_name(chosen)
-        is_own = self._is_inside(chosen) and (name in self.record.manifests or name == MANIFEST)
-        if is_own and not self._is_as_written(chosen):
-            raise ManifestError(
-                f"Expected the manifest {str(chosen)!r} as extract wrote it. Received: another "
-                "content: it was edited, or is damaged.",
-                hint="Move it elsewhere: give it with --manifest if the edits are yours, and run "
-                "extract again, which makes another.",
-            )
-        known = self.record.manifests.get(name, self.record)
-        rows = read_manifest(chosen, root=Path(), group=group)
-        has_images = partial(exists, path=rows.paths[0]) if rows.paths else (lambda root: False)
-        found = places.of_images(known.root, known.nearby_root, self.path, has_images)
-        return replace(rows, root=found)
+        return self._manifests.read(path, group=group)
+
+    def has_manifest(self, path: Path | None = None) -> bool:
+        """Tell whether there is a generated manifest, or another one of the store."""
+        return self.storage.exists(path or self.manifest_path)
 
     def needed_keys(self) -> Keys:
         """Return the keys in any manifest that this store has written.
@@ -238,8 +242,7 @@ class Store:
         Raises:
             ManifestError: One of them is gone, so nobody knows what it needs.
         """
-        paths = [self._manifest_place(name) for name in self.record.manifests]
-        keys = [self.read_manifest(path).keys for path in paths]
+        keys = [self.read_manifest(path).keys for path in self._manifests.paths()]
         return np.unique(np.concatenate(keys)) if keys else self.index.keys
 
     # -- writing ---------------------------------------------------------------------------
@@ -250,19 +253,11 @@ class Store:
         Raises:
             ManifestError: With the way to keep the edits.
         """
-        if not path.exists():
-            return
-        if not self._is_as_written(path):
-            raise ManifestError(
-                f"The manifest {str(path)!r} was edited or made by something else, and extract "
-                "would overwrite it.",
-                hint="Keep the edits in a copy (train-head --manifest COPY) and remove this file, "
-                "or overwrite it with --force.",
-            )
+        self._manifests.require_own(path)
 
     def save_manifest(self, path: Path, manifest: Manifest) -> None:
         """Write a generated manifest and remember that it is ours."""
-        name = self._manifest_name(path)
+        name = self._manifests.name_of(path)
         others = dict(self.record.manifests)
         before = others.pop(name, None)
         known = list(before.sha256) if before is not None else []
@@ -275,16 +270,16 @@ class Store:
             # The record comes first: killed between the two, the old file is still known as ours.
             written = WrittenManifest(
                 root=places.absolute(manifest.root),
-                nearby_root=places.nearby_root(manifest.root, self.path),
-                nearby=places.relative(path, self.path),
+                nearby_root=places.nearby(manifest.root, self.place),
+                nearby=places.nearby(path, self.place),
                 sha256=[sha256_file(staged), *([present] if present in known else known[:1])],
             )
-            manifests = {**others, self._new_manifest_name(path): written}
+            manifests = {**others, self._manifests.new_name(path): written}
             self.record = replace(
-                self.record.with_root(manifest.root, self.path), manifests=manifests
+                self.record.with_root(manifest.root, self.place), manifests=manifests
             )
             self.save_record()
-            rename_durably(staged, path)
+            self.storage.put(staged, path)
 
     def add_view(self, name: str, scheme: str) -> None:
         """Make room for a view; nothing changes where there is one of that name."""
@@ -306,6 +301,9 @@ class Store:
 
     def refresh_view(self) -> None:
         """Rebuild ``features.h5`` from the shards at hand, and remember its digest."""
+        if not self.storage.has_view:
+            self.storage.remove(self.view_path)
+            return
         with temporary_sibling(self.view_path) as temporary:
             views = {name: item.index for name, item in self.views.items()}
             write_view(temporary, self.path, self.index, views, self.dim)
@@ -327,22 +325,35 @@ class Store:
         Raises:
             StoreError: The folder holds what is not the store's. Nothing is deleted.
         """
-        require_nothing_else(self.path, {*_FOLDERS, *_FILES})
+        require_nothing_else(self.storage, {*_FOLDERS, *_FILES})
         for folder in _FOLDERS:
-            shutil.rmtree(self.path / folder, ignore_errors=True)
+            self.storage.remove_folder(self.path / folder)
         for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
+            self.storage.remove(self.path / name)
 
     def remove_leftovers(self) -> None:
         """Delete what a killed run left under temporary names."""
         folders = [item.folder for item in self.sets]
-        for folder in (self.path, self.encoder_folder, self.path / COPIES, *folders):
+        for folder in (self.path, self.path / _ENCODER, self.path / COPIES, *folders):
             remove_leftovers(folder)
 
     @property
     def encoder_folder(self) -> Path:
         """Where the weights in use are kept, and converted copies of the network."""
-        return self.path / _ENCODER
+        folder = self.path / _ENCODER
+        self.storage.fetch_folder(folder)
+        return folder
+
+    def share_network(self) -> None:
+        """Put what was kept of the network, which other rooms write, where the store is."""
+        self.storage.share_folder(self.path / _ENCODER)
+        path = self.path / probe.FILE
+        if path.exists() and not self.storage.exists(path):
+            self.storage.share(path)
+
+    def named(self, path: Path) -> Location:
+        """Return what users call a file of the store."""
+        return self.storage.named(path)
 
     @property
     def boundary_folder(self) -> Path:
@@ -365,36 +376,4 @@ class Store:
         made = canonical_json(self.identity.as_json()) + rule
         identity = hashlib.sha256(made.encode()).hexdigest()
         where = self.path / folder
-        return ShardSet(where, identity=identity, dim=self.dim, store=self.path, view=view)
-
-    def _manifest_name(self, path: Path) -> str:
-        """Return how a manifest is known, which may have moved with the store."""
-        full = path.resolve()
-        known = self.record.manifests
-        return next(
-            (name for name in known if self._manifest_place(name).resolve() == full),
-            self._new_manifest_name(path),
-        )
-
-    def _new_manifest_name(self, path: Path) -> str:
-        """Return the name of a manifest within the store, else its full path."""
-        full = path.resolve()
-        return full.name if full.parent == self.path.resolve() else str(full)
-
-    def _is_inside(self, path: Path) -> bool:
-        return path.parent.resolve() == self.path.resolve()
-
-    def _is_as_written(self, path: Path) -> bool:
-        """Tell whether a manifest is one that this store wrote, byte for byte."""
-        known = self.record.manifests.get(self._manifest_name(path))
-        try:
-            return known is not None and sha256_file(path) in known.sha256
-        except UnfitFileError:
-            return False
-
-    def _manifest_place(self, name: str) -> Path:
-        """Return where a manifest is that is known by a name, or was last."""
-        if not Path(name).is_absolute():
-            return self.path / name
-        nearby = self.record.manifests[name].nearby
-        return places.choose(places.candidates(name, nearby, self.path), Path.is_file)
+        return ShardSet(where, identity=identity, dim=self.dim, storage=self.storage, view=view)

@@ -48,6 +48,8 @@ class StoredFeatures:
             MissingFeaturesError: The set lacks some of the keys.
         """
         places, index = shard_set.places(keys), shard_set.index
+        used = np.unique(index.shard_of[places])
+        shard_set.bring([index.shards[number].path for number in used])
         return cls(index.shards, index.shard_of[places], index.row_of[places], shard_set.dim)
 
     def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "StoredFeatures":

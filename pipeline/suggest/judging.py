@@ -134,7 +134,7 @@ def of_run(known: Candidates, store: Store, run: Run, asked: str | None) -> Judg
     name = head_name(run, asked)
     if run_backbone.is_finetuned(run, name):
         raise RunError(
-            f"Expected a head on the features of {str(store.path)!r}. Received: {name!r} of "
+            f"Expected a head on the features of {str(store.place)!r}. Received: {name!r} of "
             f"{str(run.path)!r}, whose network was fine-tuned.",
             hint="Name another head of the run, by --head, or leave --run out.",
         )

@@ -9,7 +9,8 @@ import numpy as np
 from pipeline.config.options import CommonOptions
 from pipeline.config.suggesting import SuggestOptions
 from pipeline.errors import ConfigError
-from pipeline.files import outputs
+from pipeline.files import outputs, places
+from pipeline.files.location import locate, name_of
 from pipeline.runs import folder
 from pipeline.runs.backbone import require_features_of
 from pipeline.runs.run import Run
@@ -29,14 +30,14 @@ def suggest(
 ) -> dict[str, object]:
     """Choose images and write ``suggest.csv``; see docs/json.md for the keys of the result."""
     _require_few(options.n)
-    path = Path(options.out or Path("suggestions") / Path(options.store).resolve().name / CSV)
+    path = Path(options.out or Path("suggestions") / name_of(options.store) / CSV)
     if options.run is None:
         judging.require_head(options.head or judging.DEFAULT)
-    Store.unchecked(Path(options.store))
+    Store.unchecked(locate(options.store))
     _require_no_source(options, path)
     outputs.require_new_file("--out", path, reporter, force=common.force)
     run = Run.open(Path(options.run)) if options.run else None
-    store = Store.open(Path(options.store))
+    store = Store.open(locate(options.store))
     if run is not None:
         require_features_of(store, run)
     manifest = Path(options.manifest) if options.manifest else None
@@ -62,9 +63,9 @@ def _require_few(count: int) -> None:
 
 def _require_no_source(options: SuggestOptions, path: Path) -> None:
     """Refuse to write over a manifest that was read, also with ``--force``: labels are in it."""
-    own = Path(options.store) / MANIFEST
-    for source in (own, *([Path(options.manifest)] if options.manifest else [])):
-        if path.resolve() == source.resolve():
+    own = locate(options.store) / MANIFEST
+    for source in (own, *([locate(options.manifest)] if options.manifest else [])):
+        if path.resolve() == places.resolved(source):
             raise ConfigError(
                 f"--out: expected another file than the manifest. Received: {str(path)!r}.",
                 hint="Choose another name.",
@@ -92,7 +93,7 @@ def find(
         # Chosen images are hard ones: in val and test they would say less of other images.
         split="train" if len(known.labelled) else "",
         notes=_notes(known, judgement, options.n),
-        next_run=str(folder.unused(Path("runs") / Path(options.store).resolve().name)),
+        next_run=str(folder.unused(Path("runs") / name_of(options.store))),
     )
 
 

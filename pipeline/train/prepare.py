@@ -15,7 +15,7 @@ from pipeline.dataset.examples import Examples, SplitRule, prepare, rows_in_use
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
-from pipeline.files.location import Location
+from pipeline.files.location import Location, locate, name_of
 from pipeline.files.records import canonical_json
 from pipeline.images.manifest import Manifest
 from pipeline.runs import folder
@@ -57,8 +57,7 @@ class TrainingData:
 
 def run_path(options: StageTwoOptions, suffix: str = "") -> Path:
     """Return where a run goes; unless told otherwise, it is named after the store."""
-    store = Path(options.store or "").resolve()
-    return Path(options.run or Path("runs") / f"{store.name}{suffix}")
+    return Path(options.run or Path("runs") / f"{name_of(options.store or '')}{suffix}")
 
 
 def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) -> None:
@@ -77,7 +76,7 @@ def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) ->
     for name in names:
         if not heads.is_known(name):
             raise unknown_name("head", name, heads.HEADS)
-    Store.unchecked(Path(options.store or ""))
+    Store.unchecked(locate(options.store or ""))
     outputs.require_folder("--run", path)
     if options.manifest and not Path(options.manifest).is_file():
         raise ManifestError(
@@ -99,7 +98,7 @@ def prepare_data(options: StageTwoOptions, reporter: Reporter = _SILENCE) -> Tra
         ManifestError: The rows cannot be used.
         StoreError: The store is missing, damaged, or lacks features.
     """
-    store = Store.open(Path(options.store or ""))
+    store = Store.open(locate(options.store or ""))
     chosen = Path(options.manifest) if options.manifest else None
     manifest = store.read_manifest(chosen, group=options.group)
     rule = rule_of(options)
@@ -166,8 +165,8 @@ def open_run(prepared: TrainingData, path: Path, *, force: bool, reporter: Repor
         )
     run = Run.open(path)
     run.require_inputs(prepared.inputs.as_json())
-    before, store = run.store_path, Path(prepared.inputs.store)
-    if before.resolve() != store.resolve():
+    before, store = run.store_path, locate(prepared.inputs.store)
+    if places.resolved(before) != places.resolved(store):
         reporter.say(f"The store of {str(path)!r} was {str(before)!r}, and is {str(store)!r} now")
     run.note_places(store, prepared.root)
     run.restore_manifest(prepared.examples)
@@ -230,7 +229,7 @@ def _inputs(options: StageTwoOptions, store: Store, examples: Examples) -> RunIn
     for path, label, split, key, group in zip(*columns, strict=True):
         rows.update(canonical_json([path, label, split, key.decode(), *group]).encode())
     return RunInputs(
-        store=places.absolute(store.path),
+        store=places.absolute(store.place),
         identity=store.identity,
         split=options.split,
         split_seed=options.split_seed,

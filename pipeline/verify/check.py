@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config.upkeep import VerifyOptions
 from pipeline.errors import ConfigError
+from pipeline.files.location import Location, locate
 from pipeline.runs import model_folder
 from pipeline.runs.run import Run
 from pipeline.store.lock import lock
@@ -31,45 +32,46 @@ def verify(options: VerifyOptions, reporter: Reporter) -> dict[str, object]:
         ConfigError: Rows of something else than a store are to be encoded again.
         StoreError: There is nothing to check.
     """
-    path = Path(options.store)
-    is_run = not Store.exists(path) and Run.exists(path)
-    is_folder = not Store.exists(path) and model_folder.exists(path)
+    place = locate(options.store)
+    path = place if isinstance(place, Path) and not Store.exists(place) else None
+    is_run = path is not None and Run.exists(path)
+    is_folder = path is not None and model_folder.exists(path)
     if options.reencode and (is_run or is_folder):
         raise ConfigError(
             f"--reencode: expected a store, which holds features. Received: {options.store!r}.",
             hint="Give the store of the run; pipeline info says which that is.",
         )
-    if is_run:
+    if path is not None and is_run:
         return verify_run(path, repair=options.repair)
-    if is_folder:
+    if path is not None and is_folder:
         return verify_folder(path)
-    result = verify_store(path, repair=options.repair)
+    result = verify_store(place, repair=options.repair)
     if not options.reencode:
         return result
     if not result["ok"] and not options.repair:
         reporter.say("Nothing is encoded again before the store is repaired (--repair)")
         return {**result, "reencoded": 0}
-    return _reencoded(path, options, result, reporter)
+    return _reencoded(place, options, result, reporter)
 
 
 def _reencoded(
-    path: Path, options: VerifyOptions, result: Mapping[str, Any], reporter: Reporter
+    place: Location, options: VerifyOptions, result: Mapping[str, Any], reporter: Reporter
 ) -> dict[str, object]:
     """Add to a result what encoding again found; drop what is wrong where that was asked for."""
-    found = reencode(path, options.reencode, options.weights, reporter)
+    found = reencode(place, options.reencode, options.weights, reporter)
     if found.unavailable:
         reporter.say(
             f"{found.unavailable:,} of the rows drawn have no image any more: not compared"
         )
     done: list[str] = []
-    with lock(path):
+    with lock(place):
         if options.repair and found.problems:
             done = repaired(found.problems)
-            store = Store.open(path)
+            store = Store.open(place)
             store.refresh_view()
             store.save_record()
         elif found.is_whole:
-            Store.unchecked(path).note_proven()
+            Store.unchecked(place).note_proven()
     return {
         **result,
         "ok": result["ok"] and not found.problems,

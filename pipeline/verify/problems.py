@@ -1,9 +1,10 @@
 """What a check finds wrong, and how it is mended; for ``verify`` and ``verify_run``."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.store.storage import LOCAL, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,16 @@ def repaired(problems: Sequence[Problem]) -> list[str]:
     return list(done)
 
 
-def without(path: Path) -> Callable[[], str]:
-    """Return the repair that removes a file, or what is in its place."""
+def without(path: Path, storage: Storage = LOCAL) -> Callable[[], str]:
+    """Return the repair that removes a file, or what is in its place.
+
+    Args:
+        path: The file.
+        storage: Where the store that it is of keeps its files.
+    """
 
     def remove() -> str:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        return f"removed {path}"
+        storage.remove(path)
+        return f"removed {storage.named(path)}"
 
     return remove

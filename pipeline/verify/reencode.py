@@ -5,7 +5,6 @@ Checksums tell that a file is as it was written; this tells that what was writte
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,6 +15,7 @@ from pipeline.backbones.identity import Identity, require_encoder
 from pipeline.engines import probing
 from pipeline.engines.encoder import DRIFT_TOLERANCE, Encoder, drift
 from pipeline.errors import DecodeError
+from pipeline.files.location import Location
 from pipeline.images import reading, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import OK, Manifest
@@ -52,11 +52,11 @@ class Reencoded:
     is_whole: bool
 
 
-def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) -> Reencoded:
+def reencode(place: Location, count: int, weights: str | None, reporter: Reporter) -> Reencoded:
     """Encode rows of every shard again and compare them with what is stored.
 
     Args:
-        path: The store.
+        place: The store.
         count: Rows a shard, drawn at random; all of a smaller one.
         weights: Where the weights are, if the store lacks them; the file of a network in no table.
         reporter: Where notes and progress go.
@@ -67,8 +67,8 @@ def reencode(path: Path, count: int, weights: str | None, reporter: Reporter) ->
         StaleFeaturesError: Decoder or network make other features than they did, of any image.
         WeightsUnavailableError: The weights are nowhere.
     """
-    require_encoder(Store.unchecked(path).identity)
-    store = Store.open(path)
+    require_encoder(Store.unchecked(place).identity)
+    store = Store.open(place)
     images = _images(store)
     encoder = _encoder(store, weights, reporter)
     reporter.say(f"Encoding up to {count:,} rows per shard again with {encoder.engine}")
@@ -103,7 +103,7 @@ def _images(store: Store) -> _Images:
     images: dict[bytes, tuple[Manifest, int]] = {}
     for name in {store.manifest_path.name, *store.record.manifests}:
         path = store.path / name
-        if not path.exists():
+        if not store.has_manifest(path):
             continue
         manifest = store.read_manifest(path)
         for index, (key, status) in enumerate(zip(manifest.keys, manifest.statuses, strict=True)):
@@ -176,8 +176,8 @@ def _pixels(key: bytes, images: _Images, view: str, identity: Identity) -> Pixel
 def _problem(shard: Shard, wrong: int, compared: int) -> Problem:
     return Problem(
         shard.name,
-        f"{wrong:,} of {compared:,} rows of {str(shard.path)!r} that were encoded again are not "
-        "the features of their images.",
+        f"{wrong:,} of {compared:,} rows of {str(shard.storage.named(shard.path))!r} that were "
+        "encoded again are not the features of their images.",
         "Run this again with --repair, then extract; only the images of that shard are encoded.",
-        without(shard.path),
+        without(shard.path, shard.storage),
     )

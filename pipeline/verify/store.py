@@ -15,11 +15,13 @@ from pipeline.backbones import kept_file, probe, quantized_file, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
 from pipeline.files.atomic import complete, sha256_file
 from pipeline.files.hdf5 import HDF5_ERRORS
+from pipeline.files.location import Location
 from pipeline.images.manifest import OK
 from pipeline.store import activations, features_file
 from pipeline.store.lock import lock
 from pipeline.store.shard import Shard
 from pipeline.store.shard_set import ShardSet
+from pipeline.store.storage import LOCAL, Storage
 from pipeline.store.store import COPIES, Store
 from pipeline.system.wording import counted
 from pipeline.verify.problems import Problem, repaired, without
@@ -31,11 +33,11 @@ _KEEP_AGAIN: Final = (
 _DAMAGED: Final = ".damaged"
 
 
-def verify(path: Path, *, repair: bool = False) -> dict[str, object]:
+def verify(place: Location, *, repair: bool = False) -> dict[str, object]:
     """Check a store's shards, its view and that no image of its manifest lacks features.
 
     Args:
-        path: The store.
+        place: The store.
         repair: Whether to drop what is bad, and to make the view anew.
 
     Returns:
@@ -46,9 +48,11 @@ def verify(path: Path, *, repair: bool = False) -> dict[str, object]:
     Raises:
         StoreError: There is no store, its record is bad, or with ``repair`` another process writes.
     """
-    Store.unchecked(path)
-    with lock(path) if repair else nullcontext():
-        return _verify(Store.unchecked(path), repair=repair)
+    Store.unchecked(place)
+    with lock(place) if repair else nullcontext():
+        store = Store.unchecked(place)
+        store.storage.forget()
+        return _verify(Store.unchecked(place), repair=repair)
 
 
 def _verify(store: Store, *, repair: bool) -> dict[str, object]:
@@ -60,11 +64,12 @@ def _verify(store: Store, *, repair: bool) -> dict[str, object]:
             try:
                 good[name].append(_verified(shard_set, shard_path))
             except (StoreError, OSError) as error:
-                problems.append(_of_shard(shard_path, error))
+                problems.append(_of_shard(shard_path, error, store.storage))
     boundary = activations.all_paths(store.boundary_folder)
     bad = [problem for path in boundary for problem in _of_activations(path)]
     # What is left in the view then reads from shards that are there.
-    remade = [Problem("", "", "", _remaking(store))] if problems else []
+    is_remade = bool(problems) and store.storage.has_view
+    remade = [Problem("", "", "", _remaking(store))] if is_remade else []
     problems += [*bad, *_of_encoder(store), *_of_probe(store), *_of_copies(store)]
     problems += _of_manifests(store)
     problems += _of_view(store)
@@ -80,18 +85,21 @@ def _verify(store: Store, *, repair: bool) -> dict[str, object]:
 
 
 def _verified(shard_set: ShardSet, path: Path) -> Shard:
+    shard_set.bring([path])
     shard = shard_set.open_shard(path, is_checked=lambda path: False)
     if len(shard):
         shard_set.read_shard(shard)
     return shard
 
 
-def _of_shard(path: Path, error: StoreError | OSError) -> Problem:
+def _of_shard(path: Path, error: StoreError | OSError, storage: Storage = LOCAL) -> Problem:
     """Return a problem with a shard; what the system does not let be read is not removed."""
     if isinstance(error, StoreError):
-        mend = without(path) if isinstance(error, CorruptShardError) else None
+        is_bad = isinstance(error, CorruptShardError)
+        mend = without(path, storage) if is_bad else None
         return Problem(path.stem, error.message, error.hint, mend)
-    return Problem(path.stem, f"{path} cannot be read: {error}.", "Check its permissions.")
+    problem = f"{storage.named(path)} cannot be read: {error}."
+    return Problem(path.stem, problem, "Check its permissions.")
 
 
 def _of_activations(path: Path) -> Iterator[Problem]:
@@ -110,14 +118,14 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
             try:
                 weights.load(path)
             except PipelineError as error:
-                yield Problem(path.name, error.message, fix, without(path))
+                yield Problem(path.name, error.message, fix, without(path, store.storage))
             continue
         if kept_file.is_one(path):
             try:
                 kept_file.require_as_kept(path)
             except PipelineError as error:
                 fix_it = _KEEP_AGAIN.format(path.suffix)
-                yield Problem(path.name, error.message, fix_it, without(path))
+                yield Problem(path.name, error.message, fix_it, without(path, store.storage))
             continue
         if quantized_file.is_one(path):
             continue
@@ -127,8 +135,8 @@ def _of_encoder(store: Store) -> Iterator[Problem]:
         except OSError:
             is_bad = True
         if is_bad:
-            problem = f"{path} is not the network that was converted."
-            yield Problem(path.name, problem, fix, without(path))
+            problem = f"{store.named(path)} is not the network that was converted."
+            yield Problem(path.name, problem, fix, without(path, store.storage))
     yield from _of_quantized(store)
 
 
@@ -149,11 +157,13 @@ def _of_probe(store: Store) -> Iterator[Problem]:
         probe.find(store.path, store.identity, store.dim)
     except PipelineError as error:
         fix = "Delete it; the next extract makes another."
-        yield Problem(probe.FILE, error.message, fix, without(store.path / probe.FILE))
+        mend = without(store.path / probe.FILE, store.storage)
+        yield Problem(probe.FILE, error.message, fix, mend)
 
 
 def _of_copies(store: Store) -> Iterator[Problem]:
     """Yield what is wrong with the kept searches for near duplicates."""
+    store.storage.fetch_folder(store.path / COPIES)
     for path in complete(store.path / COPIES, ""):
         from pipeline.copies import kept  # SciPy takes long to import
 
@@ -161,20 +171,20 @@ def _of_copies(store: Store) -> Iterator[Problem]:
             kept.read(path)
         except StoreError as error:
             fix = "Delete it; it is made again when it is needed."
-            yield Problem(path.name, error.message, fix, without(path))
+            yield Problem(path.name, error.message, fix, without(path, store.storage))
 
 
 def _of_manifests(store: Store) -> Iterator[Problem]:
     """Yield the manifests in the store that are not as they were written."""
     for name in sorted({store.manifest_path.name, *store.record.manifests}):
         path = store.path / name
-        if Path(name).name != name or not path.exists():
+        if Path(name).name != name or not store.has_manifest(path):
             continue
 
         def move(path: Path = path) -> str:
             aside = path.with_name(path.name + _DAMAGED)
-            path.replace(aside)
-            return f"moved {path} to {aside.name}; run extract again"
+            store.storage.move(path, aside)
+            return f"moved {store.named(path)} to {aside.name}; run extract again"
 
         try:
             store.read_manifest(path)

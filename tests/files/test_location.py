@@ -49,5 +49,5 @@ def test_places_are_joined_and_spelled_in_one_way() -> None:
 
 def test_records_name_addresses_as_they_are(tmp_path: Path) -> None:
     root = Remote("s3://bucket/photos")
-    assert places.absolute(root) == str(root) and places.nearby_root(root, tmp_path) is None
+    assert places.absolute(root) == str(root) and places.nearby(root, tmp_path) is None
     assert places.of_images(str(root), None, tmp_path, lambda place: False) == root

@@ -236,7 +236,7 @@ def test_a_manifest_stays_known_however_often_writing_it_is_killed(
 
     store.save_manifest(path, manifest(0))
     with monkeypatch.context() as killed:
-        killed.setattr("pipeline.store.store.rename_durably", lambda *_: sys.exit())
+        killed.setattr("pipeline.store.storage.rename_durably", lambda *_: sys.exit())
         for number in (1, 2, 3):
             with pytest.raises(SystemExit):
                 store.save_manifest(path, manifest(number))

@@ -5,6 +5,7 @@ from typing import Final
 from pipeline.cli.command import Call, Command
 from pipeline.cli.text import Result, Text, duration, errors, size
 from pipeline.config.options import ExtractOptions
+from pipeline.files.location import is_address
 from pipeline.system.wording import counted
 
 
@@ -45,7 +46,9 @@ def text(result: Result) -> Text:
             "The weights are random (an untrained network): fine for trying things out; "
             "use --weights imagenet on your photos"
         )
-    lines.append(f"Features: {result['store']}/features.h5   Manifest: {result['manifest']}")
+    # At an address there is no file that other programs could read.
+    view = "" if is_address(result["store"]) else "/features.h5"
+    lines.append(f"Features: {result['store']}{view}   Manifest: {result['manifest']}")
     return lines
 
 

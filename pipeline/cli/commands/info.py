@@ -1,6 +1,5 @@
 """The ``info`` command: what a store or a run is."""
 
-from pathlib import Path
 from typing import Final
 
 from pipeline.cli.class_tables import all_classes, worst_classes
@@ -13,9 +12,10 @@ from pipeline.system.wording import counted
 
 def run(options: InfoOptions, call: Call) -> Result:
     """Say what a store or run is."""
+    from pipeline.files.location import locate
     from pipeline.runs.info import info
 
-    return info(Path(options.path), per_class=options.per_class, head=options.head)
+    return info(locate(options.path), per_class=options.per_class, head=options.head)
 
 
 def text(result: Result) -> Text:

@@ -1,6 +1,5 @@
 """The ``prune`` command: what no manifest needs is dropped from a store."""
 
-from pathlib import Path
 from typing import Final
 
 from pipeline.cli.command import Call, Command
@@ -11,9 +10,10 @@ from pipeline.system.wording import counted
 
 def run(options: PruneOptions, call: Call) -> Result:
     """Drop the features and frozen activations that no manifest needs."""
+    from pipeline.files.location import locate
     from pipeline.store.prune import prune
 
-    return prune(Path(options.store))
+    return prune(locate(options.store))
 
 
 def text(result: Result) -> Text:

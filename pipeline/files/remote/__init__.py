@@ -6,7 +6,7 @@ Credentials come from the environment alone, as the storage's own tools take the
 message, record or file.
 """
 
-from pipeline.files.remote.copies import Copy, copied, local_copy
+from pipeline.files.remote.copies import Copy, budget, copied, download, folder, local_copy
 from pipeline.files.remote.known import current, forget, forget_listed, look_up, state_of
 from pipeline.files.remote.objects import (
     can_list,
@@ -20,13 +20,18 @@ from pipeline.files.remote.objects import (
     upload,
     write,
 )
+from pipeline.files.remote.replacing import ChangedError, replace, require_whole
 
 __all__ = [
+    "ChangedError",
     "Copy",
+    "budget",
     "can_list",
     "copied",
     "current",
     "delete",
+    "download",
+    "folder",
     "forget",
     "forget_listed",
     "is_folder",
@@ -36,6 +41,8 @@ __all__ = [
     "read",
     "read_range",
     "refused_folder",
+    "replace",
+    "require_whole",
     "state",
     "state_of",
     "upload",

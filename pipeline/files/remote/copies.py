@@ -76,6 +76,19 @@ def copied(place: Remote) -> Copy:
     return _made(place, found.state, path)
 
 
+def download(place: Remote, target: Path) -> None:
+    """Write an object into a file, in pieces; whether it changed meanwhile, its digest tells.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        ConfigError, StorageError: As for ``objects.listing``.
+    """
+    found = objects.state(place)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "there is no such object", str(place))
+    _fetch_pieces(place, found.size, target)
+
+
 def folder() -> Path:
     """Return the folder of copies."""
     named = os.environ.get(FOLDER)
@@ -188,7 +201,7 @@ def _make_room(place: Path, size: int) -> None:
     """Delete the copies that were used longest ago, until one of a size fits into the budget."""
     found: list[tuple[float, int, Path]] = []
     for path in place.iterdir():
-        if path.name.startswith(TEMPORARY_PREFIX) or path.name.endswith(_LOCK):
+        if path.name.startswith(TEMPORARY_PREFIX) or path.name.endswith(_LOCK) or path.is_dir():
             continue
         try:
             status = path.stat()
