@@ -18,6 +18,9 @@ from pipeline.errors import ConfigError, unknown_name
 Record = TypeVar("Record")
 
 DEFAULT_SPLIT: Final = "70/15/15"
+# What features are made by, and settings tried by.
+LOCAL: Final = "local"
+RAY: Final = "ray"
 # What a network of one's own may expect of pixels.
 PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -38,6 +41,19 @@ def _report() -> bool:
 def _mlflow() -> str | None:
     return fields.path(
         None, "log the run into the MLflow store of this folder, a new one too", "DIR"
+    )
+
+
+def _executor(what: str) -> str:
+    return fields.choice(LOCAL, (LOCAL, RAY), f"{what} (extra 'ray')")
+
+
+def _address() -> str | None:
+    return fields.text(
+        None,
+        "HOST:PORT of the Ray cluster to join, or 'auto' for the one that this machine is part of "
+        "(default: RAY_ADDRESS, else Ray on this machine alone)",
+        "ADDRESS",
     )
 
 
@@ -138,7 +154,20 @@ class ExtractOptions:
         "NAME",
     )
     batch_size: int = fields.integer(32, "images per call of the backbone", 1)
-    workers: int | None = fields.integer(None, "decoding threads (default: one per processor)", 1)
+    workers: int | None = fields.integer(
+        None,
+        "decoding threads (default: one per processor; with --executor ray, 2 in every decoding "
+        "task)",
+        1,
+    )
+    executor: str = _executor("what encodes: this process, or the nodes of a Ray cluster")
+    address: str | None = _address()
+    actor_cores: int | None = fields.integer(
+        None,
+        "processors of one encoding actor of --executor ray; 0 for one GPU (default: one GPU where "
+        "the cluster has any, else all processors of its smallest node)",
+        0,
+    )
     on_error: str = fields.choice("skip", ("skip", "raise"), "what to do with an image that is bad")
     max_errors: int | None = fields.integer(None, "stop when more images than this are bad", 0)
     seed: int = fields.integer(0, "seed of random weights", 0)
@@ -219,6 +248,10 @@ class SweepOptions(StageTwoOptions):
         "settings to try: 'kornblith' is 45 L2 strengths of logistic regression; [grids.NAME] in "
         "the configuration file replaces a head's own",
     )
+    executor: str = _executor(
+        "what tries settings: this process, or the nodes of a Ray cluster, a head each"
+    )
+    address: str | None = _address()
     folds: int = fields.integer(
         5, "folds of cross-validation, where --split leaves no val (85/0/15)", 2
     )

@@ -32,7 +32,7 @@ from pipeline.images.sources import scan
 from pipeline.store.record import StoreRecord
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
-from pipeline.system import machine
+from pipeline.system import cluster, machine
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
@@ -56,6 +56,9 @@ def extract(
     outputs.require_folder("--store", path)
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
+    cluster.require_executor(
+        options.executor, address=options.address, actor_cores=options.actor_cores
+    )
     network = LazyEncoder.of(options, reporter)
     listing = scan(locate(options.data), layout=options.layout, unlabelled=options.unlabelled)
     if options.merge_labels:
@@ -165,6 +168,7 @@ def _result(
         "dim": store.dim,
         "views": {name: ledger.rows[name] for name in options.views},
         "bottleneck": work.bottleneck,
+        "nodes": list(work.nodes),
         "weights": options.weights,
         "store": str(store.path),
         "manifest": str(target),
