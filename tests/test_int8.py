@@ -12,7 +12,7 @@ from fakes import Command, FakeEncoder, write_classes, write_image
 import pipeline
 from pipeline.backbones import quantized_file
 from pipeline.backbones.identity import Identity
-from pipeline.config.options import ExtractOptions
+from pipeline.config.extracting import ExtractOptions
 from pipeline.engines import int8
 from pipeline.errors import ConfigError, PipelineError, WeightsUnavailableError
 from pipeline.extract import calibration

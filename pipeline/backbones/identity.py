@@ -9,7 +9,7 @@ from pipeline import backbones
 from pipeline.backbones import Backbone, forms, weights_file
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.forms import KERAS, ONNX, Form
-from pipeline.config.options import ExtractOptions
+from pipeline.config.extracting import ExtractOptions
 from pipeline.errors import ConfigError, RunError, StaleFeaturesError
 from pipeline.files.location import Location
 from pipeline.files.typed_record import Difference, Record, first_difference

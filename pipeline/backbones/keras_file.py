@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.backbones import network_shapes
 from pipeline.backbones.forms import CLIP_MEAN, CLIP_SCALE, KERAS, SUFFIXES
-from pipeline.config.options import PREPROCESSINGS
+from pipeline.config.extracting import PREPROCESSINGS
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
 from pipeline.files.atomic import open_regular

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Final
 
-from pipeline.config.options import ExtractOptions, options_of
+from pipeline.config.extracting import ExtractOptions
+from pipeline.config.options import options_of
 from pipeline.errors import ConfigError
 from pipeline.system.wording import counted
 

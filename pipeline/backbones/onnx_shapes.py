@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.config.options import ExtractOptions, options_of
+from pipeline.config.extracting import ExtractOptions
+from pipeline.config.options import options_of
 from pipeline.errors import ConfigError, unknown_name
 from pipeline.system.wording import counted
 

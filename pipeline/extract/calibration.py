@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from pipeline.config.options import ExtractOptions
+from pipeline.config.extracting import ExtractOptions
 from pipeline.engines.encoder import Images
 from pipeline.errors import ManifestError
 from pipeline.images import reading

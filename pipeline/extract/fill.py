@@ -7,6 +7,7 @@ digest.
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,13 +18,18 @@ from pipeline import engines
 from pipeline.backbones import identity, kept_file, probe, quantized_file, weights
 from pipeline.backbones.forms import ONNX
 from pipeline.backbones.identity import Identity
-from pipeline.config.options import ExtractOptions
+from pipeline.config.executors import RAY
+from pipeline.config.extracting import ExtractOptions
 from pipeline.engines import probing
+from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailableError
+from pipeline.extract import on_ray
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
+from pipeline.extract.ledger import Ledger
+from pipeline.extract.work import Work, rate_of
 from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
 from pipeline.images import views
@@ -47,15 +53,15 @@ class FilledStore:
 
     Attributes:
         store: The store.
-        extraction: What was done.
+        ledger: What was found of every image.
+        work: What was encoded, and how.
         manifest: The listing with keys and statuses.
-        startup: Seconds from the start to the first read.
     """
 
     store: Store
-    extraction: Extraction
+    ledger: Ledger
+    work: Work
     manifest: Manifest
-    startup: float
 
 
 def fill(
@@ -97,13 +103,15 @@ def fill(
         _keep_encoder(store, network)
         with store.scan_cache() as cache:
             _add_views(options, store)
-            extraction = start(options, listing, store, cache)
-            startup = _encode(store, extraction, network, started)
-            manifest = extraction.manifest()
-            store.compact(cache)
+            ledger = start(options, listing, store, cache)
+            encode = _encode_on_ray if options.executor == RAY else _encode
+            work = encode(Extraction(ledger, store, cache), store, cache, network, started)
+            manifest = ledger.manifest()
+            # Nodes write small shards, and an image that two of them met lies in two.
+            store.compact(cache, everything=bool(work.nodes))
         store.share_network()
         store.refresh_view()
-        _note_provenance(store, network, extraction)
+        _note_provenance(store, network, work)
         if target is not None:
             unlabelled = list(options.unlabelled) or None
             store.adopt(replace(store.record, unlabelled=unlabelled)).save_manifest(
@@ -111,7 +119,7 @@ def fill(
             )
         else:
             store.save_record()
-    return FilledStore(store, extraction, manifest, startup)
+    return FilledStore(store, ledger, work, manifest)
 
 
 def store_of(network: LazyEncoder, folder: Location) -> Location:
@@ -162,11 +170,11 @@ def _at_hand(
         return None
     store = Store.open(place)
     with store.scan_cache() as cache:
-        extraction = start(network.options, listing, store, cache)
-        workers = extraction.num_threads(network.options.workers)
-        if extraction.pending and extraction.needs_encoder(workers):
+        ledger = start(network.options, listing, store, cache)
+        workers = ledger.num_threads(network.options.workers)
+        if ledger.pending and Extraction(ledger, store, cache).needs_encoder(workers):
             return None
-    return FilledStore(store, extraction, extraction.manifest(), time.monotonic() - started)
+    return FilledStore(store, ledger, Work(time.monotonic() - started), ledger.manifest())
 
 
 def _opened(place: Location, network: LazyEncoder, listing: Manifest, *, force: bool) -> Store:
@@ -259,9 +267,9 @@ def _add_views(options: ExtractOptions, store: Store) -> None:
         store.add_view(name, scheme)
 
 
-def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanCache) -> Extraction:
+def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanCache) -> Ledger:
     """Begin an extraction: settle every file that is known without opening it."""
-    extraction = Extraction(
+    ledger = Ledger(
         listing,
         store,
         cache,
@@ -270,23 +278,42 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
         max_errors=options.max_errors,
     )
     if not options.rehash:
-        extraction.look_up()
-    return extraction
+        ledger.look_up()
+    return ledger
 
 
-def _encode(store: Store, extraction: Extraction, network: LazyEncoder, started: float) -> float:
-    """Encode what is missing; return the seconds from the start to the first read."""
+def _encode_on_ray(
+    extraction: Extraction, store: Store, cache: ScanCache, network: LazyEncoder, started: float
+) -> Work:
+    """Encode what is missing, on a cluster; what was only moved or copied is settled here."""
     options = network.options
-    workers = extraction.num_threads(options.workers)
-    fresh = network.is_loaded and extraction.reused == 0
+    if not extraction.needs_encoder(extraction.ledger.num_threads(options.workers)):
+        return Work(time.monotonic() - started)
+    ledger = extraction.ledger
+    return on_ray.encode(ledger, store, cache, options, network.reporter, started=started)
+
+
+def _encode(
+    extraction: Extraction, store: Store, cache: ScanCache, network: LazyEncoder, started: float
+) -> Work:
+    """Encode what is missing, in this process."""
+    options, ledger = network.options, extraction.ledger
+    workers = ledger.num_threads(options.workers)
+    fresh = network.is_loaded and ledger.reused == 0
     if not fresh and not extraction.needs_encoder(workers):
-        return time.monotonic() - started
+        return Work(time.monotonic() - started)
     encoder = network.encoder()
     _probe(store, encoder, network.reporter)
     startup = time.monotonic() - started
-    with network.reporter.bar(len(extraction.pending), "img") as bar:
+    with network.reporter.bar(len(ledger.pending), "img") as bar:
         extraction.encode(encoder, workers=workers, bar=bar)
-    return startup
+    return Work(
+        startup,
+        engine=encoder.engine,
+        device=encoder.device,
+        images_per_second=rate_of(ledger.encoded, extraction.clock.seconds),
+        bottleneck=_bottleneck(network, encoder, extraction.clock, workers),
+    )
 
 
 def _probe(store: Store, encoder: Encoder, reporter: Reporter) -> None:
@@ -331,38 +358,30 @@ def _keep_encoder(store: Store, network: LazyEncoder) -> None:
         kept_file.keep(store.encoder_folder, network.spec.file)
 
 
-def _note_provenance(store: Store, network: LazyEncoder, extraction: Extraction) -> None:
-    encoder = network.encoder_if_loaded
-    if encoder is None:
+def _note_provenance(store: Store, network: LazyEncoder, work: Work) -> None:
+    if work.engine is None or work.device is None:
         return
     made = StoreProvenance.made_here(
         weights=network.options.weights,
         seed=network.options.seed,
-        engine=encoder.engine,
-        device=encoder.device,
-        images_per_second=rate_of(extraction) or store.record.provenance.images_per_second,
-        bottleneck=bottleneck_of(network, extraction) or store.record.provenance.bottleneck,
+        engine=work.engine,
+        device=work.device,
+        images_per_second=work.images_per_second or store.record.provenance.images_per_second,
+        bottleneck=work.bottleneck or store.record.provenance.bottleneck,
     )
     store.adopt(replace(store.record, provenance=made))
 
 
-def rate_of(extraction: Extraction) -> float | None:
-    """Return images encoded a second, from the first read to the last shard; None of none."""
-    if not extraction.encoded or not extraction.clock.seconds:
-        return None
-    return round(extraction.encoded / extraction.clock.seconds, 2)
-
-
-def bottleneck_of(network: LazyEncoder, extraction: Extraction) -> dict[str, object] | None:
+def _bottleneck(
+    network: LazyEncoder, encoder: Encoder, clock: Clock, workers: int
+) -> Mapping[str, object] | None:
     """Return what bounded an extraction, as ``doctor.diagnose`` says; None of nothing encoded."""
-    options, encoder = network.options, network.encoder_if_loaded
-    if encoder is None:
-        return None
+    options = network.options
     on_gpu = encoder.device.startswith("GPU")
     faster = "tf32" if on_gpu else "bfloat16"
     has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
     setting = Setting(
-        workers=extraction.num_threads(options.workers),
+        workers=workers,
         processors=machine.processors(),
         engine=encoder.engine,
         best_engine=engines.best(network.spec.form, on_gpu=on_gpu),
@@ -370,4 +389,4 @@ def bottleneck_of(network: LazyEncoder, extraction: Extraction) -> dict[str, obj
         precision=options.precision,
         faster_precision=faster if has_faster else None,
     )
-    return diagnose(extraction.clock, setting)
+    return diagnose(clock, setting)

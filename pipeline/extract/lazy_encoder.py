@@ -7,7 +7,7 @@ from pipeline import backbones, engines
 from pipeline.backbones import Backbone, forms, frozen, identity, quantized_file
 from pipeline.backbones.forms import KERAS, ONNX
 from pipeline.backbones.frozen import FrozenBackbone
-from pipeline.config.options import ExtractOptions
+from pipeline.config.extracting import ExtractOptions
 from pipeline.engines import int8
 from pipeline.engines.base import require_apart
 from pipeline.engines.encoder import Encoder
@@ -64,11 +64,6 @@ class LazyEncoder:
     def engine(self) -> str:
         """The engine that ``auto`` stands for, or the one asked for."""
         return self._resolved()[0]
-
-    @property
-    def encoder_if_loaded(self) -> Encoder | None:
-        """The encoder, if anything needed it."""
-        return self._encoder
 
     def attach(self, store: Store) -> None:
         """Use what a store, whose identity is the one asked for, keeps of the network."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from pipeline.backbones import find
-from pipeline.config.options import ExtractOptions, build, default_of
+from pipeline.config.extracting import ExtractOptions
+from pipeline.config.options import build, default_of
 from pipeline.errors import ConfigError, DecodeError, mention
 from pipeline.extract.fill import fill, store_of
 from pipeline.extract.lazy_encoder import LazyEncoder

@@ -15,7 +15,8 @@ from pipeline.backbones import frozen, kept_file, probe, quantized_file, weights
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity, require_equal, require_reproducible
-from pipeline.config.options import ExtractOptions, default_of
+from pipeline.config.extracting import ExtractOptions
+from pipeline.config.options import default_of
 from pipeline.errors import RunError, WeightsUnavailableError
 from pipeline.images import views
 from pipeline.runs.record import RunInputs

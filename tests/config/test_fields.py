@@ -7,14 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.cli.commands import records
+from pipeline.config.extracting import ExtractOptions
 from pipeline.config.fields import expanded, spelled
-from pipeline.config.options import (
-    CommonOptions,
-    ExtractOptions,
-    TrainHeadOptions,
-    build,
-    options_of,
-)
+from pipeline.config.options import CommonOptions, TrainHeadOptions, build, options_of
 from pipeline.config.serving import ExportOptions, PredictOptions
 from pipeline.dataset import examples
 from pipeline.errors import ConfigError, RunError, StoreError

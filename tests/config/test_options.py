@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli.commands import records
+from pipeline.config.extracting import ExtractOptions
 from pipeline.config.fields import flag_of
 from pipeline.config.options import (
-    ExtractOptions,
     FinetuneOptions,
     SampleOptions,
     TrainHeadOptions,

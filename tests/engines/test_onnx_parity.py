@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import engines
 from pipeline.backbones import frozen
-from pipeline.config.options import PREPROCESSINGS
+from pipeline.config.extracting import PREPROCESSINGS
 from pipeline.system.keras_setup import import_converter, quiet_loggers
 
 pytestmark = [

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.config.options import ExtractOptions, options_of
+from pipeline.config.extracting import ExtractOptions
+from pipeline.config.options import options_of
 from pipeline.errors import ConfigError, DecodeError, StaleFeaturesError
 from pipeline.images import resizing, views
 from pipeline.images.decoder import decode
