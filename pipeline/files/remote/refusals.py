@@ -130,8 +130,9 @@ def _of_connection(chain: list[BaseException], names: set[str]) -> Refusal:
         if isinstance(item, ssl.SSLCertVerificationError):
             return Refusal("the certificate of the host is not trusted", has_answered=False)
         if isinstance(item, socket.gaierror):
+            names_it = next((repr(host) for host in map(_host, chain) if host), "")
             return Refusal(
-                "the name of the host is not known", _CHECK_NETWORK, may_pass=True,
+                f"the name of the host {names_it} is not known".replace("  ", " "), _CHECK_NETWORK, may_pass=True,
                 has_answered=False,
             )  # fmt: skip
         if isinstance(item, ConnectionRefusedError):
@@ -206,6 +207,12 @@ def _pause(error: BaseException) -> float:
         return 0.0
     said = str(headers.get("Retry-After") or headers.get("retry-after") or "")
     return float(said) if said.isdigit() else 0.0
+
+
+def _host(error: BaseException) -> str:
+    """Return the host that an error of a connection names, which an endpoint may have set."""
+    host = getattr(error, "host", "")
+    return host if isinstance(host, str) else ""
 
 
 def _without_credentials(names: set[str]) -> str:
