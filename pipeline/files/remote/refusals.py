@@ -130,11 +130,9 @@ def _of_connection(chain: list[BaseException], names: set[str]) -> Refusal:
         if isinstance(item, ssl.SSLCertVerificationError):
             return Refusal("the certificate of the host is not trusted", has_answered=False)
         if isinstance(item, socket.gaierror):
-            names_it = next((repr(host) for host in map(_host, chain) if host), "")
-            return Refusal(
-                f"the name of the host {names_it} is not known".replace("  ", " "), _CHECK_NETWORK, may_pass=True,
-                has_answered=False,
-            )  # fmt: skip
+            host = next(filter(None, map(_host, chain)), "of the host")
+            reason = f"the name {host} is not known"
+            return Refusal(reason, _CHECK_NETWORK, may_pass=True, has_answered=False)
         if isinstance(item, ConnectionRefusedError):
             return Refusal(
                 "the host does not answer: connection refused", _CHECK_NETWORK, may_pass=True,
@@ -212,7 +210,7 @@ def _pause(error: BaseException) -> float:
 def _host(error: BaseException) -> str:
     """Return the host that an error of a connection names, which an endpoint may have set."""
     host = getattr(error, "host", "")
-    return host if isinstance(host, str) else ""
+    return repr(host) if isinstance(host, str) and host else ""
 
 
 def _without_credentials(names: set[str]) -> str:
