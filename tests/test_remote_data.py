@@ -224,7 +224,7 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("{bucket}/none.zip", "There is no data at '{bucket}/none.zip'"),
         ("gs://bucket/photos", "needs gcsfs, which is not installed. pip install gcsfs"),
         ("odd://bucket/photos", "scheme 'odd' is not known"),
-        ("http://host.invalid/photos.csv", "the name of the host is not known"),
+        ("http://host.invalid/photos.csv", "the name 'host.invalid' is not known"),
         ("s3://AKIAQ7WJ3ZV2NBXLK5PD:x@bucket/photos", "an address without credentials"),
     ],
 )  # fmt: skip

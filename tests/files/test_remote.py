@@ -149,7 +149,7 @@ def test_a_storage_that_stays_silent_is_given_up(object_store: ObjectStore, buck
     ("address", "reason"),
     [
         ("http://127.0.0.1:1/a.png", "connection refused"),
-        ("http://no-such-host.invalid/a.png", "the name of the host is not known"),
+        ("http://no-such-host.invalid/a.png", "the name 'no-such-host.invalid' is not known"),
     ],
 )
 def test_a_host_that_is_none_is_said_at_once(

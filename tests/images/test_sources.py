@@ -179,7 +179,7 @@ ROADS: dict[str, Callable[[Path, Path], str]] = {
 }
 
 
-# Roads to addresses, below a bucket or on the web; see ``at_address``.
+# Roads to addresses, below a bucket or on the web; see ``data``.
 REMOTE_ROADS = {
     "s3 folder": "{bucket}/photos",
     "s3 table": "{bucket}/photos.csv",

@@ -130,10 +130,9 @@ def _of_connection(chain: list[BaseException], names: set[str]) -> Refusal:
         if isinstance(item, ssl.SSLCertVerificationError):
             return Refusal("the certificate of the host is not trusted", has_answered=False)
         if isinstance(item, socket.gaierror):
-            return Refusal(
-                "the name of the host is not known", _CHECK_NETWORK, may_pass=True,
-                has_answered=False,
-            )  # fmt: skip
+            host = next(filter(None, map(_host, chain)), "of the host")
+            reason = f"the name {host} is not known"
+            return Refusal(reason, _CHECK_NETWORK, may_pass=True, has_answered=False)
         if isinstance(item, ConnectionRefusedError):
             return Refusal(
                 "the host does not answer: connection refused", _CHECK_NETWORK, may_pass=True,
@@ -206,6 +205,12 @@ def _pause(error: BaseException) -> float:
         return 0.0
     said = str(headers.get("Retry-After") or headers.get("retry-after") or "")
     return float(said) if said.isdigit() else 0.0
+
+
+def _host(error: BaseException) -> str:
+    """Return the host that an error of a connection names, which an endpoint may have set."""
+    host = getattr(error, "host", "")
+    return repr(host) if isinstance(host, str) and host else ""
 
 
 def _without_credentials(names: set[str]) -> str:
