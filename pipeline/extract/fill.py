@@ -7,6 +7,7 @@ digest.
 import hashlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,7 @@ from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailabl
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
+from pipeline.extract.ledger import Ledger
 from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
 from pipeline.images import views
@@ -42,20 +44,39 @@ _DIGITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """How features were made.
+
+    Attributes:
+        startup: Seconds from the start to the first read.
+        engine: What ran the network; None where nothing had to be encoded.
+        device: What the engine ran on.
+        images_per_second: Images encoded a second, from the first read to the last shard.
+        bottleneck: What bounded that, as ``doctor.diagnose`` says.
+    """
+
+    startup: float
+    engine: str | None = None
+    device: str | None = None
+    images_per_second: float | None = None
+    bottleneck: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FilledStore:
     """A store that holds the features of a listing.
 
     Attributes:
         store: The store.
-        extraction: What was done.
+        ledger: What was found of every image.
+        work: What was encoded, and how.
         manifest: The listing with keys and statuses.
-        startup: Seconds from the start to the first read.
     """
 
     store: Store
-    extraction: Extraction
+    ledger: Ledger
+    work: Work
     manifest: Manifest
-    startup: float
 
 
 def fill(
@@ -97,13 +118,13 @@ def fill(
         _keep_encoder(store, network)
         with store.scan_cache() as cache:
             _add_views(options, store)
-            extraction = start(options, listing, store, cache)
-            startup = _encode(store, extraction, network, started)
-            manifest = extraction.manifest()
+            ledger = start(options, listing, store, cache)
+            work = _encode(Extraction(ledger, store, cache), store, network, started)
+            manifest = ledger.manifest()
             store.compact(cache)
         store.share_network()
         store.refresh_view()
-        _note_provenance(store, network, extraction)
+        _note_provenance(store, network, work)
         if target is not None:
             unlabelled = list(options.unlabelled) or None
             store.adopt(replace(store.record, unlabelled=unlabelled)).save_manifest(
@@ -111,7 +132,7 @@ def fill(
             )
         else:
             store.save_record()
-    return FilledStore(store, extraction, manifest, startup)
+    return FilledStore(store, ledger, work, manifest)
 
 
 def store_of(network: LazyEncoder, folder: Location) -> Location:
@@ -162,11 +183,11 @@ def _at_hand(
         return None
     store = Store.open(place)
     with store.scan_cache() as cache:
-        extraction = start(network.options, listing, store, cache)
-        workers = extraction.num_threads(network.options.workers)
-        if extraction.pending and extraction.needs_encoder(workers):
+        ledger = start(network.options, listing, store, cache)
+        workers = ledger.num_threads(network.options.workers)
+        if ledger.pending and Extraction(ledger, store, cache).needs_encoder(workers):
             return None
-    return FilledStore(store, extraction, extraction.manifest(), time.monotonic() - started)
+    return FilledStore(store, ledger, Work(time.monotonic() - started), ledger.manifest())
 
 
 def _opened(place: Location, network: LazyEncoder, listing: Manifest, *, force: bool) -> Store:
@@ -259,9 +280,9 @@ def _add_views(options: ExtractOptions, store: Store) -> None:
         store.add_view(name, scheme)
 
 
-def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanCache) -> Extraction:
+def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanCache) -> Ledger:
     """Begin an extraction: settle every file that is known without opening it."""
-    extraction = Extraction(
+    ledger = Ledger(
         listing,
         store,
         cache,
@@ -270,23 +291,29 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
         max_errors=options.max_errors,
     )
     if not options.rehash:
-        extraction.look_up()
-    return extraction
+        ledger.look_up()
+    return ledger
 
 
-def _encode(store: Store, extraction: Extraction, network: LazyEncoder, started: float) -> float:
-    """Encode what is missing; return the seconds from the start to the first read."""
-    options = network.options
-    workers = extraction.num_threads(options.workers)
-    fresh = network.is_loaded and extraction.reused == 0
+def _encode(extraction: Extraction, store: Store, network: LazyEncoder, started: float) -> Work:
+    """Encode what is missing, in this process."""
+    options, ledger = network.options, extraction.ledger
+    workers = ledger.num_threads(options.workers)
+    fresh = network.is_loaded and ledger.reused == 0
     if not fresh and not extraction.needs_encoder(workers):
-        return time.monotonic() - started
+        return Work(time.monotonic() - started)
     encoder = network.encoder()
     _probe(store, encoder, network.reporter)
     startup = time.monotonic() - started
-    with network.reporter.bar(len(extraction.pending), "img") as bar:
+    with network.reporter.bar(len(ledger.pending), "img") as bar:
         extraction.encode(encoder, workers=workers, bar=bar)
-    return startup
+    return Work(
+        startup,
+        engine=encoder.engine,
+        device=encoder.device,
+        images_per_second=rate_of(ledger.encoded, extraction.clock.seconds),
+        bottleneck=_bottleneck(network, encoder, extraction),
+    )
 
 
 def _probe(store: Store, encoder: Encoder, reporter: Reporter) -> None:
@@ -331,38 +358,35 @@ def _keep_encoder(store: Store, network: LazyEncoder) -> None:
         kept_file.keep(store.encoder_folder, network.spec.file)
 
 
-def _note_provenance(store: Store, network: LazyEncoder, extraction: Extraction) -> None:
-    encoder = network.encoder_if_loaded
-    if encoder is None:
+def _note_provenance(store: Store, network: LazyEncoder, work: Work) -> None:
+    if work.engine is None or work.device is None:
         return
     made = StoreProvenance.made_here(
         weights=network.options.weights,
         seed=network.options.seed,
-        engine=encoder.engine,
-        device=encoder.device,
-        images_per_second=rate_of(extraction) or store.record.provenance.images_per_second,
-        bottleneck=bottleneck_of(network, extraction) or store.record.provenance.bottleneck,
+        engine=work.engine,
+        device=work.device,
+        images_per_second=work.images_per_second or store.record.provenance.images_per_second,
+        bottleneck=work.bottleneck or store.record.provenance.bottleneck,
     )
     store.adopt(replace(store.record, provenance=made))
 
 
-def rate_of(extraction: Extraction) -> float | None:
+def rate_of(encoded: int, seconds: float) -> float | None:
     """Return images encoded a second, from the first read to the last shard; None of none."""
-    if not extraction.encoded or not extraction.clock.seconds:
-        return None
-    return round(extraction.encoded / extraction.clock.seconds, 2)
+    return round(encoded / seconds, 2) if encoded and seconds else None
 
 
-def bottleneck_of(network: LazyEncoder, extraction: Extraction) -> dict[str, object] | None:
+def _bottleneck(
+    network: LazyEncoder, encoder: Encoder, extraction: Extraction
+) -> Mapping[str, object] | None:
     """Return what bounded an extraction, as ``doctor.diagnose`` says; None of nothing encoded."""
-    options, encoder = network.options, network.encoder_if_loaded
-    if encoder is None:
-        return None
+    options = network.options
     on_gpu = encoder.device.startswith("GPU")
     faster = "tf32" if on_gpu else "bfloat16"
     has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
     setting = Setting(
-        workers=extraction.num_threads(options.workers),
+        workers=extraction.ledger.num_threads(options.workers),
         processors=machine.processors(),
         engine=encoder.engine,
         best_engine=engines.best(network.spec.form, on_gpu=on_gpu),

@@ -65,11 +65,6 @@ class LazyEncoder:
         """The engine that ``auto`` stands for, or the one asked for."""
         return self._resolved()[0]
 
-    @property
-    def encoder_if_loaded(self) -> Encoder | None:
-        """The encoder, if anything needed it."""
-        return self._encoder
-
     def attach(self, store: Store) -> None:
         """Use what a store, whose identity is the one asked for, keeps of the network."""
         if self._backbone is None:

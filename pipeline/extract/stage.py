@@ -19,11 +19,9 @@ from pipeline.dataset.labels import merged as merge_labels
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.fill import (
     FilledStore,
-    bottleneck_of,
     fill,
     identity_of,
     identity_of_options,
-    rate_of,
     start,
 )
 from pipeline.extract.lazy_encoder import LazyEncoder
@@ -105,18 +103,18 @@ def _dry_run(place: Location, listing: Manifest, network: LazyEncoder) -> dict[s
         store.require_identity(identity_of(network, store))
         store = Store.open(place)
     with store.scan_cache() if exists else ScanCache(None) as cache:
-        extraction = start(options, listing, store, cache)
-        pending = extraction.pending
-        new = extraction.count_new(extraction.num_threads(options.workers))
+        ledger = start(options, listing, store, cache)
+        pending, extraction = ledger.pending, Extraction(ledger, store, cache)
+        new = extraction.count_new(ledger.num_threads(options.workers))
         asked = (store, extraction, network, pending, listing)
         rate, source = _expected_rate(*asked) if new else (None, "")
-        rows = sum(extraction.rows.values())
+        rows = sum(ledger.rows.values())
     return {
         "dry_run": True,
         "images": len(listing),
         "new": new,
-        "reused": extraction.reused,
-        "skipped": extraction.skipped,
+        "reused": ledger.reused,
+        "skipped": ledger.skipped,
         "estimated_seconds": round(rows / rate, 3) if rate else 0.0,
         "estimated_bytes": rows * (4 * store.dim + 64),
         "estimated_from": source,
@@ -162,24 +160,24 @@ def _expected_rate(
 def _result(
     network: LazyEncoder, filled: FilledStore, target: Path, started: float
 ) -> dict[str, object]:
-    options, store, extraction = network.options, filled.store, filled.extraction
-    encoder = network.encoder_if_loaded
+    options, store = network.options, filled.store
+    ledger, work = filled.ledger, filled.work
     return {
         "images": len(filled.manifest),
-        "encoded": extraction.encoded,
-        "reused": extraction.reused,
-        "skipped": extraction.skipped,
+        "encoded": ledger.encoded,
+        "reused": ledger.reused,
+        "skipped": ledger.skipped,
         "conflicting": sum(status == CONFLICT for status in filled.manifest.statuses),
-        "errors": extraction.errors,
+        "errors": ledger.errors,
         "seconds": round(time.monotonic() - started, 3),
-        "startup_seconds": round(filled.startup, 3),
-        "images_per_second": rate_of(extraction),
-        "engine": encoder.engine if encoder else store.record.provenance.engine,
+        "startup_seconds": round(work.startup, 3),
+        "images_per_second": work.images_per_second,
+        "engine": work.engine or store.record.provenance.engine,
         "precision": options.precision,
-        "device": encoder.device if encoder else store.record.provenance.device,
+        "device": work.device or store.record.provenance.device,
         "dim": store.dim,
-        "views": {name: extraction.rows[name] for name in options.views},
-        "bottleneck": bottleneck_of(network, extraction),
+        "views": {name: ledger.rows[name] for name in options.views},
+        "bottleneck": work.bottleneck,
         "weights": options.weights,
         "store": str(store.place),
         "manifest": str(store.named(target)),

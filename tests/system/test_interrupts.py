@@ -30,7 +30,7 @@ from pipeline.engines import base, openvino, probing
 from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
-from pipeline.extract import extraction
+from pipeline.extract import extraction, ledger
 from pipeline.store import shard, writer
 from pipeline.store.store import Store
 
@@ -203,7 +203,7 @@ def test_the_same_with_a_network_of_keras_on_every_engine(
     encoder = engines.create(engine, loaded, batch_size=6, precision="float32")
     monkeypatch.setattr(frozen, "load", lambda *_, **__: loaded)
     monkeypatch.setattr(weights, "save", save_nothing)
-    modules = [encoding_queue, extraction, base, sys.modules[type(encoder).__module__]]
+    modules = [encoding_queue, extraction, ledger, base, sys.modules[type(encoder).__module__]]
 
     reached, _ = raise_everywhere(monkeypatch, encoder, modules, keep=partial(some, count=25))
     assert reached > 15
