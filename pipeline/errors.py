@@ -15,6 +15,7 @@
   + RunError (ValueError)                  a run directory that does not fit what was asked
   + WeightsUnavailableError (OSError)      weights that cannot be had, or do not fit
   + HeadNotTrainableError (TypeError)      a head that is no network; names those that are
+  + ClusterError                           a cluster, or a node of it, that cannot be used
   + EngineUnavailableError (ImportError)   an engine that is not installed; carries the pip line
 
 Every message says what was expected and what was received; ``hint`` is the next action.
@@ -140,6 +141,10 @@ class WeightsUnavailableError(PipelineError, OSError):
 
 class HeadNotTrainableError(PipelineError, TypeError):
     """A head that cannot become layers of a network."""
+
+
+class ClusterError(PipelineError):
+    """A cluster of Ray, or a node of it, cannot be used; names the node."""
 
 
 class EngineUnavailableError(PipelineError, ImportError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
-from pipeline.config import fields
+from pipeline.config import fields, spreading
 from pipeline.config.fields import Option, argument_of, checked
 from pipeline.errors import ConfigError, unknown_name
 
@@ -156,8 +156,14 @@ class ExtractOptions:
     )
     batch_size: int = fields.integer(32, "images per call of the backbone", 1)
     workers: int | None = fields.integer(
-        None, "reading threads (default: one per processor; of images at addresses 16, or 128)", 1
+        None,
+        "reading threads (default: one per processor; of images at addresses 16, or 128; in each "
+        "decoding task of --executor ray 2, or 16)",
+        1,
     )
+    executor: str = spreading.executor("what encodes: this process, or the nodes of a Ray cluster")
+    address: str | None = spreading.address()
+    actor_cores: int | None = spreading.actor_cores()
     on_error: str = fields.choice("skip", ("skip", "raise"), "what to do with an image that is bad")
     max_errors: int | None = fields.integer(None, "stop when more images than this are bad", 0)
     seed: int = fields.integer(0, "seed of random weights", 0)
@@ -240,6 +246,10 @@ class SweepOptions(StageTwoOptions):
         "settings to try: 'kornblith' is 45 L2 strengths of logistic regression; [grids.NAME] in "
         "the configuration file replaces a head's own",
     )
+    executor: str = spreading.executor(
+        "what tries settings: this process, or the nodes of a Ray cluster, a head each"
+    )
+    address: str | None = spreading.address()
     folds: int = fields.integer(
         5, "folds of cross-validation, where --split leaves no val (85/0/15)", 2
     )

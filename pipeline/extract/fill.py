@@ -19,13 +19,16 @@ from pipeline.backbones import identity, kept_file, probe, quantized_file, weigh
 from pipeline.backbones.forms import ONNX
 from pipeline.backbones.identity import Identity
 from pipeline.config.options import ExtractOptions
+from pipeline.config.spreading import RAY
 from pipeline.engines import probing
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailableError
+from pipeline.extract import on_ray
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.extract.ledger import Ledger
+from pipeline.extract.work import Work, rate_of
 from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
 from pipeline.images import views
@@ -41,25 +44,6 @@ from pipeline.system.progress import Reporter
 
 # Of a digest, in the name of a store within a folder of stores.
 _DIGITS: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How features were made.
-
-    Attributes:
-        startup: Seconds from the start to the first read.
-        engine: What ran the network; None where nothing had to be encoded.
-        device: What the engine ran on.
-        images_per_second: Images encoded a second, from the first read to the last shard.
-        bottleneck: What bounded that, as ``doctor.diagnose`` says.
-    """
-
-    startup: float
-    engine: str | None = None
-    device: str | None = None
-    images_per_second: float | None = None
-    bottleneck: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +103,8 @@ def fill(
         with store.scan_cache() as cache:
             _add_views(options, store)
             ledger = start(options, listing, store, cache)
-            work = _encode(Extraction(ledger, store, cache), store, network, started)
+            encode = _encode_on_ray if options.executor == RAY else _encode
+            work = encode(Extraction(ledger, store, cache), store, cache, network, started)
             manifest = ledger.manifest()
             store.compact(cache)
         store.share_network()
@@ -295,7 +280,19 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
     return ledger
 
 
-def _encode(extraction: Extraction, store: Store, network: LazyEncoder, started: float) -> Work:
+def _encode_on_ray(
+    extraction: Extraction, store: Store, cache: ScanCache, network: LazyEncoder, started: float
+) -> Work:
+    """Encode what is missing, on a cluster; what was only moved or copied is settled here."""
+    options, ledger = network.options, extraction.ledger
+    if not extraction.needs_encoder(ledger.num_threads(options.workers)):
+        return Work(time.monotonic() - started)
+    return on_ray.encode(ledger, store, cache, options, network.reporter, started=started)
+
+
+def _encode(
+    extraction: Extraction, store: Store, cache: ScanCache, network: LazyEncoder, started: float
+) -> Work:
     """Encode what is missing, in this process."""
     options, ledger = network.options, extraction.ledger
     workers = ledger.num_threads(options.workers)
@@ -370,11 +367,6 @@ def _note_provenance(store: Store, network: LazyEncoder, work: Work) -> None:
         bottleneck=work.bottleneck or store.record.provenance.bottleneck,
     )
     store.adopt(replace(store.record, provenance=made))
-
-
-def rate_of(encoded: int, seconds: float) -> float | None:
-    """Return images encoded a second, from the first read to the last shard; None of none."""
-    return round(encoded / seconds, 2) if encoded and seconds else None
 
 
 def _bottleneck(

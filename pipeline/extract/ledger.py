@@ -16,7 +16,7 @@ from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts, no
 from pipeline.images.reading import ReadFile
 from pipeline.images.views import PLAIN
 from pipeline.store.scan_cache import ScanCache
-from pipeline.store.shard import Shard
+from pipeline.store.shard import Keys, Shard
 from pipeline.store.shard_set import ShardSet, remember_check
 from pipeline.store.store import Store
 
@@ -109,6 +109,10 @@ class Ledger:
         return mark_conflicts(
             replace(self.listing, keys=self._keys.copy(), statuses=tuple(self._statuses))
         )
+
+    def keys_of(self, status: str) -> Keys:
+        """Return the keys of the images of a status, ``S64``, ``(n,)``."""
+        return self._keys[[found == status for found in self._statuses]]
 
     def look_up(self) -> None:
         """Settle every file that is unchanged since an earlier run, without opening it."""

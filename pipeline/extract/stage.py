@@ -34,6 +34,7 @@ from pipeline.store.object_storage import storage_of
 from pipeline.store.record import StoreRecord
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
+from pipeline.system import cluster
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
@@ -61,6 +62,9 @@ def extract(
         storage.require_writable()
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
+    cluster.require_executor(
+        options.executor, address=options.address, actor_cores=options.actor_cores
+    )
     network = LazyEncoder.of(options, reporter)
     listing = scan(
         locate(options.data),
@@ -178,6 +182,7 @@ def _result(
         "dim": store.dim,
         "views": {name: ledger.rows[name] for name in options.views},
         "bottleneck": work.bottleneck,
+        "nodes": list(work.nodes),
         "weights": options.weights,
         "store": str(store.place),
         "manifest": str(store.named(target)),

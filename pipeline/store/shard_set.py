@@ -124,6 +124,10 @@ class ShardSet:
             )
         return places
 
+    def path_of(self, name: str) -> Path:
+        """Return where the shard of a name is, or would be."""
+        return self.folder / f"{name}{shards.SUFFIX}"
+
     def shard_paths(self) -> list[Path]:
         """Return the shard files at hand."""
         return list(self._storage.shards(self.folder))

@@ -25,6 +25,15 @@ _INSTRUCTIONS: Final = MappingProxyType(
 )
 
 
+# What processes that share a machine agreed on; a list, so that a function need not rebind a name.
+_agreed: list[int] = []
+
+
+def use_at_most(count: int) -> None:
+    """Let this process use no more processors than these, where others share the machine."""
+    _agreed[:] = [count]
+
+
 def processors(root: Path = _ROOT) -> int:
     """Return how many processors this process may use: affinity and control-group quota.
 
@@ -34,7 +43,7 @@ def processors(root: Path = _ROOT) -> int:
     available = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, math.ceil(min(available, _quota(root))))
+    return max(1, math.ceil(min(available, _quota(root), *_agreed)))
 
 
 def processor_name(root: Path = _ROOT) -> str:

@@ -34,6 +34,7 @@ def text(result: Result) -> Text:
         f"{duration(result['seconds'])}" + (f" ({rate:,.0f} images/s)" if rate else "")
     ]
     lines += _bottleneck(result["bottleneck"])
+    lines += [_node(node) for node in result["nodes"]]
     lines += [f"View {name}: {count:,} made" for name, count in result["views"].items()]
     lines += errors(result["errors"], "in the manifest")
     if result["conflicting"]:
@@ -56,8 +57,25 @@ def _bottleneck(found: Result | None) -> list[str]:
     """Say what bounds the rate, and what would raise it."""
     if found is None:
         return []
-    busy = ", ".join(f"{part} {100 * share:.0f} %" for part, share in found["busy"].items())
-    return [f"Bound by {found['bound']} (busy: {busy}); faster with {found['advice']}"]
+    return [f"Bound by {found['bound']} (busy: {_busy(found)}); faster with {found['advice']}"]
+
+
+def _node(found: Result) -> str:
+    """Say what a node of a cluster did."""
+    if not found["encoded"]:
+        return f"{found['node']}: {found['decoded']:,} decoded for others (busy: {_busy(found)})"
+    rate = found["images_per_second"]
+    return (
+        f"{found['node']}: {found['encoded']:,} encoded"
+        + (f" ({rate:,.0f} images/s)" if rate else "")
+        + f", bound by {found['bound']} (busy: {_busy(found)})"
+    )
+
+
+def _busy(found: Result) -> str:
+    return ", ".join(
+        f"{part} {100 * share:.0f} %" for part, share in found["busy"].items() if share is not None
+    )
 
 
 COMMAND: Final = Command(ExtractOptions, run, text, example="pipeline extract photos", keeps=True)

@@ -1,0 +1,325 @@
+"""Stage 1 on a cluster of Ray: another driver over the same ledger.
+
+Ray Data streams parts of the listing through decoding tasks into a pool of encoding actors
+(``node``), holds back whoever is too fast, and tries again what a lost process had begun. What an
+actor had begun when it was lost is not waited for: its images stay pending in the ledger, and a
+further round takes them. So whatever is lost costs what was under way there, also when no other
+node comes, and what is stored is found by its keys and never by the memory of a cluster.
+"""
+
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from pipeline.backbones import probe
+from pipeline.config.options import ExtractOptions
+from pipeline.errors import ClusterError, StoreError
+from pipeline.extract.ledger import Ledger
+from pipeline.extract.messages import Answer, Job, Part, Refusal, packed, unpacked
+from pipeline.extract.node import ANSWER, PART, EncodingActor, decode, probed, require_sight
+from pipeline.extract.node_work import NodeWork, bottleneck_of
+from pipeline.extract.work import Work, rate_of
+from pipeline.images.manifest import OK
+from pipeline.store.scan_cache import ScanCache
+from pipeline.store.store import Store
+from pipeline.system import cluster
+from pipeline.system.cluster import Node
+from pipeline.system.progress import Bar, Reporter
+from pipeline.system.wording import counted
+
+# Of pixels in one part, which is what a decoding task hands over: small, so that a few for each
+# actor fit into the memory that processes share.
+_PART_BYTES: Final = 40 << 20
+# Whose answer, keys and states of files, still travels with Ray's own messages.
+_PART_ROWS: Final = 512
+# Parts of a small data set for each actor, so that all end at about the same time.
+_PARTS_PER_ACTOR: Final = 4
+# Parts at a time that a cluster of this machine alone has room for.
+_PARTS_IN_MEMORY: Final = 16
+# Most processors of one actor; a network gains little from more.
+_CORES: Final = 16
+# Of the processors of an actor, what Ray is told that it takes. The rest is for a decoding task for
+# each of them: as on one machine, where as many threads decode beside a network that takes all.
+_ENCODING_SHARE: Final = 0.75
+# How long a shard that was written elsewhere may take to be seen here.
+_SEEN_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What an encoding actor and a decoding task take of a node.
+
+    Attributes:
+        cores: Processors of an actor; None where it takes a GPU.
+        actors: How many fit on the nodes that there are.
+    """
+
+    cores: int | None
+    actors: int
+
+    @classmethod
+    def of(cls, members: Sequence[Node], cores: int | None) -> "Pool":
+        """Return one actor per GPU, or per so many processors.
+
+        Args:
+            members: The nodes.
+            cores: As asked for: 0 stands for a GPU; None for a GPU where there is one, else for
+                the processors of the smallest node.
+        """
+        if cores == 0 or (cores is None and any(node.gpus for node in members)):
+            return cls(None, max(1, sum(int(node.gpus) for node in members)))
+        sizes = [int(node.cpus) for node in members if node.cpus >= 1]
+        chosen = cores or min([*sizes, _CORES])
+        return cls(chosen, max(1, sum(size // chosen for size in sizes)))
+
+    @property
+    def encoding(self) -> dict[str, float]:
+        """What Ray sets aside for an actor."""
+        if self.cores is None:
+            return {"num_cpus": 1, "num_gpus": 1}
+        return {"num_cpus": _ENCODING_SHARE * self.cores}
+
+    @property
+    def decoding(self) -> dict[str, float]:
+        """What Ray sets aside for a decoding task."""
+        return {"num_cpus": 1 if self.cores is None else 1 - _ENCODING_SHARE}
+
+
+def encode(
+    ledger: Ledger, store: Store, cache: ScanCache, options: ExtractOptions, reporter: Reporter,
+    *, started: float,
+) -> Work:  # fmt: skip
+    """Encode every pending image on the nodes of a cluster.
+
+    Args:
+        ledger: What is known of every image; the first one pending can be read.
+        store: Where features go, on a file system that every node shares; it keeps the network.
+        cache: What earlier runs learned about files.
+        options: What was asked for.
+        reporter: Where notes and progress go.
+        started: ``time.monotonic()`` at the start of the process.
+
+    Raises:
+        ClusterError: No cluster, a node that cannot be used, or none that goes on.
+        StaleFeaturesError: A node makes other features than the store holds; names it.
+        DecodeError: An image is bad and ``on_error`` is ``raise``.
+        ManifestError: More images are bad than ``max_errors``.
+    """
+    pixels = 3 * store.identity.image_size**2 * len(ledger.targets)
+    with cluster.joined(options.address, memory=_PARTS_IN_MEMORY * _PART_BYTES) as ray:
+        job = _job(ledger, store, options)
+        # Where nodes come and go, those of now are looked at first; later ones look at themselves.
+        members = cluster.require_fit(ray, partial(require_sight, job))
+        pool = Pool.of(members, options.actor_cores)
+        reporter.say(_described(members, pool))
+        job = replace(job, cores=pool.cores)
+        job = replace(job, probe=_probe(ray, job, pool, store, reporter))
+        startup, began = time.monotonic() - started, time.monotonic()
+        work = {node.name: NodeWork(node.name, node.cpus) for node in members}
+        rows = max(1, min(_PART_ROWS, _PART_BYTES // pixels))
+        with reporter.bar(len(ledger.pending), "img") as bar:
+            while pending := ledger.pending:
+                few = -(-len(pending) // (_PARTS_PER_ACTOR * pool.actors))
+                parts = _parts(ledger, pending, min(rows, max(options.batch_size, few)))
+                stored = {
+                    view: ray.put(target.index.keys) for view, target in ledger.targets.items()
+                }
+                told = replace(job, number=uuid.uuid4().hex, stored=stored)
+                trouble = _round(ray, parts, told, pool, _Books(ledger, cache, work, bar))
+                store.reindex(cache)
+                _require_progress(len(pending), len(ledger.pending), trouble, reporter)
+        _require_stored(ledger, store, cache)
+        seconds = time.monotonic() - began
+    done = [each for each in work.values() if each.parts]
+    made_by = next((each for each in done if each.engine), None)
+    return Work(
+        startup,
+        engine=made_by.engine if made_by else None,
+        device=made_by.device if made_by else None,
+        images_per_second=rate_of(ledger.encoded, seconds),
+        bottleneck=bottleneck_of(done),
+        nodes=[each.as_json() for each in done],
+    )
+
+
+@dataclass(slots=True)
+class _Books:
+    """Where the leader of a round enters what nodes answer."""
+
+    ledger: Ledger
+    cache: ScanCache
+    work: dict[str, NodeWork]
+    bar: Bar
+
+    def enter(self, answer: Answer) -> None:
+        """Settle the images of a part.
+
+        Raises:
+            PipelineError: The node cannot go on.
+        """
+        if answer.refusal is not None:
+            raise answer.refusal.error()
+        for view, name in answer.shards:
+            path = self.ledger.targets[view].path_of(name)
+            self.cache.remember_check(name, path.stat())
+        for index, file in answer.files:
+            if not self.ledger.take(index, file):
+                self.ledger.accept(index, file.key)
+            self.bar.advance(reused=self.ledger.reused, skipped=self.ledger.skipped)
+        self.cache.commit()
+        for done in (answer.reading, answer.making):
+            if done is not None:
+                self.work.setdefault(done.node, NodeWork(done.node)).add(done)
+
+
+def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
+    """Return what nodes are told."""
+    return Job(
+        number="",
+        store=Path(os.path.abspath(store.path)),  # noqa: PTH100 - links are kept, as nodes see them
+        identity=store.identity,
+        views=tuple(ledger.targets),
+        engine=options.engine,
+        batch_size=options.batch_size,
+        threads=options.workers or 2,
+        cores=None,
+        probe=None,
+        sight=replace(ledger.listing.take(ledger.pending[:1]), notes=()),
+    )
+
+
+def _described(members: Sequence[Node], pool: Pool) -> str:
+    cpus, gpus = sum(node.cpus for node in members), sum(node.gpus for node in members)
+    one = "one per GPU" if pool.cores is None else f"one per {counted(pool.cores, 'processor')}"
+    return (
+        f"Ray: {counted(len(members), 'node')} with {cpus:g} processors and {gpus:g} GPUs; "
+        f"{counted(pool.actors, 'encoding actor')}, {one}"
+    )
+
+
+def _probe(ray: ModuleType, job: Job, pool: Pool, store: Store, reporter: Reporter) -> probe.Probe:
+    """Return the store's probe; one that a node makes now where there is none."""
+    kept = probe.find(store.path, store.identity, store.dim)
+    if kept is not None:
+        return kept
+    if any(len(item) for item in store.sets):
+        reporter.say(
+            "Note: the store had no probe, and has one from now on; whether its features are "
+            f"still made the same way, pipeline verify {store.path} --reencode N tells"
+        )
+    made = ray.get(ray.remote(**pool.encoding)(probed).remote(job))
+    if isinstance(made, Refusal):
+        raise made.error()
+    probe.keep(store.path, made)
+    found: probe.Probe = made
+    return found
+
+
+def _parts(ledger: Ledger, pending: Sequence[int], rows: int) -> list[bytes]:
+    listing = replace(ledger.listing, notes=())
+    starts = range(0, len(pending), rows)
+    chosen = [pending[start : start + rows] for start in starts]
+    return [packed(Part(listing.take(part), part)) for part in chosen]
+
+
+def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: _Books) -> str:
+    """Send parts through the cluster; return what went wrong last, where Ray could not mend it."""
+    import pyarrow as pa
+
+    data = ray.data
+    with cluster.troubles() as trouble, _streaming(data):
+        blocks = [pa.table({PART: pa.array([part], pa.binary())}) for part in parts]
+        decoded = data.from_blocks(blocks).map_batches(
+            decode, fn_kwargs={"job": job}, batch_size=None, batch_format="pyarrow", **pool.decoding
+        )
+        answers = decoded.map_batches(
+            EncodingActor,
+            fn_constructor_kwargs={"job": job},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=data.ActorPoolStrategy(
+                min_size=1,
+                initial_size=min(pool.actors, len(parts)),
+                # One part is stored while the network has the next.
+                max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
+            ),
+            # An actor that is lost comes back where there is room. Nothing waits for that: with
+            # retries, Ray would keep its parts for this very actor, for ever where no node comes.
+            max_restarts=-1,
+            max_task_retries=0,
+            **pool.encoding,
+        )
+        try:
+            for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for cell in table[ANSWER]:
+                    books.enter(unpacked(cell.as_py()))
+        except ray.exceptions.RayError as error:
+            return " ".join(str(error).split())[:300]
+    return trouble.text
+
+
+@contextmanager
+def _streaming(data: Any) -> Iterator[None]:
+    """Have Ray Data go on without what is lost, and show nothing, as long as the context lasts."""
+    context = data.DataContext.get_current()
+    wanted: Mapping[str, object] = {
+        "enable_progress_bars": False,
+        "print_on_execution_start": False,
+        "max_errored_blocks": -1,
+    }
+    before = {name: getattr(context, name) for name in wanted}
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+def _require_progress(before: int, after: int, trouble: str, reporter: Reporter) -> None:
+    """Refuse to begin a round like the one before.
+
+    Raises:
+        ClusterError: Nothing of it was done.
+    """
+    if after == before:
+        raise ClusterError(
+            f"Expected nodes that encode {counted(before, 'image')}. Received: none of them; Ray "
+            f"says: {trouble.rstrip('.') or 'nothing'}.",
+            hint="Look at the cluster with ray status; what was done is kept.",
+        )
+    if after:
+        reporter.say(
+            f"Note: {counted(after, 'image')} were under way on what was lost; they are done again"
+        )
+
+
+def _require_stored(ledger: Ledger, store: Store, cache: ScanCache) -> None:
+    """Wait until every shard that a node wrote is seen here.
+
+    Raises:
+        StoreError: Some are not.
+    """
+    keys, deadline = ledger.keys_of(OK), time.monotonic() + _SEEN_SECONDS
+    while True:
+        absent = sum(int((item.index.find(keys) < 0).sum()) for item in ledger.targets.values())
+        if not absent:
+            return
+        if time.monotonic() > deadline:
+            raise StoreError(
+                f"Expected the features of {len(keys):,} images in {str(store.path)!r}, as nodes "
+                f"wrote them. Received: {absent:,} less.",
+                hint="The file system of the store must show a node's files to the others; run "
+                "extract again, which encodes what is missing.",
+            )
+        time.sleep(1)
+        store.reindex(cache)
