@@ -106,7 +106,8 @@ def fill(
             encode = _encode_on_ray if options.executor == RAY else _encode
             work = encode(Extraction(ledger, store, cache), store, cache, network, started)
             manifest = ledger.manifest()
-            store.compact(cache)
+            # Nodes write small shards, and an image that two of them met lies in two.
+            store.compact(cache, everything=bool(work.nodes))
         store.share_network()
         store.refresh_view()
         _note_provenance(store, network, work)

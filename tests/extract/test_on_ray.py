@@ -1,0 +1,185 @@
+"""Stage 1 on a cluster of Ray: equal to one process row by row, whatever is lost on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import edit_record, write_classes
+from onnx_files import Network
+
+from pipeline.cli.main import main
+from pipeline.errors import ClusterError, PipelineError
+from pipeline.extract.messages import Making, Reading, Refusal
+from pipeline.extract.node_work import NodeWork, bottleneck_of
+from pipeline.extract.on_ray import Pool
+from pipeline.store.store import Store
+from pipeline.system import cluster as clusters
+from pipeline.system.cluster import Node
+
+TESTS = Path(__file__).parents[1]
+# Ray, pandas and what they bring warn of themselves.
+pytestmark = pytest.mark.filterwarnings("ignore")
+SLOWLY = {"worker_process_setup_hook": "slow_worker.slow_down"}
+SMALL = 100 << 20
+
+
+@dataclass
+class Nodes:
+    """A cluster of this machine whose nodes come and go."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def add(self, count: int) -> None:
+        for _ in range(count):
+            self.cluster.add_node(num_cpus=1, object_store_memory=SMALL)
+
+    def lose_one(self) -> None:
+        """Kill all processes of a node, at once."""
+        self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """Two nodes of one processor each, and one that leads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "object_store_memory": SMALL, "include_dashboard": False}
+        found = Nodes(Cluster(initialize_head=True, head_node_args=head))
+        found.add(2)
+        yield found
+        found.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def connected(nodes: Nodes) -> Iterator[Nodes]:
+    """Connect this process, whose commands then use the connection."""
+    import ray
+
+    ray.init(address=nodes.address, log_to_driver=False, runtime_env=SLOWLY)
+    yield nodes
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty images, a copy of one, one that is none, and a network."""
+    folder = tmp_path_factory.mktemp("on-ray")
+    write_classes(folder / "photos", {"cat": 30, "dog": 30})
+    copy = (folder / "photos/cat/000.png").read_bytes()
+    (folder / "photos/cat/copy.png").write_bytes(copy)
+    (folder / "photos/dog/bad.png").write_bytes(b"no image")
+    Network().save(folder / "network.onnx")
+    main(arguments(folder, "local"))
+    return folder
+
+
+def arguments(data: Path, store: str, *more: str) -> list[str]:
+    network = ["--backbone", str(data / "network.onnx"), "--preprocessing", "unit"]
+    settings = ["--engine", "openvino", "--image-size", "32", "--batch-size", "4"]
+    place = ["--store", str(data / store), "--json", "--quiet"]
+    return ["extract", str(data / "photos"), *network, *settings, *place, *more]
+
+
+def on_ray(data: Path, store: str, *more: str) -> list[str]:
+    return arguments(data, store, "--executor", "ray", "--actor-cores", "1", *more)
+
+
+def require_equal(data: Path, store: str) -> None:
+    """Compare a store with that of one process, row by row."""
+    local, found = Store.open(data / "local"), Store.open(data / store)
+    np.testing.assert_array_equal(found.index.keys, local.index.keys)
+    np.testing.assert_array_equal(found.read(local.index.keys), local.read(local.index.keys))
+    assert found.manifest_path.read_text() == local.manifest_path.read_text()
+    assert sum(map(len, found.index.shards)) == len(local)
+
+
+def when_shards(store: Path, count: int, act: Any) -> threading.Thread:
+    """Call a function once a store has a number of shards."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 120
+        while len(list(store.glob("shards/*.h5"))) < count and time.monotonic() < deadline:
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def kill_an_actor() -> None:
+    """End the process of an encoding actor, as a machine that runs out of memory does."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes()
+        except OSError:
+            continue
+        if line.startswith(b"ray::MapWorker(MapBatches(EncodingActor))"):
+            os.kill(int(entry.parent.name), signal.SIGKILL)
+            return
+
+
+@pytest.mark.slow
+def test_a_cluster_of_another_version_is_refused_in_one_line(
+    nodes: Nodes, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "__version__", "2.0.0")
+    assert main(on_ray(data, "other", "--address", nodes.address)) == 2
+    out, err = capfd.readouterr()
+    error = json.loads(out)["error"]
+    assert error["type"] == "ClusterError"
+    assert "2.0.0" in error["message"]
+    assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_rows_are_those_of_one_process(
+    connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(on_ray(data, "two")) == 0
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert err == ""
+    counts = result["encoded"], result["reused"], result["skipped"]
+    assert counts == (60, 1, 1)
+    # The copy may have been encoded as well, by another actor.
+    assert sum(node["encoded"] for node in result["nodes"]) in (60, 61)
+    assert result["bottleneck"]["bound"] in ("decode", "encode", "write")
+    require_equal(data, "two")
+
+
+@pytest.mark.slow
+def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
+    connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    connected.add(2)
+    store = data / "four"
+    threads = [when_shards(store, 2, kill_an_actor), when_shards(store, 4, connected.lose_one)]
+    assert main(on_ray(data, "four")) == 0
+    for thread in threads:
+        thread.join()
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert err == ""
+    assert result["encoded"] + result["reused"] == 61
+    require_equal(data, "four")
