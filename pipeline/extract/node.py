@@ -266,7 +266,7 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
     for place, future in in_threads(read, range(len(part.rows)), job.threads):
         file, seconds = future.result()
         busy += seconds
-        files.append((part.rows[place], ReadFile(file.key, file.status, {}, file.reason)))
+        files.append((part.rows[place], ReadFile(file.key, file.state, {}, file.reason)))
         views.append(tuple(file.pixels))
         pixels += [np.ascontiguousarray(made).data for made in file.pixels.values()]
     decoded = Decoded(

@@ -7,7 +7,6 @@ further round takes them. So whatever is lost costs what was under way there, al
 node comes, and what is stored is found by its keys and never by the memory of a cluster.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,9 @@ from pipeline.extract.messages import Answer, Job, Part, Refusal, packed, unpack
 from pipeline.extract.node import ANSWER, PART, EncodingActor, decode, probed, require_sight
 from pipeline.extract.node_work import NodeWork, bottleneck_of
 from pipeline.extract.work import Work, rate_of
-from pipeline.images.manifest import OK
+from pipeline.files import places
+from pipeline.files.location import locate
+from pipeline.images.manifest import OK, Manifest
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import Store
 from pipeline.system import cluster
@@ -40,7 +41,7 @@ _PART_BYTES: Final = 40 << 20
 # Whose answer, keys and states of files, still travels with Ray's own messages.
 _PART_ROWS: Final = 512
 # Parts of a small data set for each actor, so that all end at about the same time.
-_PARTS_PER_ACTOR: Final = 4
+_PARTS_PER_ACTOR: Final = 16
 # Parts at a time that a cluster of this machine alone has room for.
 _PARTS_IN_MEMORY: Final = 16
 # Most processors of one actor; a network gains little from more.
@@ -183,7 +184,7 @@ def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
     """Return what nodes are told."""
     return Job(
         number="",
-        store=Path(os.path.abspath(store.path)),  # noqa: PTH100 - links are kept, as nodes see them
+        store=Path(places.absolute(store.path)),
         identity=store.identity,
         views=tuple(ledger.targets),
         engine=options.engine,
@@ -191,7 +192,8 @@ def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
         threads=options.workers or 2,
         cores=None,
         probe=None,
-        sight=replace(ledger.listing.take(ledger.pending[:1]), notes=()),
+        # Without what listing told of it, so that every node looks for itself.
+        sight=replace(_sent(ledger.listing, ledger.pending[:1]), states=()),
     )
 
 
@@ -223,10 +225,15 @@ def _probe(ray: ModuleType, job: Job, pool: Pool, store: Store, reporter: Report
 
 
 def _parts(ledger: Ledger, pending: Sequence[int], rows: int) -> list[bytes]:
-    listing = replace(ledger.listing, notes=())
     starts = range(0, len(pending), rows)
     chosen = [pending[start : start + rows] for start in starts]
-    return [packed(Part(listing.take(part), part)) for part in chosen]
+    return [packed(Part(_sent(ledger.listing, part), part)) for part in chosen]
+
+
+def _sent(listing: Manifest, rows: Sequence[int]) -> Manifest:
+    """Return some rows as nodes get them, whose working directory is another one."""
+    root = locate(places.absolute(listing.root))
+    return replace(listing.take(rows), root=root, notes=())
 
 
 def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: _Books) -> str:

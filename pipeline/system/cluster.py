@@ -182,7 +182,7 @@ def require_fit(ray: ModuleType, check: Callable[[], None] | None = None) -> lis
     # Sent by value, because it is within a function: a node may lack this package.
     def look() -> str:
         try:
-            from pipeline import __version__ as found
+            from pipeline._version import __version__ as found
         except ImportError as error:
             return f"no package embedding-pipeline that can be imported ({error})"
         if found != release:

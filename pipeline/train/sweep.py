@@ -3,11 +3,11 @@
 A head that the run already holds is kept; one that was tried with other settings is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.options import CommonOptions, SweepOptions
+from pipeline.config.options import RAY, CommonOptions, SweepOptions
 from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import unknown_name
 from pipeline.heads import HEADS, is_known
@@ -15,8 +15,10 @@ from pipeline.runs.leaderboard import result_of
 from pipeline.runs.lock import reserved
 from pipeline.runs.run import FittedHead, Run
 from pipeline.runs.scoring import parameters, plain, score_head
-from pipeline.system.progress import Reporter, saying_warnings
+from pipeline.system import cluster
+from pipeline.system.progress import Bar, Reporter, saying_warnings
 from pipeline.system.wording import counted
+from pipeline.train import on_ray
 from pipeline.train.logs import log_features, log_heads
 from pipeline.train.prepare import (
     check_first,
@@ -27,7 +29,7 @@ from pipeline.train.prepare import (
     run_path,
 )
 from pipeline.train.room import require_room
-from pipeline.train.search import SweepResult, Trial, lead, sweep_head
+from pipeline.train.search import Setting, SweepResult, Trial, lead, sweep_head
 from pipeline.train.sweep_grids import Grid, grid_of, settings_of
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -50,6 +52,7 @@ def sweep(
         reporter: Where notes and progress go.
         tables: ``heads`` (fixed parameters) and ``grids`` (what to try) of the configuration.
     """
+    cluster.require_executor(options.executor, address=options.address)
     path = run_path(options, "-sweep")
     check_first(options, options.head, path)
     bases = create_heads(options.head, tables.get("heads", {}), seed=options.seed)
@@ -71,15 +74,8 @@ def sweep(
             if name not in todo:
                 reporter.say(f"{name}: already in {run.path}, kept")
         with reporter.bar(sum(len(settings[name]) for name in todo), "fit") as bar:
-            for name in todo:
-                swept = sweep_head(
-                    name,
-                    bases[name],
-                    settings[name],
-                    prepared.data,
-                    folds=options.folds,
-                    progress=lambda best: bar.advance(**_shown_best(best)),
-                )
+            chosen = {name: bases[name] for name in todo}
+            for name, swept in _swept(chosen, settings, prepared.data, options, bar):
                 _say(swept, reporter)
                 run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
                 run.say_notes(name, reporter)
@@ -91,6 +87,30 @@ def sweep(
         log_heads(run, options)
         log_features(run, prepared.data, options, reporter)
         return {**result_of(run), "trials": _trials(run), "lead": found}
+
+
+def _swept(
+    bases: Mapping[str, "Head"],
+    settings: Mapping[str, Sequence[Setting]],
+    data: SplitFeatures,
+    options: SweepOptions,
+    bar: Bar,
+) -> Iterator[tuple[str, SweepResult]]:
+    """Yield what was found of each head, as it is found."""
+    if options.executor == RAY and bases:
+        found = on_ray.sweep_heads(
+            bases, settings, data, folds=options.folds, address=options.address
+        )
+        for name, swept in found:
+            for _ in settings[name]:
+                bar.advance(**_shown_best(swept.best))
+            yield name, swept
+        return
+    for name, base in bases.items():
+        yield name, sweep_head(
+            name, base, settings[name], data, folds=options.folds,
+            progress=lambda best: bar.advance(**_shown_best(best)),
+        )  # fmt: skip
 
 
 def _known_lead(run: Run) -> Mapping[str, object] | None:

@@ -1,34 +1,41 @@
-"""Stage 1 on a cluster of Ray: equal to one process row by row, whatever is lost on the way."""
+"""The commands on a cluster of Ray: equal to one process row by row, whatever is lost on the way.
+
+One cluster of this machine serves all tests of the file, in their order: starting its processes
+takes longer than what they do.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import edit_record, write_classes
+from fakes import edit_record, planted_store, write_classes
 from onnx_files import Network
 
+from pipeline.backbones.probe import FILE as PROBE
 from pipeline.cli.main import main
-from pipeline.errors import ClusterError, PipelineError
-from pipeline.extract.messages import Making, Reading, Refusal
-from pipeline.extract.node_work import NodeWork, bottleneck_of
-from pipeline.extract.on_ray import Pool
+from pipeline.errors import ClusterError
+from pipeline.extract.messages import Job
+from pipeline.extract.node import require_sight
+from pipeline.images.manifest import listing_of
+from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.system import cluster as clusters
-from pipeline.system.cluster import Node
+from pipeline.system import cluster
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
 # Ray, pandas and what they bring warn of themselves.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 SLOWLY = {"worker_process_setup_hook": "slow_worker.slow_down"}
 SMALL = 100 << 20
 
@@ -111,7 +118,7 @@ def require_equal(data: Path, store: str) -> None:
     assert sum(map(len, found.index.shards)) == len(local)
 
 
-def when_shards(store: Path, count: int, act: Any) -> threading.Thread:
+def when_shards(store: Path, count: int, act: Callable[[], object]) -> threading.Thread:
     """Call a function once a store has a number of shards."""
 
     def wait() -> None:
@@ -137,7 +144,6 @@ def kill_an_actor() -> None:
             return
 
 
-@pytest.mark.slow
 def test_a_cluster_of_another_version_is_refused_in_one_line(
     nodes: Nodes, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +158,6 @@ def test_a_cluster_of_another_version_is_refused_in_one_line(
     assert err.count("\n") == 1
 
 
-@pytest.mark.slow
 def test_rows_are_those_of_one_process(
     connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +173,6 @@ def test_rows_are_those_of_one_process(
     require_equal(data, "two")
 
 
-@pytest.mark.slow
 def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
     connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,3 +187,62 @@ def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
     assert err == ""
     assert result["encoded"] + result["reused"] == 61
     require_equal(data, "four")
+
+
+def test_what_a_killed_run_stored_the_next_one_finds(connected: Nodes, data: Path) -> None:
+    """It joins the cluster by its address, as a process of its own, and is killed in the middle."""
+    store, slowly = data / "killed", json.dumps({"runtime_env": SLOWLY})
+    command = [sys.executable, "-m", "pipeline", *on_ray(data, "killed")]
+    environment = {**os.environ, "RAY_JOB_CONFIG_JSON_ENV_VAR": slowly}
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    killed = subprocess.Popen([*command, "--address", connected.address], env=environment)
+    when_shards(store, 3, partial(killed.send_signal, signal.SIGKILL)).join()
+    assert killed.wait() == -signal.SIGKILL
+    assert not (store / "manifest.csv").exists()
+    stored = len(Store.open(store))
+    assert 0 < stored < 60
+    assert main(on_ray(data, "killed")) == 0
+    require_equal(data, "killed")
+
+
+def test_an_actor_that_makes_other_features_is_refused_by_the_name_of_its_node(
+    connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(data / "two", data / "drifted")
+    probe = json.loads((data / "two" / PROBE).read_text())["features"]
+    edit_record(
+        data / "drifted" / PROBE,
+        lambda record: record.update(features=probe[4:8] + probe[:4] + probe[8:]),
+    )
+    write_classes(data / "photos", {"elk": 4}, first_seed=900)
+    capfd.readouterr()
+    assert main(on_ray(data, "drifted")) == 2
+    error = json.loads(capfd.readouterr().out)["error"]
+    shutil.rmtree(data / "photos/elk")
+    assert error["type"] == "StaleFeaturesError"
+    assert error["message"].startswith("The node ")
+
+
+def test_a_node_that_does_not_see_the_data_is_named(connected: Nodes, data: Path) -> None:
+    import ray
+
+    store = Store.unchecked(data / "two")
+    job = Job(
+        number="", store=store.path, identity=store.identity, views=("",), engine="auto",
+        batch_size=1, threads=1, cores=1, probe=None,
+        sight=listing_of(data / "elsewhere", [("cat/000.png", "cat", "")]),
+    )  # fmt: skip
+    with pytest.raises(ClusterError, match=r"^The node .* no such file"):
+        cluster.require_fit(ray, partial(require_sight, job))
+
+
+def test_a_sweep_finds_the_same(connected: Nodes, tmp_path: Path) -> None:
+    planted_store(tmp_path / "store", {"ant": 40, "bee": 40, "cow": 40})
+    ask = ["sweep", "--store", str(tmp_path / "store"), "--head", "logreg", "--head", "ridge"]
+    for executor in ("local", "ray"):
+        place = str(tmp_path / executor)
+        assert main([*ask, "--run", place, "--executor", executor, "--json", "--quiet"]) == 0
+    one, other = (Run.open(tmp_path / name).record.heads for name in ("local", "ray"))
+    assert list(one) == list(other)
+    for name, head in one.items():
+        assert other[name].selected == head.selected
