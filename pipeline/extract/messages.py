@@ -74,13 +74,17 @@ class Refusal:
     hint: str
 
     @classmethod
-    def of(cls, error: PipelineError | OSError, node: str) -> Self:
+    def of(cls, error: Exception, node: str) -> Self:
         """Return what an error says, with the name of the node that it came up on."""
         if isinstance(error, PipelineError):
             return cls(type(error).__name__, f"The node {node}: {error.message}", error.hint)
-        place = f" ({error.filename})" if error.filename else ""
-        message = f"The node {node}: {error.strerror or error}{place}."
-        return cls(ClusterError.__name__, message, hint_for(error))
+        if isinstance(error, OSError):
+            place = f" ({error.filename})" if error.filename else ""
+            message = f"The node {node}: {error.strerror or error}{place}."
+            return cls(ClusterError.__name__, message, hint_for(error))
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+        hint = "The log of the worker, below Ray's folder on that node, has the traceback."
+        return cls(ClusterError.__name__, f"The node {node}: {said}.", hint)
 
     def error(self) -> PipelineError:
         """Return the error again, for whoever leads the nodes."""

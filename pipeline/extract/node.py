@@ -7,6 +7,7 @@ be taken for a fault of the moment, and the part be tried again.
 """
 
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -92,11 +93,9 @@ def decode(table: Table, *, job: Job) -> Table:
 
     try:
         stored = _stored(job)
-    except (PipelineError, OSError) as error:
-        decoded, pixels = Decoded(refusal=Refusal.of(error, here())), b""
-    else:
-        part: Part = unpacked(table[PART][0].as_py())
-        decoded, pixels = _read(part, job, stored)
+        decoded, pixels = _read(unpacked(table[PART][0].as_py()), job, stored)
+    except Exception as error:
+        decoded, pixels = Decoded(refusal=_refusal(error)), b""
     return pa.table(
         {
             PART: pa.array([packed(decoded)], pa.binary()),
@@ -121,8 +120,8 @@ class EncodingActor:
             for _ in probing.check(self._encoder, job.probe):
                 pass  # notes on pixels without consequence
             self._store = Store.unchecked(job.store)
-        except (PipelineError, OSError) as error:
-            self._refusal = Refusal.of(error, here())
+        except Exception as error:
+            self._refusal = _refusal(error)
 
     def __call__(self, table: Table) -> Table:
         """Encode and store a part.
@@ -144,8 +143,8 @@ class EncodingActor:
             pixels = np.frombuffer(table[_PIXELS][0].as_buffer(), np.uint8)
             try:
                 answer = self._answer(decoded, pixels.reshape(-1, size, size, 3))
-            except (PipelineError, OSError) as error:
-                answer = Answer(refusal=Refusal.of(error, here()))
+            except Exception as error:
+                answer = Answer(refusal=_refusal(error))
         return pa.table({ANSWER: pa.array([packed(answer)], pa.binary())})
 
     def _answer(self, decoded: Decoded, pixels: Pixels) -> Answer:
@@ -209,8 +208,8 @@ def probed(job: Job) -> Probe | Refusal:
     try:
         require_sight(job)
         return probing.make(encoder_of(job), job.identity)
-    except (PipelineError, OSError) as error:
-        return Refusal.of(error, here())
+    except Exception as error:
+        return _refusal(error)
 
 
 def encoder_of(job: Job) -> Encoder:
@@ -235,6 +234,13 @@ def encoder_of(job: Job) -> Encoder:
     if identity.form is ONNX:
         require_apart(encoder, identity.image_size)
     return encoder
+
+
+def _refusal(error: Exception) -> Refusal:
+    """Return why this node cannot go on; Ray keeps what workers write to stderr."""
+    if not isinstance(error, PipelineError | OSError):
+        traceback.print_exception(error)
+    return Refusal.of(error, here())
 
 
 # What this process knows of the job that it works on.

@@ -269,7 +269,7 @@ def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books:
                 for cell in table[ANSWER]:
                     books.enter(unpacked(cell.as_py()))
         except ray.exceptions.RayError as error:
-            return " ".join(str(error).split())[:300]
+            return cluster.one_line(str(error))
     return trouble.text
 
 
@@ -301,7 +301,7 @@ def _require_progress(before: int, after: int, trouble: str, reporter: Reporter)
     if after == before:
         raise ClusterError(
             f"Expected nodes that encode {counted(before, 'image')}. Received: none of them; Ray "
-            f"says: {trouble.rstrip('.') or 'nothing'}.",
+            f"says: {trouble or 'nothing'}.",
             hint="Look at the cluster with ray status; what was done is kept.",
         )
     if after:

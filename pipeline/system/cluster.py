@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -37,6 +38,7 @@ _SHARE: Final = 0.3
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Ray keeps its objects
 # How long a node may take to answer, workers that are being started included.
 _ANSWER_SECONDS: Final = 120.0
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 _SILENT: Final = logging.CRITICAL + 1
 
 
@@ -75,6 +77,14 @@ def node_name(node_id: str) -> str:
         node_id: Ray's name for it.
     """
     return f"{platform.node()} ({node_id[:6]})"
+
+
+def one_line(said: str) -> str:
+    """Return what Ray says in one line: of a traceback of another process the end."""
+    lines = _COLOURS.sub("", said).strip().splitlines() or [""]
+    is_traceback = any(line.startswith("  File ") for line in lines)
+    text = lines[-1] if is_traceback else " ".join(lines)
+    return " ".join(text.split())[:300].rstrip(".")
 
 
 def require_installed() -> None:
@@ -231,8 +241,7 @@ def troubles() -> Iterator[Trouble]:
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             error = record.exc_info[1] if record.exc_info else None
-            said = str(error) if error is not None else record.getMessage()
-            trouble.text = (" ".join(said.split()))[:300]
+            trouble.text = one_line(str(error) if error is not None else record.getMessage())
 
     listener = Listener(level=logging.ERROR)
     for logger in _loggers():
@@ -250,7 +259,7 @@ def _answer(ray: ModuleType, answer: Any) -> str:
     except ray.exceptions.GetTimeoutError:
         return f"no answer within {_ANSWER_SECONDS:.0f} s"
     except ray.exceptions.RayError as error:
-        return " ".join(str(error).split())[:300]
+        return one_line(str(error))
     return found
 
 
@@ -272,12 +281,12 @@ def _connect(ray: ModuleType, address: str | None, memory: int, folder: Path) ->
             ray.init(**settings, log_to_driver=False)
     except Exception as error:  # of many kinds, none of which Ray promises
         where = address or os.environ.get("RAY_ADDRESS") or "on this machine"
-        said = " ".join(str(error).split())
+        said = one_line(str(error))
         raise ClusterError(
             f"Expected a Ray cluster {where} to join, of Ray {ray.__version__} and Python "
-            f"{platform.python_version()}. Received: {said.rstrip('.')[:400]}."
+            f"{platform.python_version()}. Received: {said}."
             if is_joined
-            else f"Expected to start Ray on this machine. Received: {said.rstrip('.')[:400]}.",
+            else f"Expected to start Ray on this machine. Received: {said}.",
             hint="Install the cluster's versions of Ray and Python here, or give the address that "
             "ray start --head printed."
             if is_joined

@@ -83,7 +83,7 @@ def _swept(
 
 
 def _lost(name: str, error: Exception) -> ClusterError:
-    said = " ".join(str(error).split())[:300].rstrip(".")
+    said = cluster.one_line(str(error))
     return ClusterError(
         f"{name}: expected a node that tries its settings. Received: {said}.",
         hint="Look at the cluster with ray status; heads that were done are kept.",
