@@ -252,8 +252,9 @@ def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books:
             batch_size=1,
             batch_format="pyarrow",
             compute=data.ActorPoolStrategy(
-                min_size=1,
-                initial_size=min(pool.actors, len(parts)),
+                # All that fit at once, and more where nodes come. With less to begin with, actors
+                # that wait for the first images are let go, and decoding takes their place.
+                min_size=min(pool.actors, len(parts)),
                 # One part is stored while the network has the next.
                 max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,
@@ -281,6 +282,8 @@ def _streaming(data: Any) -> Iterator[None]:
         "enable_progress_bars": False,
         "print_on_execution_start": False,
         "max_errored_blocks": -1,
+        # What a task is taken to hand over until one has: more would let one decode at a time.
+        "target_max_block_size": _PART_BYTES,
     }
     before = {name: getattr(context, name) for name in wanted}
     for name, value in wanted.items():
