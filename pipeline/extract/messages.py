@@ -103,11 +103,15 @@ class Reading:
     Attributes:
         node: Where.
         images: Files that were read.
+        began: Time of the clock of the node.
+        ended: Time of the same clock.
         busy: Seconds of threads at work.
     """
 
     node: str
     images: int
+    began: float
+    ended: float
     busy: float
 
 
