@@ -15,7 +15,7 @@ from pipeline.store import shard as shards
 from pipeline.store.key_index import KeyIndex
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.shard import SHARD_ROWS, Features, Keys, Shard
-from pipeline.store.storage import Storage
+from pipeline.store.storage import SHARD_SUFFIX, Storage
 
 # Small shards are cheap to read until there are many of them.
 MAX_SMALL_SHARDS: Final = 16
@@ -126,7 +126,7 @@ class ShardSet:
 
     def path_of(self, name: str) -> Path:
         """Return where the shard of a name is, or would be."""
-        return self.folder / f"{name}{shards.SUFFIX}"
+        return self.folder / f"{name}{SHARD_SUFFIX}"
 
     def shard_paths(self) -> list[Path]:
         """Return the shard files at hand."""
