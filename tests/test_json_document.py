@@ -29,6 +29,8 @@ from pipeline.cli.commands import COMMANDS
 from pipeline.cli.main import main
 from pipeline.copies import approximate, duplicates
 from pipeline.errors import EngineUnavailableError
+from pipeline.extract.messages import Making, Reading
+from pipeline.extract.node_work import NodeWork
 from pipeline.finetune import stage
 from pipeline.finetune.training import FineTuning
 from pipeline.heads.knn import KnnHead
@@ -145,6 +147,13 @@ def run_extract(work: Workplace) -> None:
     # As an extract leaves it that is killed before it notes where features were made.
     edit_record(work / "half/store.json", lambda record: record.update(provenance={}))
     work.run("extract", *half)
+    # Of a cluster, which tests/test_on_ray.py has, each node says what it did.
+    alone, late = NodeWork("a (12ab)", cpus=2), NodeWork("b (34cd)")
+    for node in (alone, late):
+        node.add(Reading(node.name, images=4, began=0, ended=2, busy=1))
+    late.add(Making(late.name, 1, 4, 0, 2, 1, 0.5, "keras", "GPU"))
+    section, result = work.results[-1]
+    work.results.append((section, {**result, "nodes": [alone.as_json(), late.as_json()]}))
 
 
 def run_stage_two(work: Workplace) -> None:

@@ -173,22 +173,6 @@ def test_rows_are_those_of_one_process(
     require_equal(data, "two")
 
 
-def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
-    connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    connected.add(2)
-    store = data / "four"
-    threads = [when_shards(store, 2, kill_an_actor), when_shards(store, 4, connected.lose_one)]
-    assert main(on_ray(data, "four")) == 0
-    for thread in threads:
-        thread.join()
-    out, err = capfd.readouterr()
-    result = json.loads(out)
-    assert err == ""
-    assert result["encoded"] + result["reused"] == 61
-    require_equal(data, "four")
-
-
 def test_what_a_killed_run_stored_the_next_one_finds(connected: Nodes, data: Path) -> None:
     """It joins the cluster by its address, as a process of its own, and is killed in the middle."""
     store, slowly = data / "killed", json.dumps({"runtime_env": SLOWLY})
@@ -203,6 +187,22 @@ def test_what_a_killed_run_stored_the_next_one_finds(connected: Nodes, data: Pat
     assert 0 < stored < 60
     assert main(on_ray(data, "killed")) == 0
     require_equal(data, "killed")
+
+
+def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
+    connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    connected.add(2)
+    store = data / "four"
+    threads = [when_shards(store, 2, kill_an_actor), when_shards(store, 4, connected.lose_one)]
+    assert main(on_ray(data, "four")) == 0
+    for thread in threads:
+        thread.join()
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert err == ""
+    assert result["encoded"] + result["reused"] == 61
+    require_equal(data, "four")
 
 
 def test_an_actor_that_makes_other_features_is_refused_by_the_name_of_its_node(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from pipeline.config import executors, fields
+from pipeline.config import fields, spreading
 
 # What a network of one's own may expect of pixels.
 PREPROCESSINGS: Final[Mapping[str, str]] = MappingProxyType(
@@ -114,14 +114,9 @@ class ExtractOptions:
         "--executor ray, 2 in every decoding task)",
         1,
     )
-    executor: str = executors.executor("what encodes: this process, or the nodes of a Ray cluster")
-    address: str | None = executors.address()
-    actor_cores: int | None = fields.integer(
-        None,
-        "processors of one encoding actor of --executor ray; 0 for one GPU (default: one GPU where "
-        "the cluster has any, else all processors of its smallest node)",
-        0,
-    )
+    executor: str = spreading.executor("what encodes: this process, or the nodes of a Ray cluster")
+    address: str | None = spreading.address()
+    actor_cores: int | None = spreading.actor_cores()
     on_error: str = fields.choice("skip", ("skip", "raise"), "what to do with an image that is bad")
     max_errors: int | None = fields.integer(None, "stop when more images than this are bad", 0)
     seed: int = fields.integer(0, "seed of random weights", 0)

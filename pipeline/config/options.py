@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from pipeline.config import executors, fields
+from pipeline.config import fields, spreading
 from pipeline.config.fields import Option, argument_of, checked
 from pipeline.errors import ConfigError, unknown_name
 
@@ -130,10 +130,10 @@ class SweepOptions(StageTwoOptions):
         "settings to try: 'kornblith' is 45 L2 strengths of logistic regression; [grids.NAME] in "
         "the configuration file replaces a head's own",
     )
-    executor: str = executors.executor(
+    executor: str = spreading.executor(
         "what tries settings: this process, or the nodes of a Ray cluster, a head each"
     )
-    address: str | None = executors.address()
+    address: str | None = spreading.address()
     folds: int = fields.integer(
         5, "folds of cross-validation, where --split leaves no val (85/0/15)", 2
     )

@@ -18,10 +18,9 @@ from pipeline import engines
 from pipeline.backbones import identity, kept_file, probe, quantized_file, weights
 from pipeline.backbones.forms import ONNX
 from pipeline.backbones.identity import Identity
-from pipeline.config.executors import RAY
 from pipeline.config.extracting import ExtractOptions
+from pipeline.config.spreading import RAY
 from pipeline.engines import probing
-from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailableError
 from pipeline.extract import on_ray
@@ -286,10 +285,9 @@ def _encode_on_ray(
     extraction: Extraction, store: Store, cache: ScanCache, network: LazyEncoder, started: float
 ) -> Work:
     """Encode what is missing, on a cluster; what was only moved or copied is settled here."""
-    options = network.options
-    if not extraction.needs_encoder(extraction.ledger.num_threads(options.workers)):
+    options, ledger = network.options, extraction.ledger
+    if not extraction.needs_encoder(ledger.num_threads(options.workers)):
         return Work(time.monotonic() - started)
-    ledger = extraction.ledger
     return on_ray.encode(ledger, store, cache, options, network.reporter, started=started)
 
 
@@ -312,7 +310,7 @@ def _encode(
         engine=encoder.engine,
         device=encoder.device,
         images_per_second=rate_of(ledger.encoded, extraction.clock.seconds),
-        bottleneck=_bottleneck(network, encoder, extraction.clock, workers),
+        bottleneck=_bottleneck(network, encoder, extraction),
     )
 
 
@@ -373,7 +371,7 @@ def _note_provenance(store: Store, network: LazyEncoder, work: Work) -> None:
 
 
 def _bottleneck(
-    network: LazyEncoder, encoder: Encoder, clock: Clock, workers: int
+    network: LazyEncoder, encoder: Encoder, extraction: Extraction
 ) -> Mapping[str, object] | None:
     """Return what bounded an extraction, as ``doctor.diagnose`` says; None of nothing encoded."""
     options = network.options
@@ -381,7 +379,7 @@ def _bottleneck(
     faster = "tf32" if on_gpu else "bfloat16"
     has_faster = options.precision == "float32" and (on_gpu or machine.computes_in(faster))
     setting = Setting(
-        workers=workers,
+        workers=extraction.ledger.num_threads(options.workers),
         processors=machine.processors(),
         engine=encoder.engine,
         best_engine=engines.best(network.spec.form, on_gpu=on_gpu),
@@ -389,4 +387,4 @@ def _bottleneck(
         precision=options.precision,
         faster_precision=faster if has_faster else None,
     )
-    return diagnose(clock, setting)
+    return diagnose(extraction.clock, setting)

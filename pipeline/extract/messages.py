@@ -4,13 +4,13 @@ import pickle
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 from pipeline import errors
 from pipeline.backbones.identity import Identity
 from pipeline.backbones.probe import Probe
 from pipeline.errors import ClusterError, PipelineError, hint_for
+from pipeline.files.location import Location
 from pipeline.images.manifest import Manifest
 from pipeline.images.reading import ReadFile
 
@@ -21,7 +21,7 @@ class Job:
 
     Attributes:
         number: Tells jobs apart within a process.
-        store: Where features go, by a path that every node sees.
+        store: Where features go: a folder that every node sees by this path, or an address.
         identity: How they are made.
         views: The views to make; ``PLAIN`` is the image as it is.
         engine: The engine asked for.
@@ -34,7 +34,7 @@ class Job:
     """
 
     number: str
-    store: Path
+    store: Location
     identity: Identity
     views: tuple[str, ...]
     engine: str
@@ -103,11 +103,15 @@ class Reading:
     Attributes:
         node: Where.
         images: Files that were read.
+        began: Time of the clock of the node.
+        ended: Time of the same clock.
         busy: Seconds of threads at work.
     """
 
     node: str
     images: int
+    began: float
+    ended: float
     busy: float
 
 

@@ -268,7 +268,7 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
         file = reading.decoded(get, missing, job.identity.image_size, job.identity.resize)
         return file, time.monotonic() - began
 
-    files, views, pixels, busy = [], [], [], 0.0
+    files, views, pixels, busy, since = [], [], [], 0.0, time.time()
     for place, future in in_threads(read, range(len(part.rows)), job.threads):
         file, seconds = future.result()
         busy += seconds
@@ -279,7 +279,7 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
         paths=part.listing.paths,
         files=files,
         views=views,
-        reading=Reading(here(), len(files), busy),
+        reading=Reading(here(), len(files), since, time.time(), busy),
     )
     return decoded, b"".join(pixels)
 

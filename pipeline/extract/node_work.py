@@ -11,6 +11,22 @@ _BUSY: Final = 0.9
 
 
 @dataclass(slots=True)
+class _Span:
+    """From the beginning of the first of some parts to the end of the last."""
+
+    began: float = float("inf")
+    ended: float = 0.0
+
+    def stretch(self, done: Reading | Making) -> None:
+        """Take in a part."""
+        self.began, self.ended = min(self.began, done.began), max(self.ended, done.ended)
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self.ended - self.began)
+
+
+@dataclass(slots=True)
 class NodeWork:
     """What a node did, part by part.
 
@@ -37,8 +53,8 @@ class NodeWork:
     writing: float = 0.0
     engine: str | None = None
     device: str | None = None
-    _began: float = field(default=float("inf"))
-    _ended: float = 0.0
+    _read: _Span = field(default_factory=_Span)
+    _made: _Span = field(default_factory=_Span)
     _actors: set[int] = field(default_factory=set)
 
     def add(self, done: Reading | Making) -> None:
@@ -47,18 +63,24 @@ class NodeWork:
         if isinstance(done, Reading):
             self.decoded += done.images
             self.reading += done.busy
+            self._read.stretch(done)
             return
         self.encoded += done.images
         self.encoding += done.encoding
         self.writing += done.writing
         self.engine, self.device = done.engine, done.device
-        self._began, self._ended = min(self._began, done.began), max(self._ended, done.ended)
+        self._made.stretch(done)
         self._actors.add(done.actor)
 
     @property
     def seconds(self) -> float:
         """From the first part that was encoded to the last."""
-        return max(0.0, self._ended - self._began)
+        return self._made.seconds
+
+    @property
+    def reading_capacity(self) -> float:
+        """Seconds that its processors had together, from the first part read to the last."""
+        return self._read.seconds * self.cpus
 
     @property
     def capacity(self) -> float:
@@ -82,9 +104,7 @@ def busy_of(nodes: Iterable[NodeWork]) -> dict[str, float | None]:
     """Return the share of the time that each part was at work, 0 to 1; None where it is unknown."""
     found = list(nodes)
     capacity = sum(node.capacity for node in found)
-    # A node without an actor decodes for the others, as long as these have work.
-    span = max((node.seconds for node in found), default=0.0)
-    cpus = sum((node.seconds or span) * node.cpus for node in found)
+    cpus = sum(node.reading_capacity for node in found)
     return {
         "decode": _share(sum(node.reading for node in found), cpus),
         "encode": _share(sum(node.encoding for node in found), capacity),

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -27,8 +26,10 @@ from pipeline.extract.node_work import NodeWork, bottleneck_of
 from pipeline.extract.work import Work, rate_of
 from pipeline.files import places
 from pipeline.files.location import locate
+from pipeline.images import reading
 from pipeline.images.manifest import OK, Manifest
 from pipeline.store.scan_cache import ScanCache
+from pipeline.store.storage import Storage
 from pipeline.store.store import Store
 from pipeline.system import cluster
 from pipeline.system.cluster import Node
@@ -49,6 +50,9 @@ _CORES: Final = 16
 # Of the processors of an actor, what Ray is told that it takes. The rest is for a decoding task for
 # each of them: as on one machine, where as many threads decode beside a network that takes all.
 _ENCODING_SHARE: Final = 0.75
+# Threads of a decoding task: of images in files, and of those at addresses, which are waited for.
+_READING: Final = 2
+_WAITING: Final = 16
 # How long a shard that was written elsewhere may take to be seen here.
 _SEEN_SECONDS: Final = 60.0
 
@@ -115,6 +119,8 @@ def encode(
     """
     pixels = 3 * store.identity.image_size**2 * len(ledger.targets)
     with cluster.joined(options.address, memory=_PARTS_IN_MEMORY * _PART_BYTES) as ray:
+        # Before any node looks for it; at an address it is in the working copy alone so far.
+        store.share_network()
         job = _job(ledger, store, options)
         # Where nodes come and go, those of now are looked at first; later ones look at themselves.
         members = cluster.require_fit(ray, partial(require_sight, job))
@@ -133,7 +139,9 @@ def encode(
                     view: ray.put(target.index.keys) for view, target in ledger.targets.items()
                 }
                 told = replace(job, number=uuid.uuid4().hex, stored=stored)
-                trouble = _round(ray, parts, told, pool, _Books(ledger, cache, work, bar))
+                trouble = _round(
+                    ray, parts, told, pool, _Books(ledger, cache, store.storage, work, bar)
+                )
                 store.reindex(cache)
                 _require_progress(len(pending), len(ledger.pending), trouble, reporter)
         _require_stored(ledger, store, cache)
@@ -156,6 +164,7 @@ class _Books:
 
     ledger: Ledger
     cache: ScanCache
+    storage: Storage
     work: dict[str, NodeWork]
     bar: Bar
 
@@ -169,7 +178,9 @@ class _Books:
             raise answer.refusal.error()
         for view, name in answer.shards:
             path = self.ledger.targets[view].path_of(name)
-            self.cache.remember_check(name, path.stat())
+            status = self.storage.status(path)
+            if status is not None:  # of an address it may be nowhere here
+                self.cache.remember_check(name, status)
         for index, file in answer.files:
             if not self.ledger.take(index, file):
                 self.ledger.accept(index, file.key)
@@ -184,12 +195,13 @@ def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
     """Return what nodes are told."""
     return Job(
         number="",
-        store=Path(places.absolute(store.path)),
+        store=locate(places.absolute(store.place)),
         identity=store.identity,
         views=tuple(ledger.targets),
         engine=options.engine,
         batch_size=options.batch_size,
-        threads=options.workers or 2,
+        threads=options.workers
+        or (_WAITING if reading.is_waited_for(ledger.listing) else _READING),
         cores=None,
         probe=None,
         # Without what listing told of it, so that every node looks for itself.
@@ -214,12 +226,13 @@ def _probe(ray: ModuleType, job: Job, pool: Pool, store: Store, reporter: Report
     if any(len(item) for item in store.sets):
         reporter.say(
             "Note: the store had no probe, and has one from now on; whether its features are "
-            f"still made the same way, pipeline verify {store.path} --reencode N tells"
+            f"still made the same way, pipeline verify {store.place} --reencode N tells"
         )
     made = ray.get(ray.remote(**pool.encoding)(probed).remote(job))
     if isinstance(made, Refusal):
         raise made.error()
     probe.keep(store.path, made)
+    store.share_network()
     found: probe.Probe = made
     return found
 
@@ -326,7 +339,7 @@ def _require_stored(ledger: Ledger, store: Store, cache: ScanCache) -> None:
             return
         if time.monotonic() > deadline:
             raise StoreError(
-                f"Expected the features of {len(keys):,} images in {str(store.path)!r}, as nodes "
+                f"Expected the features of {len(keys):,} images in {str(store.place)!r}, as nodes "
                 f"wrote them. Received: {absent:,} less.",
                 hint="The file system of the store must show a node's files to the others; run "
                 "extract again, which encodes what is missing.",

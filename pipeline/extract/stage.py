@@ -13,12 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from pipeline.backbones import quantized_file
-from pipeline.config.executors import RAY
 from pipeline.config.extracting import ExtractOptions
 from pipeline.config.options import CommonOptions
 from pipeline.dataset.examples import notes_of
 from pipeline.dataset.labels import merged as merge_labels
-from pipeline.errors import ConfigError
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.fill import (
     FilledStore,
@@ -29,7 +27,7 @@ from pipeline.extract.fill import (
 )
 from pipeline.extract.lazy_encoder import LazyEncoder
 from pipeline.files import outputs
-from pipeline.files.location import Location, Remote, locate, name_of
+from pipeline.files.location import Location, locate, name_of
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.images.sources import scan
 from pipeline.store import features_file
@@ -65,13 +63,6 @@ def extract(
         storage.require_writable()
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
-    if options.executor == RAY and isinstance(place, Remote):
-        raise ConfigError(
-            f"--store: expected a folder that every node sees, for --executor ray. Received: "
-            f"{str(place)!r}.",
-            hint="Extract into a shared folder; its files are those of a store at an address: "
-            "copy them there when it is done.",
-        )
     cluster.require_executor(
         options.executor, address=options.address, actor_cores=options.actor_cores
     )

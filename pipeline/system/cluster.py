@@ -182,7 +182,7 @@ def require_fit(ray: ModuleType, check: Callable[[], None] | None = None) -> lis
         check: Raises on a node that cannot be used; pickled by its name in this package.
 
     Returns:
-        The nodes.
+        The nodes, without those that went meanwhile.
 
     Raises:
         ClusterError: Names the first node that cannot be used, or does not answer.
@@ -220,14 +220,17 @@ def require_fit(ray: ModuleType, check: Callable[[], None] | None = None) -> lis
             task.options(scheduling_strategy=pinned(node.id, soft=False)).remote()
             for node in members
         ]
-        for node, answer in zip(members, asked, strict=True):
-            found = _answer(ray, answer)
+        answers = [
+            (node, _answer(ray, answer)) for node, answer in zip(members, asked, strict=True)
+        ]
+        for node, found in answers:
             if found:
                 raise ClusterError(
                     f"The node {node.name}: expected {expected}. Received: {found}.",
                     hint="Install the same release on every node, and let every node see the "
                     "store and the data under the same paths.",
                 )
+        members = [node for node, found in answers if found is not None]
         if check is None:
             break
     return members
@@ -253,11 +256,14 @@ def troubles() -> Iterator[Trouble]:
             logger.removeHandler(listener)
 
 
-def _answer(ray: ModuleType, answer: Any) -> str:
+def _answer(ray: ModuleType, answer: Any) -> str | None:
+    """Return what a node says is wrong with it; None of one that went while it was asked."""
     try:
         found: str = ray.get(answer, timeout=_ANSWER_SECONDS)
     except ray.exceptions.GetTimeoutError:
         return f"no answer within {_ANSWER_SECONDS:.0f} s"
+    except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+        return None
     except ray.exceptions.RayError as error:
         return one_line(str(error))
     return found

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.executors import RAY
 from pipeline.config.options import CommonOptions, SweepOptions
+from pipeline.config.spreading import RAY
 from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import unknown_name
 from pipeline.heads import HEADS, is_known

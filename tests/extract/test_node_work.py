@@ -13,7 +13,7 @@ from pipeline.system.cluster import Node
 def worked(encoding: float, writing: float) -> NodeWork:
     """Return a node of two processors whose actor was there for ten seconds."""
     work = NodeWork("a", cpus=2)
-    work.add(Reading("a", images=100, busy=4))
+    work.add(Reading("a", images=100, began=0, ended=10, busy=4))
     work.add(Making("a", 1, 60, 0, 5, encoding / 2, writing / 2, "keras", "GPU"))
     work.add(Making("a", 1, 40, 5, 10, encoding / 2, writing / 2, "keras", "GPU"))
     return work
@@ -31,8 +31,9 @@ def test_what_bounds_a_node(encoding: float, writing: float, bound: str) -> None
 
 def test_a_node_that_decodes_for_others_has_no_rate_and_bounds_nothing() -> None:
     alone = NodeWork("b", cpus=4)
-    alone.add(Reading("b", images=10, busy=10))
+    alone.add(Reading("b", images=10, began=0, ended=5, busy=10))
     assert alone.as_json()["bound"] is None
+    assert alone.as_json()["busy"] == {"decode": 0.5, "encode": None, "write": None}
     assert bottleneck_of([alone]) is None
     both = bottleneck_of([alone, worked(3, 1)])
     assert both is not None
