@@ -112,6 +112,8 @@ class ScanCache:
             part = [
                 (os.fsencode(path), state.stamp) for path, state in files[start : start + _AT_ONCE]
             ]
+            # Members of a packed file have one stamp.
+            encoded = {stamp: stamp.encode() for stamp in {stamp for _, stamp in part}}
             rows = self._many(
                 "SELECT path, stamp, key, checksum FROM files WHERE path IN",
                 [path for path, _ in part],
@@ -122,7 +124,7 @@ class ScanCache:
                 if row is None or row[1] != stamp:
                     found.append(None)
                     continue
-                values = (path, stamp.encode(), row[2].encode("utf-8", "surrogateescape"))
+                values = (path, encoded[stamp], row[2].encode("utf-8", "surrogateescape"))
                 found.append(row[2] if row[3] == zlib.crc32(b"\0".join(values)) else None)
         return found
 

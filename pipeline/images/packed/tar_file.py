@@ -82,7 +82,7 @@ class TarPack:
             raise UnreadableImageError(f"too large: {size:,} bytes")
         # With its header: a file that was written over in place has another one there.
         data = pread(descriptor, size + BLOCK, start - BLOCK)
-        if zlib.crc32(data[:BLOCK]) != self._headers[number]:
+        if zlib.adler32(data[:BLOCK]) != self._headers[number]:
             raise ChangedPackError
         if len(data) < size + BLOCK:
             raise UnreadableImageError(

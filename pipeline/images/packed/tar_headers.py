@@ -55,7 +55,7 @@ class Walk:
         names: Of the members that are files, in stored order.
         starts: Where their bytes begin.
         sizes: How many there are.
-        headers: CRC-32 of the block before these, which is the member's header.
+        headers: Adler-32 of the block before these, which is the member's header.
         notes: What was left out, or found damaged.
     """
 
@@ -87,9 +87,9 @@ def walk(at: Callable[[int, int], bytes], seen: Callable[[str, int, int], None] 
         if len(block) < BLOCK or block == _ZEROS:
             break
         try:
-            name, size, kind = parse(block)
+            name, size, kind, check = parse(block)
             if kind in _FILES and not pax and not long_name:
-                add(name, offset + BLOCK, size, block)
+                add(name, offset + BLOCK, size, check)
                 offset += BLOCK + (size + 511 & ~511)
                 continue
             if kind == _LONG_NAME:
@@ -99,7 +99,7 @@ def walk(at: Callable[[int, int], bytes], seen: Callable[[str, int, int], None] 
             elif kind not in _BESIDE:
                 size = _size_of(pax, size)
                 name = _name_of(pax, long_name or name)
-                offset = _special(at, add, left_out, (name, size, kind, pax), offset, block)
+                offset = _special(at, add, left_out, (name, size, kind, pax), offset, check)
                 long_name, pax = "", {}
                 continue
             offset += BLOCK + _padded(size)
@@ -115,8 +115,8 @@ def walk(at: Callable[[int, int], bytes], seen: Callable[[str, int, int], None] 
     return _noted(made, left_out)
 
 
-def parse(block: bytes) -> tuple[str, int, bytes]:
-    """Return name, size and kind that a header says.
+def parse(block: bytes) -> tuple[str, int, bytes, int]:
+    """Return name, size and kind that a header says, and the header's Adler-32.
 
     Raises:
         DamagedHeaderError: It is none, or its checksum is wrong.
@@ -128,15 +128,16 @@ def parse(block: bytes) -> tuple[str, int, bytes]:
         size, stored = _number(block[124:136]), _number(block[148:156])
     # The lower half of Adler-32 is one more than the sum of the bytes, modulo a prime near 2^16,
     # and is had thirty times faster than the sum. The checksum takes its own field for blanks.
+    check = zlib.adler32(block)
     expected = (stored - 255 + sum(block[148:156])) % _MODULUS
-    if (zlib.adler32(block) & 0xFFFF) != expected and not _is_signed(block, stored):
+    if check & 0xFFFF != expected and not _is_signed(block, stored):
         raise DamagedHeaderError("a wrong checksum")
     if size < 0:
         raise DamagedHeaderError("a negative number")
     name = name.partition(b"\0")[0]
     if prefix != b"\0" and magic == b"ustar\0":
         name = block[345:500].partition(b"\0")[0] + b"/" + name
-    return _text(name), size, kind
+    return name.decode("utf-8", "surrogateescape"), size, kind, check
 
 
 def _number(digits: bytes) -> int:
@@ -166,11 +167,11 @@ def _is_signed(block: bytes, stored: int) -> bool:
 
 def _adder(
     made: Walk, left_out: dict[str, list[str]], seen: Callable[[str, int, int], None] | None
-) -> Callable[[str, int, int, bytes], None]:
+) -> Callable[[str, int, int, int], None]:
     names, starts, sizes = made.names.append, made.starts.append, made.sizes.append
-    headers, check = made.headers.append, zlib.crc32
+    headers = made.headers.append
 
-    def add(name: str, start: int, size: int, header: bytes) -> None:
+    def add(name: str, start: int, size: int, check: int) -> None:
         if name[-1:] == "/":  # a folder, as old tar wrote them
             return
         known = usable(name)
@@ -180,7 +181,7 @@ def _adder(
         names(known)
         starts(start)
         sizes(size)
-        headers(check(header))
+        headers(check)
         if seen is not None:
             seen(known, start, size)
 
@@ -189,11 +190,11 @@ def _adder(
 
 def _special(
     at: Callable[[int, int], bytes],
-    add: Callable[[str, int, int, bytes], None],
+    add: Callable[[str, int, int, int], None],
     left_out: dict[str, list[str]],
     member: tuple[str, int, bytes, Mapping[str, str]],
     offset: int,
-    block: bytes,
+    check: int,
 ) -> int:
     """Take a member that is described beforehand, or no file; return where the next header is."""
     name, size, kind, pax = member
@@ -204,7 +205,7 @@ def _special(
         left_out[_OTHERS[kind]].append(name)
         return start
     if kind == _SPARSE:
-        is_more = block[482]
+        is_more = at(offset, BLOCK)[482]
         while is_more:
             is_more = at(start, BLOCK)[504:505] == b"\1"
             start += BLOCK
@@ -213,7 +214,7 @@ def _special(
     elif kind not in _FILES:
         left_out["members of an unknown kind"].append(name)
     else:
-        add(name, start, size, block)
+        add(name, start, size, check)
     return start + _padded(size)
 
 

@@ -115,7 +115,7 @@ def _labels(pack: Pack, called: str, found: Found, chosen: str | None) -> dict[s
     for key, label in said:
         if label is None:
             found.left_out["labels that are no name and no number"].append(f"{called}/{key}")
-        elif labels.setdefault(key, label) != label:
+        elif labels.setdefault(key, label) is not label:  # labels are interned
             labels[key] = _TWO
     return labels
 
