@@ -93,7 +93,7 @@ bench: $(VENV)/installed-dev ## Benchmarks; each prints one JSON object
 	@test -e stores/sample/store.json || $(MAKE) --no-print-directory extract
 	@PATH="$$PWD/$(VENV)/bin:$$PATH"; for name in decode head_defaults end_to_end rerun memory \
 		read_features tutorial_head linear_sweep logreg_path ridge_path train_head_command stream \
-		finetune finetune_memory finetune_outcomes predict threads; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
+		finetune finetune_memory finetune_outcomes predict threads on_ray; do $(VENV)/bin/python benchmarks/$$name.py || exit 1; done
 
 clean: ## Remove the environment and caches; stores and runs stay
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
