@@ -98,8 +98,8 @@ def website(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Website
 # Files with tests of minutes, so that no process is left with one of them at the end; before them
 # one that forks hundreds of times, which is cheap while this process has not imported TensorFlow.
 FIRST = (
-    "test_flips", "test_on_jax", "test_documents", "test_benchmarks", "test_end_to_end",
-    "test_signals", "test_progress", "test_memory", "test_export",
+    "test_flips", "test_on_jax", "test_on_ray", "test_documents", "test_benchmarks",
+    "test_end_to_end", "test_signals", "test_progress", "test_memory", "test_export",
 )  # fmt: skip
 
 
