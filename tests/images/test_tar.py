@@ -501,6 +501,28 @@ def test_samples_with_a_json(tmp_path: Path) -> None:
     assert "say nothing of labels, only 'url'" in scanned([{"url": "x"}]).notes[0]
 
 
+def test_samples_in_folders_have_the_splits_and_classes_of_a_folder(tmp_path: Path) -> None:
+    where = [f"{split}/{label}/{split}-{label}" for split in ("train", "test") for label in "ab"]
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_of({k: v for key in where for k, v in sample(key, json=b"{}").items()}))
+    found = {f"{key}.jpg": (key[-1], key.partition("/")[0]) for key in where}
+    assert rows(sources.scan(path)) == found
+    in_one = {k: v for key in where for k, v in sample(f"data/{key}", json=b"{}").items()}
+    (tmp_path / "b.tar").write_bytes(tar_of(in_one))
+    assert rows(sources.scan(tmp_path / "b.tar")) == {f"data/{k}": v for k, v in found.items()}
+    with_cls = {k: v for key in where for k, v in sample(f"data/{key}", key[-1]).items()}
+    (tmp_path / "c.tar").write_bytes(tar_of(with_cls))
+    listing = sources.scan(tmp_path / "c.tar")
+    assert rows(listing) == {f"data/{k}": v for k, v in found.items()}
+    note = "Splits are told from the folders in packed files: train (2 images), test (2 images)"
+    assert note in listing.notes
+    assert not any(sources.scan(tmp_path / "c.tar", layout="classes").splits)
+    (tmp_path / "d.tar").write_bytes(tar_of(sample("cat/1", "3") | sample("dog/2", "3")))
+    assert not any(sources.scan(tmp_path / "d.tar").splits)
+    with pytest.raises(ManifestError, match="in folders that are named as splits"):
+        sources.scan(tmp_path / "d.tar", layout="splits")
+
+
 def test_samples_by_folder_and_a_cls_before_a_json(tmp_path: Path) -> None:
     members = sample("cat/1", json=b'{"url": "x"}') | sample("dog/2", json=b"{}")
     (tmp_path / "a.tar").write_bytes(tar_of(members))

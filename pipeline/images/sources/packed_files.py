@@ -159,17 +159,30 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
             hint=_HINT,
         )
     by_folder = not found.source and all("/" in name for name in found.names)
-    if by_folder:
-        found.labels = [name.partition("/")[0] for name in found.names]
-    paths, said, states, row = [], [], [], 0
+    notes += _sample_notes(found, by_folder)
+    names, paths, said, states, row = [], [], [], [], 0
     for file, split, count in zip(files, splits, found.counts, strict=True):
         prefix = file.place("")
-        paths += [prefix + name for name in found.names[row : row + count]]
+        names.append(found.names[row : row + count])
+        paths += [prefix + name for name in names[-1]]
         said += [split] * count
         states += [file.state] * count
         row += count
-    listing = listing_of(_root(given.data), (), (*notes, *_sample_notes(found, by_folder)))
-    return listing.with_rows(paths, found.labels, said, states)
+    if by_folder:
+        listing = _listed(given, files, [*splits] if files[0].path else [None], names)
+        return replace(listing, notes=(*notes, *listing.notes))
+    if not any(said) and given.layout != "classes":
+        said = _splits_of_folders(found.names)
+        notes += _split_notes(said, "folders in packed files", "image")
+    if not any(said) and given.layout == "splits":
+        raise ManifestError(
+            f"Expected samples in folders that are named as splits in {str(given.data)!r}. "
+            "Received none.",
+            hint="Name them train, val and test, or leave --layout out.",
+        )
+    return listing_of(_root(given.data), (), tuple(notes)).with_rows(
+        paths, found.labels, said, states
+    )
 
 
 def _sample_notes(found: samples.Found, by_folder: bool) -> list[str]:
@@ -210,17 +223,38 @@ def _scan_folders(given: Given, files: Sequence[_File]) -> Manifest:
     """
     given.require_no_columns("packed folders")
     prefixes, notes, files = _prefixes(given, files)
+    names = [[name for name in file.pack.names if not packed.among([name])] for file in files]
+    listing = _listed(given, files, prefixes, names)
+    return replace(listing, notes=(*notes, *listing.notes))
+
+
+def _listed(
+    given: Given,
+    files: Sequence[_File],
+    prefixes: Sequence[str | None],
+    names: Sequence[Sequence[str]],
+) -> Manifest:
+    """List members, in stored order, as the folder that they would be in if unpacked.
+
+    Args:
+        given: The data.
+        files: The packed files.
+        prefixes: The folder that each stands for; None of a lone one.
+        names: The members of each that are listed.
+
+    Raises:
+        ManifestError: See ``sources.scan``.
+    """
     real: dict[str, tuple[int, str, FileState]] = {}
-    for file, prefix in zip(files, prefixes, strict=True):
-        for name in file.pack.names:
-            if not packed.among([name]):
-                real[_virtual(file, prefix, name)] = (len(real), file.place(name), file.state)
+    for file, prefix, members in zip(files, prefixes, names, strict=True):
+        for name in members:
+            real[_virtual(file, prefix, name)] = (len(real), file.place(name), file.state)
     listing = scan_tree(Tree.of_paths(real), replace(given, states={}, left_out=()))
     rows = sorted(
         (real[path], label, split)
         for path, label, split in zip(listing.paths, listing.labels, listing.splits, strict=True)
     )
-    return replace(listing, notes=(*notes, *listing.notes)).with_rows(
+    return listing.with_rows(
         [row[1] for row, _, _ in rows],
         [label for _, label, _ in rows],
         [split for _, _, split in rows],
@@ -312,11 +346,29 @@ def _splits(given: Given, files: Sequence[_File]) -> tuple[list[str], list[str],
     counts = {split: sum(other == split for _, other in kept) for split in ("train", "val", "test")}
     if given.layout == "auto" and sum(map(bool, counts.values())) == 1:
         return none, [], files
-    listed = [f"{split} ({counted(count, 'file')})" for split, count in counts.items() if count]
-    notes = [f"Splits are told from the names of packed files: {', '.join(listed)}"]
+    notes = _split_notes([split for _, split in kept], "names of packed files", "file")
     if without:
         notes.append(f"Left out, named as no split: {mention(without)}")
     return [split for _, split in kept], notes, [file for file, _ in kept]
+
+
+def _split_notes(splits: Sequence[str], told_from: str, noun: str) -> list[str]:
+    """Return what was told of splits; nothing if there are none."""
+    counts = {split: splits.count(split) for split in ("train", "val", "test")}
+    listed = [f"{split} ({counted(count, noun)})" for split, count in counts.items() if count]
+    return [f"Splits are told from the {told_from}: {', '.join(listed)}"] if listed else []
+
+
+def _splits_of_folders(names: Sequence[str]) -> list[str]:
+    """Return the split of each member by the outermost folders that differ; empty for none."""
+    folders = [name.split("/")[:-1] for name in names]
+    # What all have in common is what the outermost two of them have.
+    first, last = min(folders), max(folders)
+    level = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), -1)
+    if level < 0:
+        return [""] * len(names)
+    splits = splits_of({parts[level] for parts in folders})
+    return [splits[parts[level]] if all(splits.values()) else "" for parts in folders]
 
 
 def _named_splits(stems: Sequence[str], *, alone: bool) -> list[str]:
