@@ -33,7 +33,11 @@ class PredictOptions(ServingOptions):
     """Options of ``predict``."""
 
     paths: tuple[str, ...] = fields.paths(
-        (), "image files and folders, or their addresses", "PATH", positional=True, required=True
+        (),
+        "image files, folders and packed files, or their addresses",
+        "PATH",
+        positional=True,
+        required=True,
     )
     top: int = fields.integer(1, "classes to list for each image", 1)
     csv: str | None = fields.path(

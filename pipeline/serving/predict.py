@@ -16,7 +16,7 @@ from pipeline.files import outputs, remote
 from pipeline.files.atomic import write_atomically
 from pipeline.files.location import Remote, is_address, locate
 from pipeline.files.table import write_csv
-from pipeline.images import place
+from pipeline.images import packed, place
 from pipeline.images.manifest import none_usable
 from pipeline.images.sources import walk
 from pipeline.serving import predictions_csv
@@ -79,8 +79,10 @@ def predict(
 def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None) -> list[str]:
     """Return the files that arguments name, each once, in that order; folders are searched.
 
+    So are packed files: each image in them is one.
+
     Args:
-        paths: Files and folders, on this machine or at addresses.
+        paths: Files, folders and packed files, on this machine or at addresses.
         reporter: Where it is said that a file was named twice.
         without: A file that a folder may hold and that is no input, such as an earlier result.
 
@@ -109,12 +111,14 @@ def _normalized(name: str) -> str:
 def _files_of(text: str, without: str | None) -> list[str]:
     path = locate(text)
     if isinstance(path, Remote):
+        if packed.kind_of(path.name) and place.exists(path, ""):
+            return [str(path / name) for name in walk(path)]
         # A name without a suffix is more often a folder: one question less.
         if (path.suffix and place.exists(path, "")) or not remote.is_folder(path):
             return [_existing(text)]
         return [str(path / name) for name in walk(path)]
     # Not the path's own: names that are too long are no folders.
-    if not os.path.isdir(path):  # noqa: PTH112
+    if not (os.path.isdir(path) or (packed.kind_of(path.name) and path.is_file())):  # noqa: PTH112
         return [_existing(text)]
     left_out = Path(without).absolute() if without else None
     inside = [path / name for name in walk(path)]

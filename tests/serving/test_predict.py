@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -287,6 +288,26 @@ def test_result_has_the_keys_that_programs_rely_on(made: Path) -> None:
 
 def listed(*paths: str) -> list[str]:
     return list_files(paths, Silence(), without=None)
+
+
+def test_packed_files_are_listed_as_folders(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "b.zip", "w") as archive:
+        for name in ("z/1.png", "a/2.png", "a/2.cls", "LICENSE", "__MACOSX/a/._2.png"):
+            archive.writestr(name, b"any")
+    shutil.copy(tmp_path / "in" / "b.zip", tmp_path / "alone.zip")
+    for name in ("a.png", "c.png", "damaged.tar"):
+        (tmp_path / "in" / name).write_bytes(bytes(range(200)) * 9)
+    members = ["z/1.png", "a/2.png"]
+    inside = ["a.png", *(f"b.zip/{name}" for name in members), "c.png", "damaged.tar"]
+    assert list_files(
+        [str(tmp_path / "in"), str(tmp_path / "alone.zip")], Silence(), without=None
+    ) == [
+        *(str(tmp_path / "in" / name) for name in inside),
+        *(str(tmp_path / "alone.zip" / name) for name in members),
+    ]
+    with pytest.raises(ManifestError, match="Expected a tar file"):
+        list_files([str(tmp_path / "in" / "damaged.tar")], Silence(), without=None)
 
 
 def test_files_and_folders_are_listed_once_each(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def _files(given: Given) -> tuple[list[_File], list[str]]:
     others = [*map(repr, others), *given.left_out]
     if others:
         notes.append(f"Left out, beside packed files: {mention(others, quoted=False)}")
-    return found, [*_inner(found), *notes, *_forward(found)]
+    return found, [*_inner(found), *notes, *_forward(given, found)]
 
 
 def _opened(given: Given, path: str, where: Location) -> _File:
@@ -127,9 +127,10 @@ def _inner(files: Sequence[_File]) -> list[str]:
     return [f"Packed files within packed files are not entered, {len(inner):,}: {mention(inner)}"]
 
 
-def _forward(files: Sequence[_File]) -> list[str]:
+def _forward(given: Given, files: Sequence[_File]) -> list[str]:
     """Note files that are compressed as a whole."""
-    forward = [file.path or file.pack.path.name for file in files if file.pack.is_forward]
+    # Not the name of the file that is read: of one at an address it is that of a copy.
+    forward = [file.path or given.data.name for file in files if file.pack.is_forward]
     if not forward:
         return []
     return [
@@ -149,7 +150,7 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
         ManifestError: There is no image, or the labels may be several things.
     """
     splits, notes, files = _splits(given, files)
-    called = [(file.path or file.pack.path.name, file.pack) for file in files]
+    called = [(file.path or given.data.name, file.pack) for file in files]
     found = samples.collect(called, given.image_column, given.label_column)
     if not found.names:
         said = [f"{what}: {mention(names)}" for what, names in found.left_out.items()]
