@@ -168,9 +168,18 @@ def _refuse_options_first(arguments: Sequence[str]) -> None:
 def _refuse_unknown(unknown: Sequence[str], record: type) -> None:
     for argument in unknown:
         if argument.startswith("-"):
-            names = (*config.options_of(record), *config.options_of(CommonOptions))
+            flag = argument.partition("=")[0]
+            options = {**config.options_of(record), **config.options_of(CommonOptions)}
+            for name, option in options.items():
+                if option.positional and flag_of(name) == flag:
+                    raise ConfigError(
+                        f"{flag} is no flag of this command: {option.metavar} goes without one.",
+                        hint=f"Leave {flag} out, and give its value alone.",
+                    )
             raise unknown_name(
-                "flag", argument.partition("=")[0], [flag_of(name) for name in names]
+                "flag",
+                flag,
+                [flag_of(name) for name, option in options.items() if not option.positional],
             )
         raise ConfigError(f"Unexpected argument {argument!r}.", hint="See --help.")
 

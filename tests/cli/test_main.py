@@ -163,6 +163,13 @@ def test_help_imports_no_command() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_is_no_flag_of_a_command_is_not_suggested(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suggest", "--store", "s"]) == 2
+    assert "--store is no flag of this command: STORE goes without one" in capsys.readouterr().err
+    assert main(["suggest", "--stor", "s"]) == 2
+    assert "--store" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--quiet", "--store=s", "--nonsense"])
 def test_an_option_before_the_command(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([flag, "extract", "d"]) == 2
