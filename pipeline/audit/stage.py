@@ -22,7 +22,7 @@ from pipeline.copies.search import search
 from pipeline.copies.threshold import Threshold
 from pipeline.errors import RunError
 from pipeline.files import outputs
-from pipeline.files.location import locate, name_of
+from pipeline.files.location import local, locate, name_of
 from pipeline.pages import frame
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
@@ -46,7 +46,7 @@ def audit(
     outputs.require_new_files("--out", (csv, html), reporter, force=common.force)
     run = Run.open(Path(options.run)) if options.run else None
     store = Store.open(locate(options.store))
-    manifest = Path(options.manifest) if options.manifest else None
+    manifest = local("--manifest", options.manifest) if options.manifest else None
     listing = read_listing(store, manifest, run)
     findings = find(listing, options, run, reporter)
     relabelled = likely_labels(findings) if options.relabel else {}

@@ -17,7 +17,9 @@ class ImportFeaturesOptions:
         required=True,
     )
     store: str | None = fields.path(
-        None, "feature store to make (default: stores/<base name of FILE>)", "DIR"
+        None,
+        "feature store to make: a folder or an address (default: stores/<base name of FILE>)",
+        "DIR",
     )
     paths: str | None = fields.path(
         None,

@@ -15,7 +15,7 @@ from pipeline.exchange.room import require_room
 from pipeline.files import outputs
 from pipeline.files.arrays import AnyArray
 from pipeline.files.atomic import rename_durably, temporary_sibling, write_atomically
-from pipeline.files.location import locate
+from pipeline.files.location import local, locate
 from pipeline.files.records import canonical_json
 from pipeline.files.table import write_csv
 from pipeline.images.manifest import CONFLICT, GROUP, OK, Manifest
@@ -51,7 +51,7 @@ def export_features(
     written = [path] if listed is None else [path, listed]
     outputs.require_new_files("FILE", written, reporter, force=common.force)
     store = Store.open(locate(options.store))
-    chosen = Path(options.manifest) if options.manifest else None
+    chosen = local("--manifest", options.manifest) if options.manifest else None
     rows = _rows(store, store.read_manifest(chosen), everything=options.all)
     require_room(path, len(rows), store.dim)
     reporter.say(f"Writing features of {counted(len(rows), 'row')}")

@@ -25,7 +25,7 @@ from pipeline.exchange.feature_table import FeatureTable
 from pipeline.exchange.imported_rows import judged, notes_of_rows, notes_of_zeros, rows_of
 from pipeline.exchange.room import require_room
 from pipeline.files import outputs
-from pipeline.files.location import Location, locate
+from pipeline.files.location import Location, local, locate
 from pipeline.images.manifest import CONFLICT, Manifest
 from pipeline.store import features_file
 from pipeline.store.lock import lock
@@ -60,13 +60,13 @@ def import_features(
         StaleFeaturesError: The store holds other features.
         StoreError: The store is damaged, or in use.
     """
-    source = Path(options.file)
+    source = local("FILE", options.file)
     place = locate(options.store or Path("stores") / source.stem)
     name = _name(options, source)
     if isinstance(place, Path):
         outputs.require_folder("--store", place)
     root = locate(options.data) if options.data else None
-    listed = Path(options.paths) if options.paths else None
+    listed = local("--paths", options.paths) if options.paths else None
     table = formats.read(source, paths=listed, column=options.column, root=root)
     before = source.stat()
     rows = rows_of(table, options, root or (listed or source).resolve().parent, reporter)

@@ -91,6 +91,24 @@ def locate(text: str | Path) -> Location:
     return Remote(f"{scheme}://{rest.rstrip('/')}")
 
 
+def local(option: str, text: str | Path) -> Path:
+    """Return the path of a file that is read from this machine alone.
+
+    Args:
+        option: What names the file, such as ``--manifest``.
+        text: The path.
+
+    Raises:
+        ConfigError: It is an address.
+    """
+    if is_address(str(text)) and isinstance(locate(str(text)), Remote):
+        raise ConfigError(
+            f"{option}: expected a file of this machine. Received: {str(text)!r}.",
+            hint="Fetch it, and give its path.",
+        )
+    return Path(text)
+
+
 def join(root: Location, path: str) -> Location:
     """Return the place of a path that is relative to a root; an address is a place itself."""
     return locate(path) if is_address(path) else root / path

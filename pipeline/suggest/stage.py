@@ -10,7 +10,7 @@ from pipeline.config.options import CommonOptions
 from pipeline.config.suggesting import SuggestOptions
 from pipeline.errors import ConfigError
 from pipeline.files import outputs, places
-from pipeline.files.location import locate, name_of
+from pipeline.files.location import local, locate, name_of
 from pipeline.runs import folder
 from pipeline.runs.backbone import require_features_of
 from pipeline.runs.run import Run
@@ -40,7 +40,7 @@ def suggest(
     store = Store.open(locate(options.store))
     if run is not None:
         require_features_of(store, run)
-    manifest = Path(options.manifest) if options.manifest else None
+    manifest = local("--manifest", options.manifest) if options.manifest else None
     known = read_candidates(store, manifest, run)
     found = find(known, options, store, run, reporter)
     for note in found.notes:

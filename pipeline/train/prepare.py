@@ -15,7 +15,7 @@ from pipeline.dataset.examples import Examples, SplitRule, prepare, rows_in_use
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
-from pipeline.files.location import Location, locate, name_of
+from pipeline.files.location import Location, local, locate, name_of
 from pipeline.files.records import canonical_json
 from pipeline.images.manifest import Manifest
 from pipeline.runs import folder
@@ -78,7 +78,7 @@ def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) ->
             raise unknown_name("head", name, heads.HEADS)
     Store.unchecked(locate(options.store or ""))
     outputs.require_folder("--run", path)
-    if options.manifest and not Path(options.manifest).is_file():
+    if options.manifest and not local("--manifest", options.manifest).is_file():
         raise ManifestError(
             f"--manifest: expected a CSV file. Received: {options.manifest!r}, "
             f"{'a folder' if Path(options.manifest).is_dir() else 'which does not exist'}.",

@@ -13,6 +13,7 @@ from fakes import PLANTED_DIM, Command, planted_store, write_image
 from numpy.typing import NDArray
 
 import pipeline
+from pipeline.cli.commands import import_features
 from pipeline.exchange import checks, exporting, hdf5, importing, npy, parquet, room
 from pipeline.exchange.keys import key_of_path
 from pipeline.images.manifest import read as read_manifest
@@ -625,3 +626,28 @@ def test_python(folder: Path) -> None:
     assert names == ["a", "b"] and list(y[:3]) == [0, 1, 0]
     written = pipeline.export_features(str(made["store"]), "y.parquet", quiet=True)
     assert written["images"] == 30 and "30 rows of 8 features" in str(written)
+
+
+def test_what_is_not_at_an_address_is_not_named() -> None:
+    result = {"imported": 1, "reused": 0, "skipped": 0, "images": 1, "dim": 2, "seconds": 1.0,
+              "errors": [], "conflicting": 0, "name": "x", "digest": "d",
+              "store": "s3://b/x", "manifest": "s3://b/x/manifest.csv"}  # fmt: skip
+    assert "features.h5" not in "\n".join(map(str, import_features.text(result)))
+    assert "x/features.h5" in str(import_features.text({**result, "store": "x"}))
+
+
+def test_files_at_an_address_are_refused_as_such(folder: Path, command: Command) -> None:
+    planted_store(folder / "store", COUNTS)
+    table = ("--manifest", "s3://bucket/photos.csv")
+    for arguments in (
+        ("train-head", "--store", "store", *table),
+        ("audit", "store", *table),
+        ("suggest", "store", *table),
+        ("export-features", "store", "out.npy", *table),
+        ("import-features", "s3://bucket/clip.npy"),
+        ("import-features", "clip.npy", "--paths", "s3://bucket/photos.csv"),
+    ):
+        status, result = command(*arguments)
+        message = result["error"]["message"]
+        assert status == 2 and "expected a file of this machine" in message, arguments
+        assert "'s3://bucket/" in message

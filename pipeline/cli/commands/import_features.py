@@ -5,6 +5,7 @@ from typing import Final
 from pipeline.cli.command import Call, Command
 from pipeline.cli.text import Result, Text, duration, errors
 from pipeline.config.exchanging import ImportFeaturesOptions
+from pipeline.files.location import is_address
 from pipeline.system.wording import counted
 
 
@@ -28,10 +29,12 @@ def text(result: Result) -> Text:
             f"{counted(result['conflicting'], 'image')} under two labels, in no split "
             f"(status 'conflicting label' in {result['manifest']})"
         )
+    # At an address there is no file that other programs could read.
+    view = "" if is_address(result["store"]) else "/features.h5"
     return [
         *lines,
         f"Imported features {result['name']!r}, digest {result['digest']}",
-        f"Features: {result['store']}/features.h5   Manifest: {result['manifest']}",
+        f"Features: {result['store']}{view}   Manifest: {result['manifest']}",
     ]
 
 
