@@ -384,6 +384,12 @@ def test_shards_are_one_folder_with_splits_by_name(tmp_path: Path) -> None:
     assert len(sources.scan(data, layout="splits")) == 8
 
 
+def test_nothing_but_packed_files_within_one_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of({"in/b.zip": b"x", "c.tar.gz": b"x"}))
+    with pytest.raises(ManifestError, match=r"not entered, 2: 'in/b\.zip', 'c\.tar\.gz'"):
+        sources.scan(tmp_path / "a.tar")
+
+
 def test_a_file_per_class_and_numbered_files(tmp_path: Path) -> None:
     one = {"1.jpg": b"x"}
     names = [f"{split}/{label}.tar" for split in ("train", "test") for label in ("cat", "dog")]
