@@ -12,12 +12,15 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline.errors import mention
+from pipeline.images.split_names import splits_of
 
 _NUMBER: Final = re.compile(r"([+-]?)0*(\d+)(?:\.0*)?")
 _BETWEEN_LETTERS: Final = re.compile(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])")
 # Zero-width space, word joiner, byte order mark, soft hyphen: never part of a name on purpose.
 _INVISIBLE: Final = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _VARIATION: Final = re.compile("[\ufe00-\ufe0f]")
+# What other programs write where there is no label.
+_PLACEHOLDERS: Final = frozenset({"-1", "n/a", "nan", "none", "null"})
 
 
 def tidy(label: str) -> str:
@@ -52,6 +55,18 @@ def notes_of(labels: Iterable[str]) -> list[str]:
     padded = sorted(label for label in distinct - paired if label != label.strip())
     if padded:
         notes.append(f"Labels with leading or trailing blanks, which are kept: {mention(padded)}")
+    placeholders = sorted(label for label in distinct if label.strip().casefold() in _PLACEHOLDERS)
+    if placeholders:
+        notes.append(
+            f"Labels that often stand for none are classes as others are: {mention(placeholders)}. "
+            "Leave the label empty where there is none"
+        )
+    named = sorted(distinct - {""})
+    if len(named) > 1 and all(splits_of(named).values()):
+        notes.append(
+            f"Every class has the name of a split: {mention(named)}. If these are splits, the "
+            "classes are to be in folders below them"
+        )
     return notes
 
 

@@ -41,7 +41,7 @@ def test_alike(first: str, second: str, reason: str) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [("1", "-1"), ("1", "1.5"), ("1", "10"), ("a", "b"), ("cat", "cats"), ("1-2", "12"),
+    [("2", "-2"), ("1", "1.5"), ("1", "10"), ("a", "b"), ("cat", "cats"), ("1-2", "12"),
      ("u\u0308", "u"), ("", "a")],
 )  # fmt: skip
 def test_not_alike(labels: tuple[str, ...]) -> None:
@@ -83,3 +83,16 @@ def test_merging_leaves_nothing_alike_and_keeps_the_unlabelled(labels: list[str]
 def test_both_forms_of_a_name_are_alike(name: str) -> None:
     forms = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")}
     assert look_alikes(forms) == ([tuple(sorted(forms))] if len(forms) > 1 else [])
+
+
+@pytest.mark.parametrize("label", ["-1", "NaN", " none", "null", "N/A"])
+def test_what_often_stands_for_no_label_is_pointed_out(label: str) -> None:
+    notes = notes_of(["cat", label, "dog"])
+    assert f"are classes as others are: {label!r}" in notes[-1]
+    assert not [note for note in notes_of(["cat", "dog", "nantes", "1", ""]) if "stand for" in note]
+
+
+def test_classes_that_are_all_named_as_splits_are_pointed_out() -> None:
+    (note,) = notes_of(["train", "val", ""])
+    assert "Every class has the name of a split: 'train', 'val'" in note
+    assert notes_of(["train", "bus"]) == notes_of(["train"]) == []
