@@ -36,6 +36,10 @@ from pipeline.system import cluster
 TESTS = Path(__file__).parent
 # Ray, pandas and what they bring warn of themselves.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+# Ray starts Python by an unquoted line of the shell.
+needs_ray = pytest.mark.skipif(
+    " " in sys.executable, reason="Ray starts no Python at a path with a blank"
+)
 SLOWLY = {"worker_process_setup_hook": "slow_worker.slow_down"}
 SMALL = 100 << 20
 
@@ -144,6 +148,7 @@ def kill_an_actor() -> None:
             return
 
 
+@needs_ray
 def test_a_cluster_of_another_version_is_refused_in_one_line(
     nodes: Nodes, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +163,7 @@ def test_a_cluster_of_another_version_is_refused_in_one_line(
     assert err.count("\n") == 1
 
 
+@needs_ray
 def test_rows_are_those_of_one_process(
     connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +179,7 @@ def test_rows_are_those_of_one_process(
     require_equal(data, "two")
 
 
+@needs_ray
 def test_what_a_killed_run_stored_the_next_one_finds(connected: Nodes, data: Path) -> None:
     """It joins the cluster by its address, as a process of its own, and is killed in the middle."""
     store, slowly = data / "killed", json.dumps({"runtime_env": SLOWLY})
@@ -189,6 +196,7 @@ def test_what_a_killed_run_stored_the_next_one_finds(connected: Nodes, data: Pat
     require_equal(data, "killed")
 
 
+@needs_ray
 def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
     connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +213,7 @@ def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
     require_equal(data, "four")
 
 
+@needs_ray
 def test_an_actor_that_makes_other_features_is_refused_by_the_name_of_its_node(
     connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +232,7 @@ def test_an_actor_that_makes_other_features_is_refused_by_the_name_of_its_node(
     assert error["message"].startswith("The node ")
 
 
+@needs_ray
 def test_a_node_that_does_not_see_the_data_is_named(connected: Nodes, data: Path) -> None:
     import ray
 
@@ -236,6 +246,7 @@ def test_a_node_that_does_not_see_the_data_is_named(connected: Nodes, data: Path
         cluster.require_fit(ray, partial(require_sight, job))
 
 
+@needs_ray
 def test_a_sweep_finds_the_same(connected: Nodes, tmp_path: Path) -> None:
     planted_store(tmp_path / "store", {"ant": 40, "bee": 40, "cow": 40})
     ask = ["sweep", "--store", str(tmp_path / "store"), "--head", "logreg", "--head", "ridge"]

@@ -269,9 +269,25 @@ def _answer(ray: ModuleType, answer: Any) -> str | None:
     return found
 
 
+def _require_startable() -> None:
+    """Refuse what Ray would wait for in vain: it starts Python by a line of the shell, unquoted.
+
+    Raises:
+        ClusterError: Python's path has a blank.
+    """
+    if len(sys.executable.split()) > 1:
+        raise ClusterError(
+            f"Expected Python at a path without blanks, from which Ray can start it. Received: "
+            f"{sys.executable!r}.",
+            hint="Make the environment in another folder, or leave --executor ray out.",
+        )
+
+
 def _connect(ray: ModuleType, address: str | None, memory: int, folder: Path) -> None:
     """Join a cluster, or start one of this machine alone."""
     is_joined = address is not None or bool(os.environ.get("RAY_ADDRESS"))
+    if not is_joined:
+        _require_startable()
     before = signal.getsignal(signal.SIGTERM)
     settings: dict[str, object] = {"address": address}
     if not is_joined:
