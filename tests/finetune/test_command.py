@@ -210,7 +210,7 @@ def network_layers(folder: Path) -> list[Any]:
 @pytest.mark.slow
 def test_what_cannot_begin_leaves_nothing_behind(trained: Path, tmp_path: Path) -> None:
     target = tmp_path / "run"
-    with pytest.raises(ConfigError, match="Stages: conv5; or all"):
+    with pytest.raises(ConfigError, match="Stages: conv2, conv5; or all"):
         run_finetune(trained / "run", run=str(target), unfreeze_from="conv6")
     with pytest.raises(ConfigError, match="on a processor"):
         run_finetune(trained / "run", run=str(target), precision="bfloat16")
