@@ -4,7 +4,7 @@ They are not compressed, so every image lies somewhere in the file as it is: tha
 once, and the image read from there.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError, UnreadableImageError
 from pipeline.files.atomic import open_regular
-from pipeline.files.state import FileState
 from pipeline.images.packed.table_members import (
     ERRORS,
     MemberNames,
+    TableFile,
     arrow,
     damage_of,
     first_line,
@@ -34,7 +34,7 @@ _END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _WHAT: Final = "an Arrow file"
 
 
-class ArrowPack:
+class ArrowPack(TableFile):
     """An Arrow file or stream; nothing of it stays open or mapped.
 
     Attributes:
@@ -51,11 +51,10 @@ class ArrowPack:
 
     is_forward = False
     largest_group = 0
-    notes = ()
+    kind = "Arrow"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state = FileState.of(path.stat())
+        super().__init__(path)
         whole = self._mapped()
         self.schema, batches, self.cut = _batches(whole)
         self.rows = sum(batch.num_rows for batch in batches)
@@ -72,17 +71,9 @@ class ArrowPack:
             self.rows,
         )
 
-    @property
-    def members(self) -> MemberNames:
-        """The same names."""
-        return self.names
-
     def read(self, name: str, *, limit: int) -> bytes:
         """Return the bytes of an image; see ``Pack``."""
-        found = self.names.find(name)
-        if found is None:
-            raise UnreadableImageError("cannot be read: not in the Arrow file")
-        column, row = found
+        column, row = self._place(name)
         start, size = self._places[column][row].tolist()
         if size < 0:
             raise UnreadableImageError("cannot be read: the row has no bytes")
@@ -91,8 +82,7 @@ class ArrowPack:
         with open_regular(self.path) as file:
             file.seek(max(0, start))
             data = file.read(size)
-        if FileState.of(self.path.stat()) != self.state:
-            raise UnreadableImageError("cannot be read: the Arrow file changed meanwhile")
+        self._require_unchanged()
         if len(data) != size:  # or what the file says of its rows is damaged
             raise UnreadableImageError("cannot be read: the Arrow file is cut short")
         return data
@@ -117,13 +107,6 @@ class ArrowPack:
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
         """Tell of each row whether its image is in the file."""
         return self._places[column][:, 1] >= 0
-
-    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
-        """Yield nothing: a table has columns in the place of texts beside images."""
-        yield from ()
-
-    def close(self) -> None:
-        """Nothing is open between two reads."""
 
     def _mapped(self) -> "pa.Buffer":
         with arrow().memory_map(str(self.path)) as file:

@@ -1,6 +1,6 @@
 """Parquet files with images in a column: bytes alone, or bytes and path, as Hugging Face has it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UnreadableImageError
-from pipeline.files.state import FileState
 from pipeline.images.packed import row_groups
 from pipeline.images.packed.table_members import (
     ERRORS,
     MemberNames,
+    TableFile,
     arrow,
     damage_of,
     first_line,
@@ -30,7 +30,7 @@ _BUFFER: Final = 1 << 20
 _WHAT: Final = "a Parquet file"
 
 
-class ParquetPack:
+class ParquetPack(TableFile):
     """A Parquet file; every pass over a row group opens it anew, so threads share nothing.
 
     Attributes:
@@ -45,11 +45,10 @@ class ParquetPack:
     """
 
     cut = ""
-    notes = ()
+    kind = "Parquet"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state = FileState.of(path.stat())
+        super().__init__(path)
         with self._opened() as file:
             self._metadata = file.metadata
             self.schema: pa.Schema = file.schema_arrow
@@ -72,17 +71,9 @@ class ParquetPack:
         """Whether reading in another order than the stored one is slow."""
         return self.largest_group > row_groups.KEPT_BYTES
 
-    @property
-    def members(self) -> MemberNames:
-        """The same names."""
-        return self.names
-
     def read(self, name: str, *, limit: int) -> bytes:
         """Return the bytes of an image; see ``Pack``."""
-        found = self.names.find(name)
-        if found is None:
-            raise UnreadableImageError("cannot be read: not in the Parquet file")
-        column, row = found
+        column, row = self._place(name)
         group = int(np.searchsorted(self._ends, row, side="right"))
         first = int(self._ends[group - 1]) if group else 0
         # Threads that meet a file for the first time may open it twice, but decode it once.
@@ -96,8 +87,7 @@ class ParquetPack:
             raise UnreadableImageError("too large: no memory") from error
         except ERRORS as error:
             raise UnreadableImageError(f"cannot be read: {first_line(error)}") from error
-        if FileState.of(self.path.stat()) != self.state:
-            raise UnreadableImageError("cannot be read: the Parquet file changed meanwhile")
+        self._require_unchanged()
         if data is None:
             raise UnreadableImageError("cannot be read: the row has no bytes")
         return data
@@ -132,13 +122,6 @@ class ParquetPack:
             if "path" not in self._parts[column] or first.any():
                 return np.ones(self.rows, dtype=np.bool_)
             return np.concatenate([first, *parts])
-
-    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
-        """Yield nothing: a table has columns in the place of texts beside images."""
-        yield from ()
-
-    def close(self) -> None:
-        """Nothing is open between two passes."""
 
     def _are_valid(self, column: str) -> Iterator[NDArray[np.bool_]]:
         for group in range(len(self._ends)):

@@ -4,16 +4,23 @@ The column says which of several, the row number where; it comes first in the na
 in the order of names never goes back. The end is what the image was called before it was packed.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, overload
 from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, DamagedTableError, PipelineError
+from pipeline.errors import (
+    ConfigError,
+    DamagedTableError,
+    PipelineError,
+    UnreadableImageError,
+)
 from pipeline.files.location import Location
 from pipeline.files.state import FileState
 
@@ -59,6 +66,50 @@ class TablePack(Protocol):
 
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
         """Tell of each row whether its image is in the file."""
+
+
+class TableFile(ABC):
+    """What packed files that are tables have in common; nothing of one stays open.
+
+    Attributes:
+        path: The file.
+        state: Its state, which is that of its images.
+        names: Names of its images.
+    """
+
+    notes = ()
+    kind: ClassVar[str]
+    names: "MemberNames"
+
+    def __init__(self, path: Path) -> None:
+        """Take down the state of a file before it is read."""
+        self.path = path
+        self.state = FileState.of(path.stat())
+
+    @property
+    def members(self) -> "MemberNames":
+        """The same names."""
+        return self.names
+
+    @abstractmethod
+    def read(self, name: str, *, limit: int) -> bytes:
+        """Return the bytes of an image; see ``Pack``."""
+
+    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
+        """Yield nothing: a table has columns in the place of texts beside images."""
+        yield from ()
+
+    def _place(self, name: str) -> tuple[str, int]:
+        """Return column and row of an image."""
+        found = self.names.find(name)
+        if found is None:
+            raise UnreadableImageError(f"cannot be read: not in the {self.kind} file")
+        return found
+
+    def _require_unchanged(self) -> None:
+        """Refuse what was read of a file that changed meanwhile."""
+        if FileState.of(self.path.stat()) != self.state:
+            raise UnreadableImageError(f"cannot be read: the {self.kind} file changed meanwhile")
 
 
 def arrow() -> Any:

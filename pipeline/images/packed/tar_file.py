@@ -14,7 +14,7 @@ from pipeline.files.state import FileState
 from pipeline.images.packed.compressed_tar import CompressedTar, compression
 from pipeline.images.packed.kinds import ChangedPackError, Pack
 from pipeline.images.packed.members import Members
-from pipeline.images.packed.positional import pread, unchanged
+from pipeline.images.packed.positional import PositionalPack, pread, unchanged
 from pipeline.images.packed.tar_headers import BLOCK, DamagedHeaderError, walk
 
 # Where members are small and lie close, much is read at once; else little more than a header.
@@ -23,10 +23,10 @@ _MUCH: Final = 1 << 20
 _LITTLE: Final = 1 << 12
 
 
-class TarPack:
-    """A plain tar file; no descriptor stays open, so there is nothing that forks could share."""
+class TarPack(PositionalPack):
+    """A plain tar file."""
 
-    is_forward = False
+    kind = "tar"
 
     def __init__(self, path: Path, descriptor: int) -> None:
         """Read the headers of an open file.
@@ -34,32 +34,12 @@ class TarPack:
         Raises:
             DamagedHeaderError: It does not begin as a tar file does.
         """
-        self.path = path
-        self.state = FileState.of(os.fstat(descriptor))
+        state = FileState.of(os.fstat(descriptor))
         walked = walk(_Window(descriptor).at, None)
-        self.members = Members(walked.names)
+        super().__init__(path, state, Members(walked.names))
         self.notes = [*walked.notes, *self.members.note()]
         self._starts, self._sizes = walked.starts, walked.sizes
         self._headers = walked.headers
-
-    @property
-    def names(self) -> list[str]:
-        """See ``Pack``."""
-        return self.members.names
-
-    def read(self, name: str, *, limit: int) -> bytes:
-        """Return the bytes of a member; see ``Pack``."""
-        first, *others = self.members.find(name) or [-1]
-        if first < 0:
-            raise UnreadableImageError("cannot be read: not in the tar file")
-        descriptor = unchanged(self.path, self.state)
-        try:
-            data = self._read(descriptor, first, limit)
-            if any(self._read(descriptor, other, limit) != data for other in others):
-                raise UnreadableImageError("members of this name hold different bytes")
-        finally:
-            os.close(descriptor)
-        return data
 
     def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and bytes of small members; see ``Pack``."""

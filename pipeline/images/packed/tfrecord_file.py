@@ -5,7 +5,6 @@ reading them. What is in one is told by its protocol buffer alone; TensorFlow is
 """
 
 from array import array
-from collections.abc import Collection, Iterator
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import DamagedTableError, UnreadableImageError
 from pipeline.files.atomic import open_regular
-from pipeline.files.state import FileState
-from pipeline.images.packed.table_members import MemberNames, arrow, image_columns
+from pipeline.images.packed.table_members import MemberNames, TableFile, arrow, image_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +44,7 @@ _MESSAGES: Final = {
 _REPEATED: Final = ("BytesList", "FloatList", "Int64List", "Features")
 
 
-class TfrecordPack:
+class TfrecordPack(TableFile):
     """A TFRecord file; nothing of it stays open.
 
     Attributes:
@@ -63,11 +61,10 @@ class TfrecordPack:
 
     is_forward = False
     largest_group = 0
-    notes = ()
+    kind = "TFRecord"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state = FileState.of(path.stat())
+        super().__init__(path)
         self._places, self.cut = _places_of(path)
         self.rows = len(self._places)
         if self.cut and not self.rows:
@@ -75,25 +72,16 @@ class TfrecordPack:
         self.schema = _schema(self._record(0) if self.rows else {})
         self.names = MemberNames(dict.fromkeys(image_columns(self.schema)), self.rows)
 
-    @property
-    def members(self) -> MemberNames:
-        """The same names."""
-        return self.names
-
     def read(self, name: str, *, limit: int) -> bytes:
         """Return the bytes of an image; see ``Pack``."""
-        found = self.names.find(name)
-        if found is None:
-            raise UnreadableImageError("cannot be read: not in the TFRecord file")
-        column, row = found
+        column, row = self._place(name)
         if self._places[row, 1] > limit + _BESIDE:
             raise UnreadableImageError(f"too large: {self._places[row, 1]:,} bytes")
         try:
             values = self._record(row).get(column, [])
         except DamagedTableError as error:
             raise UnreadableImageError(f"cannot be read: record {row:,} is damaged") from error
-        if FileState.of(self.path.stat()) != self.state:
-            raise UnreadableImageError("cannot be read: the TFRecord file changed meanwhile")
+        self._require_unchanged()
         if len(values) != 1 or not isinstance(values[0], bytes):
             raise UnreadableImageError("cannot be read: the record has no bytes")
         if len(values[0]) > limit:
@@ -119,13 +107,6 @@ class TfrecordPack:
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
         """Tell of each record whether its image is in the file: always."""
         return np.ones(self.rows, dtype=np.bool_)
-
-    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
-        """Yield nothing: a record has features in the place of texts beside images."""
-        yield from ()
-
-    def close(self) -> None:
-        """Nothing is open between two reads."""
 
     def _record(self, row: int) -> dict[str, list[Any]]:
         """Return the features of a record.

@@ -18,7 +18,7 @@ from pipeline.errors import ManifestError, UnreadableImageError, mention
 from pipeline.files.state import FileState
 from pipeline.images.packed.kinds import Pack
 from pipeline.images.packed.members import Members, usable
-from pipeline.images.packed.positional import pread, unchanged
+from pipeline.images.packed.positional import PositionalPack, pread, unchanged
 
 _LOCAL: Final = struct.Struct("<4s22xHH")
 _ERRORS: Final = (EOFError, OSError, ValueError, lzma.LZMAError, struct.error, zlib.error)
@@ -29,10 +29,10 @@ _UNICODE_PATH: Final = 0x7075
 _OVERHEAD: Final = 1 << 20
 
 
-class ZipPack:
-    """A zip file; no descriptor stays open, so there is nothing that forks could share."""
+class ZipPack(PositionalPack):
+    """A zip file."""
 
-    is_forward = False
+    kind = "zip"
 
     def __init__(self, path: Path) -> None:
         """Read the directory of a file.
@@ -40,8 +40,7 @@ class ZipPack:
         Raises:
             BadZipFile: It has none, or a damaged one.
         """
-        self.path = path
-        self.state = FileState.of(path.stat())
+        state = FileState.of(path.stat())
         self._places, self._packed, self._sizes = array("q"), array("q"), array("q")
         self._checks, self._methods = array("L"), array("H")
         self._encrypted = bytearray()
@@ -53,7 +52,7 @@ class ZipPack:
                 if name is not None:
                     names.append(name)
                     self._add(info)
-        self.members = Members(names)
+        super().__init__(path, state, Members(names))
         encrypted = [name for name, is_set in zip(names, self._encrypted, strict=True) if is_set]
         if encrypted:
             said["encrypted, which count as bad images"] = encrypted
@@ -61,25 +60,6 @@ class ZipPack:
             *(f"{what}, {len(found):,}: {mention(found)}" for what, found in sorted(said.items())),
             *self.members.note(),
         ]
-
-    @property
-    def names(self) -> list[str]:
-        """See ``Pack``."""
-        return self.members.names
-
-    def read(self, name: str, *, limit: int) -> bytes:
-        """Return the bytes of a member; see ``Pack``."""
-        first, *others = self.members.find(name) or [-1]
-        if first < 0:
-            raise UnreadableImageError("cannot be read: not in the zip file")
-        descriptor = unchanged(self.path, self.state)
-        try:
-            data = self._read(descriptor, first, limit)
-            if any(self._read(descriptor, other, limit) != data for other in others):
-                raise UnreadableImageError("members of this name hold different bytes")
-        finally:
-            os.close(descriptor)
-        return data
 
     def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
         """Yield name and bytes of small members; see ``Pack``."""
