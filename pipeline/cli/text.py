@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Final, TextIO, TypeAlias
 
+from pipeline.files.location import is_address
+from pipeline.system.wording import counted
+
 _ERRORS_SHOWN: Final = 10
 CLASS: Final = ("class", "classes")
 # Columns that a terminal has at least.
@@ -93,6 +96,23 @@ def errors(errors: Sequence[Mapping[str, str]], listed: str) -> list[str]:
     lines = [f"  skipped {item['path']}: {item['reason']}" for item in errors[:_ERRORS_SHOWN]]
     more = len(errors) - _ERRORS_SHOWN
     return lines + ([f"  and {more:,} more, listed {listed}"] if more > 0 else [])
+
+
+def conflicting(result: Result) -> list[str]:
+    """Return a line on images that stand under two labels; none where there are none."""
+    if not result["conflicting"]:
+        return []
+    return [
+        f"{counted(result['conflicting'], 'image')} under two labels, in no split "
+        f"(status 'conflicting label' in {result['manifest']})"
+    ]
+
+
+def features_at(result: Result) -> str:
+    """Return the line that says where features and manifest are."""
+    # At an address there is no file that other programs could read.
+    view = "" if is_address(result["store"]) else "/features.h5"
+    return f"Features: {result['store']}{view}   Manifest: {result['manifest']}"
 
 
 def fits(rows: Sequence[Sequence[str]]) -> bool:

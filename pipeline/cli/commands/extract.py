@@ -3,9 +3,8 @@
 from typing import Final
 
 from pipeline.cli.command import Call, Command
-from pipeline.cli.text import Result, Text, duration, errors, size
+from pipeline.cli.text import Result, Text, conflicting, duration, errors, features_at, size
 from pipeline.config.extracting import ExtractOptions
-from pipeline.files.location import is_address
 from pipeline.system.wording import counted
 
 
@@ -37,19 +36,13 @@ def text(result: Result) -> Text:
     lines += [_node(node) for node in result["nodes"]]
     lines += [f"View {name}: {count:,} made" for name, count in result["views"].items()]
     lines += errors(result["errors"], "in the manifest")
-    if result["conflicting"]:
-        lines.append(
-            f"{counted(result['conflicting'], 'image')} under two labels, in no split "
-            f"(status 'conflicting label' in {result['manifest']})"
-        )
+    lines += conflicting(result)
     if result["weights"] == "random":
         lines.append(
             "The weights are random (an untrained network): fine for trying things out; "
             "use --weights imagenet on your photos"
         )
-    # At an address there is no file that other programs could read.
-    view = "" if is_address(result["store"]) else "/features.h5"
-    lines.append(f"Features: {result['store']}{view}   Manifest: {result['manifest']}")
+    lines.append(features_at(result))
     return lines
 
 

@@ -3,9 +3,8 @@
 from typing import Final
 
 from pipeline.cli.command import Call, Command
-from pipeline.cli.text import Result, Text, duration, errors
+from pipeline.cli.text import Result, Text, conflicting, duration, errors, features_at
 from pipeline.config.exchanging import ImportFeaturesOptions
-from pipeline.files.location import is_address
 from pipeline.system.wording import counted
 
 
@@ -18,23 +17,14 @@ def run(options: ImportFeaturesOptions, call: Call) -> Result:
 
 def text(result: Result) -> Text:
     """Describe what was imported."""
-    lines = [
+    return [
         f"{result['imported']:,} imported, {result['reused']:,} reused, "
         f"{result['skipped']:,} skipped of {counted(result['images'], 'row')} of "
         f"{result['dim']:,} features in {duration(result['seconds'])}",
         *errors(result["errors"], "in the manifest"),
-    ]
-    if result["conflicting"]:
-        lines.append(
-            f"{counted(result['conflicting'], 'image')} under two labels, in no split "
-            f"(status 'conflicting label' in {result['manifest']})"
-        )
-    # At an address there is no file that other programs could read.
-    view = "" if is_address(result["store"]) else "/features.h5"
-    return [
-        *lines,
+        *conflicting(result),
         f"Imported features {result['name']!r}, digest {result['digest']}",
-        f"Features: {result['store']}{view}   Manifest: {result['manifest']}",
+        features_at(result),
     ]
 
 
