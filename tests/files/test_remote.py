@@ -160,6 +160,18 @@ def test_a_host_that_is_none_is_said_at_once(
         remote.state(Remote(address))
 
 
+@pytest.mark.usefixtures("fresh", "object_store")
+def test_a_reason_outlives_that_another_error_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that comes from another thread is raised again, which takes its context."""
+    monkeypatch.setattr(retries, "PAUSE", 0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    try:
+        raise KeyError
+    except KeyError:
+        with pytest.raises(StorageError, match="connection refused"):
+            remote.state(Remote("s3://bucket/a.png"))
+
+
 @pytest.mark.usefixtures("fresh")
 def test_a_host_that_does_not_answer_in_time(
     object_store: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch

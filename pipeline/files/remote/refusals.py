@@ -159,7 +159,17 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or _held(error) or error.__context__
+
+
+def _held(error: BaseException) -> BaseException | None:
+    """Return the error that one of botocore holds.
+
+    Its context may be another: it is raised again in another thread, which may handle an error.
+    """
+    held = getattr(error, "kwargs", None)
+    found = held.get("error") if isinstance(held, dict) else None
+    return found if isinstance(found, BaseException) else None
 
 
 def _response(error: BaseException) -> Mapping[str, object]:
