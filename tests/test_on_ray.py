@@ -70,6 +70,10 @@ def nodes() -> Iterator[Nodes]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS)]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # A worker that waits is kept: each new one imports for two seconds what this one has.
+        patch.setenv("RAY_idle_worker_killing_time_threshold_ms", "600000")
+        # Milliseconds from one look at a node to the next, of which five find it lost.
+        patch.setenv("RAY_health_check_period_ms", "300")
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 0, "object_store_memory": SMALL, "include_dashboard": False}

@@ -34,7 +34,7 @@ from pipeline.store.shard import Shard
 from pipeline.store.shard_set import remember_check
 from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
-from pipeline.system.progress import Reporter
+from pipeline.system.progress import Reporter, say_notes
 from pipeline.system.provenance import provenance
 from pipeline.system.wording import counted
 
@@ -70,12 +70,12 @@ def import_features(
     table = formats.read(source, paths=listed, column=options.column, root=root)
     before = source.stat()
     rows = rows_of(table, options, root or (listed or source).resolve().parent, reporter)
-    notes = _said(notes_of_rows(table, rows), reporter)
+    notes = say_notes(reporter, notes_of_rows(table, rows))
     keys = rows.keys.keys[rows.of_file]
     reporter.say(f"Looking at {counted(table.shape[0], 'row')} of {table.shape[1]:,} features")
     found = examine(table, [rows.listing.paths[row] for row in rows.of_file], keys, reporter)
     manifest, errors = judged(rows, found, options)
-    notes += _said(notes_of_zeros(rows, found), reporter)
+    notes += say_notes(reporter, notes_of_zeros(rows, found))
     identity = identities.imported(name, found.digest)
     with lock(place):
         store = _opened(place, identity, table, manifest, force=common.force)
@@ -84,7 +84,7 @@ def import_features(
         store.adopt(replace(store.record, provenance=_provenance(source, table)))
         store.save_manifest(store.manifest_path, manifest)
     if store.storage.has_view:
-        notes += _said(features_file.notes_of(len(store.index.shards)), reporter)
+        notes += say_notes(reporter, features_file.notes_of(len(store.index.shards)))
     return {
         "images": len(manifest),
         "imported": new,
@@ -101,13 +101,6 @@ def import_features(
         "notes": notes,
         "seconds": round(time.monotonic() - started, 3),
     }
-
-
-def _said(notes: list[str], reporter: Reporter) -> list[str]:
-    """Say notes, and return them."""
-    for note in notes:
-        reporter.say(f"Note: {note}")
-    return notes
 
 
 def _name(options: ImportFeaturesOptions, source: Path) -> str:

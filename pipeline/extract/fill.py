@@ -23,7 +23,7 @@ from pipeline.config.spreading import RAY
 from pipeline.engines import probing
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ManifestError, StaleFeaturesError, WeightsUnavailableError
-from pipeline.extract import on_ray
+from pipeline.extract import first_probe, on_ray
 from pipeline.extract.doctor import Setting, diagnose
 from pipeline.extract.extraction import Extraction
 from pipeline.extract.lazy_encoder import LazyEncoder
@@ -322,13 +322,7 @@ def _probe(store: Store, encoder: Encoder, reporter: Reporter) -> None:
     """
     kept = probe.find(store.path, store.identity, store.dim)
     if kept is None:
-        if any(len(item) for item in store.sets):
-            reporter.say(
-                "Note: the store had no probe, and has one from now on; whether its features are "
-                f"still made the same way, pipeline verify {store.place} --reencode N tells"
-            )
-        probe.keep(store.path, probing.make(encoder, store.identity))
-        store.share_network()
+        first_probe.keep(store, probing.make(encoder, store.identity), reporter)
         return
     for note in probing.check(encoder, kept):
         reporter.say(note)

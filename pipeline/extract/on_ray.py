@@ -19,6 +19,7 @@ from typing import Any, Final
 from pipeline.backbones import probe
 from pipeline.config.extracting import ExtractOptions
 from pipeline.errors import ClusterError, StoreError
+from pipeline.extract import first_probe
 from pipeline.extract.ledger import Ledger
 from pipeline.extract.messages import Answer, Job, Part, Refusal, packed, unpacked
 from pipeline.extract.node import ANSWER, PART, EncodingActor, decode, probed, require_sight
@@ -223,16 +224,10 @@ def _probe(ray: ModuleType, job: Job, pool: Pool, store: Store, reporter: Report
     kept = probe.find(store.path, store.identity, store.dim)
     if kept is not None:
         return kept
-    if any(len(item) for item in store.sets):
-        reporter.say(
-            "Note: the store had no probe, and has one from now on; whether its features are "
-            f"still made the same way, pipeline verify {store.place} --reencode N tells"
-        )
     made = ray.get(ray.remote(**pool.encoding)(probed).remote(job))
     if isinstance(made, Refusal):
         raise made.error()
-    probe.keep(store.path, made)
-    store.share_network()
+    first_probe.keep(store, made, reporter)
     found: probe.Probe = made
     return found
 

@@ -36,7 +36,7 @@ from pipeline.store.record import StoreRecord
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import MANIFEST, Store
 from pipeline.system import cluster
-from pipeline.system.progress import Reporter
+from pipeline.system.progress import Reporter, say_notes
 from pipeline.system.wording import counted
 
 # Batches timed for the estimate of --dry-run, after one that warms up.
@@ -82,15 +82,12 @@ def extract(
         *listing.notes, *notes_of(listing), *_one_class(listing),
         *_classes_from_now_on(place, listing),
     ]  # fmt: skip
-    for note in notes:
-        reporter.say(f"Note: {note}")
+    say_notes(reporter, notes)
     if options.dry_run:
         return {**_dry_run(place, listing, network), "notes": notes}
     filled = fill(network, place, listing, target=target, force=common.force, started=started)
     found = features_file.notes_of(len(filled.store.index.shards)) if storage.has_view else []
-    for note in found:
-        reporter.say(f"Note: {note}")
-    notes += found
+    notes += say_notes(reporter, found)
     return {**_result(network, filled, target, started), "notes": notes}
 
 

@@ -77,7 +77,7 @@ def embed(store: Store, keys: NDArray[np.bytes_], method: str) -> Map:
     Args:
         store: Where their features are.
         keys: Their keys, ``S64`` ``(n,)``, at least ``FEWEST``.
-        method: ``pca``, or ``umap`` of the first 50 dimensions of PCA.
+        method: ``pca``, or ``umap`` of the first 50 dimensions of PCA, or all.
 
     Raises:
         MissingFeaturesError: The store lacks some of them.

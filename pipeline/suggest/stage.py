@@ -19,7 +19,7 @@ from pipeline.suggest import choosing, judging
 from pipeline.suggest.candidates import Candidates, read_candidates
 from pipeline.suggest.judging import Judgement
 from pipeline.suggest.suggestions import Suggestion, Suggestions, write_table
-from pipeline.system.progress import Reporter
+from pipeline.system.progress import Reporter, say_notes
 from pipeline.system.wording import counted
 
 CSV = "suggest.csv"
@@ -43,8 +43,7 @@ def suggest(
     manifest = local("--manifest", options.manifest) if options.manifest else None
     known = read_candidates(store, manifest, run)
     found = find(known, options, store, run, reporter)
-    for note in found.notes:
-        reporter.say(f"Note: {note}")
+    say_notes(reporter, found.notes)
     write_table(path, known.listing, found)
     return {
         **found.as_json(),

@@ -29,8 +29,13 @@ from pipeline.system import machine
 
 # Ray Data does not start without the two others.
 _REQUIRED: Final = ("ray", "pandas", "pyarrow")
-# Read by Ray's processes when they start: no statistics, and nothing of its C++ on stderr.
-_ENVIRONMENT: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+# Read by Ray's processes when they start: no statistics, nothing of its C++ on stderr, and a worker
+# that decodes is kept while it waits: after Ray's one second a new one would import for two.
+_ENVIRONMENT: Final = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
+}
 # Of memory that is shared between processes: what a cluster of this machine alone takes, and the
 # least that Ray takes.
 _LEAST_MEMORY: Final = 80 << 20

@@ -4,7 +4,7 @@ The command line implements it with text and bars on stderr; library callers nee
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -41,6 +41,14 @@ class Silence:
 
     def advance(self, **shown: object) -> None:
         """Show nothing."""
+
+
+def say_notes(reporter: Reporter, notes: Iterable[str]) -> list[str]:
+    """Show what was assumed, a line each, and return it."""
+    said = list(notes)
+    for note in said:
+        reporter.say(f"Note: {note}")
+    return said
 
 
 @contextmanager

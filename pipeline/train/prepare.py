@@ -23,7 +23,7 @@ from pipeline.runs.record import MergedCopies, RunInputs, RunSource
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system import keras_setup
-from pipeline.system.progress import Reporter, Silence
+from pipeline.system.progress import Reporter, Silence, say_notes
 from pipeline.system.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import, SciPy half of one
@@ -202,8 +202,7 @@ def create_heads(
 
 def note_rows(examples: Examples, reporter: Reporter) -> None:
     """Say how many rows each split has, which are left out or moved, and what was assumed."""
-    for note in examples.notes:
-        reporter.say(f"Note: {note}")
+    say_notes(reporter, examples.notes)
     counts = ", ".join(f"{count:,} {name}" for name, count in examples.counts().items())
     total = len(examples)
     shares = "/".join(f"{100 * count / total:.1f}" for count in examples.counts().values())

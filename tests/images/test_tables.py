@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tables
 from fakes import Command, FakeEncoder, write_image
@@ -18,6 +19,7 @@ from pipeline.errors import ConfigError, ManifestError, UnreadableImageError
 from pipeline.images import packed, reading, sources
 from pipeline.images.manifest import Manifest
 from pipeline.images.packed import row_groups, table_members
+from pipeline.images.packed.kinds import ChangedPackError
 
 LIMIT = 1 << 30
 BYTES = [{"bytes": b"%d" % number, "path": f"of/{number}.png"} for number in range(10)]
@@ -184,6 +186,24 @@ def test_images_that_were_never_packed_are_where_the_table_says(
     listing = sources.scan(table_file(tables.hub_table(rows, [0, 1, 0], ("cat", "dog"))))
     assert list(listing.paths) == ["of/0.png", "of/1.png", "of/2.png"]
     assert read_all(listing) == [b"0", b"1", b"2"]
+
+
+def test_rows_that_were_never_packed_may_stand_after_others_that_were(
+    tmp_path: Path, table_file: Any
+) -> None:
+    (tmp_path / "of").mkdir()
+    (tmp_path / "of/9.png").write_bytes(b"9")
+    rows = [*BYTES[:9], {"bytes": None, "path": "of/9.png"}]
+    table = table_file(tables.hub_table(rows, [0, 1] * 5, ("cat", "dog")))
+    assert set(read_all(sources.scan(table))) == {row["bytes"] for row in BYTES}
+
+
+def test_nulls_that_a_file_does_not_count_are_looked_for(tmp_path: Path) -> None:
+    rows = [*BYTES[:3], None]
+    table = tables.hub_table(rows, [0, 1] * 2, ("cat", "dog"))
+    pq.write_table(table, tmp_path / "t.parquet", write_statistics=False)
+    pack = packed.opened(tmp_path / "t.parquet")
+    assert pack.has_bytes("image").tolist() == [True, True, True, False]
 
 
 def test_paths_are_read_as_those_of_a_csv(tmp_path: Path) -> None:
@@ -501,8 +521,9 @@ def test_a_file_that_changes_is_listed_anew(table_file: Any) -> None:
     turned = hub().take(pa.array(range(9, -1, -1)))
     table_file(turned)
     assert sources.scan(data).states[3] != listing.states[3]
-    with pytest.raises(UnreadableImageError, match="changed meanwhile"):
+    with pytest.raises(ChangedPackError):
         pack.read("image/00000003-3.png", limit=LIMIT)
+    assert packed.read(data, "image/00000003-6.png", limit=LIMIT)[0] == BYTES[6]["bytes"]
     assert not reading.is_there(listing, 3)
     assert read_all(sources.scan(data)) == [row["bytes"] for row in reversed(BYTES)]
 

@@ -71,9 +71,7 @@ class ArrowPack(TableFile):
             self.rows,
         )
 
-    def read(self, name: str, *, limit: int) -> bytes:
-        """Return the bytes of an image; see ``Pack``."""
-        column, row = self._place(name)
+    def _read(self, column: str, row: int, limit: int) -> bytes:
         start, size = self._places[column][row].tolist()
         if size < 0:
             raise UnreadableImageError("cannot be read: the row has no bytes")
@@ -82,7 +80,6 @@ class ArrowPack(TableFile):
         with open_regular(self.path) as file:
             file.seek(max(0, start))
             data = file.read(size)
-        self._require_unchanged()
         if len(data) != size:  # or what the file says of its rows is damaged
             raise UnreadableImageError("cannot be read: the Arrow file is cut short")
         return data

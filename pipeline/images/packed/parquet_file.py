@@ -71,9 +71,7 @@ class ParquetPack(TableFile):
         """Whether reading in another order than the stored one is slow."""
         return self.largest_group > row_groups.KEPT_BYTES
 
-    def read(self, name: str, *, limit: int) -> bytes:
-        """Return the bytes of an image; see ``Pack``."""
-        column, row = self._place(name)
+    def _read(self, column: str, row: int, limit: int) -> bytes:
         group = int(np.searchsorted(self._ends, row, side="right"))
         first = int(self._ends[group - 1]) if group else 0
         # Threads that meet a file for the first time may open it twice, but decode it once.
@@ -87,7 +85,6 @@ class ParquetPack(TableFile):
             raise UnreadableImageError("too large: no memory") from error
         except ERRORS as error:
             raise UnreadableImageError(f"cannot be read: {first_line(error)}") from error
-        self._require_unchanged()
         if data is None:
             raise UnreadableImageError("cannot be read: the row has no bytes")
         return data
@@ -111,22 +108,33 @@ class ParquetPack(TableFile):
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
         """Tell of each row whether its image is in the file.
 
-        Where one of the first rows is, all are taken to be, so that not every image is read.
+        Only row groups that have both are decoded, or that do not count their nulls.
 
         Raises:
-            DamagedTableError: The first rows cannot be decoded.
+            DamagedTableError: One cannot be decoded.
         """
         with damage_of(_WHAT, self.path):
-            parts = self._are_valid(column)
-            first = next(parts, np.zeros(0, dtype=np.bool_))
-            if "path" not in self._parts[column] or first.any():
-                return np.ones(self.rows, dtype=np.bool_)
-            return np.concatenate([first, *parts])
+            groups = range(self._metadata.num_row_groups)
+            found = [self._group_has_bytes(column, group) for group in groups]
+            return np.concatenate([np.zeros(0, dtype=np.bool_), *found])
 
-    def _are_valid(self, column: str) -> Iterator[NDArray[np.bool_]]:
-        for group in range(len(self._ends)):
-            for values in self._decode(column, group):
-                yield np.asarray(values.is_valid())
+    def _group_has_bytes(self, column: str, group: int) -> NDArray[np.bool_]:
+        rows = self._metadata.row_group(group).num_rows
+        nulls = self._nulls(column, group)
+        if nulls in (0, rows):
+            return np.full(rows, nulls == 0)
+        return np.concatenate([values.is_valid() for values in self._decode(column, group)])
+
+    def _nulls(self, column: str, group: int) -> int | None:
+        """Return how many rows of a row group have no bytes; None where it does not say."""
+        chunks = self._metadata.row_group(group)
+        for place in range(chunks.num_columns):
+            chunk = chunks.column(place)
+            if chunk.path_in_schema == self._leaf(column):
+                statistics = chunk.statistics
+                known = statistics is not None and statistics.has_null_count
+                return int(statistics.null_count) if known else None
+        return None
 
     def _decode(self, column: str, group: int) -> Iterator["pa.Array"]:
         rows = self._metadata.row_group(group).num_rows

@@ -23,6 +23,7 @@ from pipeline.errors import (
 )
 from pipeline.files.location import Location
 from pipeline.files.state import FileState
+from pipeline.images.packed.kinds import ChangedPackError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,9 +92,19 @@ class TableFile(ABC):
         """The same names."""
         return self.names
 
-    @abstractmethod
     def read(self, name: str, *, limit: int) -> bytes:
         """Return the bytes of an image; see ``Pack``."""
+        column, row = self._place(name)
+        try:
+            return self._read(column, row, limit)
+        finally:
+            # What was read, or failed to be, says nothing of a file that changed meanwhile.
+            if FileState.of(self.path.stat()) != self.state:
+                raise ChangedPackError
+
+    @abstractmethod
+    def _read(self, column: str, row: int, limit: int) -> bytes:
+        """Return the bytes of an image; see ``Pack.read``."""
 
     def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
         """Yield nothing: a table has columns in the place of texts beside images."""
@@ -105,11 +116,6 @@ class TableFile(ABC):
         if found is None:
             raise UnreadableImageError(f"cannot be read: not in the {self.kind} file")
         return found
-
-    def _require_unchanged(self) -> None:
-        """Refuse what was read of a file that changed meanwhile."""
-        if FileState.of(self.path.stat()) != self.state:
-            raise UnreadableImageError(f"cannot be read: the {self.kind} file changed meanwhile")
 
 
 def arrow() -> Any:

@@ -72,16 +72,13 @@ class TfrecordPack(TableFile):
         self.schema = _schema(self._record(0) if self.rows else {})
         self.names = MemberNames(dict.fromkeys(image_columns(self.schema)), self.rows)
 
-    def read(self, name: str, *, limit: int) -> bytes:
-        """Return the bytes of an image; see ``Pack``."""
-        column, row = self._place(name)
+    def _read(self, column: str, row: int, limit: int) -> bytes:
         if self._places[row, 1] > limit + _BESIDE:
             raise UnreadableImageError(f"too large: {self._places[row, 1]:,} bytes")
         try:
             values = self._record(row).get(column, [])
         except DamagedTableError as error:
             raise UnreadableImageError(f"cannot be read: record {row:,} is damaged") from error
-        self._require_unchanged()
         if len(values) != 1 or not isinstance(values[0], bytes):
             raise UnreadableImageError("cannot be read: the record has no bytes")
         if len(values[0]) > limit:
