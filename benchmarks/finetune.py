@@ -31,6 +31,8 @@ from pipeline.system.keras_setup import import_keras
 from pipeline.system.progress import Silence
 
 CLASSES = 4
+# What Keras' fit is compiled with, by the name of the peer.
+PEERS = {"keras_fit": {"jit_compile": False}, "keras_fit_jit": {"jit_compile": True}}
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--engine", default="keras", help="that fills the cache")
     parser.add_argument("--repeats", type=int, default=3, help="epochs timed, after one more")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--quick", action="store_true", help="few small images, one epoch")
     options = parser.parse_args()
     if options.quick:
@@ -69,8 +72,7 @@ def measure(options: Any, rows: Manifest, folder: Path) -> dict[str, Any]:
         ours, filling = cached(options, rows, photos, y, folder)
     calls = {
         "cached": ours,
-        "keras_fit": keras_fit(options, images, y, jit_compile=False),
-        "keras_fit_jit": keras_fit(options, images, y, jit_compile=True),
+        **{name: keras_fit(options, images, y, **PEERS[name]) for name in options.peers},
     }
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(options.repeats + 1):
@@ -86,8 +88,7 @@ def measure(options: Any, rows: Manifest, folder: Path) -> dict[str, Any]:
         },
         "filling": filling,
         **{
-            f"{name}_over_cached": ratio(seconds[name], seconds["cached"])
-            for name in ("keras_fit", "keras_fit_jit")
+            f"{name}_over_cached": ratio(seconds[name], seconds["cached"]) for name in options.peers
         },
     }
 

@@ -19,8 +19,6 @@ from pipeline.heads.dense import DenseHead
 from pipeline.heads.dense.steps import compiled
 from pipeline.system.keras_setup import import_keras
 
-WIDTHS = ((), (64,), (256,))
-
 
 def main() -> None:
     """Measure and print one JSON object."""
@@ -33,6 +31,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of the tutorial's head")
     parser.add_argument("--small-epochs", type=int, default=40)
     parser.add_argument("--heads", type=int, default=8, help="in one pass")
+    parser.add_argument("--widths", type=int, nargs="+", default=[0, 64, 256],
+                        help="of their hidden layer; 0 stands for none")  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -80,7 +80,8 @@ def many_heads(options: Any) -> dict[str, Any]:
     X, y = features(options, options.small_rows)
     settings = [{"learning_rate": float(rate)} for rate in np.logspace(-5, -3, options.heads)]
     found = {}
-    for hidden in WIDTHS:
+    for width in options.widths:
+        hidden = (width,) if width else ()
         head = DenseHead(hidden=hidden, epochs=options.small_epochs, seed=options.seed)
         calls: dict[str, Callable[[], object]] = {
             "one_at_a_time": lambda head=head: [

@@ -16,6 +16,7 @@ from fakes import planted_store, write_photos
 from PIL import Image
 from processes import run_python
 
+from pipeline.cli.main import main
 from pipeline.system import machine
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +82,7 @@ def test_near_duplicates() -> None:
     assert result["planted_found"] == result["planted_above_threshold"] > 0
 
 
+@pytest.mark.usefixtures("fake_network")
 def test_audit_truth(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 8)
     pairs, labels = tmp_path / "pairs.csv", tmp_path / "labels.csv"
@@ -88,9 +90,9 @@ def test_audit_truth(tmp_path: Path) -> None:
     rows = [f"{name}/{number:03}.png,{name},{'bee' if number == 0 else name}"
             for name in ("ant", "bee", "cow") for number in range(8)]  # fmt: skip
     labels.write_text("path,label,given\n" + "\n".join(rows) + "\n")
-    done = run_python("-m", "pipeline", "extract", tmp_path / "photos", "--store",
-                      tmp_path / "store", "--weights", "random", "--image-size", 32)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    extract = ("extract", tmp_path / "photos", "--store", tmp_path / "store", "--weights", "random",
+               "--image-size", 32, "--quiet")  # fmt: skip
+    assert main(list(map(str, extract))) == 0
     result = run("audit_truth.py", tmp_path / "store", "--pairs", pairs, "--labels", labels)
     assert result["copies"]["judged_1"]["pairs"] == 1
     assert result["labels"]["wrong"] == 2
@@ -167,11 +169,12 @@ def test_logreg_path() -> None:
 
 def test_tutorial_head() -> None:
     assert run("tutorial_head.py", "--rows", 100, "--small-rows", 50, "--dim", 16, "--epochs", 1,
-               "--small-epochs", 1, "--repeats", 1)["results"]  # fmt: skip
+               "--small-epochs", 1, "--heads", 2, "--widths", 8,
+               "--repeats", 1)["results"]  # fmt: skip
 
 
 def test_finetune() -> None:
-    assert "keras_fit_over_cached" in run("finetune.py", "--quick")
+    assert "keras_fit_over_cached" in run("finetune.py", "--quick", "--peers", "keras_fit")
 
 
 def test_finetune_outcomes() -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_resnet
 from processes import run_python
 
 from pipeline.images.sample import write_sample
@@ -58,22 +59,12 @@ def test_lines_are_compared_without_numbers_and_processors() -> None:
     assert console.masked(shown) == console.masked("Encoding in float32 on CPU (Xeon, 16 threads)")
 
 
-# Python's arguments: a module and its own, or a script. What is shown is the same but for numbers.
-WITH_A_TINY_NETWORK = """
-import runpy, sys, tiny_resnet
-del sys.argv[0]
-is_script = sys.argv[0].endswith(".py")
-with tiny_resnet.in_place_of_resnet50():
-    if is_script:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    else:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-
-
 def lines_of(command: str, folder: Path) -> list[str]:
-    """Run a command of a document; return what it prints."""
-    done = run_python("-c", WITH_A_TINY_NETWORK, *shlex.split(command), cwd=folder)
+    """Run a command of a document on a tiny network; return what it prints.
+
+    What is shown is the same but for numbers.
+    """
+    done = run_python("-c", tiny_resnet.PROGRAM, *shlex.split(command), cwd=folder)
     assert done.returncode == 0, (command, done.stderr)
     return [line.rstrip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
 
@@ -105,7 +96,7 @@ def test_documents_run_as_they_stand_and_show_what_is_printed(tmp_path: Path) ->
         blocks = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
         assert blocks
         (tmp_path / "blocks.py").write_text("\n".join(blocks))
-        done = run_python("-c", WITH_A_TINY_NETWORK, "blocks.py", cwd=tmp_path)
+        done = run_python("-c", tiny_resnet.PROGRAM, "blocks.py", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     # What README shows is taken from the tour.
     of_tour = {console.masked(line) for step in console.steps(tour) for line in step.shown}
@@ -136,7 +127,7 @@ def test_the_notebook_corrects_labels_and_shows_what_it_prints(tmp_path: Path) -
     for cell in stripped["cells"]:
         cell.update({"outputs": []} if cell["cell_type"] == "code" else {})
     (tmp_path / "copy.ipynb").write_text(json.dumps(stripped))
-    done = run_python("-c", WITH_A_TINY_NETWORK.replace("resnet50()", "resnet50(256)"),
+    done = run_python("-c", tiny_resnet.PROGRAM.replace("resnet50()", "resnet50(256)"),
                       str(ROOT / "docs/run_notebook.py"), "copy.ipynb", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["copy.ipynb"]

@@ -22,6 +22,19 @@ STAGES: dict[str, tuple[int, int]] = {
 }
 
 
+# Python's arguments after it: what ``python -m`` takes, or a script.
+PROGRAM = """
+import runpy, sys, tiny_resnet
+del sys.argv[0]
+is_script = sys.argv[0].endswith(".py")
+with tiny_resnet.in_place_of_resnet50():
+    if is_script:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 @contextmanager
 def in_place_of_resnet50(dim: int = DIM, builder: str = "tiny_resnet:build") -> Iterator[None]:
     """Build this network wherever ResNet50 is asked for, while the context lasts.

@@ -30,7 +30,7 @@ TRIES = 200 if CHOSEN == "all" else int(CHOSEN or 2)
 TRIED = list(ENGINES) if CHOSEN else ["openvino"]
 # Large enough that requests of OpenVINO's are under way when a signal comes.
 FLAGS = ("--weights", "random", "--image-size", "128", "--quiet")
-IMAGES = 120
+IMAGES = 120 if CHOSEN else 60
 SIGNALS = (signal.SIGINT, signal.SIGINT, signal.SIGTERM)
 ENDS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

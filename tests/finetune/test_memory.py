@@ -24,7 +24,7 @@ from pipeline.system.progress import Silence
 SIZE = 32
 # Its kernels of 3 x 3 are as large as ResNet50's.
 DIM = 512
-EPOCHS = 6
+EPOCHS = 5
 # After this epoch every buffer exists: the best weights, the optimizer's, those of checkpoints.
 SETTLED = 3
 # TensorFlow keeps a buffer of a kernel's size (9.4 MB) more or less. One copy of what is trained,
