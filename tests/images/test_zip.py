@@ -60,11 +60,24 @@ def test_what_is_read_is_what_was_written(
 def test_a_flipped_bit_gives_no_member_other_bytes(
     tmp_path_factory: pytest.TempPathFactory, place: int, bit: int, method: int
 ) -> None:
+    require_no_other_bytes(tmp_path_factory.mktemp("zip"), place, bit, method)
+
+
+def test_a_flipped_bit_where_the_directory_ends_gives_no_member_other_bytes(
+    tmp_path: Path,
+) -> None:
+    """What stands there says where all members are."""
+    for place in range(-22, 0):
+        for bit in range(8):
+            require_no_other_bytes(tmp_path, place, bit, zipfile.ZIP_STORED)
+
+
+def require_no_other_bytes(folder: Path, place: int, bit: int, method: int) -> None:
     members = {f"{number}.jpg": bytes([number]) * (700 * number) for number in range(1, 4)}
     made = bytearray(zip_of(members, method))
     made[place % len(made)] ^= 1 << bit
     try:
-        pack = opened(tmp_path_factory.mktemp("zip") / "made.zip", bytes(made))
+        pack = opened(folder / "made.zip", bytes(made))
     except ManifestError:
         return
     for name in pack.names:

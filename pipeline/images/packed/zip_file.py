@@ -88,7 +88,8 @@ class ZipPack(PositionalPack):
         if max(size, taken - _OVERHEAD) > limit:
             raise UnreadableImageError(f"too large: {size:,} bytes")
         place = self._places[number]
-        header = os.pread(descriptor, _LOCAL.size, place)
+        # Where the directory says that it begins elsewhere, members may lie before the file.
+        header = os.pread(descriptor, _LOCAL.size, place) if place >= 0 else b""
         if len(header) < _LOCAL.size or header[:4] != b"PK\3\4":
             raise UnreadableImageError("cannot be read: damaged in the zip file")
         _, name, extra = _LOCAL.unpack(header)
