@@ -217,6 +217,7 @@ def texts(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any) -> Non
 FORGED = [elsewhere, linked, soft, virtual, promised, packed, group, texts]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forge", FORGED)
 @pytest.mark.parametrize("name", ["features", "keys", "sums"])
 def test_a_shard_holds_its_own_data_as_it_is(
@@ -374,6 +375,7 @@ def shipped(made: Path) -> Path:
     return made / "model"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

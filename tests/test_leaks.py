@@ -65,6 +65,7 @@ def differing(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=st.integers(0, 2**20))
 @settings(max_examples=4, deadline=None)
@@ -100,6 +101,7 @@ class LeakyChoice(LogregHead):
         return super().fit(X, y, sample_weight, validation=self.test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leak", ["scaler", "choice"])
 def test_a_planted_leak_is_seen(leak: str, data: SplitFeatures) -> None:
     def settled(data: SplitFeatures) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def failing(object_store: ObjectStore, fault: str, times: int = 1) -> Callable[[
     return spoil
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["503 SlowDown", "cut", "hang"])
 def test_extraction_from_a_store_that_fails_ends_right(
     fault: str, data: str, photos: Path, tmp_path: Path, command: Command,
@@ -87,6 +88,7 @@ def test_extraction_from_a_store_that_fails_ends_right(
     assert all(no_secrets(path.read_bytes()) for path in there.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_an_unchanged_rerun_is_one_listing_and_an_edited_image_is_seen(
     data: str, tmp_path: Path, command: Command, object_store: ObjectStore,
     fake_network: FakeEncoder,
@@ -104,6 +106,7 @@ def test_an_unchanged_rerun_is_one_listing_and_an_edited_image_is_seen(
     assert status == 0 and result["reused"] == NUM_IMAGES - 1 and result["encoded"] == 1
 
 
+@pytest.mark.slow
 def test_an_outage_stops_the_run_and_makes_no_bad_images(
     data: str, tmp_path: Path, command: Command, object_store: ObjectStore
 ) -> None:
@@ -118,6 +121,7 @@ def test_an_outage_stops_the_run_and_makes_no_bad_images(
     assert status == 0 and result["encoded"] == NUM_IMAGES and not result["errors"]
 
 
+@pytest.mark.slow
 def test_some_that_cannot_be_had_are_bad_images_until_the_next_run(
     data: str, tmp_path: Path, command: Command, object_store: ObjectStore
 ) -> None:
@@ -146,6 +150,7 @@ def run(photos: Path, tmp_path: Path, data: str) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_take_addresses(
     run: Path, data: str, photos: Path, tmp_path: Path, command: Command, object_store: ObjectStore
 ) -> None:

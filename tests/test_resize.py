@@ -80,6 +80,7 @@ def made(
 # Stage 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_network")
 def test_features_are_those_of_the_rule(made: tuple[Path, str], fake_network: FakeEncoder) -> None:
     folder, resize = made

@@ -133,6 +133,7 @@ def test_without_files_each_section_says_so(
     assert "70 image files of 70 are not at" in said and "Give a run, by --run" in said
 
 
+@pytest.mark.slow
 def test_what_cannot_be_audited_is_said_in_one_line(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,7 @@ def test_what_cannot_be_audited_is_said_in_one_line(
     assert (status, refused["error"]["type"]) == (2, "StoreError")
 
 
+@pytest.mark.slow
 def test_a_run_of_other_features_or_images_is_refused(
     store: Path, tmp_path: Path, command: Command
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_run_of_other_features_or_images_is_refused(
     assert (status, refused["error"]["type"]) == (2, "RunError")
 
 
+@pytest.mark.slow
 def test_flipped_labels_are_ranked_first_and_relabelled(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +262,7 @@ def test_flat_images_are_no_copies_of_anything() -> None:
     assert pixels.correlations(greys, pairs)[0] == 0
 
 
+@pytest.mark.slow
 def test_faults_of_files_and_confounders_are_found(
     tmp_path: Path, fake_network: FakeEncoder, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def require_close(made: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(made - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("first", [True, False], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize(

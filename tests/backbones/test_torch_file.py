@@ -160,6 +160,7 @@ def test_a_file_cut_short_anywhere_is_refused() -> None:
         refusal(FILE[:length])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
 def test_a_flipped_byte_gives_tensors_or_a_refusal(mask: int) -> None:
     for place in range(len(FILE)):

@@ -206,6 +206,7 @@ def test_a_classifier_of_odd_shape_is_refused(tmp_path: Path, form: str) -> None
     assert "predictions" in refusal(write(tmp_path, form, [*NETWORK, *TOP], arrays))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, form: str, bad: float) -> None:
@@ -279,6 +280,7 @@ def test_a_zip_without_weights_is_refused(tmp_path: Path) -> None:
     refusal(path)
 
 
+@pytest.mark.slow
 def test_an_archive_that_unpacks_without_end_is_stopped(tmp_path: Path) -> None:
     path = tmp_path / "bomb.keras"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

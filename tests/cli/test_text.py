@@ -88,6 +88,7 @@ def check(found: list[Table]) -> None:
 AUDIT = pytest.param("audit", marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train-head", "sweep", "info", "compare", AUDIT])
 def test_tables_of_runs_fit_whatever_names_are(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -33,6 +33,7 @@ def test_pairs_are_those_of_the_exact_search(monkeypatch: pytest.MonkeyPatch) ->
     assert len(told) >= neighbours.num_steps(1000)
 
 
+@pytest.mark.slow
 def test_recall_is_what_was_found_of_the_asked_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one cell to look into, and rows on the borders of cells, some pairs are missed."""
     monkeypatch.setattr(approximate, "PROBES", (1,))

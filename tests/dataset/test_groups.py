@@ -58,6 +58,7 @@ def test_no_group_is_in_two_splits_whatever_is_declared(
     assert all(len(found - {""}) == 1 for found in places.values())
 
 
+@pytest.mark.slow
 @given(st.sets(NUMBERS, min_size=3, max_size=60), st.integers(0, 50), st.data())
 @settings(max_examples=40, deadline=None)
 def test_without_groups_places_are_those_of_keys(

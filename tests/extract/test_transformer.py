@@ -140,6 +140,7 @@ def test_features_have_names_and_come_as_a_table_on_request(
     assert "set_output" in dir(made)
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_store(paths: list[str], fake_network: FakeEncoder) -> None:
     expected = extractor().transform(paths)
 

@@ -30,6 +30,7 @@ def read(path: Path) -> Any:
     return read_record(path, kind="thing", version=2, older=(1,))
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_a_record_reads_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, value: Any

@@ -32,6 +32,7 @@ def anew(place: Remote) -> Path:
     return remote.local_copy(place)
 
 
+@pytest.mark.slow
 def test_objects_are_written_listed_read_and_deleted(bucket: str, tmp_path: Path) -> None:
     root = Remote(bucket) / "photos"
     for name in ("b/2.png", "a/1.png", "a//odd.png", "a/what?#[1]*.png"):
@@ -85,6 +86,7 @@ def test_an_etag_that_is_no_digest_counts_while_it_stays(
     assert remote.read(place, limit=16 << 20, known=state) == (data, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["503 SlowDown", "500 InternalError", "429 TooMany", "cut"])
 def test_what_passes_is_tried_again(fault: str, object_store: ObjectStore, bucket: str) -> None:
     place = Remote(bucket) / "a.png"
@@ -160,6 +162,7 @@ def test_a_host_that_is_none_is_said_at_once(
         remote.state(Remote(address))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh", "object_store")
 def test_a_reason_outlives_that_another_error_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that comes from another thread is raised again, which takes its context."""
@@ -172,6 +175,7 @@ def test_a_reason_outlives_that_another_error_is_handled(monkeypatch: pytest.Mon
             remote.state(Remote("s3://bucket/a.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 def test_a_host_that_does_not_answer_in_time(
     object_store: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -210,6 +214,7 @@ def test_a_scheme_that_nothing_speaks(address: str, message: str, hint: str) -> 
     assert hint in error.value.hint and address in error.value.message
 
 
+@pytest.mark.slow
 def test_many_threads_share_a_storage(bucket: str) -> None:
     places = [Remote(bucket) / f"{number}.png" for number in range(32)]
     with ThreadPoolExecutor(16) as pool:
@@ -248,6 +253,7 @@ def test_a_copy_is_fetched_once_for_each_state(object_store: ObjectStore, bucket
         remote.local_copy(Remote(bucket) / "none.zip")
 
 
+@pytest.mark.slow
 def test_a_copy_that_is_cut_or_changes_meanwhile_does_not_count(
     object_store: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

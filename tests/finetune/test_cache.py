@@ -70,6 +70,7 @@ def test_the_cache_reads_from_disk_what_does_not_fit(
     cache.close()
 
 
+@pytest.mark.slow
 def test_more_shards_than_files_may_be_open_are_read(tmp_path: Path) -> None:
     """In memory and from disk; and a limit is the system's error, no damage to a shard."""
     code = """

@@ -87,6 +87,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_memory_that_is_held_counts_and_memory_that_is_freed_does_not() -> None:
     before = resident()
     held = [np.ones(1 << 17) for _ in range(64)]  # small enough for the allocator to keep

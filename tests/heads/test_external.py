@@ -179,6 +179,7 @@ def test_warnings_of_the_fit_are_notes() -> None:
     assert (head.converged_, head.notes_) == (None, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
 def test_saved_heads_predict_the_same_bit_for_bit(tmp_path: Path, name: str) -> None:
     X, y = blobs()

@@ -98,6 +98,7 @@ def test_heads_trained_at_once_have_each_its_own_losses() -> None:
         np.testing.assert_allclose(head.losses_, alone.losses_, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_long_training_reaches_the_optimum_of_logistic_regression(optimizer: str) -> None:
     X, y = blobs(n=400, dim=5)
@@ -108,6 +109,7 @@ def test_long_training_reaches_the_optimum_of_logistic_regression(optimizer: str
     np.testing.assert_allclose(head.fit(X, y).predict_proba(X), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_heads_trained_together_equal_heads_trained_alone(optimizer: str) -> None:
     X, y = blobs()
@@ -221,6 +223,7 @@ def test_a_loss_that_is_no_number_names_the_rate_and_leaves_the_others_alone(
         clone(head).set_params(**settings[1]).fit(X, y)
 
 
+@pytest.mark.slow
 def test_hard_data() -> None:
     rng = np.random.default_rng(0)
     two = LinearHead(epochs=3).fit(np.float32([[0, 1], [1, 0]]), ["a", "b"])

@@ -96,6 +96,7 @@ def peer(X: Any, y: Any, C: float, weights: Any, tol: float) -> LogisticRegressi
         return LogisticRegression(C=C, tol=tol, max_iter=1000).fit(X, y, weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "weights", "balanced"])
 @pytest.mark.parametrize("name", sorted(PROBLEMS))
 def test_objective_is_no_worse_than_scikit_learns(name: str, kind: str) -> None:
@@ -111,6 +112,7 @@ def test_objective_is_no_worse_than_scikit_learns(name: str, kind: str) -> None:
         assert fit.gradient == pytest.approx(gradient, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(PROBLEMS) - {"badly scaled", "separable"}))
 def test_coefficients_are_scikit_learns(name: str) -> None:
     X, y = PROBLEMS[name]()
@@ -122,6 +124,7 @@ def test_coefficients_are_scikit_learns(name: str) -> None:
         np.testing.assert_allclose(fit.intercept, theirs.intercept_, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PROBLEMS))
 def test_each_value_is_that_of_its_own_path_in_any_order(name: str) -> None:
     X, y = PROBLEMS[name]()

@@ -48,6 +48,7 @@ def test_neighbours_are_those_of_exact_sums(seed: int, n: int, dim: int, alike: 
     np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [1, 1e-3, 1e-6])
 @pytest.mark.parametrize("dim", [3, 300])
 def test_a_query_has_the_same_neighbours_alone_and_in_any_company(dim: int, alike: float) -> None:

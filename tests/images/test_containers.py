@@ -59,6 +59,7 @@ BAD_CHUNKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_CHUNKS)
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_chunk_beside_the_pixels_of_a_png_costs_nothing(name: str, place: str) -> None:
@@ -230,6 +231,7 @@ def test_a_broken_entry_of_a_tiff_costs_nothing(compression: str, orientation: i
     assert broken == 3
 
 
+@pytest.mark.slow
 def test_a_sound_image_is_decoded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "without_metadata", lambda data: pytest.fail("called"))
     for make in photos.GOOD.values():
@@ -239,6 +241,7 @@ def test_a_sound_image_is_decoded_as_it_is(monkeypatch: pytest.MonkeyPatch) -> N
 MENDED = [name for name in photos.GOOD if re.search(r"\.(avif|jp2|jpg|png|tif|webp)$", name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MENDED)
 def test_dropping_metadata_changes_no_pixel(kind: str) -> None:
     data = photos.GOOD[kind](7)
@@ -246,6 +249,7 @@ def test_dropping_metadata_changes_no_pixel(kind: str) -> None:
     np.testing.assert_array_equal(decode(kept, SIZE), decode(data, SIZE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MENDED)
 def test_any_bytes_can_be_asked_for(kind: str) -> None:
     data = photos.GOOD[kind](8)

@@ -52,6 +52,7 @@ def reason(data: bytes, size: int = SIZE) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", photos.GOOD)
 def test_every_kind_gives_rgb_of_the_asked_size(kind: str) -> None:
     pixels = decode(photos.GOOD[kind](1), SIZE)
@@ -62,6 +63,7 @@ def test_every_kind_gives_rgb_of_the_asked_size(kind: str) -> None:
     assert pixels.std() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [
@@ -234,6 +236,7 @@ def test_lab_is_converted_by_its_definition() -> None:
     assert off.max() <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_every_orientation_gives_the_same_upright_image(kind: str, orientation: int) -> None:
@@ -342,6 +345,7 @@ UNREAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", UNREAD)
 def test_a_format_that_is_not_read_is_named(kind: str) -> None:
     assert reason(photos.encoded(photos.picture(), kind)) == UNREAD[kind]
@@ -517,6 +521,7 @@ def outcome(data: bytes) -> bytes:
         return str(error).encode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["always", "error"])
 def test_no_warning_escapes_or_changes_the_outcome(action: str) -> None:
     expected = {name: outcome(data) for name, data in odd_files().items()}

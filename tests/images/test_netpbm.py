@@ -40,6 +40,7 @@ def text(colours: int, largest: int, separator: bytes, after: bytes = b"\n") -> 
     return b"P%d 23 17 %d\n" % (kind, largest) + numbers + after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest", LARGEST)
 @pytest.mark.parametrize("colours", [1, 3])
 def test_text_is_read_as_pillow_reads_it(largest: int, colours: int) -> None:
@@ -108,6 +109,7 @@ def test_what_is_no_pixel_is_refused(name: str) -> None:
         decode(BAD[name], SIZE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["deep colours", "text"])
 def test_a_photo_takes_a_moment(kind: str) -> None:
     pixels = photos.natural(800, 600, 1)

@@ -62,6 +62,7 @@ def off(pixels: NDArray[np.uint8], expected: NDArray[np.int64]) -> NDArray[np.in
 # Pixels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_wide", [False, True])
 @pytest.mark.parametrize("resize", RULES)
 @pytest.mark.parametrize("shape", SHAPES)
@@ -105,6 +106,7 @@ def test_pad_keeps_every_pixel_and_the_aspect_ratio() -> None:
     assert (thread == 0).all(axis=2).sum() == 60, "one pixel wide, and not none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["crop", "pad"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_images_are_upright_before_they_are_placed(orientation: int, resize: str) -> None:
@@ -112,6 +114,7 @@ def test_images_are_upright_before_they_are_placed(orientation: int, resize: str
     assert off(found, stepwise(photos.picture(7), resize)).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", RULES)
 @pytest.mark.parametrize("kind", photos.GOOD)
 def test_every_kind_is_placed(kind: str, resize: str) -> None:
@@ -119,6 +122,7 @@ def test_every_kind_is_placed(kind: str, resize: str) -> None:
     assert found.shape == (16, 16, 3) and found.std() > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", RULES)
 @pytest.mark.parametrize("kind", photos.BAD)
 def test_a_rule_does_not_change_what_can_be_decoded(kind: str, resize: str) -> None:
@@ -159,6 +163,7 @@ def scale_of(data: bytes, size: int, resize: str, monkeypatch: pytest.MonkeyPatc
         return round(max(image.size) / max(seen[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resize", "width", "height", "factor"), [
     ("squash", 1000, 448, 4),
     ("squash", 448, 1000, 4),
@@ -177,6 +182,7 @@ def test_a_jpeg_is_never_reduced_under_twice_what_becomes_of_it(
     assert scale_of(data, SIZE, resize, monkeypatch) == factor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", ["crop", "pad"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_reduced_jpeg_is_near_the_full_one(orientation: int, resize: str) -> None:

@@ -49,6 +49,7 @@ def test_the_result_counts_what_was_written(tmp_path: Path) -> None:
     json.dumps(expected)
 
 
+@pytest.mark.slow
 def test_every_image_is_its_digit(out: Path) -> None:
     digits = load_digits()
     for index, (label, ink) in enumerate(zip(digits.target, digits.images, strict=True)):
@@ -75,6 +76,7 @@ def test_a_killed_run_is_repaired(out: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["notes.txt", "0/mine.png", "3/digit_0000.png", "photos/a/b.jpg"])
 def test_foreign_files_are_refused_and_kept(tmp_path: Path, name: str) -> None:
     foreign = tmp_path / name

@@ -254,6 +254,7 @@ def by_key(manifest: Manifest) -> dict[bytes, tuple[str, str, str]]:
     return dict(zip(manifest.keys.tolist(), rows, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("road", (*ROADS, *REMOTE_ROADS))
 def test_every_road_leads_to_the_same_rows(
     data: str, photos: Path, tmp_path: Path, command: Command, fake_network: FakeEncoder,
@@ -276,6 +277,7 @@ def test_every_road_leads_to_the_same_rows(
     assert fake_network.images == encoded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("road", (*ROADS, "s3 folder", "s3 shards", "s3 zip", "web table"))
 def test_images_are_found_and_read_from_the_manifest_of_a_store(
     data: str, tmp_path: Path, command: Command, fake_network: FakeEncoder,

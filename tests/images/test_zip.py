@@ -55,6 +55,7 @@ def test_what_is_read_is_what_was_written(
     assert contents(pack) == members == dict(pack.texts(("",), limit=LIMIT))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7), method=st.sampled_from(METHODS))
 def test_a_flipped_bit_gives_no_member_other_bytes(

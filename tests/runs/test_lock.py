@@ -52,6 +52,7 @@ def at_the_first_fit(name: str, do: Callable[[], object]) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("force", [[], ["--force"]])
 @pytest.mark.parametrize("second", ["train-head", "sweep"])
 @pytest.mark.parametrize("first", ["train-head", "sweep"])

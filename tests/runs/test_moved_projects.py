@@ -105,6 +105,7 @@ def test_a_renamed_project_goes_on(
     assert status == 0, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", ["two", "much/deeper/two"])
 def test_the_working_directory_and_the_depth_do_not_matter(
     command: Command, project: Path, monkeypatch: pytest.MonkeyPatch, depth: str, tmp_path: Path

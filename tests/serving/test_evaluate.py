@@ -48,6 +48,7 @@ def part_of(run: Run, folder: Path, *splits: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run", "averaged", "rejecting"])
 @pytest.mark.parametrize("head", ["logreg", "majority"])
 def test_on_the_test_images_it_gives_the_scores_of_the_run(

@@ -200,6 +200,7 @@ def test_one_graph_from_pixels_to_probabilities(
     np.testing.assert_allclose(alone, found[:1], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["logreg", "knn"])
 def test_a_folder_predicts_without_store_and_run(
     head: str, own: Path, tmp_path: Path, command: Command

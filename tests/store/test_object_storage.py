@@ -160,6 +160,7 @@ def test_a_store_at_an_address_lives_as_one_in_a_folder(
     assert "[2, " in folder[4] and '[2, {"ok": false' in folder[12]
 
 
+@pytest.mark.slow
 def test_another_machine_encodes_nothing_and_reads_the_same(
     command: Command,
     data: Path,
@@ -320,6 +321,7 @@ def test_credentials_that_may_only_read(
     assert f"near duplicates are not kept in {store!r}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["bucket", "credentials", "storage", "store"])
 def test_what_cannot_be_used_is_one_line(
     command: Command,
@@ -361,6 +363,7 @@ def test_a_place_that_shows_half_of_an_object_holds_no_store(command: Command, d
     assert status == 2 and "takes objects whole" in result["error"]["message"]
 
 
+@pytest.mark.slow
 def test_what_lies_at_an_address_is_not_taken_for_a_store(
     command: Command, data: Path, fake_network: FakeEncoder, store: str
 ) -> None:
@@ -409,6 +412,7 @@ def test_nothing_is_lost_where_a_storage_stops_to_answer(
     assert command("verify", store)[1]["ok"]
 
 
+@pytest.mark.slow
 def test_a_listing_that_is_behind_costs_work_and_no_row(
     command: Command,
     data: Path,
@@ -476,6 +480,7 @@ def test_an_upload_may_end_before_any_write(
     assert number > 8
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_process_killed_while_it_writes_loses_nothing(
     command: Command, data: Path, fake_network: FakeEncoder, store: str, object_store: ObjectStore
@@ -557,6 +562,7 @@ def test_runs_find_their_store_and_its_network(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_who_writes_meanwhile_is_named(
     command: Command, data: Path, fake_network: FakeEncoder, store: str
 ) -> None:
@@ -570,6 +576,7 @@ def test_who_writes_meanwhile_is_named(
     assert Store.unchecked(locate(store)).record.views == {"flip": "scheme"}
 
 
+@pytest.mark.slow
 def test_credentials_are_nowhere(
     command: Command,
     data: Path,

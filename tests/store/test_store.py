@@ -51,6 +51,7 @@ def make(path: Path, *shards: list[int]) -> Store:
     return store
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=10, unique=True), min_size=1,
              max_size=5),
@@ -358,6 +359,7 @@ def test_scattered_rows_are_read_without_what_lies_between(
     assert sum(read) <= 70
 
 
+@pytest.mark.slow
 def test_a_view_of_many_shards_opens_none_of_them(tmp_path: Path) -> None:
     store = make(tmp_path / "store", *[[number] for number in range(200)])
     kept = {shard.name: shard for shard in store.index.shards}

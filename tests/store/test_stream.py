@@ -69,6 +69,7 @@ def sorted_classes(n: int, classes: int, dim: int = 64, seed: int = 0) -> tuple[
 # -- rows of a store -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=4), st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_rows_come_in_the_order_asked_for(
@@ -264,6 +265,7 @@ def test_rows_of_weight_zero_in_a_stream_count_as_absent() -> None:
         assert (head.predict(X[weights > 0]) == y[weights > 0]).mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_classes_in_order_on_disk_train_as_well_as_in_memory(
     monkeypatch: pytest.MonkeyPatch, optimizer: str

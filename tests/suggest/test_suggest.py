@@ -233,6 +233,7 @@ def test_files_without_features_are_in_the_table_as_they_were(
         assert place.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_way_round(store: Path, tmp_path: Path, command: Command) -> None:
     """Suggest, fill in, train, and suggest again: no image is suggested twice."""
     manifest = forgotten(store, tmp_path / "mine.csv", 4)
@@ -401,6 +402,7 @@ def test_python_gives_the_same(store: Path, tmp_path: Path, command: Command) ->
 # Unlabelled images, every step of the way
 
 
+@pytest.mark.slow
 def test_unlabelled_images_go_every_way_but_into_training(
     tmp_path: Path, command: Command, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

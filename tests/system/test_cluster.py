@@ -8,6 +8,7 @@ from pipeline.errors import ClusterError
 from pipeline.system import cluster
 
 
+@pytest.mark.slow
 def test_python_at_a_path_with_a_blank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

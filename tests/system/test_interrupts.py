@@ -305,6 +305,7 @@ def ended(process: subprocess.Popen[str]) -> int:
     return status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
 )
@@ -380,6 +381,7 @@ sys.exit(__main__.main())
 LOST = ["gc.callbacks.append(collecting); gc.collect()", "Dying()"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 @pytest.mark.parametrize("body", LOST, ids=["collector", "finalizer"])
 def test_an_interrupt_where_nothing_can_be_raised_is_not_lost(

@@ -145,6 +145,7 @@ def test_near_duplicates_stay_together_and_the_audit_finds_no_leak(
         assert separate(training, seed, original)
 
 
+@pytest.mark.slow
 def test_what_was_found_is_kept_and_found_again_where_it_does_not_fit(
     command: Command, original: dict[str, int], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -200,6 +201,7 @@ def test_without_files_features_say_it_until_the_files_are_back(
     assert "Looking for" not in shown and "by features and pixels" in shown
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_used_is_named_and_searched_again_when_it_is_another(
     command: Command, original: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +222,7 @@ def test_a_file_that_cannot_be_used_is_named_and_searched_again_when_it_is_anoth
     assert "Looking for" in shown and "by features and pixels, " in shown
 
 
+@pytest.mark.slow
 def test_an_approximate_search_says_so_in_all_results(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +315,7 @@ def test_a_column_that_is_none_is_named_with_those_there_are(command: Command, n
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_extract_keeps_the_column_group_and_train_head_says_how_to_use_it(
     command: Command, fake_network: FakeEncoder, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ def sweep(command: Command, *more: object) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_every_setting_is_tried_and_the_best_on_val_is_kept(command: Command, store: Store) -> None:
     result = sweep(command, *flags(*FAST))
     assert set(result["heads"]) == set(FAST)
@@ -230,6 +231,7 @@ def test_a_rate_too_high_loses_and_stops_nothing(command: Command, store: Store)
     assert "lower rates" in error["error"]["hint"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", ["", "majority", "ridge", "centroid"])
 def test_a_sweep_that_was_killed_comes_to_the_same_record(
     command: Command, store: Store, monkeypatch: pytest.MonkeyPatch, stop_at: str
@@ -286,6 +288,7 @@ def test_the_lead_of_an_older_release_is_kept(
     assert "In the search, ridge leads majority" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["70/15/15", "85/0/15"])
 @pytest.mark.parametrize(
     "name", ["knn", "linear", "logreg", "ridge", pytest.param("dense", marks=pytest.mark.slow)]
@@ -305,6 +308,7 @@ def test_progress_is_told_while_fits_go_on(store: Store, name: str, split: str) 
     assert told.count(None) >= (len(settings) // 2 if name != "knn" else 1)
 
 
+@pytest.mark.slow
 def test_many_classes_of_few_images_are_no_reason_to_warn(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

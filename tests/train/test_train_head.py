@@ -106,6 +106,7 @@ def test_same_run_is_kept_and_new_heads_are_added(command: Command, store: Store
     assert Path("run/heads/logreg/head.json").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "field"),
     [
@@ -151,6 +152,7 @@ def test_force_replaces_a_run_of_fine_tuning(command: Command, store: Store, nam
     assert all(head.startswith("majority") for head in Run.open(Path("run")).record.heads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", range(7))
 def test_a_run_that_is_removed_in_part_can_be_replaced(
     command: Command, store: Store, steps: int, monkeypatch: pytest.MonkeyPatch

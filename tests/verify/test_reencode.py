@@ -58,6 +58,7 @@ def test_right_rows_are_right(command: Command, store: Path, fake_network: FakeE
     assert "reencoded" not in verified(command)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["shards", "views"])
 def test_rows_of_other_images_are_found_and_dropped(
     command: Command, store: Path, fake_network: FakeEncoder, folder: str

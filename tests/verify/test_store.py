@@ -216,6 +216,7 @@ def test_a_good_run_is_good(run: Run, command: Command) -> None:
     assert verify_run(run.path, repair=True)["repaired"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["head.json", "arrays.npz", "probabilities.npy"])
 @pytest.mark.parametrize("damage", ["flip", "gone", "folder"])
 def test_a_bad_head_is_dropped_and_only_that_is_trained_again(
