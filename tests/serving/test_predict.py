@@ -147,7 +147,6 @@ def run_predict(folder: Path, *paths: object, reporter: Any = None, force: bool 
 # Places
 
 
-@pytest.mark.slow
 def test_the_next_run_removes_what_a_killed_one_left_beside_its_csv(
     made: Path, tmp_path: Path
 ) -> None:
