@@ -76,6 +76,7 @@ def done(command: Command, *arguments: object) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_tables_of_every_command_read_back(
     command: Command, paths: set[str], fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

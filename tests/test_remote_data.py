@@ -182,6 +182,7 @@ def test_images_of_a_run_are_found_where_data_says(run: Path, data: str, bucket:
         Run.open(run).at(data=f"{bucket}/none")
 
 
+@pytest.mark.slow
 def test_a_feature_extractor_takes_addresses(data: str, photos: Path, tmp_path: Path) -> None:
     extractor = pipeline.FeatureExtractor(str(tmp_path / "s"), weights="random", image_size=32)
     names = [f"{data}/cat/000.png", f"{data}/dog/001.png"]
@@ -218,6 +219,7 @@ def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "_known", {})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_network", "unknown")
 @pytest.mark.parametrize(
     ("data", "said"),

@@ -170,6 +170,7 @@ def test_what_there_is_no_room_for_is_counted(
     assert "3 classes between them are left out" in said
 
 
+@pytest.mark.slow
 def test_the_table_is_handed_out_with_what_was_relabelled(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

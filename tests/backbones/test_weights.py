@@ -249,6 +249,7 @@ def test_a_variable_held_twice_is_refused(tmp_path: Path) -> None:
 # Damaged and hostile files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_cut_short_is_refused(tmp_path: Path, form: str) -> None:
     path = write(tmp_path, form, NETWORK)

@@ -20,6 +20,7 @@ def python(code: str, *arguments: str, cwd: Path | None = None) -> subprocess.Co
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["extract", "--help"]])
 def test_help_and_version_are_quick_and_light(arguments: list[str]) -> None:
     code = (
@@ -39,6 +40,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert python(code).returncode == 0
 
 
+@pytest.mark.slow
 def test_start_up_leaves_time_to_spare() -> None:
     # Not a benchmark: the promise is half a second, and this only catches a heavy import.
     times = []

@@ -58,6 +58,7 @@ def complete_by_hash(keys: list[str], seed: int) -> bool:
     return {splits._by_hash(splits.position(key, seed), shares) for key in keys} == set(shares)
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(0, 50))
 @settings(max_examples=40, deadline=None)
 def test_relabelling_moves_nothing_while_classes_are_complete(

@@ -89,6 +89,7 @@ def test_layouts_by_flag_and_file(command: Command, fake_network: FakeEncoder) -
     assert command("extract", "d", *EXTRACT, "--layout", "tree")[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("cat", "cat "), ("caf\u00e9", "cafe\u0301"), ("1", "1.0")])
 def test_labels_that_look_alike_are_said_and_merged_on_request(
     command: Command, fake_network: FakeEncoder, capsys: pytest.CaptureFixture[str],
@@ -128,6 +129,7 @@ def test_notes_are_not_for_programs(
     assert len(json.loads(capsys.readouterr().out)["notes"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_many_small_classes_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     planted_store(Path("store"), {f"c{number:03}": 3 for number in range(120)})

@@ -124,6 +124,7 @@ def test_what_is_final_is_said_at_once(
     assert len(object_store.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_storage_that_stays_silent_is_given_up(object_store: ObjectStore, bucket: str) -> None:
     object_store.spoil = lambda method, path: "503 SlowDown"
     with pytest.raises(StorageError, match=r"busy or fails \(503\)") as error:

@@ -51,6 +51,7 @@ def test_it_starts_where_probabilities_and_answers_are_the_same(unsure: Origin) 
     assert 0 < started(unsure, scores + 1e-7 * noise) < 1e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_other_answers_of_unsure_classes_are_refused(unsure: Origin, precision: str) -> None:
     permuted = np.roll(val_scores(unsure), 1, axis=1)

@@ -194,6 +194,7 @@ def test_weight_decay_shrinks_the_kernel_and_not_the_bias() -> None:
     assert decayed.predict_proba(X).mean(axis=0) == pytest.approx(frequencies, abs=0.03)
 
 
+@pytest.mark.slow
 def test_label_smoothing_bounds_confidence() -> None:
     X, y = blobs(dim=100)
     head = LinearHead(epochs=200, weight_decay=0.0, learning_rate=0.01)

@@ -245,6 +245,7 @@ def test_every_orientation_gives_the_same_upright_image(kind: str, orientation: 
     np.testing.assert_array_equal(pixels, squashed(photos.picture(7)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG"])
 def test_orientation_of_lossy_kinds(kind: str, orientation: int) -> None:
@@ -533,6 +534,7 @@ def test_no_warning_escapes_or_changes_the_outcome(action: str) -> None:
     assert found == list(expected.values()) * 3
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_about_odd_files(tmp_path: Path) -> None:
     for number, data in enumerate(odd_files().values()):
         (tmp_path / str(number)).write_bytes(data)

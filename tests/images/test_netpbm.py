@@ -76,6 +76,7 @@ def test_comments_amid_pixels(ending: bytes) -> None:
         np.testing.assert_array_equal(decode(data, SIZE), by_pillow(data))
 
 
+@pytest.mark.slow
 def test_numbers_are_not_split_between_blocks() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (900, 1000), dtype=np.uint8)

@@ -166,6 +166,7 @@ def test_long_names_and_large_numbers_of_every_dialect(tmp_path: Path) -> None:
     assert opened(tmp_path / "sign.tar", bytes(header)).names == ["\udcff"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_many_threads_read_what_was_written(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

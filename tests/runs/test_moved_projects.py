@@ -89,6 +89,7 @@ def require_whole(command: Command, run: str, *more: str) -> None:
     assert status == 0, result
 
 
+@pytest.mark.slow
 def test_a_renamed_project_goes_on(
     command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_run_that_lies_beside_another_store_by_accident_takes_its_own(
     assert run.manifest().root == project / "photos"
 
 
+@pytest.mark.slow
 def test_a_store_that_is_moved_alone_is_named_by_an_option(
     command: Command, project: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_linked_store_moves_with_its_link(
     require_whole(command, "runs/new")
 
 
+@pytest.mark.slow
 def test_records_of_older_releases_still_work(
     command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +237,7 @@ def test_records_of_older_releases_still_work(
     assert Run.open(project / "runs/photos").manifest().root == project / "photos"
 
 
+@pytest.mark.slow
 def test_manifests_elsewhere_move_with_the_store(
     command: Command, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_the_store_has_features_identity_and_file(made: Path) -> None:
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnx", "openvino", "auto"])
 @pytest.mark.parametrize("is_converted", [True, False])
 def test_predict_needs_no_file(is_converted: bool, engine: str, own: Path) -> None:

@@ -176,6 +176,7 @@ def test_prune_does_not_disturb_a_finetune(store: Store, command: Command) -> No
     assert command("prune", store.path)[0] == 0 and not path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", ["filling", "pruning"])
 def test_who_waits_for_another_says_so_and_then_goes_on(store: Store, held: str) -> None:
     folder, notes = store.boundary_folder, Notes()

@@ -317,6 +317,7 @@ def test_writer_keeps_what_it_has_when_an_error_comes(tmp_path: Path) -> None:
     assert len(Store.open(tmp_path / "store")) == 1
 
 
+@pytest.mark.slow
 def test_file_size_limit_leaves_no_half_shard(tmp_path: Path) -> None:
     make(tmp_path / "store", [1])
     code = """

@@ -125,6 +125,7 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
 # -- order ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(st.integers(1, 400), st.integers(1, 90), st.integers(1, 20), st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
 def test_every_row_comes_once_and_no_window_is_too_large(

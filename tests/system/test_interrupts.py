@@ -350,6 +350,7 @@ sys.exit(__main__.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_an_interrupt_that_a_library_makes_an_error_of_stays_one(
     name: str, status: int, tmp_path: Path

@@ -181,6 +181,7 @@ def no_space(*_: object, **__: object) -> None:
     raise OSError(28, "no space left on device")
 
 
+@pytest.mark.slow
 def test_without_files_features_say_it_until_the_files_are_back(
     command: Command, original: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,6 +130,7 @@ def test_the_lead_has_an_interval(command: Command, store: Store) -> None:
     assert result["lead"]["n"] == result["split"]["val"]
 
 
+@pytest.mark.slow
 def test_without_val_cross_validation_chooses(command: Command, store: Store) -> None:
     result = sweep(command, "--split", "85/0/15", *flags("logreg", "ridge"))
     assert result["split"]["val"] == 0
@@ -261,6 +262,7 @@ def test_a_sweep_that_was_killed_comes_to_the_same_record(
         assert list(record["heads"][name]) == list(expected["heads"][name])
 
 
+@pytest.mark.slow
 def test_heads_one_by_one_have_the_lead_of_a_sweep_of_all(command: Command, store: Store) -> None:
     together = sweep(command, *flags("ridge", "logreg", "majority"))["lead"]
     for name in ("ridge", "logreg", "majority"):

@@ -433,6 +433,7 @@ def test_a_classifier_that_cannot_be_saved_is_scored(
     assert not (Path("run/heads") / FOREST / "head.json").exists()
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit_stay_on_disk(
     command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
