@@ -174,7 +174,7 @@ class FinetuneOptions:
         "NAME",
     )
     epochs: int = fields.integer(10, "largest number of passes over train", 1)
-    learning_rate: float = fields.number(1e-4, "learning rate after warm-up", 1e-9, 1.0)
+    learning_rate: float = fields.number(3e-4, "learning rate after warm-up", 1e-9, 1.0)
     batch_size: int = fields.integer(32, "images per step", 1)
     optimizer: str = fields.choice("adamw", ("adamw", "adam"), "adam is without weight decay")
     layer_decay: float = fields.number(
@@ -199,7 +199,7 @@ class FinetuneOptions:
     class_weight: str | None = fields.choice(
         None, ("balanced",), "weigh classes by their frequency"
     )
-    patience: int = fields.integer(5, "epochs without a better log loss on val before stopping", 1)
+    patience: int = fields.integer(10, "epochs without a better log loss on val before stopping", 1)
     weights: str | None = fields.path(
         None, "weights file, if the run's store no longer has them", "PATH"
     )
