@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import tables
 from fakes import Command, FakeEncoder, write_image
@@ -186,24 +185,6 @@ def test_images_that_were_never_packed_are_where_the_table_says(
     listing = sources.scan(table_file(tables.hub_table(rows, [0, 1, 0], ("cat", "dog"))))
     assert list(listing.paths) == ["of/0.png", "of/1.png", "of/2.png"]
     assert read_all(listing) == [b"0", b"1", b"2"]
-
-
-def test_rows_that_were_never_packed_may_stand_after_others_that_were(
-    tmp_path: Path, table_file: Any
-) -> None:
-    (tmp_path / "of").mkdir()
-    (tmp_path / "of/9.png").write_bytes(b"9")
-    rows = [*BYTES[:9], {"bytes": None, "path": "of/9.png"}]
-    table = table_file(tables.hub_table(rows, [0, 1] * 5, ("cat", "dog")))
-    assert set(read_all(sources.scan(table))) == {row["bytes"] for row in BYTES}
-
-
-def test_nulls_that_a_file_does_not_count_are_looked_for(tmp_path: Path) -> None:
-    rows = [*BYTES[:3], None]
-    table = tables.hub_table(rows, [0, 1] * 2, ("cat", "dog"))
-    pq.write_table(table, tmp_path / "t.parquet", write_statistics=False)
-    pack = packed.opened(tmp_path / "t.parquet")
-    assert pack.has_bytes("image").tolist() == [True, True, True, False]
 
 
 def test_paths_are_read_as_those_of_a_csv(tmp_path: Path) -> None:

@@ -108,33 +108,23 @@ class ParquetPack(TableFile):
     def has_bytes(self, column: str) -> NDArray[np.bool_]:
         """Tell of each row whether its image is in the file.
 
-        Only row groups that have both are decoded, or that do not count their nulls.
+        Where one of the first rows is, all are taken to be, so that not every image is read. Counts
+        of nulls would tell more, but where they are damaged, asking for them aborts the process.
 
         Raises:
-            DamagedTableError: One cannot be decoded.
+            DamagedTableError: The first rows cannot be decoded.
         """
         with damage_of(_WHAT, self.path):
-            groups = range(self._metadata.num_row_groups)
-            found = [self._group_has_bytes(column, group) for group in groups]
-            return np.concatenate([np.zeros(0, dtype=np.bool_), *found])
+            parts = self._are_valid(column)
+            first = next(parts, np.zeros(0, dtype=np.bool_))
+            if "path" not in self._parts[column] or first.any():
+                return np.ones(self.rows, dtype=np.bool_)
+            return np.concatenate([first, *parts])
 
-    def _group_has_bytes(self, column: str, group: int) -> NDArray[np.bool_]:
-        rows = self._metadata.row_group(group).num_rows
-        nulls = self._nulls(column, group)
-        if nulls in (0, rows):
-            return np.full(rows, nulls == 0)
-        return np.concatenate([values.is_valid() for values in self._decode(column, group)])
-
-    def _nulls(self, column: str, group: int) -> int | None:
-        """Return how many rows of a row group have no bytes; None where it does not say."""
-        chunks = self._metadata.row_group(group)
-        for place in range(chunks.num_columns):
-            chunk = chunks.column(place)
-            if chunk.path_in_schema == self._leaf(column):
-                statistics = chunk.statistics
-                known = statistics is not None and statistics.has_null_count
-                return int(statistics.null_count) if known else None
-        return None
+    def _are_valid(self, column: str) -> Iterator[NDArray[np.bool_]]:
+        for group in range(len(self._ends)):
+            for values in self._decode(column, group):
+                yield np.asarray(values.is_valid())
 
     def _decode(self, column: str, group: int) -> Iterator["pa.Array"]:
         rows = self._metadata.row_group(group).num_rows
