@@ -169,7 +169,7 @@ def test_logreg_path() -> None:
 
 def test_tutorial_head() -> None:
     assert run("tutorial_head.py", "--rows", 100, "--small-rows", 50, "--dim", 16, "--epochs", 1,
-               "--small-epochs", 1, "--heads", 2, "--widths", 8,
+               "--small-epochs", 1, "--heads", 2, "--widths", 0, 8,
                "--repeats", 1)["results"]  # fmt: skip
 
 

@@ -232,7 +232,7 @@ def encoded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.slow
 def test_exported_models_say_the_rule(encoded: tuple[Path, str], tmp_path: Path) -> None:
     folder, resize = encoded
-    for form in FORMATS if resize == "crop" else ("folder",):
+    for form in FORMATS if resize == "crop" else ("folder", "keras"):
         out = tmp_path / FORMATS[form]
         options = ExportOptions(run=str(folder / "run"), out=str(out), format=form)
         export(options, CommonOptions(), Silence())

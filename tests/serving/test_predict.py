@@ -108,7 +108,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "slow" not in request.keywords:
+    """Put the projection there for all tests but those that are marked ``real_network``."""
+    if "real_network" not in request.keywords:
         replace_network(monkeypatch)
 
 
@@ -828,6 +829,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, tiny: None) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.real_network
 def test_every_engine_predicts_as_the_run_and_only_one_imports_keras(encoded: Path) -> None:
     run = Run.open(encoded / "run")
     paths, rows = held_out(run)
@@ -841,6 +843,7 @@ def test_every_engine_predicts_as_the_run_and_only_one_imports_keras(encoded: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.real_network
 def test_dense_heads_predict_as_in_the_run(encoded: Path) -> None:
     run = Run.open(encoded / "run")
     paths, rows = held_out(run)
@@ -851,6 +854,7 @@ def test_dense_heads_predict_as_in_the_run(encoded: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.real_network
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
     encoded: Path, tmp_path: Path
@@ -882,6 +886,7 @@ def test_a_finetuned_head_predicts_with_the_network_that_was_trained_with_it(
 
 
 @pytest.mark.slow
+@pytest.mark.real_network
 def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
     encoded: Path, tmp_path: Path
 ) -> None:
@@ -917,6 +922,7 @@ def test_an_exported_folder_predicts_as_its_run_without_run_and_store(
 
 
 @pytest.mark.slow
+@pytest.mark.real_network
 def test_weights_given_are_checked_by_digest(encoded: Path, tmp_path: Path) -> None:
     shutil.copytree(encoded / "run", tmp_path / "run")
     edit_record(tmp_path / "run/run.json", lambda record: record["inputs"].update(store="/gone"))
@@ -951,6 +957,7 @@ def save_network(path: Path, kernel: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.real_network
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_network_of_ones_own_is_kept_in_its_store(tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 12)
