@@ -313,8 +313,9 @@ def test_after_a_damaged_header_the_next_one_counts(tmp_path: Path) -> None:
         ("a.tar", b"\x89PNG" + bytes(range(256)) * 8, "Expected a tar file at .*a.tar"),
         ("a.tar.gz", gzip.compress(b"no tar" * 500), "Expected a tar file at .*a.tar.gz"),
         ("a.tgz", gzip.compress(tar_of({"a": b""}))[:-8] + bytes(8), "by gzip.* damaged bytes"),
+        ("a.tar", b"PK\x03\x04" + bytes(600), "Received: a zip file. Rename it to end in .zip"),
     ],
-    ids=["png", "text", "checksum"],
+    ids=["png", "text", "checksum", "zip"],
 )
 def test_what_is_no_tar_file_is_refused(name: str, data: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
@@ -383,6 +384,27 @@ def test_shards_are_one_folder_with_splits_by_name(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"Received both: 'train-0.tar'.* and not 'more.tar'"):
         sources.scan(data)
     assert len(sources.scan(data, layout="splits")) == 8
+
+
+def test_folders_of_several_splits_in_a_file_go_before_its_name(tmp_path: Path) -> None:
+    inside = {"train.tar": ("train", "val"), "test.tar": ("test",)}
+    shards = {
+        name: {f"{split}/{label}/1.jpg": b"x" for split in splits for label in ("cat", "dog")}
+        for name, splits in inside.items()
+    }
+    folders = sources.scan(write_shards(tmp_path / "folders", shards))
+    expected = [(label, split) for split in ("test", "train", "val") for label in ("cat", "dog")]
+    assert list(rows(folders).values()) == expected
+    assert folders.notes == ("Splits are the folders in packed files, not what these are called",)
+    samples = {
+        name: {k: v for path in members for k, v in sample(path[:-4], "cat").items()}
+        for name, members in shards.items()
+    }
+    with_cls = sources.scan(write_shards(tmp_path / "samples", samples))
+    assert [split for _, split in rows(with_cls).values()] == [split for _, split in expected]
+    assert folders.notes[0] in with_cls.notes
+    by_name = sources.scan(tmp_path / "folders", layout="classes")
+    assert set(by_name.labels) == {"train", "val", "test"}
 
 
 def test_nothing_but_packed_files_within_one_is_said(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from pipeline.images.packed.tar_headers import BLOCK, DamagedHeaderError, walk
 _NEAR: Final = 1 << 16
 _MUCH: Final = 1 << 20
 _LITTLE: Final = 1 << 12
+# What a zip file begins with, which may be called tar.
+_ZIP: Final = b"PK\x03\x04"
 
 
 class TarPack(PositionalPack):
@@ -102,6 +104,11 @@ def open_pack(path: Path) -> Pack:
         kind = compression(os.pread(descriptor, 8, 0))
         return TarPack(path, descriptor) if kind is None else CompressedTar(path, kind)
     except DamagedHeaderError as error:
+        if os.pread(descriptor, len(_ZIP), 0) == _ZIP:
+            raise ManifestError(
+                f"Expected a tar file at {str(path)!r}. Received: a zip file.",
+                hint="Rename it to end in .zip.",
+            ) from error
         raise ManifestError(
             f"Expected a tar file at {str(path)!r}. Received: another content ({error} in its "
             "first header).",

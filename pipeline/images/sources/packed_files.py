@@ -5,7 +5,7 @@ are read as the folder that was packed. Rows are in stored order, so that readin
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,12 +17,11 @@ from pipeline.files.state import FileState
 from pipeline.images import packed, place
 from pipeline.images.manifest import Manifest, listing_of
 from pipeline.images.packed.kinds import ChangedPackError, Pack
-from pipeline.images.sources import samples
+from pipeline.images.sources import file_splits, samples
 from pipeline.images.sources.folder import scan_tree
 from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
 from pipeline.images.sources.given import Given
 from pipeline.images.split_names import splits_of
-from pipeline.system.wording import counted
 
 _NUMBER: Final = re.compile(r"\d+")
 _HINT: Final = "Give packed files with class folders in them, or with a .cls beside each image."
@@ -41,11 +40,6 @@ class _File:
     path: str
     pack: Pack
     state: FileState
-
-    @property
-    def stem(self) -> str:
-        """Its path without the suffix."""
-        return self.path[: len(self.path) - len(packed.kind_of(self.path) or "")]
 
     def place(self, member: str) -> str:
         """Return the path of a member, relative to the place of the data."""
@@ -149,7 +143,7 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
     Raises:
         ManifestError: There is no image, or the labels may be several things.
     """
-    splits, notes, files = _splits(given, files)
+    splits, notes, files = _named(given, files)
     called = [(file.path or given.data.name, file.pack) for file in files]
     found = samples.collect(called, given.image_column, given.label_column)
     if not found.names:
@@ -173,8 +167,8 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
         listing = _listed(given, files, [*splits] if files[0].path else [None], names)
         return replace(listing, notes=(*notes, *listing.notes))
     if not any(said) and given.layout != "classes":
-        said = _splits_of_folders(found.names)
-        notes += _split_notes(said, "folders in packed files", "image")
+        said = file_splits.of_folders(found.names)
+        notes += file_splits.said(said, "folders in packed files", "image")
     if not any(said) and given.layout == "splits":
         raise ManifestError(
             f"Expected samples in folders that are named as splits in {str(given.data)!r}. "
@@ -286,11 +280,11 @@ def _prefixes(
     if not files[0].path:
         return [None], [], files
     if any(_has_folders(file.pack) for file in files):
-        splits, notes, files = _splits(given, files)
+        splits, notes, files = _named(given, files)
         return [*splits], notes, files
-    stems = [file.stem for file in files]
+    stems = [file_splits.stem(file.path) for file in files]
     if given.layout != "classes" and _are_numbered(stems):
-        splits, notes, files = _splits(given, files)
+        splits, notes, files = _named(given, files)
         note = (
             "Images in packed files without folders have no label; if each file is a class, "
             "--layout classes says so"
@@ -301,7 +295,17 @@ def _prefixes(
 
 
 def _has_folders(pack: Pack) -> bool:
-    return any("/" in name and may_be_image(name) and not is_ignored(name) for name in pack.names)
+    return any("/" in name for name in _images(pack))
+
+
+def _holds_splits(pack: Pack) -> bool:
+    """Tell whether a file has folders of several splits: its own name is that of none then."""
+    names = _images(pack)
+    return bool(names) and len(set(file_splits.of_folders(names))) > 1
+
+
+def _images(pack: Pack) -> list[str]:
+    return [name for name in pack.names if may_be_image(name) and not is_ignored(name)]
 
 
 def _are_numbered(stems: Sequence[str]) -> bool:
@@ -315,85 +319,18 @@ def _are_numbered(stems: Sequence[str]) -> bool:
     return is_one_name and bool(numbers) and max(numbers) - min(numbers) < len(names)
 
 
-# -- splits --------------------------------------------------------------------------------
-
-
-def _splits(given: Given, files: Sequence[_File]) -> tuple[list[str], list[str], Sequence[_File]]:
-    """Return the split of each file by its name or the folders above it, and what was assumed.
-
-    Returns:
-        The splits of the files that are read, what to say, and these files.
+def _named(given: Given, files: Sequence[_File]) -> tuple[list[str], list[str], list[_File]]:
+    """Return the splits of those files that are read, what was assumed, and these files.
 
     Raises:
         ManifestError: Some are named as splits and some are not.
     """
-    none = [""] * len(files)
-    if given.layout == "classes" or not files[0].path:
-        return none, [], files
-    named = _named_splits([file.stem for file in files], alone=given.layout == "splits")
-    without = [file.path for file, split in zip(files, named, strict=True) if not split]
-    if len(without) == len(files):
-        if given.layout == "splits":
-            raise ManifestError(
-                f"Expected packed files that are named as splits in {str(given.data)!r}. "
-                f"Received: {mention(without)}.",
-                hint="Name them train, val and test, or leave --layout out.",
-            )
-        return none, [], files
-    if without and given.layout == "auto":
-        others = [file.path for file, split in zip(files, named, strict=True) if split]
-        raise ManifestError(
-            f"Expected all packed files in {str(given.data)!r} to be named as splits, or none. "
-            f"Received both: {mention(others)}, and not {mention(without)}.",
-            hint="Say what they are: --layout splits leaves the others out, --layout classes "
-            "takes no name for a split.",
-        )
-    kept = [(file, split) for file, split in zip(files, named, strict=True) if split]
-    counts = {split: sum(other == split for _, other in kept) for split in ("train", "val", "test")}
-    if given.layout == "auto" and sum(map(bool, counts.values())) == 1:
-        return none, [], files
-    notes = _split_notes([split for _, split in kept], "names of packed files", "file")
-    if without:
-        notes.append(f"Left out, named as no split: {mention(without)}")
-    return [split for _, split in kept], notes, [file for file, _ in kept]
-
-
-def _split_notes(splits: Sequence[str], told_from: str, noun: str) -> list[str]:
-    """Return what was told of splits; nothing if there are none."""
-    counts = {split: splits.count(split) for split in ("train", "val", "test")}
-    listed = [f"{split} ({counted(count, noun)})" for split, count in counts.items() if count]
-    return [f"Splits are told from the {told_from}: {', '.join(listed)}"] if listed else []
-
-
-def _splits_of_folders(names: Sequence[str]) -> list[str]:
-    """Return the split of each member by the outermost folders that differ; empty for none."""
-    folders = [name.split("/")[:-1] for name in names]
-    # What all have in common is what the outermost two of them have.
-    first, last = min(folders), max(folders)
-    level = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), -1)
-    if level < 0:
-        return [""] * len(names)
-    splits = splits_of({parts[level] for parts in folders})
-    return [splits[parts[level]] if all(splits.values()) else "" for parts in folders]
-
-
-def _named_splits(stems: Sequence[str], *, alone: bool) -> list[str]:
-    """Return the split that each name stands for, or the folder above it that is nearest."""
-    levels: list[Mapping[str, str]] = []
-    for level in range(max(stem.count("/") for stem in stems) + 1):
-        names = {parts[-1 - level] for parts in _parts(stems) if len(parts) > level}
-        levels.append(splits_of(names, alone=alone))
-    return [
-        next(
-            (found for level, name in enumerate(reversed(parts)) if (found := levels[level][name])),
-            "",
-        )
-        for parts in _parts(stems)
-    ]
-
-
-def _parts(stems: Sequence[str]) -> Iterator[list[str]]:
-    return (stem.split("/") for stem in stems)
+    if given.layout != "classes" and any(_holds_splits(file.pack) for file in files):
+        note = "Splits are the folders in packed files, not what these are called"
+        return [""] * len(files), [note] if len(files) > 1 else [], [*files]
+    splits, notes = file_splits.of_files(given, [file.path for file in files])
+    kept = [(split, file) for split, file in zip(splits, files, strict=True) if split is not None]
+    return [split for split, _ in kept], notes, [file for _, file in kept]
 
 
 def _root(data: Location) -> Location:

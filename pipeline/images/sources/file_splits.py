@@ -1,0 +1,100 @@
+"""The splits of packed files: told from what files are called, or from folders inside them.
+
+All of them are named as splits, or none; where that is left open, it is refused, not guessed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from pipeline.errors import ManifestError, mention
+from pipeline.images import packed
+from pipeline.images.sources.given import Given
+from pipeline.images.split_names import splits_of
+from pipeline.system.wording import counted
+
+_SPLITS: Final = ("train", "val", "test")
+
+
+def stem(path: str) -> str:
+    """Return the path of a packed file without the suffix."""
+    return path[: len(path) - len(packed.kind_of(path) or "")]
+
+
+def of_files(given: Given, paths: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """Return the split of each file by its name or the folders above it, and what was assumed.
+
+    Args:
+        given: The data.
+        paths: The packed files, relative to the place of the data; one that is empty is the data.
+
+    Returns:
+        The splits, empty for none, None of files that are left out; and what to say.
+
+    Raises:
+        ManifestError: Some are named as splits and some are not.
+    """
+    none: list[str | None] = [""] * len(paths)
+    if given.layout == "classes" or not paths[0]:
+        return none, []
+    splits = _named([stem(path) for path in paths], alone=given.layout == "splits")
+    without = [path for path, split in zip(paths, splits, strict=True) if not split]
+    if len(without) == len(paths):
+        if given.layout == "splits":
+            raise ManifestError(
+                f"Expected packed files that are named as splits in {str(given.data)!r}. "
+                f"Received: {mention(without)}.",
+                hint="Name them train, val and test, or leave --layout out.",
+            )
+        return none, []
+    if without and given.layout == "auto":
+        others = [path for path, split in zip(paths, splits, strict=True) if split]
+        raise ManifestError(
+            f"Expected all packed files in {str(given.data)!r} to be named as splits, or none. "
+            f"Received both: {mention(others)}, and not {mention(without)}.",
+            hint="Say what they are: --layout splits leaves the others out, --layout classes "
+            "takes no name for a split.",
+        )
+    if given.layout == "auto" and len(set(splits)) == 1:
+        return none, []
+    notes = said(splits, "names of packed files", "file")
+    if without:
+        notes.append(f"Left out, named as no split: {mention(without)}")
+    return [split or None for split in splits], notes
+
+
+def of_folders(names: Sequence[str]) -> list[str]:
+    """Return the split of each member by the outermost folders that differ; empty for none."""
+    folders = [name.split("/")[:-1] for name in names]
+    # What all have in common is what the outermost two of them have.
+    first, last = min(folders), max(folders)
+    level = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), -1)
+    if level < 0:
+        return [""] * len(names)
+    splits = splits_of({parts[level] for parts in folders})
+    return [splits[parts[level]] if all(splits.values()) else "" for parts in folders]
+
+
+def said(splits: Sequence[str], told_from: str, noun: str) -> list[str]:
+    """Return what to say of splits; nothing if there are none."""
+    counts = {split: splits.count(split) for split in _SPLITS}
+    listed = [f"{split} ({counted(count, noun)})" for split, count in counts.items() if count]
+    return [f"Splits are told from the {told_from}: {', '.join(listed)}"] if listed else []
+
+
+def _named(stems: Sequence[str], *, alone: bool) -> list[str]:
+    """Return the split that each name stands for, or the folder above it that is nearest."""
+    levels: list[Mapping[str, str]] = []
+    for level in range(max(stem.count("/") for stem in stems) + 1):
+        names = {parts[-1 - level] for parts in _parts(stems) if len(parts) > level}
+        levels.append(splits_of(names, alone=alone))
+    return [
+        next(
+            (found for level, name in enumerate(reversed(parts)) if (found := levels[level][name])),
+            "",
+        )
+        for parts in _parts(stems)
+    ]
+
+
+def _parts(stems: Sequence[str]) -> Iterator[list[str]]:
+    return (stem.split("/") for stem in stems)
