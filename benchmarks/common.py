@@ -16,6 +16,8 @@ from PIL import Image
 
 from pipeline import backbones
 from pipeline.backbones import identity as identities
+from pipeline.images.manifest import Manifest
+from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.provenance import provenance
 
@@ -33,6 +35,9 @@ IDENTITY: Final = identities.of(
     precision="float32",
     engine="",
 )
+
+# Rows of a shard of a store that a benchmark writes.
+SHARD: Final = 20_000
 
 _BASE_PICTURES: Final = 24
 _INSTRUCTIONS: Final = ("bfloat16", "float16")
@@ -102,6 +107,39 @@ def pooled_features(rows: int, dim: int, classes: int, seed: int) -> tuple[np.nd
         hidden += centres[y[start : start + 8192]]
         np.maximum(hidden @ mixing, 0, out=part)
     return features, y
+
+
+def feature_store(
+    folder: Path,
+    rows: int,
+    dim: int,
+    draw: Callable[[int, int], tuple[np.ndarray, np.ndarray]],
+) -> Manifest:
+    """Write a store of features that no network made; its images are nowhere.
+
+    Args:
+        folder: The store.
+        rows: Images.
+        dim: Numbers of each.
+        draw: Given how many rows and the number of the first, returns features and class numbers.
+
+    Returns:
+        The manifest, with a label each; it is written too.
+    """
+    store = Store.create(folder, identity=IDENTITY, dim=dim, root=folder.parent)
+    keys = np.array([f"{number:064x}".encode() for number in range(rows)], dtype="S64")
+    labels: list[str] = []
+    for start in range(0, rows, SHARD):
+        part = keys[start : start + SHARD]
+        features, y = draw(len(part), start)
+        store.plain.add_shard(part, features)
+        labels += [f"class{number}" for number in y.tolist()]
+    with store.scan_cache() as cache:
+        store.reindex(cache)
+    paths = [f"{number:07}.jpg" for number in range(rows)]
+    manifest = Manifest(folder.parent, paths, labels, [""] * rows, keys, ["ok"] * rows)
+    store.save_manifest(store.manifest_path, manifest)
+    return manifest
 
 
 def timed(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

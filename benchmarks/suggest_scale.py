@@ -7,17 +7,15 @@ Usage: python benchmarks/suggest_scale.py [--unlabelled 100000] [--labelled 2000
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from common import IDENTITY, ROOT, command, note, pooled_features, report
+from common import ROOT, command, feature_store, note, pooled_features, report
 
-from pipeline.images.manifest import Manifest
 from pipeline.store.store import Store
 
 CLASSES = 10
-SHARD = 20_000
 
 
 def main() -> None:
@@ -48,26 +46,17 @@ def main() -> None:
 
 
 def write(folder: Path, options: argparse.Namespace) -> None:
-    """Write a store, and beside it the manifest without any label."""
-    count = options.labelled + options.unlabelled
-    store = Store.create(folder / "store", identity=IDENTITY, dim=options.dim, root=folder)
-    keys = np.array([f"{number:064x}".encode() for number in range(count)], dtype="S64")
-    labels = []
-    for start in range(0, count, SHARD):
-        rows = min(SHARD, count - start)
-        features, y = pooled_features(rows, options.dim, CLASSES, start)
-        store.plain.add_shard(keys[start : start + rows], features)
-        labels += [f"class{number}" for number in y.tolist()]
-    with store.scan_cache() as cache:
-        store.reindex(cache)
-    labels[options.labelled :] = [""] * options.unlabelled
-    paths = [f"{number:07}.jpg" for number in range(count)]
-    for path, given in (
-        (store.manifest_path, labels),
-        (folder / "bare.csv", [""] * count),
-    ):
-        rows = Manifest(folder, paths, given, [""] * count, keys, ["ok"] * count)
-        store.save_manifest(path, rows)
+    """Write a store of which some are labelled, and beside it the manifest without any label."""
+    manifest = feature_store(
+        folder / "store",
+        options.labelled + options.unlabelled,
+        options.dim,
+        lambda rows, first: pooled_features(rows, options.dim, CLASSES, first),
+    )
+    store = Store.open(folder / "store")
+    for path, labelled in ((store.manifest_path, options.labelled), (folder / "bare.csv", 0)):
+        labels = [*manifest.labels[:labelled], *[""] * (len(manifest) - labelled)]
+        store.save_manifest(path, replace(manifest, labels=labels))
 
 
 if __name__ == "__main__":

@@ -148,6 +148,13 @@ def test_suggest_scale() -> None:
     assert result["with_labels"]["suggested"] == result["cold"]["suggested"] == 9
 
 
+def test_stage_two() -> None:
+    found = run("stage_two.py", "--rows", 600, "--dim", 32, "--heads", "ridge")
+    planted = found["planted"]
+    assert found["threshold"]["search"] == "exact"
+    assert planted["pairs"] == 12 and planted["found"] == planted["above_threshold"] > 5
+
+
 def test_ridge_path() -> None:
     assert "path_over_one" in run("ridge_path.py", "--quick")
 
