@@ -27,7 +27,7 @@ TRAIN = ("train-head", "--store", "store", "--run", "run", "--head", "linear", "
 def test_a_run_is_logged_with_numbers_and_files_once(
     command: Command, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Not among the development tools: 33 packages, and a database that takes it seconds to make.
+    # Not among the development tools: 33 packages. CI runs this in the environment of the wheel.
     for library in mlflow.LIBRARIES:
         pytest.importorskip(library)
     from mlflow.tracking import MlflowClient
