@@ -3,7 +3,7 @@
 They are in memory or on disk; fitting and scoring a head is the same for both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from pipeline.config.options import StageTwoOptions
 from pipeline.dataset.examples import Examples, SplitRule
 from pipeline.dataset.splits import SPLITS, read_split
 from pipeline.errors import ConfigError
+from pipeline.heads.rows import row_blocks
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
 from pipeline.system import machine
@@ -109,6 +110,15 @@ class SplitFeatures:
             scores[:, head.classes_] = made
             found.append(scores)
         return found
+
+    def score_blocks(self, head: "Head", name: str) -> Iterator[tuple[NDArray[np.intp], Scores]]:
+        """Yield (row numbers within a split, a head's scores for them; see ``scores_of``).
+
+        Scores of a million images and a thousand classes take as much memory as their features.
+        """
+        start = self.rows[name].start
+        for rows in row_blocks(self.part(name)[0]):
+            yield rows, self.scores_of(head, start + rows)
 
     def _range(self, *names: str) -> slice:
         return slice(self.rows[names[0]].start, self.rows[names[-1]].stop)

@@ -28,12 +28,19 @@ def probabilities(
         scores: One array ``(n, classes)`` a view; minus infinity is a class that cannot be.
         temperature: Above zero.
     """
-    total = np.zeros(scores[0].shape)
+    total: NDArray[np.float64] | None = None
     for view in scores:
-        scaled = view.astype(np.float64) / temperature
-        exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-        total += exponents / exponents.sum(axis=1, keepdims=True)
-    return total / len(scores)
+        # In place: of many images and classes, each array more is as large as the scores.
+        found = view.astype(np.float64)
+        found /= temperature
+        found -= found.max(axis=1, keepdims=True)
+        np.exp(found, out=found)
+        found /= found.sum(axis=1, keepdims=True)
+        total = found if total is None else np.add(total, found, out=total)
+    if total is None:
+        raise ValueError("Expected scores of one view or more. Received: none.")
+    total /= len(scores)
+    return total
 
 
 def fit_temperature(scores: Sequence[NDArray[np.floating]], y: NDArray[np.integer]) -> float:

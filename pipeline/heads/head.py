@@ -18,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from pipeline.errors import ConfigError
 from pipeline.files.arrays import AnyArray
 from pipeline.heads.calibration import probabilities
-from pipeline.heads.rows import FeatureRows, Validation, blocks, is_stream
+from pipeline.heads.rows import Features, Validation, blocks, is_stream
 
 Rule = tuple[str, bool, str]
 
@@ -85,12 +85,19 @@ class Head(ClassifierMixin, BaseEstimator):
     def scores(self, X: object) -> NDArray[np.floating]:
         """Return scores, float ``(n, classes)``: log-probabilities or decision values.
 
-        Features on disk are read block by block.
+        Block by block, also of features in memory: heads scale what they score, into another array.
         """
         check_is_fitted(self)
-        if is_stream(X):
-            return self._scores_of_stream(X)
-        return self._scores(validate_data(self, X, dtype=[np.float32, np.float64], reset=False))
+        checked = self._to_score(X)
+        scores: NDArray[np.floating] | None = None
+        for rows, features in blocks(checked):
+            part = self._scores(features)
+            if scores is None:
+                scores = np.empty((checked.shape[0], part.shape[1]), part.dtype)
+            scores[rows] = part
+        if scores is None:
+            raise ValueError("Expected features of one image or more. Received: none.")
+        return scores
 
     def predict_proba(self, X: object) -> NDArray[np.float64]:
         """Return probabilities, float64 ``(n, classes)``."""
@@ -195,18 +202,16 @@ class Head(ClassifierMixin, BaseEstimator):
         self.n_features_in_ = X.shape[1]
         return X, y
 
-    def _scores_of_stream(self, X: FeatureRows) -> NDArray[np.floating]:
+    def _to_score(self, X: object) -> Features:
+        """Check features to score; those on disk are checked as they are read."""
+        if not is_stream(X):
+            checked: NDArray[np.floating] = validate_data(
+                self, X, dtype=[np.float32, np.float64], reset=False
+            )
+            return checked
         if X.shape[1] != self.n_features_in_:
             raise ValueError(f"Expected {self.n_features_in_} features. Received: {X.shape[1]}.")
-        scores: NDArray[np.floating] | None = None
-        for rows, features in blocks(X):
-            part = self._scores(features)
-            if scores is None:
-                scores = np.empty((X.shape[0], part.shape[1]), part.dtype)
-            scores[rows] = part
-        if scores is None:
-            raise ValueError("Expected features of one image or more. Received: none.")
-        return scores
+        return X
 
     def _weighted(
         self, numbers: NDArray[np.intp], weights: NDArray[np.float64] | None

@@ -58,17 +58,17 @@ def is_stream(X: object) -> TypeGuard[FeatureRows]:
     return isinstance(X, FeatureRows)
 
 
+def row_blocks(X: Features, size: int = BLOCK_ROWS) -> Iterator[NDArray[np.intp]]:
+    """Yield row numbers until every row has come once, in the order in which they lie."""
+    order = X.disk_order() if isinstance(X, FeatureRows) else np.arange(len(X))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
 def blocks(X: Features, size: int = BLOCK_ROWS) -> Iterator[Block]:
-    """Yield (row numbers, features) until every row has come once; an array comes as it lies."""
-    if isinstance(X, FeatureRows):
-        order = X.disk_order()
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            yield rows, X.read(rows)
-        return
-    for start in range(0, len(X), size):
-        part = X[start : start + size]
-        yield np.arange(start, start + len(part)), part
+    """Yield (row numbers, features) until every row has come once; an array is not copied."""
+    for rows in row_blocks(X, size):
+        yield rows, X.read(rows) if isinstance(X, FeatureRows) else X[rows[0] : rows[-1] + 1]
 
 
 def shuffled(

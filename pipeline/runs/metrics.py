@@ -5,6 +5,8 @@ What is undefined is None, never NaN, so that every number can be written as JSO
 
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Final
 
@@ -19,6 +21,47 @@ SIGNIFICANT: Final = 0.05
 _Z95: Final = 1.959963984540054
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What scores need of probabilities, row by row, so that these can be taken in parts.
+
+    Attributes:
+        y: Class numbers, ``(n,)``.
+        predicted: Those of the highest probability, ``(n,)``.
+        confidence: That probability, float64 ``(n,)``.
+        losses: Negative log probability of the true class, in nats, float64 ``(n,)``.
+        num_classes: Number of classes.
+    """
+
+    y: NDArray[np.integer]
+    predicted: NDArray[np.integer]
+    confidence: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    num_classes: int
+
+    @classmethod
+    def of(cls, y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> "Answers":
+        """Return those of some rows; see ``score``."""
+        return cls(
+            y=y,
+            predicted=probabilities.argmax(axis=1),
+            confidence=probabilities.max(axis=1).astype(np.float64),
+            losses=_losses(y, probabilities),
+            num_classes=probabilities.shape[1],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Answers"]) -> "Answers":
+        """Return those of all rows of some parts, one or more."""
+        return cls(
+            y=np.concatenate([part.y for part in parts]),
+            predicted=np.concatenate([part.predicted for part in parts]),
+            confidence=np.concatenate([part.confidence for part in parts]),
+            losses=np.concatenate([part.losses for part in parts]),
+            num_classes=parts[0].num_classes,
+        )
+
+
 def score(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[str, object]:
     """Score probabilities against labels.
 
@@ -30,19 +73,24 @@ def score(y: NDArray[np.integer], probabilities: NDArray[np.floating]) -> dict[s
         ``n``, ``accuracy``, ``accuracy_ci95`` (Wilson), ``balanced_accuracy``, ``macro_f1``,
         ``log_loss`` (nats) and ``ece`` (15 equal-width bins of the top label).
     """
-    n = len(y)
-    if n == 0:
+    if len(y) == 0:
         names = ("accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1", "log_loss", "ece")
         return {"n": 0, **dict.fromkeys(names)}
-    predicted = probabilities.argmax(axis=1)
-    correct = int((predicted == y).sum())
+    return score_answers(Answers.of(y, probabilities))
+
+
+def score_answers(answers: Answers) -> dict[str, object]:
+    """Score answers, one or more; see ``score``."""
+    y, n = answers.y, len(answers.y)
+    right = answers.predicted == y
+    correct = int(right.sum())
     return {
         "n": n,
         "accuracy": correct / n,
         "accuracy_ci95": list(wilson(correct, n)),
-        **_by_class(y, predicted, probabilities.shape[1]),
-        "log_loss": log_loss(y, probabilities),
-        "ece": expected_calibration_error(y, probabilities),
+        **_by_class(y, answers.predicted, answers.num_classes),
+        "log_loss": float(answers.losses.mean()),
+        "ece": _calibration_error(*_bins(answers.confidence, right)),
     }
 
 
@@ -205,8 +253,7 @@ def expected_calibration_error(
 
     Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
     """
-    counts, confidence, correct = calibration_bins(y, probabilities)
-    return float(np.abs(confidence - correct).sum() / counts.sum())
+    return _calibration_error(*calibration_bins(y, probabilities))
 
 
 def calibration_bins(
@@ -219,12 +266,24 @@ def calibration_bins(
         rightly, each of shape ``(bins,)``.
     """
     top = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == y
+    return _bins(top, probabilities.argmax(axis=1) == y)
+
+
+def _bins(
+    top: NDArray[np.float64], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the same of top probabilities and whether each is right; see ``calibration_bins``."""
     bins = np.clip(np.ceil(top * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS).astype(np.int64)
     confidence = np.bincount(bins, weights=top, minlength=CALIBRATION_BINS)
     correct = np.bincount(bins, weights=right, minlength=CALIBRATION_BINS)
     return counts, confidence.astype(np.float64), correct.astype(np.float64)
+
+
+def _calibration_error(
+    counts: NDArray[np.int64], confidence: NDArray[np.float64], correct: NDArray[np.float64]
+) -> float:
+    return float(np.abs(confidence - correct).sum() / counts.sum())
 
 
 def counts_by_class(

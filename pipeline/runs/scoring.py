@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.features import Scores, SplitFeatures
-from pipeline.dataset.splits import SPLITS
 from pipeline.heads.calibration import coverage_curve, fit_temperature, probabilities
 from pipeline.runs import metrics
 from pipeline.runs.per_class import per_class
@@ -63,18 +62,16 @@ def score_head(
     head, temperature = chosen.head, chosen.temperature
     final = refitted(head, data) if refit else head
     final.temperature_ = temperature
-    train = data.scores(head, "train")
     began = time.perf_counter()
     test = data.scores(final, "test")
     predict_seconds = time.perf_counter() - began
-    scores = {"train": train, "val": chosen.scores, "test": test}
-    labels = {name: data.part(name)[1] for name in SPLITS} | {"val": chosen.y}
+    scores = {"val": chosen.scores, "test": test}
+    labels = {"val": chosen.y, "test": data.part("test")[1]}
     found = {name: probabilities(views, temperature) for name, views in scores.items()}
-    parts = {name: _scores(name, labels[name], found[name]) for name in SPLITS}
     record = HeadRecord(
-        train=parts["train"],
-        val=parts["val"],
-        test=parts["test"],
+        train=_on_train(head, data, temperature),
+        val=_held_out(labels["val"], found["val"]),
+        test=_held_out(labels["test"], found["test"]),
         fit_seconds=chosen.seconds,
         predict_seconds=predict_seconds,
         converged=head.converged_,
@@ -115,11 +112,19 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _scores(name: str, y: NDArray[np.int64], found: NDArray[np.float64]) -> Score:
-    """Return the scores of one split; those of each class are of images not trained on."""
+def _on_train(head: "Head", data: SplitFeatures, temperature: float) -> Score:
+    """Return the scores on train, of which only what they are made of is held."""
+    y = data.part("train")[1]
+    parts = [
+        metrics.Answers.of(y[rows], probabilities(scores, temperature))
+        for rows, scores in data.score_blocks(head, "train")
+    ]
+    return Score.of(metrics.score_answers(metrics.Answers.joined(parts)))
+
+
+def _held_out(y: NDArray[np.int64], found: NDArray[np.float64]) -> Score:
+    """Return the scores on images that were not trained on, of each class too."""
     scores = metrics.score(y, found)
-    if name == "train":
-        return Score.of(scores)
     return Score.of({**scores, **per_class(y, found.argmax(axis=1), found.shape[1])})
 
 

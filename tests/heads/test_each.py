@@ -1,5 +1,6 @@
 """Ridge, nearest neighbours, centroids, linear SVC: scikit-learn's answers, and edge cases."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,19 @@ def blobs(n: int = 90, dim: int = 20, classes: int = 3, seed: int = 0) -> tuple[
     y = np.arange(n) % classes
     centres = np.random.default_rng([99]).normal(size=(classes, dim)) * 2
     return (centres[y] + rng.normal(size=(n, dim))).astype(np.float32), y
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "knn"])
+def test_scoring_takes_no_memory_of_the_size_of_the_features(name: str) -> None:
+    head = MAKERS[name]().fit(*blobs(dim=64))
+    X, _ = blobs(60_000, dim=64)
+    tracemalloc.start()
+    scores = head.scores(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - scores.nbytes < X.nbytes
+    in_parts = [head.scores(X[start : start + 7_000]) for start in range(0, len(X), 7_000)]
+    np.testing.assert_allclose(scores, np.concatenate(in_parts), rtol=1e-6, atol=1e-8)
 
 
 def scaled_by_weights(X: Any, weights: Any = None) -> NDArray[np.float64]:

@@ -37,6 +37,14 @@ def test_scores_are_scikit_learns(seed: int, n: int, classes: int) -> None:
     assert 0 <= low <= result["accuracy"] <= high <= 1
     assert 0 <= result["ece"] <= 1
     json.dumps(result, allow_nan=False)
+    parts = [slice(0, n // 3), slice(n // 3, None)]
+    answers = [metrics.Answers.of(y[part], probabilities[part]) for part in parts if n > 2]
+    if answers:
+        in_parts = metrics.score_answers(metrics.Answers.joined(answers))
+        assert in_parts["log_loss"] == pytest.approx(result["log_loss"])
+        assert in_parts["ece"] == pytest.approx(result["ece"])
+        equal = ("n", "accuracy", "accuracy_ci95", "balanced_accuracy", "macro_f1")
+        assert [in_parts[name] for name in equal] == [result[name] for name in equal]
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 5), (5, 5), (3, 7), (250, 267)])
