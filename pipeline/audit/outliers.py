@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.audit.findings import Outlier
 from pipeline.audit.listing import Listing
-from pipeline.copies.neighbours import Units
+from pipeline.copies.projection import Units
 from pipeline.copies.robust import middle_and_spread
 
 NEIGHBOURS: Final = 10

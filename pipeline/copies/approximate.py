@@ -11,18 +11,23 @@ import math
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.copies import neighbours
-from pipeline.copies.neighbours import Pairs, Units
+from pipeline.copies.in_threads import in_threads
+from pipeline.copies.neighbours import Pairs
+from pipeline.copies.projection import Units, principal, projected
 from pipeline.system import machine
 
-PIP_LINE: Final = "pip install 'embedding-pipeline[faiss]'"
 # Principal components that rows are put into cells by.
 COMPONENTS: Final = 64
+# Cells by which the number of components is chosen that their rows are compared by.
+_TRIED: Final = 32
+PIP_LINE: Final = "pip install 'embedding-pipeline[faiss]'"
 # Cells, in the root of the number of rows (faiss' own advice: 4 to 16), and rows per cell that
 # their centres are learned from.
 _CELLS: Final = 4
@@ -36,8 +41,10 @@ KNOWN: Final = 100
 # the exact search.
 ASKED: Final = 8192
 MOST_ASKED: Final = 4 * ASKED
-# Rows that are looked up at once: 2,048 bound what passes the first look, before it is confirmed.
-_AT_ONCE: Final = 2048
+# Rows that are looked up at once: enough that each cell is asked by hundreds of them together.
+_AT_ONCE: Final = 65_536
+
+Rows = NDArray[np.intp]
 
 
 def is_installed() -> bool:
@@ -69,23 +76,39 @@ def pairs_within(
 
 
 class _Cells:
-    """Rows in principal components, in cells."""
+    """Rows in cells.
+
+    Attributes:
+        points: The rows in principal components, by which they are in cells.
+        search: The rows as the exact search compares them.
+        probes: How many of the nearest cells are looked into.
+    """
 
     def __init__(self, units: Units, similarity: float) -> None:
         faiss: Any = import_module("faiss")  # its types are made at run time
 
-        self.units, self.similarity = units, similarity
-        self.bound = neighbours.bound_of(similarity, units.shape[1])
-        mean, basis = neighbours.principal(units, min(COMPONENTS, units.shape[1]))
-        made = neighbours.projected(units, mean, basis)
-        self.rows, self.halves = np.ascontiguousarray(made[:, :-1]), made[:, -1].copy()
+        self.count, self.similarity = len(units), similarity
+        self.probes = PROBES[0]
+        mean, basis = principal(units, min(COMPONENTS, units.shape[1]))
+        self.points = np.ascontiguousarray(projected(units, mean, basis)[:, :-1])
+        cells = max(1, int(_CELLS * math.sqrt(self.count)))
+        step = max(1, self.count // (_TRAINED * cells))
         faiss.omp_set_num_threads(machine.processors())
-        cells = max(1, int(_CELLS * math.sqrt(len(units))))
-        step = max(1, len(units) // (_TRAINED * cells))
-        self.index: Any = faiss.index_factory(self.rows.shape[1], f"IVF{cells},Flat")
-        self.index.cp.min_points_per_centroid = 1
-        self.index.train(np.ascontiguousarray(self.rows[::step]))
-        self.index.add(self.rows)
+        centres = faiss.Kmeans(self.points.shape[1], cells, niter=10, min_points_per_centroid=1)
+        centres.train(self.points[::step])
+        self.centres: Any = centres.index
+        home = np.concatenate(
+            [
+                self._nearest(np.arange(start, min(start + _AT_ONCE, self.count)), 1)[:, 0]
+                for start in range(0, self.count, _AT_ONCE)
+            ]
+        )
+        self.members = np.argsort(home, kind="stable")
+        self.limits = np.searchsorted(home[self.members], np.arange(cells + 1))
+        # Rows of one cell are alike, so that more components are needed to tell them apart.
+        step = max(1, cells // _TRIED)
+        tried = [(rows[::2], rows[1::2]) for rows in map(self._members, range(0, cells, step))]
+        self.search = neighbours.Search(units, similarity, tried)
 
     def choose_probes(self) -> float | None:
         """Look into as many cells as are enough; return the recall that comes of it.
@@ -94,14 +117,13 @@ class _Cells:
         """
         asked, truth = self._asked()
         if len(truth) < KNOWN:
-            self.index.nprobe = PROBES[-1]
+            self.probes = PROBES[-1]
             return None
-        known = _codes(truth.first, truth.second, len(self.units))
+        known = _codes(truth.first, truth.second, self.count)
         recall = 0.0
-        for probes in PROBES:
-            self.index.nprobe = probes
+        for self.probes in PROBES:
             pairs = self.pairs_of(asked)
-            found = _codes(pairs.first, pairs.second, len(self.units))
+            found = _codes(pairs.first, pairs.second, self.count)
             recall = float(np.isin(known, found).mean())
             if recall >= RECALL:
                 break
@@ -109,7 +131,7 @@ class _Cells:
 
     def _asked(self) -> tuple[NDArray[np.intp], Pairs]:
         """Return rows drawn at random until enough pairs are known, and all pairs of these."""
-        order = np.random.default_rng(0).permutation(len(self.units))[:MOST_ASKED]
+        order = np.random.default_rng(0).permutation(self.count)[:MOST_ASKED]
         count, found = 0, Pairs.together([])
         while count < len(order) and len(found) < KNOWN:
             rows = np.sort(order[count : count + ASKED])
@@ -129,12 +151,12 @@ class _Cells:
         count = 0
         for start in range(0, len(rows), _AT_ONCE):
             part = rows[start : start + _AT_ONCE]
-            limits, _, places = self.index.range_search(self.rows[part], 2 * self.bound)
-            first = np.repeat(part, np.diff(limits).astype(np.intp))
-            found.append(self._near(first, places.astype(np.intp)))
-            count += len(found[-1])
-            # Most pairs are found twice, once from either row.
-            neighbours.require_few(count // 2, self.similarity)
+            with in_threads(self.search.between, self._blocks(part)) as compared:
+                for _, pairs in compared:
+                    found.append(pairs)
+                    count += len(pairs)
+                    # Most pairs are found twice, once from either row.
+                    neighbours.require_few(count // 2, self.similarity)
             for _ in range(neighbours.num_steps(len(part))):
                 progress()
         return Pairs.together(found)
@@ -147,26 +169,39 @@ class _Cells:
         """
         found: list[Pairs] = []
         count = 0
-        for part in self._of_blocks(rows):
-            found.append(part)
-            count += len(part)
-            # Half of what is to be expected of all, so that chance refuses nothing.
-            neighbours.require_few(count * len(self.units) // (4 * len(rows)), self.similarity)
+        blocks = product(_cut(rows), _cut(np.arange(self.count)))
+        with in_threads(self.search.between, blocks) as compared:
+            for _, pairs in compared:
+                found.append(pairs)
+                count += len(pairs)
+                # Half of what is to be expected of all, so that chance refuses nothing.
+                neighbours.require_few(count * self.count // (4 * len(rows)), self.similarity)
         return Pairs.together(found)
 
-    def _of_blocks(self, rows: NDArray[np.intp]) -> Iterator[Pairs]:
-        size = neighbours.BLOCK
-        for start in range(0, len(self.units), size):
-            part = slice(start, start + size)
-            products = self.rows[rows] @ self.rows[part].T
-            products -= self.halves[rows][:, None]
-            passes = np.flatnonzero(products >= self.halves[part] - np.float32(self.bound))
-            lines, columns = np.divmod(passes, products.shape[1])
-            yield self._near(rows[lines], columns + start)
+    def _blocks(self, rows: NDArray[np.intp]) -> Iterator[tuple[Rows, Rows]]:
+        """Yield (some of the rows, members of a cell that is near to them)."""
+        cells = self._nearest(rows, self.probes)
+        order = np.argsort(cells, axis=None, kind="stable")
+        asking = rows[order // cells.shape[1]]
+        limits = np.searchsorted(cells.ravel()[order], np.arange(len(self.limits)))
+        for cell in np.flatnonzero(np.diff(limits)).tolist():
+            asked = asking[limits[cell] : limits[cell + 1]]
+            yield from product(_cut(asked), _cut(self._members(cell)))
 
-    def _near(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> Pairs:
-        others = first != second
-        return neighbours.confirmed(self.units, first[others], second[others], self.similarity)
+    def _members(self, cell: int) -> Rows:
+        return self.members[self.limits[cell] : self.limits[cell + 1]]
+
+    def _nearest(self, rows: Rows, count: int) -> NDArray[np.int32]:
+        """Return the numbers of the nearest cells of some rows, ``(k, count)`` or all there are."""
+        count = min(count, self.centres.ntotal)
+        _, cells = self.centres.search(self.points[rows], count)
+        return np.asarray(cells, np.int32)
+
+
+def _cut(rows: Rows) -> list[Rows]:
+    """Return rows in parts of a block."""
+    size = neighbours.BLOCK
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _codes(first: NDArray[np.intp], second: NDArray[np.intp], count: int) -> NDArray[np.int64]:

@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from pipeline.copies import scratch
-from pipeline.copies.neighbours import Units
 from pipeline.copies.pixels import Greys
+from pipeline.copies.projection import Units
 
 # Directions and cells of the histograms of oriented gradients (Dalal and Triggs 2005): with a sign,
 # since a negative is no copy.

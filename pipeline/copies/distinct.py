@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.copies import scratch
-from pipeline.copies.neighbours import Units
+from pipeline.copies.projection import Units
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store

@@ -16,9 +16,10 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.copies import approximate, neighbours
 from pipeline.copies.descriptors import with_edges
 from pipeline.copies.distinct import DistinctImages
-from pipeline.copies.neighbours import Pairs, Units, nearest_similarities
+from pipeline.copies.neighbours import Pairs, nearest_similarities
 from pipeline.copies.photos import Photos
 from pipeline.copies.pixels import SAME, correlations
+from pipeline.copies.projection import Units
 from pipeline.copies.robust import middle_and_spread
 from pipeline.copies.threshold import APPROXIMATE, EXACT, Threshold
 

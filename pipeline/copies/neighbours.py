@@ -8,18 +8,16 @@ allowed for, so nothing is lost.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from pipeline.copies.in_threads import in_threads
+from pipeline.copies.projection import Units, other_side, principal, projected, side_of
 from pipeline.errors import PipelineError
-from pipeline.system import machine
 
 # Principal components of the first look, at all pairs; as many as make the whole search quickest.
 LOOKS: Final = (64, 128, 192, 256, 384)
@@ -34,16 +32,14 @@ _FETCHED: Final = 25
 _LOOKED_AT: Final = 16
 # Pairs of rows, squared, by which the number of components is chosen.
 _TRIED: Final = 1024
-# Rows that principal components are computed of; any orthonormal basis is right, better ones are
-# quicker.
-_SAMPLE: Final = 4096
 # Pairs kept: 0.5 GB. Features with more say that the distance is no near one.
 MOST_PAIRS: Final = 20_000_000
 # Pairs that are compared at once: 1 MB of 2,048 float32 features, twice, stay in the cache.
 _AT_ONCE: Final = 128
 _ULP: Final = 2.0**-24
 
-Units = NDArray[np.float32]
+# Numbers of rows, and of those that each of them is compared with.
+Block = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +109,18 @@ def pairs_within(
     """
     if len(units) < 2:
         return Pairs.together([])
-    search = _Search(units, similarity)
+    search = Search(units, similarity)
     blocks = [(start, other) for start in range(0, len(units), BLOCK)
               for other in range(start, len(units), BLOCK)]  # fmt: skip
     found: list[Pairs] = []
     count = 0
-    workers = machine.processors()
-    # Every thread multiplies and looks on its own: a product of one block is too small to share.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
-        for start, part in _ahead(pool, search.of_block, blocks, workers):
+    with in_threads(search.of_block, blocks) as compared:
+        for block, part in compared:
             if len(part):
                 found.append(part)
                 count += len(part)
-            try:
-                require_few(count, similarity)
-            except PipelineError:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-            if start[1] + BLOCK >= len(units):
+            require_few(count, similarity)
+            if block[1] + BLOCK >= len(units):
                 progress()
     return Pairs.together(found)
 
@@ -154,34 +144,31 @@ def num_steps(rows: int) -> int:
     return -(-rows // BLOCK)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor,
-    function: Callable[[int, int], Pairs],
-    blocks: list[tuple[int, int]],
-    workers: int,
-) -> Iterator[tuple[tuple[int, int], Pairs]]:
-    """Yield (block, its pairs) in order, a bounded number computed ahead."""
-    waiting: list[tuple[tuple[int, int], Future[Pairs]]] = []
-    remaining = iter(blocks)
-    while True:
-        for block in islice(remaining, 4 * workers - len(waiting)):
-            waiting.append((block, pool.submit(function, *block)))
-        if not waiting:
-            return
-        block, future = waiting.pop(0)
-        yield block, future.result()
+class Search:
+    """Rows with their projections, of which blocks are compared by any number of threads.
 
+    Attributes:
+        side: One side of the product that tells which pairs pass the first look; see ``side_of``.
+    """
 
-class _Search:
-    """Rows with their projections."""
+    def __init__(
+        self, units: Units, similarity: float, tried: Sequence[Block] | None = None
+    ) -> None:
+        """Choose components, and project.
 
-    def __init__(self, units: Units, similarity: float) -> None:
+        Args:
+            units: Rows with a norm of one, float32 ``(n, dim)``.
+            similarity: The least cosine.
+            tried: Blocks such as will be compared, by which the number of components is chosen;
+                None for rows from everywhere.
+        """
         self.units, self.similarity = units, similarity
         dim = units.shape[1]
         self.bound = bound_of(similarity, dim)
         mean, basis = principal(units, min(dim, SECOND))
-        count = _components(units, mean, basis, self.bound)
-        self.left, self.right = sides(projected(units, mean, basis[:, :count]))
+        blocks = _anywhere(len(units)) if tried is None else tried
+        count = _components(units, mean, basis, self.bound, blocks)
+        self.side = side_of(projected(units, mean, basis[:, :count]))
         self.second: NDArray[np.float32] | None = None
         self.halves = np.zeros(0, np.float32)
         if count < basis.shape[1] < dim:
@@ -190,21 +177,34 @@ class _Search:
         self._local = threading.local()
 
     def of_block(self, start: int, other: int) -> Pairs:
-        """Return the pairs of two blocks of rows."""
-        left, right = self.left[start : start + BLOCK], self.right[other : other + BLOCK]
+        """Return the pairs of two blocks of rows, that from ``start`` first."""
+        first, second = (
+            np.arange(place, min(place + BLOCK, len(self.units))) for place in (start, other)
+        )
+        return self._of(first, second, np.less if start == other else np.not_equal)
+
+    def between(self, first: NDArray[np.intp], second: NDArray[np.intp]) -> Pairs:
+        """Return the pairs of some rows with others, none with itself.
+
+        Args:
+            first: Row numbers, at most ``BLOCK``.
+            second: Row numbers, at most ``BLOCK``.
+        """
+        return self._of(first, second, np.not_equal)
+
+    def _of(self, first: NDArray[np.intp], second: NDArray[np.intp], wanted: np.ufunc) -> Pairs:
+        """Return the near pairs of two blocks, of those that are wanted."""
+        left, right = self.side[first], other_side(self.side[second])
         products, passes = self._buffers(len(left), len(right))
         np.matmul(left, right.T, out=products)
         least = np.float32(-self.bound)
         np.greater_equal(products, least, out=passes)
         # Of a flat array NumPy finds places ten times faster than of one with lines.
-        rows, columns = np.divmod(np.flatnonzero(passes), len(right))
-        rows, columns = rows + start, columns + other
-        if start == other:
-            above = columns > rows
-            rows, columns = rows[above], columns[above]
+        lines, places = np.divmod(np.flatnonzero(passes), len(right))
+        rows, columns = _wanted(first[lines], second[places], wanted)
         width = self.units.shape[1] if self.second is None else self.second.shape[1]
         if len(rows) * _FETCHED * width > products.size * self.units.shape[1]:
-            rows, columns = self._dense(start, other)
+            rows, columns = self._dense(first, second, wanted)
         elif self.second is not None:
             halves = self.halves[rows] + self.halves[columns]
             is_near = _products(self.second, rows, columns, self._local.pairs) - halves >= least
@@ -220,15 +220,22 @@ class _Search:
         size, shape = rows * columns, (rows, columns)
         return self._local.products[:size].reshape(shape), self._local.passes[:size].reshape(shape)
 
-    def _dense(self, start: int, other: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def _dense(
+        self, first: NDArray[np.intp], second: NDArray[np.intp], wanted: np.ufunc
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the pairs of two blocks that may be near, from all features at once."""
-        products = self.units[start : start + BLOCK] @ self.units[other : other + BLOCK].T
-        rows, columns = np.nonzero(
+        products = self.units[first] @ self.units[second].T
+        lines, places = np.nonzero(
             products >= np.float32(self.similarity - _slack(self.units.shape[1]))
         )
-        rows, columns = rows + start, columns + other
-        above = columns > rows
-        return rows[above], columns[above]
+        return _wanted(first[lines], second[places], wanted)
+
+
+def _wanted(
+    rows: NDArray[np.intp], columns: NDArray[np.intp], wanted: np.ufunc
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    kept = wanted(rows, columns)
+    return rows[kept], columns[kept]
 
 
 def confirmed(
@@ -313,62 +320,30 @@ def similarities(
     return clipped
 
 
-def principal(units: Units, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the mean of a sample of rows, ``(dim,)``, and principal components, ``(dim, k)``."""
-    step = max(1, len(units) // _SAMPLE)
-    sample = units[::step].astype(np.float64)
-    mean = sample.mean(axis=0)
-    sample -= mean
-    _, vectors = np.linalg.eigh(sample.T @ sample)
-    return mean.astype(np.float32), np.ascontiguousarray(vectors[:, ::-1][:, :count], np.float32)
+def _anywhere(count: int) -> list[Block]:
+    """Return rows from everywhere, and other rows: of neighbours in a listing many are alike."""
+    tried = np.arange(0, count, max(1, count // (2 * _TRIED)))[: 2 * _TRIED]
+    return [(tried[::2], tried[1::2])]
 
 
 def _components(
-    units: Units, mean: NDArray[np.float32], basis: NDArray[np.float32], bound: float
+    units: Units,
+    mean: NDArray[np.float32],
+    basis: NDArray[np.float32],
+    bound: float,
+    tried: Sequence[Block],
 ) -> int:
-    """Return how many principal components make the search quickest, by some pairs of rows."""
+    """Return how many principal components make the search quickest, by some blocks of rows."""
     dim = units.shape[1]
     counts = [count for count in LOOKS if count <= basis.shape[1]] or [basis.shape[1]]
-    # Rows from everywhere, and other rows: of neighbours in a listing many are alike.
-    step = max(1, len(units) // (2 * _TRIED))
-    tried = units[::step][: 2 * _TRIED]
+    pairs = max(1, sum(len(rows) * len(columns) for rows, columns in tried))
     cost = {}
     for count in counts:
-        left, right = sides(projected(tried, mean, basis[:, :count]))
-        passed = float((left[::2] @ right[1::2].T >= -bound).mean()) if len(tried) > 1 else 0.0
+        passed = 0.0
+        for block in tried:
+            rows, columns = (
+                side_of(projected(units[part], mean, basis[:, :count])) for part in block
+            )
+            passed += float((rows @ other_side(columns).T >= -bound).sum()) / pairs
         cost[count] = count + _LOOKED_AT + min(passed * _FETCHED * min(SECOND, dim), dim)
     return min(counts, key=lambda count: cost[count])
-
-
-def projected(
-    units: Units, mean: NDArray[np.float32], basis: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return rows in k components, float32 ``(n, k + 2)``.
-
-    The components are followed by the length of what they leave out, and by half the squared
-    length of both. So the product of two rows without their halves, less these, is minus half
-    their squared distance in the components and in that length.
-    """
-    count = basis.shape[1]
-    found = np.empty((len(units), count + 2), np.float32)
-    basis = np.ascontiguousarray(basis)
-    for start in range(0, len(units), 8 * BLOCK):
-        part = slice(start, start + 8 * BLOCK)
-        centred = units[part] - mean
-        found[part, :count] = centred @ basis
-        whole, kept = _squared(centred), _squared(found[part, :count])
-        found[part, count] = np.sqrt(np.maximum(whole - kept, 0.0))
-        found[part, count + 1] = _squared(found[part, : count + 1]) / 2
-    return found
-
-
-def sides(made: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return both sides of a product that takes halves off by itself, float32 ``(n, k + 3)``."""
-    rows, half, one = made[:, :-1], made[:, -1:], np.ones_like(made[:, -1:])
-    return np.hstack([rows, -half, one]), np.hstack([rows, one, -half])
-
-
-def _squared(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the squared length of each row."""
-    found: NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    return found

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.copies.distinct import DistinctImages, distinct_images
-from pipeline.copies.neighbours import Units
+from pipeline.copies.projection import Units
 from pipeline.errors import ManifestError
 from pipeline.images.manifest import Manifest
 from pipeline.runs.run import Run

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.copies.neighbours import Units
+from pipeline.copies.projection import Units
 
 # Uncertain images for each that is asked for, among which the different ones are looked for.
 CANDIDATES: Final = 10

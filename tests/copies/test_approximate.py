@@ -63,7 +63,7 @@ def test_more_rows_are_asked_until_enough_pairs_are_known(monkeypatch: pytest.Mo
     assert set(listed(known)) == expected
     recall = search.choose_probes()
     assert recall is not None and recall >= approximate.RECALL
-    assert search.index.nprobe in approximate.PROBES
+    assert search.probes in approximate.PROBES
 
 
 @pytest.mark.parametrize("copies", [0, 20])
@@ -75,7 +75,7 @@ def test_with_few_known_pairs_no_recall_is_told_and_most_cells_are_looked_into(
     units = units_with_copies(400, 40, copies)
     search = approximate._Cells(units, 0.995)
     assert search.choose_probes() is None
-    assert search.index.nprobe == approximate.PROBES[-1]
+    assert search.probes == approximate.PROBES[-1]
     found, recall = approximate.pairs_within(units, 0.995)
     assert recall is None and listed(found) == listed(neighbours.pairs_within(units, 0.995))
 
@@ -85,7 +85,7 @@ def test_known_pairs_have_a_limit_by_what_all_rows_would_have(
 ) -> None:
     monkeypatch.setattr(neighbours, "MOST_PAIRS", 100)
     monkeypatch.setattr(neighbours, "BLOCK", 16)
-    search = approximate._Cells(np.ones((80, 4), np.float32) / 2, 0.9)
+    search = approximate._Cells(np.ones((1600, 4), np.float32) / 2, 0.9)
     looked_at = []
     confirmed = neighbours.confirmed
     monkeypatch.setattr(
@@ -93,8 +93,8 @@ def test_known_pairs_have_a_limit_by_what_all_rows_would_have(
     )
     with pytest.raises(PipelineError, match="tells no copies"):
         search.exactly(np.arange(10))
-    # One block of rows of five.
-    assert len(looked_at) == 1
+    # Of a hundred blocks of rows the first, and some that were computed ahead of it.
+    assert 1 <= len(looked_at) < 50
 
 
 def test_too_many_pairs_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
