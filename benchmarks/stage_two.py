@@ -43,6 +43,9 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         feature_store(
             store, options.rows, options.dim, lambda rows, seed: drawn(rows, seed, options)
         )
+    kept = Store.open(store)
+    if (len(kept), kept.dim) != (options.rows, options.dim):
+        raise SystemExit(f"{store} holds {len(kept):,} x {kept.dim}: give another --work")
     note("written")
     heads = [part for head in options.heads for part in ("--head", head)]
     steps = {

@@ -107,7 +107,8 @@ class _Cells:
         self.limits = np.searchsorted(home[self.members], np.arange(cells + 1))
         # Rows of one cell are alike, so that more components are needed to tell them apart.
         step = max(1, cells // _TRIED)
-        tried = [(rows[::2], rows[1::2]) for rows in map(self._members, range(0, cells, step))]
+        some = [self._members(cell)[: 2 * neighbours.BLOCK] for cell in range(0, cells, step)]
+        tried = [(rows[::2], rows[1::2]) for rows in some]
         self.search = neighbours.Search(units, similarity, tried)
 
     def choose_probes(self) -> float | None:
@@ -151,14 +152,20 @@ class _Cells:
         count = 0
         for start in range(0, len(rows), _AT_ONCE):
             part = rows[start : start + _AT_ONCE]
-            with in_threads(self.search.between, self._blocks(part)) as compared:
-                for _, pairs in compared:
-                    found.append(pairs)
-                    count += len(pairs)
+            blocks = list(self._blocks(part))
+            total = sum(len(first) * len(second) for first, second in blocks)
+            done, told, steps = 0, 0, neighbours.num_steps(len(part))
+            with in_threads(self.search.between, blocks) as compared:
+                for (first, second), pairs in compared:
+                    if len(pairs):
+                        found.append(pairs)
+                        count += len(pairs)
                     # Most pairs are found twice, once from either row.
                     neighbours.require_few(count // 2, self.similarity)
-            for _ in range(neighbours.num_steps(len(part))):
-                progress()
+                    done += len(first) * len(second)
+                    while told < steps * done // total:
+                        told += 1
+                        progress()
         return Pairs.together(found)
 
     def exactly(self, rows: NDArray[np.intp]) -> Pairs:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.copies import scratch
+from pipeline.copies import neighbours, scratch
 from pipeline.copies.projection import Units
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
@@ -21,8 +21,11 @@ from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
 from pipeline.system import machine
 
-# What the features take beside themselves, as a share: their projections, products, a head.
+# What work on features takes beside them, as a share: products, a head, scaled parts.
 _BESIDE: Final = 0.8
+# Numbers beside those of a search: the components that very many images are put into cells by, and
+# more of that kind.
+_MORE: Final = 128
 # Rows that are read together.
 _AT_ONCE: Final = 8192
 
@@ -74,7 +77,8 @@ def distinct_images(store: Store, manifest: Manifest) -> DistinctImages:
     """
     rows = _usable(mark_conflicts(manifest), store)
     keys, image_of = np.unique(rows.keys, return_inverse=True)
-    beside, free = int(_BESIDE * 4 * store.dim * len(keys)), machine.free_memory()
+    of_image = max(_BESIDE * store.dim, neighbours.numbers_beside(store.dim) + _MORE)
+    beside, free = int(4 * of_image * len(keys)), machine.free_memory()
     if beside > free:
         raise ConfigError(
             f"Expected memory to compare {len(keys):,} images, beside their features, which may "

@@ -139,6 +139,11 @@ def require_few(count: int, similarity: float) -> None:
         )
 
 
+def numbers_beside(dim: int) -> int:
+    """Return how many float32 numbers a search holds for each row, beside its features, at most."""
+    return min(dim, LOOKS[-1]) + 3 + (SECOND + 3 if dim > SECOND else 0)
+
+
 def num_steps(rows: int) -> int:
     """Return how often ``pairs_within`` tells of its progress."""
     return -(-rows // BLOCK)
@@ -172,8 +177,10 @@ class Search:
         self.second: NDArray[np.float32] | None = None
         self.halves = np.zeros(0, np.float32)
         if count < basis.shape[1] < dim:
-            wide = projected(units, mean, basis)
-            self.second, self.halves = np.ascontiguousarray(wide[:, :-1]), wide[:, -1]
+            self.second = projected(units, mean, basis)
+            self.halves = self.second[:, -1].copy()
+            # So that it adds nothing to a product; a copy without it would be of that size.
+            self.second[:, -1] = 0
         self._local = threading.local()
 
     def of_block(self, start: int, other: int) -> Pairs:

@@ -64,7 +64,8 @@ def sweep(
     }
     with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
         prepared = prepare_data(options, reporter)
-        require_room(bases, prepared.data)
+        most = max(map(len, settings.values()), default=0)
+        require_room(bases, prepared.data, most_settings=most)
         run = open_run(prepared, path, force=common.force, reporter=reporter)
         note_rows(prepared.examples, reporter)
         asked = {

@@ -1,5 +1,7 @@
 """The search by cells finds no wrong pair, and says what share of the right ones it finds."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,15 @@ def test_known_pairs_have_a_limit_by_what_all_rows_would_have(
         search.exactly(np.arange(10))
     # Of a hundred blocks of rows the first, and some that were computed ahead of it.
     assert 1 <= len(looked_at) < 50
+
+
+def test_rows_that_are_all_alike_take_no_memory_of_their_square() -> None:
+    tracemalloc.start()
+    approximate._Cells(np.ones((30_000, 4), np.float32) / 2, 0.9)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Of each other half of the rows with the other half it would be 900 MB.
+    assert peak < 100e6
 
 
 def test_too_many_pairs_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

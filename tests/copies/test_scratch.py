@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fakes import Notes, planted_store
 
-from pipeline.copies import scratch
+from pipeline.copies import distinct, neighbours, scratch
 from pipeline.copies.descriptors import edges, with_edges
 from pipeline.copies.distinct import distinct_images
 from pipeline.copies.search import search, without_photos
@@ -29,8 +29,8 @@ def test_images_are_compared_from_a_file_as_from_memory(
     store = planted_store(tmp_path / "store", COUNTS)
     manifest = store.read_manifest()
     kept = distinct_images(store, manifest)
-    size = kept.units.nbytes
-    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: size)
+    beside = 4 * len(kept) * (neighbours.numbers_beside(store.dim) + distinct._MORE)
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: beside)
     found = distinct_images(store, manifest)
     assert mapped(found.units) and not mapped(kept.units)
     np.testing.assert_array_equal(found.units, kept.units)

@@ -313,7 +313,7 @@ def test_after_a_damaged_header_the_next_one_counts(tmp_path: Path) -> None:
         ("a.tar", b"\x89PNG" + bytes(range(256)) * 8, "Expected a tar file at .*a.tar"),
         ("a.tar.gz", gzip.compress(b"no tar" * 500), "Expected a tar file at .*a.tar.gz"),
         ("a.tgz", gzip.compress(tar_of({"a": b""}))[:-8] + bytes(8), "by gzip.* damaged bytes"),
-        ("a.tar", b"PK\x03\x04" + bytes(600), "Received: a zip file. Rename it to end in .zip"),
+        ("a.tar", b"PK\x03\x04" + bytes(60), "Received: a zip file. Rename it to end in .zip"),
     ],
     ids=["png", "text", "checksum", "zip"],
 )
@@ -405,6 +405,31 @@ def test_folders_of_several_splits_in_a_file_go_before_its_name(tmp_path: Path) 
     assert folders.notes[0] in with_cls.notes
     by_name = sources.scan(tmp_path / "folders", layout="classes")
     assert set(by_name.labels) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (("x/train/cat/1", "x/val/cat/1", "x/train/dog/1"), ("y/test/cat/1", "y/test/dog/1")),
+        (("cat/train/1", "cat/val/1"), ("cat/1", "dog/1")),
+        (("cat/1", "dog/1"), ("test/1", "dev/1")),
+        (("train/1", "val/1"), ("1", "2")),
+    ],
+    ids=["wrapped apart", "below classes", "only in one", "loose"],
+)
+def test_where_folders_do_not_say_every_split_names_of_files_do(
+    train: tuple[str, ...], test: tuple[str, ...], tmp_path: Path
+) -> None:
+    inside = {"train.tar": train, "test.tar": test}
+    for kind in ("folders", "samples"):
+        shards = {
+            name: {f"{path}.jpg": b"x" for path in paths} if kind == "folders"
+            else {k: v for path in paths for k, v in sample(path, "cat").items()}
+            for name, paths in inside.items()
+        }  # fmt: skip
+        listing = sources.scan(write_shards(tmp_path / kind, shards))
+        for path, split in zip(listing.paths, listing.splits, strict=True):
+            assert split == path.partition(".")[0]
 
 
 def test_nothing_but_packed_files_within_one_is_said(tmp_path: Path) -> None:

@@ -438,7 +438,7 @@ def test_features_that_do_not_fit_stay_on_disk(
     command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = train(command, "--head", "linear", "--head", "ridge")
-    room = 5000
+    room = 8000
     monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: room)
     arguments = ("train-head", "--store", "store", "--run", "streamed")
     status, result = command(*arguments, "--head", "linear", "--head", "ridge")
@@ -458,8 +458,8 @@ def test_features_that_do_not_fit_stay_on_disk(
         # Nor is there room for what every head makes of the held-out images.
         room = 1000
         status, result = command(command_name, *others[1:])
-        assert status == 2 and "56 images in val and test and 3 classes" in str(result["error"])
-        room = 5000
+        assert status == 2 and "56 images (to choose on, and test) and 3" in str(result["error"])
+        room = 8000
 
 
 def test_a_head_without_room_beside_the_features_is_refused_before(

@@ -101,14 +101,15 @@ def open_pack(path: Path) -> Pack:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        kind = compression(os.pread(descriptor, 8, 0))
-        return TarPack(path, descriptor) if kind is None else CompressedTar(path, kind)
-    except DamagedHeaderError as error:
-        if os.pread(descriptor, len(_ZIP), 0) == _ZIP:
+        start = os.pread(descriptor, 8, 0)
+        if start.startswith(_ZIP):
             raise ManifestError(
                 f"Expected a tar file at {str(path)!r}. Received: a zip file.",
                 hint="Rename it to end in .zip.",
-            ) from error
+            )
+        kind = compression(start)
+        return TarPack(path, descriptor) if kind is None else CompressedTar(path, kind)
+    except DamagedHeaderError as error:
         raise ManifestError(
             f"Expected a tar file at {str(path)!r}. Received: another content ({error} in its "
             "first header).",

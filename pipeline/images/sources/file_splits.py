@@ -20,12 +20,18 @@ def stem(path: str) -> str:
     return path[: len(path) - len(packed.kind_of(path) or "")]
 
 
-def of_files(given: Given, paths: Sequence[str]) -> tuple[list[str | None], list[str]]:
+def of_files(
+    given: Given, paths: Sequence[str], members: Sequence[Sequence[str]]
+) -> tuple[list[str | None], list[str]]:
     """Return the split of each file by its name or the folders above it, and what was assumed.
+
+    Where one file has folders of several splits, and every image of all is in such a folder, these
+    folders say it, and files are of none.
 
     Args:
         given: The data.
         paths: The packed files, relative to the place of the data; one that is empty is the data.
+        members: Their images.
 
     Returns:
         The splits, empty for none, None of files that are left out; and what to say.
@@ -37,6 +43,9 @@ def of_files(given: Given, paths: Sequence[str]) -> tuple[list[str | None], list
     if given.layout == "classes" or not paths[0]:
         return none, []
     splits = _named([stem(path) for path in paths], alone=given.layout == "splits")
+    if _folders_say(members):
+        note = "Splits are the folders in packed files, not what these are called"
+        return none, [note] if any(splits) else []
     without = [path for path, split in zip(paths, splits, strict=True) if not split]
     if len(without) == len(paths):
         if given.layout == "splits":
@@ -60,6 +69,14 @@ def of_files(given: Given, paths: Sequence[str]) -> tuple[list[str | None], list
     if without:
         notes.append(f"Left out, named as no split: {mention(without)}")
     return [split or None for split in splits], notes
+
+
+def _folders_say(members: Sequence[Sequence[str]]) -> bool:
+    """Tell whether splits are in files rather than told by what files are called."""
+    inside = [of_folders(names) for names in members if any("/" in name for name in names)]
+    if not any(len(set(splits)) > 1 for splits in inside):
+        return False
+    return all(of_folders([name for names in members for name in names]))
 
 
 def of_folders(names: Sequence[str]) -> list[str]:

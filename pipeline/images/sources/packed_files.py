@@ -298,12 +298,6 @@ def _has_folders(pack: Pack) -> bool:
     return any("/" in name for name in _images(pack))
 
 
-def _holds_splits(pack: Pack) -> bool:
-    """Tell whether a file has folders of several splits: its own name is that of none then."""
-    names = _images(pack)
-    return bool(names) and len(set(file_splits.of_folders(names))) > 1
-
-
 def _images(pack: Pack) -> list[str]:
     return [name for name in pack.names if may_be_image(name) and not is_ignored(name)]
 
@@ -325,10 +319,9 @@ def _named(given: Given, files: Sequence[_File]) -> tuple[list[str], list[str], 
     Raises:
         ManifestError: Some are named as splits and some are not.
     """
-    if given.layout != "classes" and any(_holds_splits(file.pack) for file in files):
-        note = "Splits are the folders in packed files, not what these are called"
-        return [""] * len(files), [note] if len(files) > 1 else [], [*files]
-    splits, notes = file_splits.of_files(given, [file.path for file in files])
+    splits, notes = file_splits.of_files(
+        given, [file.path for file in files], [_images(file.pack) for file in files]
+    )
     kept = [(split, file) for split, file in zip(splits, files, strict=True) if split is not None]
     return [split for split, _ in kept], notes, [file for _, file in kept]
 
