@@ -135,7 +135,7 @@ def _run(arguments: Sequence[str]) -> int:
         return DONE
     row = find(command)
     record = row.options
-    _refuse_unknown(unknown, record)
+    _refuse_unknown(_without_late(unknown, record, values), record)
     common_names = config.options_of(CommonOptions)
     common = config.build(
         CommonOptions, {name: values.pop(name) for name in common_names if name in values}
@@ -163,6 +163,21 @@ def _refuse_options_first(arguments: Sequence[str]) -> None:
             f"{first.partition('=')[0]!r} stands before the command.",
             hint=f"Options come after it: pipeline {command} {first} ...",
         )
+
+
+def _without_late(unknown: Sequence[str], record: type, values: dict[str, Any]) -> Sequence[str]:
+    """Take positional arguments that come after a flag, and return what is left.
+
+    Argparse takes all of them to be given, or left out, as soon as it meets the first.
+    """
+    late = [argument for argument in unknown if not argument.startswith("-")]
+    for name, option in config.options_of(record).items():
+        if option.positional and option.is_list:
+            values[name] = [*values.get(name, []), *late]
+            late = []
+        elif option.positional and late and name not in values:
+            values[name] = late.pop(0)
+    return [*(argument for argument in unknown if argument.startswith("-")), *late]
 
 
 def _refuse_unknown(unknown: Sequence[str], record: type) -> None:

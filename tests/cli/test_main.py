@@ -58,6 +58,28 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "a.jpg", "b.jpg", "--csv", "p.csv"],
+        ["run", "--csv", "p.csv", "a.jpg", "b.jpg"],
+        ["run", "a.jpg", "--csv", "p.csv", "b.jpg"],
+        ["--csv", "p.csv", "run", "--quiet", "a.jpg", "b.jpg"],
+    ],
+)
+def test_flags_may_stand_between_other_arguments(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr(
+        "pipeline.cli.main.perform",
+        lambda command, flags, call: given.update(flags) or {"ok": False},
+    )
+    monkeypatch.setattr("pipeline.cli.main._show", lambda *shown, as_json: None)
+    assert main(["predict", *arguments]) == 2
+    assert given == {"run": "run", "paths": ["a.jpg", "b.jpg"], "csv": "p.csv"}
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["extrat"], "'extract'"),
@@ -81,6 +103,10 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["verify"], "expected STORE|RUN"),
         (["prune"], "expected STORE"),
         (["extract", "d", "e", "f"], "Unexpected argument"),
+        (["extract", "d", "--image-size", "32", "e"], "Unexpected argument 'e'"),
+        (["export", "r", "--format", "keras", "o.keras"], "There is no run at 'r'"),
+        (["predict", "--csv", "p.csv", "r", "--quiet", "d"], "There is no run at 'r'"),
+        (["predict", "r", "--cvs", "p.csv", "d"], "'--csv'"),
         (["train-head"], "--store"),
         (["train-head", "--store", "nowhere"], "no feature store"),
         (["train-head", "--store", "s", "--head", "densse"], "'dense'"),
