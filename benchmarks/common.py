@@ -109,6 +109,20 @@ def pooled_features(rows: int, dim: int, classes: int, seed: int) -> tuple[np.nd
     return features, y
 
 
+def plant_copies(features: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> int:
+    """Make the last rows noisy copies of the first, one in fifty; return how many there are."""
+    count = copies_among(len(features))
+    noise = rng.normal(0, 0.05, (count, features.shape[1])).astype(np.float32)
+    features[len(features) - count :] = features[:count] + noise
+    y[len(y) - count :] = y[:count]
+    return count
+
+
+def copies_among(rows: int) -> int:
+    """Return how many of some rows ``plant_copies`` makes copies."""
+    return max(1, rows // 50)
+
+
 def feature_store(
     folder: Path,
     rows: int,

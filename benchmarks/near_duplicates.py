@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import note, pooled_features, report
+from common import note, plant_copies, pooled_features, report
 
 from pipeline.audit import stage
 from pipeline.audit.listing import Listing
@@ -22,8 +22,6 @@ from pipeline.copies.duplicates import choose
 from pipeline.copies.neighbours import pairs_within, similarities
 from pipeline.images.manifest import Manifest
 from pipeline.system.progress import Silence
-
-SHARE = 50
 
 
 def main() -> None:
@@ -87,14 +85,11 @@ def listing_of(units: np.ndarray, y: np.ndarray) -> Listing:
 def planted(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return unit features, labels, and the pairs of rows of which one is a copy of the other."""
     units, y = pooled_features(rows, dim, 10, 0)
-    rng = np.random.default_rng(1)
-    count = max(1, rows // SHARE)
+    count = plant_copies(units, y, np.random.default_rng(1))
     first, second = np.arange(count), rows - count + np.arange(count)
-    units[second] = units[first] + rng.normal(0, 0.05, (count, dim)).astype(np.float32)
     for start in range(0, rows, 4096):
         part = units[start : start + 4096]
         part /= np.linalg.norm(part, axis=1, keepdims=True)
-    y[second] = y[first]
     return units, y, first, second
 
 

@@ -15,11 +15,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from common import ROOT, SHARD, command, feature_store, note, pooled_features, report
+from common import (
+    ROOT,
+    SHARD,
+    command,
+    copies_among,
+    feature_store,
+    note,
+    plant_copies,
+    pooled_features,
+    report,
+)
 
 from pipeline.store.store import Store
-
-SHARE = 50
 
 
 def main() -> None:
@@ -81,7 +89,7 @@ def planted(folder: Path, table: Path, threshold: float) -> dict[str, int]:
     counts = {"pairs": 0, "above_threshold": 0, "found": 0}
     for start in range(0, len(manifest), SHARD):
         rows = min(SHARD, len(manifest) - start)
-        count = copies(rows)
+        count = copies_among(rows)
         first, second = np.arange(start, start + count), np.arange(count) + start + rows - count
         one, other = (unit(store.read(manifest.keys[part])) for part in (first, second))
         counts["pairs"] += count
@@ -100,16 +108,8 @@ def unit(features: np.ndarray) -> np.ndarray:
 def drawn(rows: int, seed: int, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Return features and class numbers; the last ones are noisy copies of the first ones."""
     features, y = pooled_features(rows, options.dim, options.classes, seed)
-    count = copies(rows)
-    noise = np.random.default_rng([1, seed]).normal(0, 0.05, (count, options.dim))
-    features[rows - count :] = features[:count] + noise.astype(np.float32)
-    y[rows - count :] = y[:count]
+    plant_copies(features, y, np.random.default_rng([1, seed]))
     return features, y
-
-
-def copies(rows: int) -> int:
-    """Return how many of some rows are copies."""
-    return max(1, rows // SHARE)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Final
 
 from pipeline.errors import ManifestError, mention
 from pipeline.images import packed
+from pipeline.images.sources.folder_tree import is_ignored, may_be_image
 from pipeline.images.sources.given import Given
 from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
@@ -31,7 +32,7 @@ def of_files(
     Args:
         given: The data.
         paths: The packed files, relative to the place of the data; one that is empty is the data.
-        members: Their images.
+        members: What is in them.
 
     Returns:
         The splits, empty for none, None of files that are left out; and what to say.
@@ -73,10 +74,15 @@ def of_files(
 
 def _folders_say(members: Sequence[Sequence[str]]) -> bool:
     """Tell whether splits are in files rather than told by what files are called."""
-    inside = [of_folders(names) for names in members if any("/" in name for name in names)]
-    if not any(len(set(splits)) > 1 for splits in inside):
+    # Shards of a million images without folders are looked through for a slash alone.
+    if not any("/" in name for names in members for name in names):
         return False
-    return all(of_folders([name for names in members for name in names]))
+    images = [
+        [name for name in names if may_be_image(name) and not is_ignored(name)] for names in members
+    ]
+    if not any(len(set(of_folders(names))) > 1 for names in images if names):
+        return False
+    return all(of_folders([name for names in images for name in names]))
 
 
 def of_folders(names: Sequence[str]) -> list[str]:

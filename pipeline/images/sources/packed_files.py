@@ -295,11 +295,7 @@ def _prefixes(
 
 
 def _has_folders(pack: Pack) -> bool:
-    return any("/" in name for name in _images(pack))
-
-
-def _images(pack: Pack) -> list[str]:
-    return [name for name in pack.names if may_be_image(name) and not is_ignored(name)]
+    return any("/" in name and may_be_image(name) and not is_ignored(name) for name in pack.names)
 
 
 def _are_numbered(stems: Sequence[str]) -> bool:
@@ -320,7 +316,7 @@ def _named(given: Given, files: Sequence[_File]) -> tuple[list[str], list[str], 
         ManifestError: Some are named as splits and some are not.
     """
     splits, notes = file_splits.of_files(
-        given, [file.path for file in files], [_images(file.pack) for file in files]
+        given, [file.path for file in files], [file.pack.names for file in files]
     )
     kept = [(split, file) for split, file in zip(splits, files, strict=True) if split is not None]
     return [split for split, _ in kept], notes, [file for _, file in kept]
