@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,6 +40,8 @@ IDENTITY: Final = identities.of(
 # Rows of a shard of a store that a benchmark writes.
 SHARD: Final = 20_000
 
+# Of this checkout before all others.
+_PATH: Final = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 _BASE_PICTURES: Final = 24
 _INSTRUCTIONS: Final = ("bfloat16", "float16")
 
@@ -69,18 +72,32 @@ def photo_folder(path: Path, count: int, seed: int) -> Path:
         Image.fromarray(photos.natural(640, 480, seed + number))
         for number in range(min(count, _BASE_PICTURES))
     ]
-    for number in range(count):
-        width, height = (int(side) for side in rng.integers((480, 360), (520, 390)))
-        left, top = (int(place) for place in rng.integers(0, (640 - width, 480 - height)))
-        picture = base[number % len(base)].crop((left, top, left + width, top + height))
-        if rng.random() < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        gain = float(rng.uniform(0.8, 1.1))
-        file = path / "photos" / f"class{number % 4}" / f"{number:05}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        picture.point(lambda level, gain=gain: level * gain).save(file, quality=90)
+    with ThreadPoolExecutor() as pool:
+        writing = []
+        for number in range(count):
+            width, height = (int(side) for side in rng.integers((480, 360), (520, 390)))
+            left, top = (int(place) for place in rng.integers(0, (640 - width, 480 - height)))
+            window = (left, top, left + width, top + height)
+            is_mirrored = rng.random() < 0.5
+            gain = float(rng.uniform(0.8, 1.1))
+            file = path / "photos" / f"class{number % 4}" / f"{number:05}.jpg"
+            picture = base[number % len(base)]
+            writing.append(pool.submit(_write_photo, file, picture, window, is_mirrored, gain))
+        for written in writing:
+            written.result()
     (path / "complete").touch()
     return path / "photos"
+
+
+def _write_photo(
+    file: Path, picture: Image.Image, window: tuple[int, ...], is_mirrored: bool, gain: float
+) -> None:
+    """Write a window of a picture."""
+    photo = picture.crop(window)
+    if is_mirrored:
+        photo = photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    photo.point(lambda level: level * gain).save(file, quality=90)
 
 
 def tiny_folder(path: Path, count: int, *, first: int = 0) -> Path:
@@ -178,7 +195,7 @@ def started(
         [sys.executable, *map(str, arguments)],
         **{"stdout": subprocess.PIPE, **streams},
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        env={**os.environ, "PYTHONPATH": _PATH, **(environment or {})},
     )
 
 

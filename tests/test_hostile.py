@@ -34,7 +34,7 @@ from pipeline.files.atomic import sha256_file
 from pipeline.files.state import FileState
 from pipeline.finetune import photos as finetune_data
 from pipeline.images.manifest import Manifest
-from pipeline.images.reading import read_file
+from pipeline.images.reading import Reference
 from pipeline.runs import model_folder, stitch
 from pipeline.runs.run import Run
 from pipeline.store.scan_cache import ScanCache
@@ -142,7 +142,7 @@ def test_images_are_files(tmp_path: Path, odd: Callable[[Path], None]) -> None:
     rows = Manifest(tmp_path, ["a.png"], ["ant"], ["test"], keys, ["ok"])
     odd(tmp_path / "a.png")
     with pytest.raises(DecodeError, match="not a regular file"):
-        read_file(tmp_path / "a.png")
+        Reference(tmp_path / "a.png")()
     with (
         finetune_data.Photos(rows, 32, "squash", augment_seed=None) as photos,
         pytest.raises(StaleFeaturesError, match="not a regular file"),

@@ -58,5 +58,5 @@ def _rows_by_key(listing: Manifest, options: ExtractOptions, workers: int) -> di
 
 
 def _read(listing: Manifest, options: ExtractOptions, views: tuple[str, ...], row: int) -> ReadFile:
-    get = partial(reading.read, listing, row)
+    get = reading.reference(listing, row)
     return reading.decoded(get, lambda key: views, options.image_size, options.resize)

@@ -1,13 +1,14 @@
 """Stage 1 in this process: from a listing of images to stored features; resumable at any point.
 
-Reader → encoder → writer, overlapped: threads read, hash and decode; the calling thread encodes;
-another writes shards. Every hand-over is bounded, so memory does not grow with the data set.
+Reader → encoder → writer, overlapped: threads read, hash and decode, by processes of their own
+where they are many; the calling thread encodes; another writes shards. Every hand-over is bounded,
+so memory does not grow with the data set.
 """
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import wait
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 
 import numpy as np
@@ -16,8 +17,9 @@ from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
 from pipeline.extract.ledger import Ledger
-from pipeline.images import reading
+from pipeline.images import reading, reading_processes
 from pipeline.images.reading import ReadFile, in_threads
+from pipeline.images.reading_processes import Decode
 from pipeline.images.views import PLAIN
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import Store
@@ -54,11 +56,12 @@ class Extraction:
 
     def needs_encoder(self, workers: int) -> bool:
         """Settle what was only moved or copied; stop at the first image without features."""
-        return any(not self.ledger.take(index, file) for index, file in self._read_all(workers))
+        files = self._read_all(workers, reading.decoded)
+        return any(not self.ledger.take(index, file) for index, file in files)
 
     def count_new(self, workers: int) -> int:
         """Read and hash every pending file without decoding it; return how many are new."""
-        for index, file in self._read_all(workers, decode=False):
+        for index, file in self._read_all(workers, None):
             if not self.ledger.take(index, file):
                 self.ledger.accept(index, file.key)
         return self.ledger.encoded
@@ -81,7 +84,8 @@ class Extraction:
             queue = stack.enter_context(
                 EncodingQueue(encoder, deliver=partial(self._deliver, writers), clock=self.clock)
             )
-            files = closing(self._read_all(workers, when_late=queue.drain))
+            decode = stack.enter_context(self._decoding(workers))
+            files = closing(self._read_all(workers, decode, when_late=queue.drain))
             for index, file in stack.enter_context(files):
                 if not ledger.take(index, file):
                     for view in ledger.accept(index, file.key):
@@ -94,41 +98,50 @@ class Extraction:
     def rate(self, encoder: Encoder, rows: Sequence[int]) -> float:
         """Return images per second over some rows, storing nothing."""
         began = time.monotonic()
-        files = [self._read(index, wanted=lambda key: [PLAIN]) for index in rows]
+        files = [self._read(index, reading.decoded, wanted=lambda key: [PLAIN]) for index in rows]
         pixels = [file.pixels[PLAIN] for file in files if file.pixels]
         for start in range(0, len(pixels), encoder.batch_size):
             encoder(np.stack(pixels[start : start + encoder.batch_size]))
         return len(files) / (time.monotonic() - began)
 
+    def _decoding(self, workers: int) -> AbstractContextManager[Decode]:
+        """Return what decodes the pending files, as long as its context lasts."""
+        size, views = self._store.identity.image_size, len(self.ledger.targets)
+        return reading_processes.decoding(
+            workers, images=len(self.ledger.pending), pixels=3 * size * size * views
+        )
+
     def _read_all(
         self,
         workers: int,
+        decode: Decode | None,
         *,
-        decode: bool = True,
         when_late: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[int, ReadFile]]:
         """Read the pending files in threads, in order; decodes only what has no features."""
         wanted = self.ledger.missing if decode else lambda key: []
 
-        def read(index: int) -> tuple[ReadFile, float, float]:
-            began, computed = time.monotonic(), time.thread_time()
-            file = self._read(index, wanted=wanted)
-            return file, time.monotonic() - began, time.thread_time() - computed
+        def read(index: int) -> tuple[ReadFile, float]:
+            began = time.monotonic()
+            file = self._read(index, decode or reading.decoded, wanted=wanted)
+            return file, time.monotonic() - began
 
         for index, future in in_threads(read, self.ledger.pending, workers):
             if not future.done():
                 when_late()
                 with self.clock.waiting("decode"):
                     wait([future])
-            file, busy, computing = future.result()
+            file, busy = future.result()
             self.clock.reading += busy
-            self.clock.computing += computing
+            self.clock.computing += file.computing
             yield index, file
 
-    def _read(self, index: int, *, wanted: Callable[[str], Sequence[str]]) -> ReadFile:
-        get = partial(reading.read, self.ledger.listing, index)
+    def _read(
+        self, index: int, decode: Decode, *, wanted: Callable[[str], Sequence[str]]
+    ) -> ReadFile:
         identity = self._store.identity
-        return reading.decoded(get, wanted, identity.image_size, identity.resize)
+        get = reading.reference(self.ledger.listing, index)
+        return decode(get, wanted, identity.image_size, identity.resize)
 
     def _deliver(
         self, writers: Mapping[str, ShardWriter], rows: Sequence[EncodingRow], features: Features

@@ -9,7 +9,6 @@ be taken for a fault of the moment, and the part be tried again.
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -264,7 +263,7 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
 
     def read(place: int) -> tuple[ReadFile, float]:
         began = time.monotonic()
-        get = partial(reading.read, part.listing, place)
+        get = reading.reference(part.listing, place)
         file = reading.decoded(get, missing, job.identity.image_size, job.identity.resize)
         return file, time.monotonic() - began
 

@@ -145,6 +145,11 @@ def _decoded_somehow(data: bytes, square: Square) -> Pixels:
             raise error from None
 
 
+def take_at_most(limit: int) -> None:
+    """Let what this process decodes at once take so many bytes; see ``MemoryBudget``."""
+    _BUDGET.take_at_most(limit)
+
+
 def environment() -> str:
     """Return what decides whether a file can be decoded, as one text.
 

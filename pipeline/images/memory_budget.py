@@ -21,6 +21,11 @@ LEAST: Final = 256 << 20
 _PAUSE: Final = 0.01
 
 
+def part_of(processes: int) -> int:
+    """Return the bytes that each of so many processes may take for what it decodes at once."""
+    return max(LEAST, machine.free_memory() // _PART // processes)
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class _Share:
     """What one thread wants or has.
@@ -57,6 +62,10 @@ class MemoryBudget:
         self._limit = limit
         self.forget()
 
+    def take_at_most(self, limit: int) -> None:
+        """Set the budget, in bytes."""
+        self._limit = limit
+
     def forget(self) -> None:
         """Take all shares as returned; for a forked process, which has none of the threads."""
         self._line: list[weakref.ref[_Share]] = []
@@ -74,7 +83,7 @@ class MemoryBudget:
     def _is_due(self, share: _Share) -> bool:
         """Tell whether all shares ahead and this one fit; true once means true until the end."""
         if self._limit is None:
-            self._limit = max(LEAST, machine.free_memory() // _PART)
+            self._limit = part_of(1)
         ahead = 0
         for known in tuple(self._line):
             other = known()

@@ -126,6 +126,12 @@ def exists(root: Location, path: str) -> bool:
         return False
 
 
+def is_file(root: Location, path: str) -> bool:
+    """Tell what is named on this machine, in no packed file; whether it is there is not asked."""
+    name = name_of(root, path)
+    return not is_address(name) and packed.split(name) is None
+
+
 def may_hold_images(root: Location) -> bool:
     """Tell whether a place is a folder or a packed file; on the web it may be, whatever it is.
 

@@ -5,6 +5,7 @@ is all that is needed, so where the bytes come from is known here alone.
 """
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,12 +60,50 @@ class ReadFile:
         state: The state of the file as read; None if it changed meanwhile.
         pixels: uint8 ``(S, S, 3)`` by view; only of those that were wanted.
         reason: Why it is bad; empty if it is not.
+        computing: Seconds of processor time that reading and decoding took.
     """
 
     key: str = ""
     state: FileState | None = None
     pixels: Mapping[str, Pixels] = field(default_factory=dict)
     reason: str = ""
+    computing: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where the bytes of one image are; small, so that another process can be told.
+
+    Called, it returns them.
+
+    Attributes:
+        root: What the path is relative to.
+        path: The image; empty where it is the root itself.
+        known: Its state, as the listing of a storage told it.
+    """
+
+    root: Location
+    path: str = ""
+    known: FileState | None = None
+
+    @property
+    def name(self) -> str:
+        """What names the image."""
+        return place.name_of(self.root, self.path)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of its own on this machine."""
+        return place.is_file(self.root, self.path)
+
+    def __call__(self) -> Content:
+        """Return the bytes of the image.
+
+        Raises:
+            UnreadableImageError: There are none; the message is the reason alone.
+        """
+        found = place.read(self.root, self.path, limit=decoder.MAX_BYTES, known=self.known)
+        return Content(*found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +158,19 @@ def forward_only(manifest: Manifest) -> list[str]:
     return place.forward_only(manifest.root, manifest.paths)
 
 
+def reference(manifest: Manifest, row: int) -> Reference:
+    """Return where the bytes of the image of a row are."""
+    known = manifest.states[row] if manifest.states else None
+    return Reference(*_place(manifest, row), known)
+
+
 def read(manifest: Manifest, row: int) -> Content:
     """Return the bytes of the image of a row.
 
     Raises:
         UnreadableImageError: There are none; the message is the reason alone.
     """
-    known = manifest.states[row] if manifest.states else None
-    return Content(*place.read(*_place(manifest, row), limit=decoder.MAX_BYTES, known=known))
-
-
-def read_file(path: Location) -> Content:
-    """Return the bytes of an image that stands in no manifest.
-
-    Raises:
-        UnreadableImageError: There are none; the message is the reason alone.
-    """
-    return Content(*place.read(path, "", limit=decoder.MAX_BYTES))
+    return reference(manifest, row)()
 
 
 def _place(manifest: Manifest, row: int) -> tuple[Location, str]:
@@ -174,16 +209,18 @@ def decoded(
         size: Side of the encoder's input in pixels.
         resize: How an image of another shape becomes a square.
     """
+    began = time.thread_time()
     try:
         content = get()
     except DecodeError as error:
-        return ReadFile(reason=str(error))
-    key, state = content.key, content.state
+        return ReadFile(reason=str(error), computing=time.thread_time() - began)
+    made: Mapping[str, Pixels] = {}
+    reason = ""
     try:
-        made = views.pixels(content.data, key, wanted(key), size, resize)
-        return ReadFile(key, state, made)
+        made = views.pixels(content.data, content.key, wanted(content.key), size, resize)
     except DecodeError as error:
-        return ReadFile(key, state, reason=str(error))
+        reason = str(error)
+    return ReadFile(content.key, content.state, made, reason, time.thread_time() - began)
 
 
 def in_threads(

@@ -27,6 +27,7 @@ from pipeline.files.location import locate
 from pipeline.heads.calibration import probabilities
 from pipeline.images import reading
 from pipeline.images.reading import ReadFile, in_threads
+from pipeline.images.reading_processes import Decode, decoding
 from pipeline.images.views import PLAIN
 from pipeline.serving import trained_head
 from pipeline.serving.inputs import ImageInput, listed
@@ -292,8 +293,12 @@ class Classifier:
         names = [image.name for image in inputs]
         scoring = _Scoring(self, names, keep)
         errors: list[dict[str, str]] = []
-        with EncodingQueue(self.encoder, deliver=scoring.deliver, clock=Clock()) as queue:
-            files = in_threads(self._read, inputs, self._num_threads(inputs))
+        workers, pixels = self._num_threads(inputs), 3 * self.image_size**2 * len(self.views)
+        with (
+            EncodingQueue(self.encoder, deliver=scoring.deliver, clock=Clock()) as queue,
+            decoding(workers, images=len(inputs), pixels=pixels) as decode,
+        ):
+            files = in_threads(lambda image: self._read(image, decode), inputs, workers)
             for index, (image, future) in enumerate(files):
                 if not future.done():
                     queue.drain()
@@ -307,8 +312,8 @@ class Classifier:
                 bar.advance(skipped=len(errors))
         return errors
 
-    def _read(self, image: ImageInput) -> ReadFile:
-        return reading.decoded(image.read, lambda key: self.views, self.image_size, self.resize)
+    def _read(self, image: ImageInput, decode: Decode) -> ReadFile:
+        return decode(image.read, lambda key: self.views, self.image_size, self.resize)
 
     def _num_threads(self, inputs: Sequence[ImageInput]) -> int:
         """Return how many threads are to read; more of what is waited for, unless chosen."""

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -173,8 +172,7 @@ def _classified(
 ) -> _Found:
     is_remote = reading.is_waited_for(listing)
     inputs = [
-        ImageInput(listing.paths[row], partial(reading.read, listing, row), is_remote)
-        for row in rows
+        ImageInput(listing.paths[row], reading.reference(listing, row), is_remote) for row in rows
     ]
     probabilities = np.full((len(rows), len(classifier.classes)), np.nan)
     keys = np.zeros(len(listing), dtype=KEY_DTYPE)

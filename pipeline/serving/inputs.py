@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DecodeError, ImageTypeError
 from pipeline.files.arrays import AnyArray
 from pipeline.files.location import Remote, locate
-from pipeline.images.reading import Content, read_file
+from pipeline.images.reading import Content, Reference
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -78,7 +78,7 @@ def _input(value: object, place: int) -> ImageInput:
     name = f"[{place}]"
     if isinstance(value, str | os.PathLike):
         path = locate(os.fspath(value))
-        return ImageInput(str(value), partial(read_file, path), isinstance(path, Remote))
+        return ImageInput(str(value), Reference(path), isinstance(path, Remote))
     if isinstance(value, bytes | bytearray):
         return ImageInput(name, partial(_of_bytes, value))
     if isinstance(value, np.ndarray) and _is_one(value) and (value.ndim == 2 or _has_rgb(value)):

@@ -145,8 +145,12 @@ def gpu_name() -> str | None:
             return None
         details = tf.config.experimental.get_device_details(gpus[0])
         return str(details.get("device_name", gpus[0].name))
-    devices = [str(device) for device in keras.distribution.list_devices()]
-    return devices[0] if devices and not devices[0].startswith("cpu") else None
+    if keras.backend.backend() != "jax":
+        return None
+    import jax
+
+    device = jax.devices()[0]
+    return None if device.platform == "cpu" else str(device.device_kind)
 
 
 def trains_with_onednn() -> bool:

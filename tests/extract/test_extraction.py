@@ -15,11 +15,12 @@ from fakes import DIM, Command, FakeEncoder, write_classes, write_image
 
 import pipeline
 from pipeline.cli.main import main
-from pipeline.images import decoder
+from pipeline.images import decoder, reading_processes
 from pipeline.store import scan_cache
 from pipeline.store.shard_set import ShardSet
 from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
+from pipeline.system import machine
 
 KEYS = {
     *("images", "encoded", "reused", "skipped", "errors", "seconds", "startup_seconds"),
@@ -53,6 +54,27 @@ def counts(result: dict[str, object]) -> tuple[object, object, object]:
 
 def expected_features(encoder: FakeEncoder, path: Path) -> np.ndarray:
     return encoder(decoder.decode(path.read_bytes(), 32)[np.newaxis])[0]
+
+
+@pytest.mark.slow
+def test_processes_that_read_change_nothing(
+    command: Command, data: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(data / "cat/000.png", data / "dog/copy.png")
+    (data / "dog/bad.png").write_text("no image")
+    here = run(command, data, "--views", "flip", "--on-error", "skip")
+    alone = {path.name: path.read_text() for path in Path("store").glob("*.csv")}
+    rows = pipeline.load("store")
+    shutil.rmtree("store")
+    monkeypatch.setattr(machine, "processors", lambda: 6)
+    monkeypatch.setattr(reading_processes, "LEAST_IMAGES", 1)
+    apart = run(command, data, "--views", "flip", "--on-error", "skip")
+    assert counts(here) == counts(apart) == (11, 1, 1)
+    assert {path.name: path.read_text() for path in Path("store").glob("*.csv")} == alone
+    for made, expected in zip(pipeline.load("store"), rows, strict=True):
+        np.testing.assert_array_equal(made, expected)
+    busy = apart["bottleneck"]
+    assert isinstance(busy, dict) and busy["busy"]["decode"] > 0
 
 
 def test_result_has_the_keys_that_programs_rely_on(

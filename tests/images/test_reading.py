@@ -49,7 +49,7 @@ def test_a_file_that_changes_under_the_reader_has_no_state(
         return found
 
     monkeypatch.setattr(place, "read_regular", changed)
-    assert reading.read_file(path).state is None
+    assert reading.Reference(path)().state is None
 
 
 def test_what_is_wanted_is_decoded_and_a_bad_image_says_why() -> None:

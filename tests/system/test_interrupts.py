@@ -1,5 +1,6 @@
 """Interrupts: a row holds the features of its own image, wherever one comes; the end comes soon."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -31,8 +32,10 @@ from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
 from pipeline.extract import extraction, ledger
+from pipeline.images import reading_processes
 from pipeline.store import shard, writer
 from pipeline.store.store import Store
+from pipeline.system import machine
 
 ARGUMENTS = ("--weights", "random", "--image-size", "32", "--batch-size", "6", "--quiet")
 VISITS = 2
@@ -207,6 +210,22 @@ def test_the_same_with_a_network_of_keras_on_every_engine(
 
     reached, _ = raise_everywhere(monkeypatch, encoder, modules, keep=partial(some, count=25))
     assert reached > 15
+
+
+@pytest.mark.slow
+# Of a process or a socket that was interrupted before anything held it: it ends for lack of us.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_same_where_processes_read(
+    data: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: 6)
+    monkeypatch.setattr(reading_processes, "LEAST_IMAGES", 1)
+    modules = [reading_processes, extraction]
+    keep = partial(some, count=12)
+    reached, rows = raise_everywhere(monkeypatch, fake_network, modules, keep=keep)
+    assert reached > 7
+    assert rows > 0
+    gc.collect()
 
 
 def test_features_that_were_not_computed_are_no_numbers(

@@ -1,0 +1,246 @@
+"""Processes that read and decode: the answers of this one, each to whoever asked; their end."""
+
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import write_classes, write_image
+
+from pipeline.errors import PipelineError, UnreadableImageError
+from pipeline.images import probe_images, reading, reading_processes
+from pipeline.images.manifest import Manifest, listing_of
+from pipeline.images.reading import Content, ReadFile, Reference
+from pipeline.images.reading_processes import Decode, ReadingProcesses, decoding
+from pipeline.system import machine
+
+SIZE = 24
+VIEWS = ("", "flip", "crop1")
+PIXELS = 3 * SIZE * SIZE * len(VIEWS)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ReadingProcesses]:
+    with ReadingProcesses(2, 5, PIXELS) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The probe images, which are of every kind, and some that are none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, data in probe_images.contents().items():
+        (folder / name).write_bytes(data)
+    (folder / "empty.png").touch()
+    (folder / "text.png").write_text("no image")
+    (folder / "cut.jpg").write_bytes(probe_images.contents()["photo.jpg"][:300])
+    return folder
+
+
+def listed(folder: Path, *more: str) -> Manifest:
+    names = [path.name for path in sorted(folder.iterdir())] + list(more)
+    return listing_of(folder, [(name, "a", "") for name in names])
+
+
+def read(decode: Decode, listing: Manifest, row: int, resize: str = "squash") -> ReadFile:
+    return decode(reading.reference(listing, row), lambda key: VIEWS, SIZE, resize)
+
+
+def require_equal(made: ReadFile, expected: ReadFile) -> None:
+    assert (made.key, made.state, made.reason) == (expected.key, expected.state, expected.reason)
+    assert list(made.pixels) == list(expected.pixels)
+    for view, pixels in expected.pixels.items():
+        np.testing.assert_array_equal(made.pixels[view], pixels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_they_answer_as_this_process_does(
+    processes: ReadingProcesses, photos: Path, resize: str
+) -> None:
+    listing = listed(photos, "gone.png")
+    for row in range(len(listing)):
+        made, expected = (
+            read(decode, listing, row, resize) for decode in (processes.decoded, reading.decoded)
+        )
+        require_equal(made, expected)
+    assert made.reason == "cannot be read: No such file or directory"
+
+
+@pytest.mark.slow
+def test_only_the_views_that_are_wanted_of_these_bytes_are_made(
+    processes: ReadingProcesses, photos: Path
+) -> None:
+    path, asked = photos / "plain.png", []
+    known = Content(path.read_bytes()).key
+
+    def wanted(key: str) -> list[str]:
+        asked.append(key)
+        return ["flip"]
+
+    assert list(processes.decoded(Reference(path), wanted, SIZE, "squash").pixels) == ["flip"]
+    file = processes.decoded(Reference(path), lambda key: [], SIZE, "squash")
+    assert (asked, file.key, file.reason, dict(file.pixels)) == ([known], known, "", {})
+
+
+@pytest.mark.slow
+def test_what_is_no_file_of_its_own_is_read_here(
+    processes: ReadingProcesses, photos: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(photos / "photo.jpg", "cat/photo.jpg")
+    inside = Reference(tmp_path, "a.tar/cat/photo.jpg")
+    assert not inside.is_file
+    for get in (inside, lambda: Content((photos / "photo.jpg").read_bytes())):
+        made, expected = (
+            decode(get, lambda key: VIEWS, SIZE, "squash")
+            for decode in (processes.decoded, reading.decoded)
+        )
+        require_equal(made, expected)
+
+    def gone() -> Content:
+        raise UnreadableImageError("gone")
+
+    file = processes.decoded(gone, lambda key: VIEWS, SIZE, "squash")
+    assert file == ReadFile(reason="gone")
+
+
+@pytest.mark.slow
+def test_every_thread_gets_its_own_answers(processes: ReadingProcesses, tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 40})
+    listing = listed(tmp_path / "a")
+    rows = [row for _ in range(5) for row in range(40)]
+    expected = [read(reading.decoded, listing, row) for row in range(40)]
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(partial(read, processes.decoded, listing), rows))
+    for row, made in zip(rows, found, strict=True):
+        require_equal(made, expected[row])
+
+
+@pytest.mark.slow
+def test_an_answer_that_nobody_waited_for_is_never_another_images(
+    processes: ReadingProcesses, photos: Path
+) -> None:
+    listing = listed(photos)
+    expected = [read(reading.decoded, listing, row) for row in range(len(listing))]
+
+    def fail(key: str) -> list[str]:
+        raise MemoryError
+
+    for row in range(7):  # more often than there are lines
+        with pytest.raises(MemoryError):
+            processes.decoded(Reference(photos / "large.jpg"), fail, SIZE, "squash")
+        require_equal(read(processes.decoded, listing, row), expected[row])
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_is_said_and_replaced(photos: Path) -> None:
+    listing = listed(photos)
+    with ReadingProcesses(1, 2, PIXELS) as processes:
+        require_equal(read(processes.decoded, listing, 0), read(reading.decoded, listing, 0))
+        os.kill(pids(processes)[0], signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(PipelineError, match=r"alpha\.png to be decoded.*signal 9"):
+                read(processes.decoded, listing, 0)
+        for row in range(3):
+            require_equal(
+                read(processes.decoded, listing, row), read(reading.decoded, listing, row)
+            )
+        assert len(pids(processes)) == 3
+    assert not any(map(is_there, pids(processes)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_they_leave_interrupts_to_the_command(photos: Path, number: signal.Signals) -> None:
+    listing = listed(photos)
+    with ReadingProcesses(1, 2, PIXELS) as processes:
+        os.kill(pids(processes)[0], number)  # while it starts
+        require_equal(read(processes.decoded, listing, 0), read(reading.decoded, listing, 0))
+        os.kill(pids(processes)[0], number)
+        require_equal(read(processes.decoded, listing, 1), read(reading.decoded, listing, 1))
+
+
+@pytest.mark.slow
+def test_they_end_with_the_process_that_started_them() -> None:
+    program = (
+        "import sys; from pipeline.images.reading_processes import ReadingProcesses\n"
+        "with ReadingProcesses(2, 4, 3) as found:\n"
+        "    print(*(item._process.pid for item in found._processes), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    started = [int(number) for number in parent.stdout.readline().split()]
+    assert len(started) == 2
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 30
+    while any(map(is_there, started)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "images", "count"),
+    [(16, 16, 1000, 4), (16, 6, 5000, 2), (6, 128, 1000, 2)],
+)
+def test_many_threads_with_many_images_ask_processes(
+    monkeypatch: pytest.MonkeyPatch, processors: int, workers: int, images: int, count: int
+) -> None:
+    started: list[int] = []
+
+    class Noted(ReadingProcesses):
+        def _start(self, threads: int) -> reading_processes._Process:
+            started.append(threads)
+            return super()._start(threads)
+
+    monkeypatch.setattr(reading_processes, "ReadingProcesses", Noted)
+    monkeypatch.setattr(machine, "processors", lambda: processors)
+    with decoding(workers, images=images, pixels=3) as decode:
+        assert decode is not reading.decoded
+    assert (len(started), sum(started)) == (count, workers)
+    assert max(started) - min(started) <= 1
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "images"), [(16, 4, 5000), (4, 64, 5000), (16, 16, 999)]
+)
+def test_few_threads_or_few_images_stay_in_this_process(
+    monkeypatch: pytest.MonkeyPatch, processors: int, workers: int, images: int
+) -> None:
+    monkeypatch.setattr(machine, "processors", lambda: processors)
+    with decoding(workers, images=images, pixels=3) as decode:
+        assert decode is reading.decoded
+
+
+def test_a_reference_tells_a_file_from_a_member_and_an_object(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", 1)
+    with tarfile.open(tmp_path / "b.tar", "w") as file:
+        file.add(tmp_path / "a.png", "a.png")
+    assert Reference(tmp_path, "a.png").is_file
+    assert Reference(tmp_path / "a.png").is_file
+    assert not Reference(tmp_path, "b.tar/a.png").is_file
+    assert not Reference(tmp_path, "https://example.org/a.png").is_file
+
+
+def pids(processes: ReadingProcesses) -> list[int]:
+    return [process._process.pid for process in processes._processes]
+
+
+def is_there(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
