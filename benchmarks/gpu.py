@@ -21,6 +21,7 @@ from typing import Any
 from common import ROOT, command, note, photo_folder, report
 
 from pipeline.images import manifest, reading, reading_processes
+from pipeline.images.readers import Readers
 from pipeline.system import keras_setup, machine
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
@@ -88,20 +89,17 @@ def decode_rate(folder: Path, *, in_threads: bool) -> float:
     listing = manifest.listing_of(
         folder, [(str(path.relative_to(folder)), "", "") for path in sorted(folder.rglob("*.jpg"))]
     )
-    workers, rows = machine.processors(), range(len(listing))
-    made = (
-        nullcontext(reading.decoded)
+    workers = machine.processors()
+    images = ((row, reading.reference(listing, row)) for row in range(len(listing)))
+    chosen = (
+        nullcontext(Readers(workers))
         if in_threads
-        else reading_processes.decoding(workers, images=len(listing), pixels=3 * SIDE * SIDE)
+        else reading_processes.readers(workers, images=len(listing), pixels=3 * SIDE * SIDE)
     )
-    with made as decode:
-
-        def read(row: int) -> None:
-            decode(reading.reference(listing, row), lambda key: [""], SIDE, "squash")
-
+    with chosen as readers:
         began = time.perf_counter()
-        for _, future in reading.in_threads(read, rows, workers):
-            future.result()
+        for _ in readers.read(images, lambda key: [""], SIDE, "squash", late=lambda future: None):
+            pass
     return round(len(listing) / (time.perf_counter() - began), 1)
 
 

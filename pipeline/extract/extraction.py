@@ -7,7 +7,7 @@ so memory does not grow with the data set.
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 
@@ -18,8 +18,8 @@ from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
 from pipeline.extract.ledger import Ledger
 from pipeline.images import reading, reading_processes
-from pipeline.images.reading import ReadFile, in_threads
-from pipeline.images.reading_processes import Decode
+from pipeline.images.readers import Readers
+from pipeline.images.reading import ReadFile
 from pipeline.images.views import PLAIN
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.store import Store
@@ -56,12 +56,12 @@ class Extraction:
 
     def needs_encoder(self, workers: int) -> bool:
         """Settle what was only moved or copied; stop at the first image without features."""
-        files = self._read_all(workers, reading.decoded)
+        files = self._read_all(Readers(workers), self.ledger.missing)
         return any(not self.ledger.take(index, file) for index, file in files)
 
     def count_new(self, workers: int) -> int:
         """Read and hash every pending file without decoding it; return how many are new."""
-        for index, file in self._read_all(workers, None):
+        for index, file in self._read_all(Readers(workers), lambda key: []):
             if not self.ledger.take(index, file):
                 self.ledger.accept(index, file.key)
         return self.ledger.encoded
@@ -84,8 +84,8 @@ class Extraction:
             queue = stack.enter_context(
                 EncodingQueue(encoder, deliver=partial(self._deliver, writers), clock=self.clock)
             )
-            decode = stack.enter_context(self._decoding(workers))
-            files = closing(self._read_all(workers, decode, when_late=queue.drain))
+            readers = stack.enter_context(self._readers(workers))
+            files = closing(self._read_all(readers, ledger.missing, when_late=queue.drain))
             for index, file in stack.enter_context(files):
                 if not ledger.take(index, file):
                     for view in ledger.accept(index, file.key):
@@ -98,50 +98,46 @@ class Extraction:
     def rate(self, encoder: Encoder, rows: Sequence[int]) -> float:
         """Return images per second over some rows, storing nothing."""
         began = time.monotonic()
-        files = [self._read(index, reading.decoded, wanted=lambda key: [PLAIN]) for index in rows]
+        gets = [reading.reference(self.ledger.listing, index) for index in rows]
+        files = Readers(1).decoded(gets, lambda key: [PLAIN], *self._square)
         pixels = [file.pixels[PLAIN] for file in files if file.pixels]
         for start in range(0, len(pixels), encoder.batch_size):
             encoder(np.stack(pixels[start : start + encoder.batch_size]))
         return len(files) / (time.monotonic() - began)
 
-    def _decoding(self, workers: int) -> AbstractContextManager[Decode]:
-        """Return what decodes the pending files, as long as its context lasts."""
-        size, views = self._store.identity.image_size, len(self.ledger.targets)
-        return reading_processes.decoding(
-            workers, images=len(self.ledger.pending), pixels=3 * size * size * views
-        )
+    @property
+    def _square(self) -> tuple[int, str]:
+        """Side of the encoder's input, and how an image of another shape becomes a square."""
+        identity = self._store.identity
+        return identity.image_size, identity.resize
+
+    def _readers(self, workers: int) -> AbstractContextManager[Readers]:
+        """Return what reads the pending files, as long as its context lasts."""
+        size, _ = self._square
+        pixels = 3 * size * size * len(self.ledger.targets)
+        return reading_processes.readers(workers, images=len(self.ledger.pending), pixels=pixels)
 
     def _read_all(
         self,
-        workers: int,
-        decode: Decode | None,
+        readers: Readers,
+        wanted: Callable[[str], Sequence[str]],
         *,
         when_late: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[int, ReadFile]]:
-        """Read the pending files in threads, in order; decodes only what has no features."""
-        wanted = self.ledger.missing if decode else lambda key: []
+        """Read the pending files in threads, in order; decodes what is wanted of them."""
 
-        def read(index: int) -> tuple[ReadFile, float]:
-            began = time.monotonic()
-            file = self._read(index, decode or reading.decoded, wanted=wanted)
-            return file, time.monotonic() - began
+        def late(future: Future[list[ReadFile]]) -> None:
+            when_late()
+            with self.clock.waiting("decode"):
+                wait([future])
 
-        for index, future in in_threads(read, self.ledger.pending, workers):
-            if not future.done():
-                when_late()
-                with self.clock.waiting("decode"):
-                    wait([future])
-            file, busy = future.result()
-            self.clock.reading += busy
-            self.clock.computing += file.computing
-            yield index, file
-
-    def _read(
-        self, index: int, decode: Decode, *, wanted: Callable[[str], Sequence[str]]
-    ) -> ReadFile:
-        identity = self._store.identity
-        get = reading.reference(self.ledger.listing, index)
-        return decode(get, wanted, identity.image_size, identity.resize)
+        listing = self.ledger.listing
+        images = ((index, reading.reference(listing, index)) for index in self.ledger.pending)
+        with closing(readers.read(images, wanted, *self._square, late=late)) as files:
+            for index, file in files:
+                self.clock.reading += file.seconds
+                self.clock.computing += file.computing
+                yield index, file
 
     def _deliver(
         self, writers: Mapping[str, ShardWriter], rows: Sequence[EncodingRow], features: Features

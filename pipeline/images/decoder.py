@@ -53,9 +53,9 @@ _BESIDE: Final[Mapping[str, int]] = MappingProxyType(
     {"AVIF": 3, "HEIF": 3, "JPEG2000": 6, "PPM": 8, "QOI": 2, "SGI": 2, "WEBP": 5}
 )
 _JPEG: Final = ("JPEG", "MPO")
-_BUDGET: Final = MemoryBudget()
+BUDGET: Final = MemoryBudget()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_BUDGET.forget)
+    os.register_at_fork(after_in_child=BUDGET.forget)
 
 _HEIF_BRANDS: Final = frozenset(
     {b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"hevx", b"mif1", b"msf1"}
@@ -145,11 +145,6 @@ def _decoded_somehow(data: bytes, square: Square) -> Pixels:
             raise error from None
 
 
-def take_at_most(limit: int) -> None:
-    """Let what this process decodes at once take so many bytes; see ``MemoryBudget``."""
-    _BUDGET.take_at_most(limit)
-
-
 def environment() -> str:
     """Return what decides whether a file can be decoded, as one text.
 
@@ -178,7 +173,7 @@ def _decoded(data: bytes, square: Square) -> Pixels:
             width, height = square.place(image.size).whole
             image.draft(None, (2 * width, 2 * height))
         copies = 2 * len(data) if image.format == "PPM" else 0
-        with _BUDGET.draw(coefficients + copies + _memory(image, square.side)):
+        with BUDGET.draw(coefficients + copies + _memory(image, square.side)):
             upright = _upright_rgb(image, data)
             return _placed(upright, square.place(upright.size))
     except DecodeError:

@@ -7,7 +7,7 @@ is all that is needed, so where the bytes come from is known here alone.
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -60,13 +60,15 @@ class ReadFile:
         state: The state of the file as read; None if it changed meanwhile.
         pixels: uint8 ``(S, S, 3)`` by view; only of those that were wanted.
         reason: Why it is bad; empty if it is not.
-        computing: Seconds of processor time that reading and decoding took.
+        seconds: How long reading and decoding took.
+        computing: Of these, seconds of processor time.
     """
 
     key: str = ""
     state: FileState | None = None
     pixels: Mapping[str, Pixels] = field(default_factory=dict)
     reason: str = ""
+    seconds: float = field(default=0.0, compare=False)
     computing: float = field(default=0.0, compare=False)
 
 
@@ -209,31 +211,41 @@ def decoded(
         size: Side of the encoder's input in pixels.
         resize: How an image of another shape becomes a square.
     """
-    began = time.thread_time()
+    began, computed = time.monotonic(), time.thread_time()
+    key, state, reason = "", None, ""
+    made: Mapping[str, Pixels] = {}
     try:
         content = get()
-    except DecodeError as error:
-        return ReadFile(reason=str(error), computing=time.thread_time() - began)
-    made: Mapping[str, Pixels] = {}
-    reason = ""
-    try:
-        made = views.pixels(content.data, content.key, wanted(content.key), size, resize)
+        key, state = content.key, content.state
+        made = views.pixels(content.data, key, wanted(key), size, resize)
     except DecodeError as error:
         reason = str(error)
-    return ReadFile(content.key, content.state, made, reason, time.thread_time() - began)
+    times = time.monotonic() - began, time.thread_time() - computed
+    return ReadFile(key, state, made, reason, *times)
 
 
 def in_threads(
-    function: Callable[[Argument], Result], arguments: Iterable[Argument], workers: int
-) -> Iterator[tuple[Argument, Future[Result]]]:
-    """Yield (argument, future) in order, computed in threads, a bounded number ahead."""
+    function: Callable[[Argument], Result],
+    arguments: Iterable[Argument],
+    workers: int,
+    *,
+    images: int = 1,
+) -> Generator[tuple[Argument, Future[Result]]]:
+    """Yield (argument, future) in order, computed in threads, a bounded number ahead.
+
+    Args:
+        function: What is computed.
+        arguments: What it is computed of.
+        workers: Threads.
+        images: Images of one argument.
+    """
     waiting: deque[tuple[Argument, Future[Result]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="reader")
     most = _AHEAD + max(16 * min(workers, machine.processors()), 2 * workers)
     try:
         for argument in arguments:
             waiting.append((argument, pool.submit(function, argument)))
-            if len(waiting) > most:
+            if len(waiting) * images > most:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()

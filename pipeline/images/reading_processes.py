@@ -9,6 +9,7 @@ A process holds nothing that could be lost. It ends with the one that started it
 interrupts that a terminal or a scheduler sends to both to that one.
 """
 
+import math
 import mmap
 import os
 import queue
@@ -18,22 +19,25 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import Final, Self, TypeAlias
+from typing import Any, Final, Self
 
 import numpy as np
 
-from pipeline.errors import DecodeError, PipelineError
+from pipeline.errors import DecodeError, PipelineError, mention
 from pipeline.images import decoder, memory_budget, reading
+from pipeline.images.readers import Get, Readers, Wanted
 from pipeline.images.reading import Content, ReadFile, Reference
 from pipeline.system import machine
 
 # Threads of one process: so many hardly wait for each other, and a process takes 50 MB.
 THREADS: Final = 4
+# Images that are asked for at once: asking takes a thread's time, which is every thread's.
+GROUP: Final = 8
 # Images for which processes are started, which takes each of them half a second.
 LEAST_IMAGES: Final = 1000
 
@@ -47,37 +51,33 @@ _ENDING_SECONDS: Final = 5.0
 _LEFT_TO_US: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-# How the bytes of an image are had, which views of it are wanted given their key, side and rule of
-# resizing: ``reading.decoded``, here or elsewhere.
-Decode: TypeAlias = Callable[
-    [Callable[[], Content], Callable[[str], Iterable[str]], int, str], ReadFile
-]
-
-
 @contextmanager
-def decoding(workers: int, *, images: int, pixels: int) -> Iterator[Decode]:
-    """Yield what reads and decodes an image for so many threads, in processes where that is faster.
+def readers(workers: int, *, images: int, pixels: int) -> Iterator[Readers]:
+    """Yield what reads for so many threads, in processes where that is faster.
 
     Args:
-        workers: Threads that ask, each for one image at a time.
+        workers: Threads that ask.
         images: How many images they will ask for at most.
         pixels: Bytes of the pixels that are wanted of one image, in all its views.
     """
     at_once = min(workers, machine.processors())
     if at_once <= THREADS or images < LEAST_IMAGES or not sys.executable:
-        yield reading.decoded
+        yield Readers(workers)
         return
     with ReadingProcesses(-(-at_once // THREADS), workers, pixels) as processes:
-        yield processes.decoded
+        yield processes
 
 
-class ReadingProcesses:
+class ReadingProcesses(Readers):
     """Processes for a number of threads, from the start of a ``with`` block to its end.
 
     Example:
         with ReadingProcesses(4, 16, 3 * 224 * 224) as processes:
-            file = processes.decoded(reading.reference(listing, 0), lambda key: [""], 224, "squash")
+            gets = [reading.reference(listing, row) for row in range(8)]
+            files = processes.decoded(gets, lambda key: [""], 224, "squash")
     """
+
+    group = GROUP
 
     def __init__(self, count: int, workers: int, pixels: int) -> None:
         """Set up.
@@ -87,9 +87,9 @@ class ReadingProcesses:
             workers: Threads that ask, each for one image at a time.
             pixels: Bytes of the pixels that are wanted of one image, in all its views.
         """
+        super().__init__(workers)
         self._count = count
-        self._workers = workers
-        self._pixels = pixels
+        self._memory = GROUP * pixels
         self._budget = memory_budget.part_of(count)
         self._processes: list[_Process] = []
         # A line to a process for each thread; None in place of one that is out of use.
@@ -97,7 +97,7 @@ class ReadingProcesses:
         self._is_closed = False
 
     def __enter__(self) -> Self:
-        each, more = divmod(self._workers, self._count)
+        each, more = divmod(self.workers, self._count)
         try:
             for place in range(self._count):
                 for line in self._start(each + (place < more)).lines:
@@ -116,40 +116,38 @@ class ReadingProcesses:
             process.end()
 
     def decoded(
-        self,
-        get: Callable[[], Content],
-        wanted: Callable[[str], Iterable[str]],
-        size: int,
-        resize: str,
-    ) -> ReadFile:
+        self, gets: Sequence[Get], wanted: Wanted, size: int, resize: str
+    ) -> list[ReadFile]:
         """Do what ``reading.decoded`` does, in another process; safe to call from many threads.
 
-        A plain file is read there as well; the bytes of anything else are read here.
+        Plain files are read there as well; the bytes of anything else are read here.
+
+        Args:
+            gets: How the bytes of at most ``GROUP`` images are had.
+            wanted: Returns the views that are wanted, given the key of the bytes.
+            size: Side of the encoder's input in pixels.
+            resize: How an image of another shape becomes a square.
 
         Raises:
-            PipelineError: The process ended; names the image.
+            PipelineError: The process ended; names the images.
         """
-        if not (isinstance(get, Reference) and get.is_file):
-            try:
-                get = partial(_given, get())
-            except DecodeError as error:
-                return ReadFile(reason=str(error))
+        told = [get if _is_file(get) else _Read.of(get) for get in gets]
         line = self._idle.get()
         try:
             if line is None:
                 line = self._replacement()
-            file = line.ask(get, wanted, size, resize)
+            files = line.ask(told, wanted, size, resize)
         except BaseException:
-            # Whatever was said on this line belongs to this image alone: nobody hears it.
+            # Whatever was said on this line belongs to these images alone: nobody hears it.
             if line is not None:
                 line.close()
             self._idle.put(None)
             raise
         self._idle.put(line)
-        return file
+        return files
 
     def _start(self, threads: int) -> "_Process":
-        process = _Process(threads, self._pixels, self._budget)
+        process = _Process(threads, self._memory, self._budget)
         self._processes.append(process)
         return process
 
@@ -168,35 +166,34 @@ class _Line:
         self._connection = connection
         self._memory = memory
 
-    def ask(
-        self,
-        get: Callable[[], Content],
-        wanted: Callable[[str], Iterable[str]],
-        size: int,
-        resize: str,
-    ) -> ReadFile:
-        """Have an image read, say which views of it are wanted, and take their pixels."""
+    def ask(self, told: Sequence[Get], wanted: Wanted, size: int, resize: str) -> list[ReadFile]:
+        """Have images read, say which views of them are wanted, and take their pixels."""
         try:
-            self._connection.send((get, size, resize))
-            answer = self._connection.recv()
-            if isinstance(answer, str):
-                self._connection.send(list(wanted(answer)))
-                answer = self._connection.recv()
+            self._connection.send(told)
+            keys = self._answer()
+            views = [list(wanted(key)) if key else [] for key in keys]
+            self._connection.send((views, size, resize))
+            files = self._answer()
         except (EOFError, ConnectionError) as error:
-            name = get.name if isinstance(get, Reference) else "an image"
+            names = [get.name if isinstance(get, Reference) else "an image" for get in told]
             raise PipelineError(
-                f"Expected {name} to be decoded. Received: the process that does it "
+                f"Expected {mention(names)} to be decoded. Received: the process that does it "
                 f"{self._process.ending()}.",
                 hint="Run the same again; with fewer --workers if memory is short.",
             ) from error
-        if isinstance(answer, BaseException):
+        shape = (sum(len(names) for _, names in files), size, size, 3)
+        area = np.frombuffer(self._memory, np.uint8, math.prod(shape))
+        squares = iter(area.reshape(shape).copy())
+        return [
+            replace(file, pixels={name: next(squares) for name in made}) for file, made in files
+        ]
+
+    def _answer(self) -> Any:
+        """Return what the process says; raise what it raised."""
+        answer = self._connection.recv()
+        if isinstance(answer, Exception):
             raise answer
-        file: ReadFile
-        file, views = answer
-        area, bytes_each = np.frombuffer(self._memory, np.uint8), 3 * size * size
-        found = [area[at * bytes_each : (at + 1) * bytes_each] for at in range(len(views))]
-        squares = [pixels.reshape(size, size, 3).copy() for pixels in found]
-        return replace(file, pixels=dict(zip(views, squares, strict=True)))
+        return answer
 
     def close(self) -> None:
         """Hang up, which ends the thread at the other end."""
@@ -254,7 +251,7 @@ def serve(lines: Sequence[tuple[int, int]], size: int, budget: int) -> None:
         size: Bytes of that memory.
         budget: Bytes that images decoded at once may take in this process.
     """
-    decoder.take_at_most(budget)
+    decoder.BUDGET.take_at_most(budget)
     threads = [
         threading.Thread(target=_serve, args=(Connection(line), mmap.mmap(memory, size)))
         for line, memory in lines
@@ -266,24 +263,81 @@ def serve(lines: Sequence[tuple[int, int]], size: int, budget: int) -> None:
 
 
 def _serve(connection: Connection, memory: mmap.mmap) -> None:
+    """Answer one thread; after an error it hangs up."""
     area = np.frombuffer(memory, np.uint8)
-
-    def wanted(key: str) -> list[str]:
-        connection.send(key)
-        views: list[str] = connection.recv()
-        return views
-
     with suppress(EOFError, ConnectionError):
         while True:
-            get, size, resize = connection.recv()
+            gets = connection.recv()
             try:
-                file = reading.decoded(get, wanted, size, resize)
+                read = [_Read.of(get) for get in gets]
+                connection.send([item.key for item in read])
+                views, size, resize = connection.recv()
+                files = [
+                    item.decoded(names, size, resize)
+                    for item, names in zip(read, views, strict=True)
+                ]
             except Exception as error:
                 connection.send(error)
-                continue
-            for place, pixels in enumerate(file.pixels.values()):
+                return
+            made = [pixels for file in files for pixels in file.pixels.values()]
+            for place, pixels in enumerate(made):
                 area[place * pixels.size : (place + 1) * pixels.size] = pixels.ravel()
-            connection.send((replace(file, pixels={}), list(file.pixels)))
+            connection.send([(replace(file, pixels={}), list(file.pixels)) for file in files])
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An image that was read; called, it returns its bytes.
+
+    Attributes:
+        content: The bytes; None of one that cannot be read.
+        reason: Why it cannot be.
+        seconds: How long reading took.
+        computing: Of these, seconds of processor time.
+    """
+
+    content: Content | None
+    reason: str
+    seconds: float
+    computing: float
+
+    @classmethod
+    def of(cls, get: Get) -> "_Read":
+        """Read an image; one that was read is taken as it is."""
+        if isinstance(get, cls):
+            return get
+        began, computed = time.monotonic(), time.thread_time()
+        content, reason = None, ""
+        try:
+            content = get()
+            _ = content.key  # kept with it
+        except DecodeError as error:
+            reason = str(error)
+        return cls(content, reason, time.monotonic() - began, time.thread_time() - computed)
+
+    def __call__(self) -> Content:
+        """Return the bytes.
+
+        Raises:
+            DecodeError: There are none.
+        """
+        if self.content is None:
+            raise DecodeError(self.reason)
+        return self.content
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the bytes; empty without."""
+        return "" if self.content is None else self.content.key
+
+    def decoded(self, views: Sequence[str], size: int, resize: str) -> ReadFile:
+        """Decode views of it; see ``reading.decoded``."""
+        file = reading.decoded(self, lambda key: views, size, resize)
+        return replace(
+            file,
+            seconds=file.seconds + self.seconds,
+            computing=file.computing + self.computing,
+        )
 
 
 @contextmanager
@@ -307,5 +361,5 @@ def _shared_memory(size: int) -> int:
     return number
 
 
-def _given(content: Content) -> Content:
-    return content
+def _is_file(get: Get) -> bool:
+    return isinstance(get, Reference) and get.is_file

@@ -5,7 +5,7 @@ Made from a run, without pickle; decodes and encodes as stage 1 did. Programs kn
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -25,9 +25,8 @@ from pipeline.errors import ConfigError, DecodeError
 from pipeline.files import places
 from pipeline.files.location import locate
 from pipeline.heads.calibration import probabilities
-from pipeline.images import reading
-from pipeline.images.reading import ReadFile, in_threads
-from pipeline.images.reading_processes import Decode, decoding
+from pipeline.images import reading, reading_processes
+from pipeline.images.reading import ReadFile
 from pipeline.images.views import PLAIN
 from pipeline.serving import trained_head
 from pipeline.serving.inputs import ImageInput, listed
@@ -296,24 +295,25 @@ class Classifier:
         workers, pixels = self._num_threads(inputs), 3 * self.image_size**2 * len(self.views)
         with (
             EncodingQueue(self.encoder, deliver=scoring.deliver, clock=Clock()) as queue,
-            decoding(workers, images=len(inputs), pixels=pixels) as decode,
+            reading_processes.readers(workers, images=len(inputs), pixels=pixels) as readers,
         ):
-            files = in_threads(lambda image: self._read(image, decode), inputs, workers)
-            for index, (image, future) in enumerate(files):
-                if not future.done():
-                    queue.drain()
-                    wait([future])
-                file = future.result()
+
+            def late(future: Future[list[ReadFile]]) -> None:
+                queue.drain()
+                wait([future])
+
+            images = enumerate(image.read for image in inputs)
+            files = readers.read(
+                images, lambda key: self.views, self.image_size, self.resize, late=late
+            )
+            for index, file in files:
                 if file.reason:
-                    errors.append({"path": image.name, "reason": file.reason})
+                    errors.append({"path": names[index], "reason": file.reason})
                 else:
                     for view in self.views:
                         queue.add(EncodingRow(index, file.key, view, file.pixels[view]))
                 bar.advance(skipped=len(errors))
         return errors
-
-    def _read(self, image: ImageInput, decode: Decode) -> ReadFile:
-        return decode(image.read, lambda key: self.views, self.image_size, self.resize)
 
     def _num_threads(self, inputs: Sequence[ImageInput]) -> int:
         """Return how many threads are to read; more of what is waited for, unless chosen."""

@@ -651,7 +651,7 @@ def test_no_image_takes_more_than_is_drawn_for_it(
         drawn.append(amount)
         yield
 
-    monkeypatch.setattr(decoder._BUDGET, "draw", draw)
+    monkeypatch.setattr(decoder.BUDGET, "draw", draw)
     decode(data, 64)
     assert len(drawn) == 1
     # Pages of code and the allocator's own share come on top of the estimate.
@@ -678,7 +678,7 @@ def test_two_large_images_are_never_decoded_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(decoder, "_upright_rgb", slow)
     files = [make(12) for make in photos.GOOD.values()]
     for limit, least, at_most in ((1, 1, 1), (2**40, 2, 8)):
-        monkeypatch.setattr(decoder, "_BUDGET", MemoryBudget(limit))
+        monkeypatch.setattr(decoder, "BUDGET", MemoryBudget(limit))
         most[0] = 0
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(outcome, files))
@@ -692,11 +692,11 @@ def test_eight_threads_decode_as_one_does_under_any_budget(
 ) -> None:
     files = [make(14) for make in (*photos.GOOD.values(), *photos.BAD.values())]
     expected = [outcome(data) for data in files]
-    monkeypatch.setattr(decoder, "_BUDGET", MemoryBudget(limit))
+    monkeypatch.setattr(decoder, "BUDGET", MemoryBudget(limit))
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(outcome, files)) == expected
-    assert decoder._BUDGET._line == [] or not any(
-        share() and share().held.locked() for share in decoder._BUDGET._line
+    assert decoder.BUDGET._line == [] or not any(
+        share() and share().held.locked() for share in decoder.BUDGET._line
     )
 
 
@@ -704,7 +704,7 @@ def test_eight_threads_decode_as_one_does_under_any_budget(
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_decodes_whatever_was_being_decoded() -> None:
     data, everything = photos.GOOD["rgb.png"](1), 2**60
-    with decoder._BUDGET.draw(everything):
+    with decoder.BUDGET.draw(everything):
         child = os.fork()
         if child == 0:
             signal.alarm(20)
@@ -714,7 +714,7 @@ def test_a_forked_process_decodes_whatever_was_being_decoded() -> None:
 
 
 def test_an_image_that_fails_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "_BUDGET", MemoryBudget(1))
+    monkeypatch.setattr(decoder, "BUDGET", MemoryBudget(1))
     for _ in range(3):
         reason(photos.BAD["truncated.jpg"](0))
         assert decode(photos.GOOD["rgb.jpg"](0), SIZE).shape == (SIZE, SIZE, 3)
@@ -755,7 +755,7 @@ from pipeline.images import decoder
 from pipeline.images.memory_budget import MemoryBudget
 used = int(open('/proc/self/statm').read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), used + (3 << 30)))
-decoder.MAX_PIXELS, decoder._BUDGET = 10**7, MemoryBudget(2 << 30)
+decoder.MAX_PIXELS, decoder.BUDGET = 10**7, MemoryBudget(2 << 30)
 whole = 0
 for seed in range(int(sys.argv[2]), int(sys.argv[3])):
     data = test_decoder.mutated(seed)

@@ -7,7 +7,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,9 @@ from fakes import write_classes, write_image
 from pipeline.errors import PipelineError, UnreadableImageError
 from pipeline.images import probe_images, reading, reading_processes
 from pipeline.images.manifest import Manifest, listing_of
+from pipeline.images.readers import Readers
 from pipeline.images.reading import Content, ReadFile, Reference
-from pipeline.images.reading_processes import Decode, ReadingProcesses, decoding
+from pipeline.images.reading_processes import ReadingProcesses, readers
 from pipeline.system import machine
 
 SIZE = 24
@@ -51,8 +52,13 @@ def listed(folder: Path, *more: str) -> Manifest:
     return listing_of(folder, [(name, "a", "") for name in names])
 
 
-def read(decode: Decode, listing: Manifest, row: int, resize: str = "squash") -> ReadFile:
-    return decode(reading.reference(listing, row), lambda key: VIEWS, SIZE, resize)
+def here(listing: Manifest, row: int, resize: str = "squash") -> ReadFile:
+    return reading.decoded(reading.reference(listing, row), lambda key: VIEWS, SIZE, resize)
+
+
+def asked(readers: Readers, listing: Manifest, row: int, resize: str = "squash") -> ReadFile:
+    (file,) = readers.decoded([reading.reference(listing, row)], lambda key: VIEWS, SIZE, resize)
+    return file
 
 
 def require_equal(made: ReadFile, expected: ReadFile) -> None:
@@ -69,11 +75,44 @@ def test_they_answer_as_this_process_does(
 ) -> None:
     listing = listed(photos, "gone.png")
     for row in range(len(listing)):
-        made, expected = (
-            read(decode, listing, row, resize) for decode in (processes.decoded, reading.decoded)
-        )
-        require_equal(made, expected)
-    assert made.reason == "cannot be read: No such file or directory"
+        require_equal(asked(processes, listing, row, resize), here(listing, row, resize))
+    assert here(listing, row).reason == "cannot be read: No such file or directory"
+
+
+@pytest.mark.slow
+def test_images_asked_for_at_once_have_each_their_own(
+    processes: ReadingProcesses, photos: Path
+) -> None:
+    listing = listed(photos, "gone.png")
+    gets = [reading.reference(listing, row) for row in range(len(listing))]
+    views = {here(listing, row).key: VIEWS[: row % 4] for row in range(len(listing))}
+    for start in range(0, len(gets), processes.group):
+        some = gets[start : start + processes.group]
+        files = processes.decoded(some, views.__getitem__, SIZE, "crop")
+        expected = Readers(1).decoded(some, views.__getitem__, SIZE, "crop")
+        for made, wanted in zip(files, expected, strict=True):
+            require_equal(made, wanted)
+            assert made.seconds > 0 and made.computing > 0
+
+
+@pytest.mark.slow
+def test_rows_come_in_order_and_what_is_late_is_waited_for(
+    processes: ReadingProcesses, tmp_path: Path
+) -> None:
+    write_classes(tmp_path, {"a": 45})
+    listing = listed(tmp_path / "a")
+    images = ((row, reading.reference(listing, row)) for row in range(45))
+    waited: list[Future[list[ReadFile]]] = []
+
+    def late(future: Future[list[ReadFile]]) -> None:
+        waited.append(future)
+        wait([future])
+
+    found = list(processes.read(images, lambda key: VIEWS, SIZE, "squash", late=late))
+    assert [row for row, _ in found] == list(range(45))
+    assert waited
+    for row, file in found:
+        require_equal(file, here(listing, row))
 
 
 @pytest.mark.slow
@@ -87,8 +126,9 @@ def test_only_the_views_that_are_wanted_of_these_bytes_are_made(
         asked.append(key)
         return ["flip"]
 
-    assert list(processes.decoded(Reference(path), wanted, SIZE, "squash").pixels) == ["flip"]
-    file = processes.decoded(Reference(path), lambda key: [], SIZE, "squash")
+    (file,) = processes.decoded([Reference(path)], wanted, SIZE, "squash")
+    assert list(file.pixels) == ["flip"]
+    (file,) = processes.decoded([Reference(path)], lambda key: [], SIZE, "squash")
     assert (asked, file.key, file.reason, dict(file.pixels)) == ([known], known, "", {})
 
 
@@ -100,18 +140,17 @@ def test_what_is_no_file_of_its_own_is_read_here(
         file.add(photos / "photo.jpg", "cat/photo.jpg")
     inside = Reference(tmp_path, "a.tar/cat/photo.jpg")
     assert not inside.is_file
-    for get in (inside, lambda: Content((photos / "photo.jpg").read_bytes())):
-        made, expected = (
-            decode(get, lambda key: VIEWS, SIZE, "squash")
-            for decode in (processes.decoded, reading.decoded)
-        )
-        require_equal(made, expected)
+    bytes_alone = Content((photos / "photo.jpg").read_bytes())
+    gets = [inside, lambda: bytes_alone]
+    files = processes.decoded(gets, lambda key: VIEWS, SIZE, "squash")
+    for made, get in zip(files, gets, strict=True):
+        require_equal(made, reading.decoded(get, lambda key: VIEWS, SIZE, "squash"))
+    assert files[0].key == files[1].key
 
     def gone() -> Content:
         raise UnreadableImageError("gone")
 
-    file = processes.decoded(gone, lambda key: VIEWS, SIZE, "squash")
-    assert file == ReadFile(reason="gone")
+    assert processes.decoded([gone], lambda key: VIEWS, SIZE, "squash") == [ReadFile(reason="gone")]
 
 
 @pytest.mark.slow
@@ -119,9 +158,9 @@ def test_every_thread_gets_its_own_answers(processes: ReadingProcesses, tmp_path
     write_classes(tmp_path, {"a": 40})
     listing = listed(tmp_path / "a")
     rows = [row for _ in range(5) for row in range(40)]
-    expected = [read(reading.decoded, listing, row) for row in range(40)]
+    expected = [here(listing, row) for row in range(40)]
     with ThreadPoolExecutor(5) as pool:
-        found = list(pool.map(partial(read, processes.decoded, listing), rows))
+        found = list(pool.map(partial(asked, processes, listing), rows))
     for row, made in zip(rows, found, strict=True):
         require_equal(made, expected[row])
 
@@ -131,30 +170,28 @@ def test_an_answer_that_nobody_waited_for_is_never_another_images(
     processes: ReadingProcesses, photos: Path
 ) -> None:
     listing = listed(photos)
-    expected = [read(reading.decoded, listing, row) for row in range(len(listing))]
+    expected = [here(listing, row) for row in range(len(listing))]
 
     def fail(key: str) -> list[str]:
         raise MemoryError
 
     for row in range(7):  # more often than there are lines
         with pytest.raises(MemoryError):
-            processes.decoded(Reference(photos / "large.jpg"), fail, SIZE, "squash")
-        require_equal(read(processes.decoded, listing, row), expected[row])
+            processes.decoded([Reference(photos / "large.jpg")], fail, SIZE, "squash")
+        require_equal(asked(processes, listing, row), expected[row])
 
 
 @pytest.mark.slow
 def test_one_that_is_killed_is_said_and_replaced(photos: Path) -> None:
     listing = listed(photos)
     with ReadingProcesses(1, 2, PIXELS) as processes:
-        require_equal(read(processes.decoded, listing, 0), read(reading.decoded, listing, 0))
+        require_equal(asked(processes, listing, 0), here(listing, 0))
         os.kill(pids(processes)[0], signal.SIGKILL)
         for _ in range(2):
-            with pytest.raises(PipelineError, match=r"alpha\.png to be decoded.*signal 9"):
-                read(processes.decoded, listing, 0)
+            with pytest.raises(PipelineError, match=r"alpha\.png' to be decoded.*signal 9"):
+                asked(processes, listing, 0)
         for row in range(3):
-            require_equal(
-                read(processes.decoded, listing, row), read(reading.decoded, listing, row)
-            )
+            require_equal(asked(processes, listing, row), here(listing, row))
         assert len(pids(processes)) == 3
     assert not any(map(is_there, pids(processes)))
 
@@ -165,9 +202,9 @@ def test_they_leave_interrupts_to_the_command(photos: Path, number: signal.Signa
     listing = listed(photos)
     with ReadingProcesses(1, 2, PIXELS) as processes:
         os.kill(pids(processes)[0], number)  # while it starts
-        require_equal(read(processes.decoded, listing, 0), read(reading.decoded, listing, 0))
+        require_equal(asked(processes, listing, 0), here(listing, 0))
         os.kill(pids(processes)[0], number)
-        require_equal(read(processes.decoded, listing, 1), read(reading.decoded, listing, 1))
+        require_equal(asked(processes, listing, 1), here(listing, 1))
 
 
 @pytest.mark.slow
@@ -208,8 +245,8 @@ def test_many_threads_with_many_images_ask_processes(
 
     monkeypatch.setattr(reading_processes, "ReadingProcesses", Noted)
     monkeypatch.setattr(machine, "processors", lambda: processors)
-    with decoding(workers, images=images, pixels=3) as decode:
-        assert decode is not reading.decoded
+    with readers(workers, images=images, pixels=3) as found:
+        assert isinstance(found, Noted)
     assert (len(started), sum(started)) == (count, workers)
     assert max(started) - min(started) <= 1
 
@@ -221,8 +258,8 @@ def test_few_threads_or_few_images_stay_in_this_process(
     monkeypatch: pytest.MonkeyPatch, processors: int, workers: int, images: int
 ) -> None:
     monkeypatch.setattr(machine, "processors", lambda: processors)
-    with decoding(workers, images=images, pixels=3) as decode:
-        assert decode is reading.decoded
+    with readers(workers, images=images, pixels=3) as found:
+        assert type(found) is Readers
 
 
 def test_a_reference_tells_a_file_from_a_member_and_an_object(tmp_path: Path) -> None:
