@@ -23,10 +23,9 @@ class Readers:
         group: Images that each of them asks for at once.
     """
 
-    group = 1
-
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, group: int = 1) -> None:
         self.workers = workers
+        self.group = group
 
     def read(
         self,

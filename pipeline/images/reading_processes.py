@@ -64,7 +64,9 @@ def readers(workers: int, *, images: int, pixels: int) -> Iterator[Readers]:
     if at_once <= THREADS or images < LEAST_IMAGES or not sys.executable:
         yield Readers(workers)
         return
-    with ReadingProcesses(-(-at_once // THREADS), workers, pixels) as processes:
+    # Threads beyond the processors wait for images, and each should wait for one of its own.
+    group = GROUP if workers <= machine.processors() else 1
+    with ReadingProcesses(-(-at_once // THREADS), workers, pixels, group=group) as processes:
         yield processes
 
 
@@ -77,19 +79,18 @@ class ReadingProcesses(Readers):
             files = processes.decoded(gets, lambda key: [""], 224, "squash")
     """
 
-    group = GROUP
-
-    def __init__(self, count: int, workers: int, pixels: int) -> None:
+    def __init__(self, count: int, workers: int, pixels: int, *, group: int = GROUP) -> None:
         """Set up.
 
         Args:
             count: Processes, among which the threads that ask are divided.
             workers: Threads that ask, each for one image at a time.
             pixels: Bytes of the pixels that are wanted of one image, in all its views.
+            group: Most images that a thread asks for at once.
         """
-        super().__init__(workers)
+        super().__init__(workers, group)
         self._count = count
-        self._memory = GROUP * pixels
+        self._memory = group * pixels
         self._budget = memory_budget.part_of(count)
         self._processes: list[_Process] = []
         # A line to a process for each thread; None in place of one that is out of use.
@@ -123,7 +124,7 @@ class ReadingProcesses(Readers):
         Plain files are read there as well; the bytes of anything else are read here.
 
         Args:
-            gets: How the bytes of at most ``GROUP`` images are had.
+            gets: How the bytes of at most ``group`` images are had.
             wanted: Returns the views that are wanted, given the key of the bytes.
             size: Side of the encoder's input in pixels.
             resize: How an image of another shape becomes a square.

@@ -230,11 +230,16 @@ def test_they_end_with_the_process_that_started_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("processors", "workers", "images", "count"),
-    [(16, 16, 1000, 4), (16, 6, 5000, 2), (6, 128, 1000, 2)],
+    ("processors", "workers", "images", "count", "group"),
+    [(16, 16, 1000, 4, 8), (16, 6, 5000, 2, 8), (6, 128, 1000, 2, 1)],
 )
 def test_many_threads_with_many_images_ask_processes(
-    monkeypatch: pytest.MonkeyPatch, processors: int, workers: int, images: int, count: int
+    monkeypatch: pytest.MonkeyPatch,
+    processors: int,
+    workers: int,
+    images: int,
+    count: int,
+    group: int,
 ) -> None:
     started: list[int] = []
 
@@ -246,7 +251,7 @@ def test_many_threads_with_many_images_ask_processes(
     monkeypatch.setattr(reading_processes, "ReadingProcesses", Noted)
     monkeypatch.setattr(machine, "processors", lambda: processors)
     with readers(workers, images=images, pixels=3) as found:
-        assert isinstance(found, Noted)
+        assert isinstance(found, Noted) and found.group == group
     assert (len(started), sum(started)) == (count, workers)
     assert max(started) - min(started) <= 1
 
