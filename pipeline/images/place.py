@@ -206,9 +206,8 @@ def _read_local(name: str, limit: int) -> tuple[bytes, FileState | None]:
     inside = packed.split(name)
     if inside is not None:
         return packed.read(*inside, limit=limit)
-    path = Path(name)
-    data, before = read_regular(path, limit=limit)
-    after = path.stat()
+    data, before = read_regular(name, limit=limit)
+    after = os.stat(name)  # noqa: PTH116
     unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, len(data))
     return data, FileState.of(after) if unchanged else None
 

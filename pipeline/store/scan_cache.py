@@ -26,6 +26,7 @@ RACY_NS: Final = 2_000_000_000
 
 # Values in one query; older SQLite takes 999.
 _AT_ONCE: Final = 900
+_ROWS_AT_ONCE: Final = 200
 _VERSION: Final = 2
 _TABLES: Final = """
 CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT NOT NULL, key TEXT NOT NULL,
@@ -74,6 +75,8 @@ class ScanCache:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._database = _open(path)
+        # Rows of ``files`` that are not in it yet.
+        self._learned: list[tuple[str | bytes | int, ...]] = []
         self._has_failures = self._one("SELECT 1 FROM failures LIMIT 1") is not None
 
     def __enter__(self) -> Self:
@@ -94,6 +97,7 @@ class ScanCache:
 
     def commit(self) -> None:
         """Write what was learned so far; a full disk loses nothing but speed."""
+        self._write_learned()
         try:
             self._database.commit()
         except _ERRORS as error:
@@ -101,12 +105,14 @@ class ScanCache:
 
     def key(self, path: str | Path, state: FileState) -> str | None:
         """Return the key of a file's bytes if the file is unchanged since it was hashed."""
+        self._write_learned()
         asked = (os.fsencode(path), state.stamp)
         row = self._one("SELECT key, checksum FROM files WHERE path = ? AND stamp = ?", *asked)
         return _checked(row, *asked)
 
     def keys(self, files: Sequence[tuple[str, FileState]]) -> list[str | None]:
         """Return what ``key`` does of each of many files, in half the time."""
+        self._write_learned()
         found: list[str | None] = []
         for start in range(0, len(files), _AT_ONCE):
             part = [
@@ -131,7 +137,10 @@ class ScanCache:
     def remember_key(self, path: str | Path, state: FileState, key: str) -> None:
         """Remember a file's key, unless the file is too young to be trusted."""
         if time.time_ns() - state.changed_ns >= RACY_NS:
-            self._put("files", os.fsencode(path), state.stamp, key)
+            values = (os.fsencode(path), state.stamp, key)
+            self._learned.append((*values, _checksum(*values)))
+            if len(self._learned) == _ROWS_AT_ONCE:
+                self._write_learned()
 
     def failure(self, key: str, decoder: str) -> str | None:
         """Return why an image could not be decoded by this very decoder, if it could not."""
@@ -174,10 +183,19 @@ class ScanCache:
             return []
 
     def _put(self, table: str, *values: str | bytes) -> None:
-        row = (*values, _checksum(*values))
-        marks = ", ".join("?" * len(row))
+        self._insert(table, [(*values, _checksum(*values))])
+
+    def _write_learned(self) -> None:
+        rows, self._learned = self._learned, []
+        if rows:
+            self._insert("files", rows)
+
+    def _insert(self, table: str, rows: Sequence[tuple[str | bytes | int, ...]]) -> None:
+        """Insert rows in one statement: while SQLite works, other threads take the interpreter."""
+        marks = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
+        values = [value for row in rows for value in row]
         try:
-            self._database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
+            self._database.execute(f"INSERT OR REPLACE INTO {table} VALUES {marks}", values)  # noqa: S608
         except _ERRORS as error:
             self._give_up(error)
 

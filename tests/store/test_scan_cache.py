@@ -120,6 +120,23 @@ def test_nobody_waits_for_locks_that_cannot_be_had(
     assert waits[0] == 30 and waits[-1] == 0
 
 
+def test_what_is_remembered_is_known_at_once_and_later(old_file: Path, tmp_path: Path) -> None:
+    state = FileState.of(old_file.stat())
+    files = [(f"{number:03}.jpg", state) for number in range(450)]
+    with ScanCache(tmp_path / "scan.sqlite") as cache:
+        for number, (path, _) in enumerate(files):
+            cache.remember_key(path, state, f"{number:064x}")
+            if number in (0, 199, 200, 449):
+                assert cache.key(path, state) == f"{number:064x}"
+        # Of a file that is read twice the later key counts, also within one statement.
+        cache.remember_key(files[7][0], state, "a" * 64)
+        cache.remember_key(files[7][0], state, "b" * 64)
+    with ScanCache(tmp_path / "scan.sqlite") as cache:
+        found = cache.keys(files)
+    assert found[7] == "b" * 64
+    assert found[8:] == [f"{number:064x}" for number in range(8, 450)]
+
+
 def test_many_files_are_looked_up_as_one_is(
     old_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +146,7 @@ def test_many_files_are_looked_up_as_one_is(
     with ScanCache(tmp_path / "scan.sqlite") as cache:
         for number in (0, 3, 4, 7):
             cache.remember_key(files[number][0], state, f"{number:064x}")
+        cache.commit()
         cache._database.execute("UPDATE files SET checksum = 0 WHERE path = ?", (b"photos/4.jpg",))
         files.append((files[0][0], state._replace(stamp="another")))
         assert cache.keys(files) == [cache.key(*file) for file in files]
