@@ -19,7 +19,7 @@ from common import note, photo_folder, ratio, report
 
 from pipeline import engines
 from pipeline.backbones import frozen
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.finetune import surgery as surgery_of
 from pipeline.finetune.cache import BoundaryCache
 from pipeline.finetune.cut import find_cut

@@ -24,8 +24,8 @@ from pipeline.backbones.forms import KERAS, Form
 from pipeline.backbones.probe import Probe
 from pipeline.engines import int8
 from pipeline.engines.encoder import Encoder
-from pipeline.files.atomic import sha256_file
 from pipeline.files.records import write_record
+from pipeline.files.regular import sha256_file
 from pipeline.images.manifest import Manifest
 from pipeline.store.store import Store
 from pipeline.system.progress import Silence

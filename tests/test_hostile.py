@@ -30,7 +30,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     WeightsUnavailableError,
 )
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.files.state import FileState
 from pipeline.finetune import photos as finetune_data
 from pipeline.images.manifest import Manifest

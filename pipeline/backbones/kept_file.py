@@ -11,7 +11,8 @@ from typing import Final
 
 from pipeline.backbones import forms
 from pipeline.errors import WeightsUnavailableError
-from pipeline.files.atomic import sha256_file, write_atomically
+from pipeline.files.atomic import write_atomically
+from pipeline.files.regular import sha256_file
 
 _NAME: Final = re.compile(
     rf"[0-9a-f]{{64}}({'|'.join(re.escape(form.suffix) for form in forms.FORMS)})"

@@ -25,8 +25,8 @@ from pipeline.backbones.forms import CLIP_MEAN, CLIP_SCALE, KERAS, SUFFIXES
 from pipeline.config.extracting import PREPROCESSINGS
 from pipeline.errors import ConfigError, WeightsUnavailableError
 from pipeline.files import hdf5
-from pipeline.files.atomic import open_regular
 from pipeline.files.records import canonical_json
+from pipeline.files.regular import open_regular
 from pipeline.system.keras_setup import KerasModel, Tensor, import_keras
 
 SUFFIX: Final = KERAS.suffix

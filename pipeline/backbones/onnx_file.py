@@ -20,7 +20,7 @@ from pipeline.backbones.forms import ONNX
 from pipeline.backbones.onnx_graph import OnnxModel, OnnxTensor
 from pipeline.backbones.onnx_shapes import Declared, Features
 from pipeline.errors import ConfigError, EngineUnavailableError, WeightsUnavailableError, mention
-from pipeline.files.atomic import open_regular
+from pipeline.files.regular import open_regular
 
 # A message of protobuf holds no more; larger networks have their weights elsewhere.
 _MAX_BYTES: Final = 2 << 30

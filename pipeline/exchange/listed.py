@@ -6,8 +6,8 @@ from typing import Final
 
 from pipeline.errors import ManifestError
 from pipeline.exchange.feature_table import COLUMNS, PATH
-from pipeline.files.atomic import open_regular
 from pipeline.files.location import Location
+from pipeline.files.regular import open_regular
 from pipeline.files.table import folded, read_table
 from pipeline.images import place
 from pipeline.images.manifest import SUFFIX

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.exchange.feature_table import BLOCK_ROWS, FeatureTable, refusing, require_table
 from pipeline.files.arrays import AnyArray
-from pipeline.files.atomic import require_regular
+from pipeline.files.regular import require_regular
 
 
 def read(path: Path, column: str | None) -> FeatureTable:

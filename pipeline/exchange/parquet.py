@@ -20,7 +20,7 @@ from pipeline.exchange.feature_table import (
     texts,
 )
 from pipeline.files.arrays import AnyArray
-from pipeline.files.atomic import require_regular
+from pipeline.files.regular import require_regular
 from pipeline.files.table import folded
 
 FEATURES: Final = "features"

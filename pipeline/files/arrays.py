@@ -14,7 +14,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.files.atomic import read_regular, write_atomically
+from pipeline.files.atomic import write_atomically
+from pipeline.files.regular import read_regular
 
 # Of any type and shape.
 AnyArray: TypeAlias = NDArray[Any]

@@ -1,20 +1,16 @@
 """Files that are complete when they exist: write to a temporary name, fsync, rename.
 
-Nothing else in the package opens a final name in a store or a run for writing. What is read is
-opened here too, where it may be something else than a file.
+Nothing else in the package opens a final name in a store or a run for writing.
 """
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -30,80 +26,6 @@ _LONG_NAME: Final = 200
 
 # Gives a finished temporary file its final name.
 Put = Callable[[Path, Path], None]
-
-
-class UnfitFileError(OSError):
-    """Something that is not read: no regular file, or one larger than it can be."""
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, and nothing else: a pipe would wait for ever, a device not end.
-
-    Raises:
-        UnfitFileError: It is no regular file.
-        OSError: It cannot be opened.
-    """
-    return os.fdopen(_opened(path)[0], "rb")
-
-
-def _opened(path: Path | str) -> tuple[int, os.stat_result]:
-    """Return the descriptor of a regular file and its state; see ``open_regular``."""
-    # Without blocking, which has no effect on regular files.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode):
-        return descriptor, status
-    os.close(descriptor)
-    raise UnfitFileError(errno.EINVAL, "not a regular file", str(path))
-
-
-def require_regular(path: Path) -> int:
-    """Return the size of a file that another library is to open.
-
-    Raises:
-        UnfitFileError: It is no regular file.
-        OSError: There is none.
-    """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise UnfitFileError(errno.EINVAL, "not a regular file", str(path))
-    return status.st_size
-
-
-def read_regular(path: Path | str, *, limit: int) -> tuple[bytes, os.stat_result]:
-    """Return a file's bytes, and its state as it was opened.
-
-    By the fewest calls of the system, since every one of them lets other threads go first.
-
-    Args:
-        path: The file.
-        limit: Most bytes that it may have.
-
-    Raises:
-        UnfitFileError: It is no regular file, or has more bytes.
-        OSError: It cannot be read.
-    """
-    descriptor, status = _opened(path)
-    try:
-        if status.st_size > limit:
-            reason = f"too large: {status.st_size:,} bytes"
-            raise UnfitFileError(errno.EFBIG, reason, str(path))
-        data = os.read(descriptor, status.st_size)
-        # What is cut short ends a file, a signal or a network's part of it.
-        while len(data) < status.st_size:
-            more = os.read(descriptor, status.st_size - len(data))
-            if not more:
-                break
-            data += more
-        return data, status
-    finally:
-        os.close(descriptor)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a regular file's bytes as 64 hexadecimal digits."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], put: Put | None = None) -> None:

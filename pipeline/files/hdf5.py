@@ -13,7 +13,7 @@ from typing import Final
 import h5py
 import numpy as np
 
-from pipeline.files.atomic import require_regular
+from pipeline.files.regular import require_regular
 
 # What h5py raises on damage, besides errors of the system.
 HDF5_ERRORS: Final = (OSError, KeyError, RuntimeError, TypeError, ValueError, OverflowError)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import StoreError
-from pipeline.files.atomic import Put, read_regular, write_json
+from pipeline.files.atomic import Put, write_json
+from pipeline.files.regular import read_regular
 
 # The field that holds the digest of all others.
 DIGEST: Final = "record_sha256"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from pipeline.errors import ManifestError, mention
-from pipeline.files.atomic import open_regular
+from pipeline.files.regular import open_regular
 
 Row = tuple[str, ...]
 

@@ -20,7 +20,7 @@ from pipeline.config.options import CommonOptions, FinetuneOptions, default_of
 from pipeline.engines.probing import ModelEncoder
 from pipeline.errors import ConfigError, RunError
 from pipeline.files import outputs, places
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.finetune.batches import BatchSource, class_weights
 from pipeline.finetune.checks import (
     check_gradients,

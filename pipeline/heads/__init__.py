@@ -25,8 +25,8 @@ from pipeline.errors import (
 )
 from pipeline.files import arrays as array_files
 from pipeline.files.arrays import AnyArray
-from pipeline.files.atomic import sha256_file
 from pipeline.files.records import read_record, write_record
+from pipeline.files.regular import sha256_file
 from pipeline.heads.saved import SavedHead
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import

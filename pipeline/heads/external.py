@@ -22,8 +22,9 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unknown_name
-from pipeline.files.atomic import read_regular, write_atomically
+from pipeline.files.atomic import write_atomically
 from pipeline.files.records import read_record, write_record
+from pipeline.files.regular import read_regular
 from pipeline.heads.head import Head
 from pipeline.heads.rows import Validation
 from pipeline.heads.saved import SavedHead

@@ -27,7 +27,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError, _imaging
 from pipeline.errors import DecodeError
 from pipeline.images import containers, netpbm, resizing
 from pipeline.images import formats as image_formats
-from pipeline.images.memory_budget import MemoryBudget
+from pipeline.images.memory_budget import MemoryBudget, OverBudgetError
 from pipeline.images.resizing import Placement, Square
 
 Pixels = NDArray[np.uint8]
@@ -176,7 +176,7 @@ def _decoded(data: bytes, square: Square) -> Pixels:
         with BUDGET.draw(coefficients + copies + _memory(image, square.side)):
             upright = _upright_rgb(image, data)
             return _placed(upright, square.place(upright.size))
-    except DecodeError:
+    except (DecodeError, OverBudgetError):
         raise
     except MemoryError as error:
         raise DecodeError(f"too large: no memory for {_dimensions(image)} pixels") from error

@@ -21,9 +21,18 @@ LEAST: Final = 256 << 20
 _PAUSE: Final = 0.01
 
 
+class OverBudgetError(Exception):
+    """Something takes more than a whole budget that is never exceeded."""
+
+
 def part_of(processes: int) -> int:
     """Return the bytes that each of so many processes may take for what it decodes at once."""
     return max(LEAST, machine.free_memory() // _PART // processes)
+
+
+def most_processes() -> int:
+    """Return how many processes can have the least budget each, of what is free."""
+    return max(1, machine.free_memory() // _PART // LEAST)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -60,11 +69,13 @@ class MemoryBudget:
                 at least ``LEAST``, by default.
         """
         self._limit = limit
+        self._is_strict = False
         self.forget()
 
     def take_at_most(self, limit: int) -> None:
-        """Set the budget, in bytes."""
+        """Set the budget, in bytes, for good: nothing is granted more, not even alone."""
         self._limit = limit
+        self._is_strict = True
 
     def forget(self) -> None:
         """Take all shares as returned; for a forked process, which has none of the threads."""
@@ -72,7 +83,13 @@ class MemoryBudget:
 
     @contextmanager
     def draw(self, amount: int) -> Iterator[None]:
-        """Draw bytes for the duration of a ``with`` block; waits until it is their turn."""
+        """Draw bytes for the duration of a ``with`` block; waits until it is their turn.
+
+        Raises:
+            OverBudgetError: They are more than a budget that was set for good.
+        """
+        if self._is_strict and self._limit is not None and amount > self._limit:
+            raise OverBudgetError
         share = _Share(threading.Lock(), amount)
         with share.held:
             self._line.append(weakref.ref(share))

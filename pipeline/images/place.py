@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 
 from pipeline.errors import ManifestError, StorageError, UnreadableImageError
 from pipeline.files import remote
-from pipeline.files.atomic import UnfitFileError, read_regular
 from pipeline.files.location import Location, Remote, is_address, join
+from pipeline.files.regular import UnfitFileError, read_regular
 from pipeline.files.state import FileState
 from pipeline.images import packed
 from pipeline.images.packed.kinds import Pack

@@ -1,18 +1,19 @@
 """Reading and decoding many images ahead of whoever takes them, in order."""
 
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
+from pipeline.errors import DecodeError
 from pipeline.images import reading
-from pipeline.images.reading import Content, ReadFile
+from pipeline.images.reading import Content, ReadFile, Reference
 
 Get: TypeAlias = Callable[[], Content]
 Wanted: TypeAlias = Callable[[str], Iterable[str]]
 Argument = TypeVar("Argument")
-Item = TypeVar("Item")
 
 
 class Readers:
@@ -20,7 +21,8 @@ class Readers:
 
     Attributes:
         workers: Threads that ask.
-        group: Images that each of them asks for at once.
+        group: Images that each of them asks for at once, if they are files of their own; packed
+            files are read more nearly in their order one by one.
     """
 
     def __init__(self, workers: int, group: int = 1) -> None:
@@ -65,7 +67,84 @@ class Readers:
         return [reading.decoded(get, wanted, size, resize) for get in gets]
 
 
-def _grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    left = iter(items)
-    while group := list(islice(left, size)):
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image that was read; called, it returns its bytes.
+
+    Attributes:
+        content: The bytes; None of one that cannot be read.
+        reason: Why it cannot be.
+        seconds: How long reading took.
+        computing: Of these, seconds of processor time.
+    """
+
+    content: Content | None
+    reason: str
+    seconds: float
+    computing: float
+
+    @classmethod
+    def of(cls, get: Get) -> "ReadImage":
+        """Read an image; one that was read is taken as it is."""
+        if isinstance(get, cls):
+            return get
+        began, computed = time.monotonic(), time.thread_time()
+        content, reason = None, ""
+        try:
+            content = get()
+            _ = content.key  # kept with it
+        except DecodeError as error:
+            reason = str(error)
+        return cls(content, reason, time.monotonic() - began, time.thread_time() - computed)
+
+    def __call__(self) -> Content:
+        """Return the bytes.
+
+        Raises:
+            DecodeError: There are none.
+        """
+        if self.content is None:
+            raise DecodeError(self.reason)
+        return self.content
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the bytes; empty without."""
+        return "" if self.content is None else self.content.key
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return 0 if self.content is None else len(self.content.data)
+
+    def decoded(self, views: Sequence[str], size: int, resize: str) -> ReadFile:
+        """Decode views of it; see ``reading.decoded``."""
+        file = reading.decoded(self, lambda key: views, size, resize)
+        return replace(
+            file,
+            seconds=file.seconds + self.seconds,
+            computing=file.computing + self.computing,
+        )
+
+
+def is_file(get: Get) -> bool:
+    """Tell whether an image is a file of its own on this machine."""
+    return isinstance(get, Reference) and get.is_file
+
+
+def _grouped(
+    images: Iterable[tuple[Argument, Get]], size: int
+) -> Iterator[list[tuple[Argument, Get]]]:
+    """Yield groups of files, in order; anything else alone."""
+    group: list[tuple[Argument, Get]] = []
+    for image in images:
+        is_alone = size == 1 or not is_file(image[1])
+        if group and (is_alone or len(group) == size):
+            yield group
+            group = []
+        group.append(image)
+        if is_alone:
+            yield group
+            group = []
+    if group:
         yield group

@@ -15,8 +15,8 @@ from pipeline.backbones.forms import KERAS
 from pipeline.backbones.frozen import FrozenBackbone
 from pipeline.backbones.identity import Identity
 from pipeline.errors import PipelineError, RunError, WeightsUnavailableError
-from pipeline.files import atomic
 from pipeline.files.records import read_record, write_record
+from pipeline.files.regular import sha256_file
 from pipeline.files.typed_record import MisfitError, Record, lenient
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -132,7 +132,7 @@ def write(
             f"Expected a head that can be saved. Received: {not_saved}",
             hint="Choose another --head.",
         )
-    digests = {name: atomic.sha256_file(path / name) for name in _LISTED if (path / name).exists()}
+    digests = {name: sha256_file(path / name) for name in _LISTED if (path / name).exists()}
     record = replace(record, files=digests)
     write_record(path / RECORD, record.as_json(), version=SCHEMA_VERSION)
 
@@ -212,7 +212,7 @@ def _require_as_written(path: Path, name: str, record: ModelRecord) -> None:
         return
     known = record.files.get(name)
     try:
-        received = atomic.sha256_file(path / name)
+        received = sha256_file(path / name)
     except FileNotFoundError:
         received = None
     except OSError as error:

@@ -11,8 +11,8 @@ from typing import Final
 from pipeline.backbones.identity import Identity
 from pipeline.copies.threshold import Threshold
 from pipeline.errors import RunError
-from pipeline.files.atomic import sha256_file
 from pipeline.files.records import read_record, write_record
+from pipeline.files.regular import sha256_file
 from pipeline.files.typed_record import MisfitError, Record, lenient
 
 SCHEMA_VERSION: Final = 3

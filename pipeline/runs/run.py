@@ -21,8 +21,9 @@ from pipeline.backbones.identity import Identity
 from pipeline.dataset.examples import Examples
 from pipeline.errors import RunError
 from pipeline.files import arrays
-from pipeline.files.atomic import rename_durably, sha256_file, temporary_sibling
+from pipeline.files.atomic import rename_durably, temporary_sibling
 from pipeline.files.location import Location, locate
+from pipeline.files.regular import sha256_file
 from pipeline.files.table import write_csv
 from pipeline.files.typed_record import MisfitError, first_difference
 from pipeline.images import manifest as manifests

@@ -6,6 +6,7 @@ Made from a run, without pickle; decodes and encodes as stage 1 did. Programs kn
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -303,16 +304,17 @@ class Classifier:
                 wait([future])
 
             images = enumerate(image.read for image in inputs)
-            files = readers.read(
+            read = readers.read(
                 images, lambda key: self.views, self.image_size, self.resize, late=late
             )
-            for index, file in files:
-                if file.reason:
-                    errors.append({"path": names[index], "reason": file.reason})
-                else:
-                    for view in self.views:
-                        queue.add(EncodingRow(index, file.key, view, file.pixels[view]))
-                bar.advance(skipped=len(errors))
+            with closing(read) as files:
+                for index, file in files:
+                    if file.reason:
+                        errors.append({"path": names[index], "reason": file.reason})
+                    else:
+                        for view in self.views:
+                            queue.add(EncodingRow(index, file.key, view, file.pixels[view]))
+                    bar.advance(skipped=len(errors))
         return errors
 
     def _num_threads(self, inputs: Sequence[ImageInput]) -> int:

@@ -24,7 +24,8 @@ from pipeline.engines import probing
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import ConfigError, EngineUnavailableError, RunError, unknown_name
 from pipeline.files import outputs
-from pipeline.files.atomic import recover, sha256_file
+from pipeline.files.atomic import recover
+from pipeline.files.regular import sha256_file
 from pipeline.heads import layers
 from pipeline.images import resizing
 from pipeline.runs import backbone as run_backbone

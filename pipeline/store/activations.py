@@ -19,18 +19,17 @@ from numpy.typing import NDArray
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files.arrays import AnyArray, row_sums
 from pipeline.files.atomic import (
-    UnfitFileError,
     complete,
     exclusive,
     remove_leftovers,
     rename_durably,
-    sha256_file,
     shared,
     temporary_sibling,
 )
 from pipeline.files.hdf5 import HDF5_ERRORS, opened, plain_dataset, set_text, text_of
 from pipeline.files.hdf5_writer import writing
 from pipeline.files.records import canonical_json
+from pipeline.files.regular import UnfitFileError, sha256_file
 from pipeline.images.manifest import KEY_DTYPE
 from pipeline.system.progress import Reporter
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pipeline.errors import ManifestError
 from pipeline.files import places
-from pipeline.files.atomic import UnfitFileError, sha256_file
+from pipeline.files.regular import UnfitFileError, sha256_file
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import read as read_manifest
 from pipeline.images.place import exists

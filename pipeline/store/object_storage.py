@@ -22,10 +22,8 @@ import h5py
 from pipeline.errors import CorruptShardError, StorageError, StoreError
 from pipeline.files import remote
 from pipeline.files.atomic import (
-    UnfitFileError,
     complete,
     rename_durably,
-    sha256_file,
     temporary_sibling,
     write_atomically,
 )
@@ -33,6 +31,7 @@ from pipeline.files.hdf5 import opened
 from pipeline.files.location import Location, Remote
 from pipeline.files.object_file import ObjectFile
 from pipeline.files.records import MAX_BYTES
+from pipeline.files.regular import UnfitFileError, sha256_file
 from pipeline.files.state import FileState
 from pipeline.store.record import RECORD
 from pipeline.store.storage import LOCK, SHARD_SUFFIX, Storage

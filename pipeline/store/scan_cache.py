@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from pipeline.files.atomic import has_locks, require_regular
+from pipeline.files.atomic import has_locks
+from pipeline.files.regular import require_regular
 from pipeline.files.state import FileState
 
 # A file changed within the clock's grain after it was read would look unchanged; git's index
@@ -139,7 +140,7 @@ class ScanCache:
         if time.time_ns() - state.changed_ns >= RACY_NS:
             values = (os.fsencode(path), state.stamp, key)
             self._learned.append((*values, _checksum(*values)))
-            if len(self._learned) == _ROWS_AT_ONCE:
+            if len(self._learned) >= _ROWS_AT_ONCE:
                 self._write_learned()
 
     def failure(self, key: str, decoder: str) -> str | None:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import CorruptShardError, StoreError
 from pipeline.files.arrays import Sums, row_sums
-from pipeline.files.atomic import UnfitFileError, sha256_file, temporary_sibling
+from pipeline.files.atomic import temporary_sibling
 from pipeline.files.hdf5 import HDF5_ERRORS, UnfitDatasetError, plain_dataset, set_text, text_of
 from pipeline.files.hdf5_writer import writing
+from pipeline.files.regular import UnfitFileError, sha256_file
 from pipeline.images.manifest import KEY_DTYPE
 from pipeline.store.storage import LOCAL, SHARD_SUFFIX, Storage
 

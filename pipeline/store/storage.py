@@ -14,9 +14,10 @@ from typing import ClassVar, Final
 import h5py
 
 from pipeline.errors import CorruptShardError
-from pipeline.files.atomic import complete, foreign, rename_durably, sha256_file
+from pipeline.files.atomic import complete, foreign, rename_durably
 from pipeline.files.hdf5 import opened
 from pipeline.files.location import Location
+from pipeline.files.regular import sha256_file
 
 LOCK: Final = ".lock"
 SHARD_SUFFIX: Final = ".h5"

@@ -20,11 +20,11 @@ from pipeline.files.atomic import (
     recover,
     remove_leftovers,
     rename_durably,
-    sha256_file,
     temporary_sibling,
 )
 from pipeline.files.location import Location
 from pipeline.files.records import canonical_json
+from pipeline.files.regular import sha256_file
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import fill as fill_manifest
 from pipeline.store import manifests

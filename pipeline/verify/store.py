@@ -13,9 +13,10 @@ import numpy as np
 
 from pipeline.backbones import kept_file, probe, quantized_file, weights
 from pipeline.errors import CorruptShardError, PipelineError, StoreError
-from pipeline.files.atomic import complete, sha256_file
+from pipeline.files.atomic import complete
 from pipeline.files.hdf5 import HDF5_ERRORS
 from pipeline.files.location import Location
+from pipeline.files.regular import sha256_file
 from pipeline.images.manifest import OK
 from pipeline.store import activations, features_file
 from pipeline.store.lock import lock

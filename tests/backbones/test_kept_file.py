@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.backbones import kept_file
 from pipeline.errors import WeightsUnavailableError
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 
 
 def test_it_is_kept_once_by_the_digest_of_its_bytes(tmp_path: Path) -> None:

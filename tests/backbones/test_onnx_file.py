@@ -21,7 +21,7 @@ from pipeline.errors import (
     PipelineError,
     WeightsUnavailableError,
 )
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 
 ENGINES = ["onnx", "openvino"]
 TOLERANCE = 1e-5

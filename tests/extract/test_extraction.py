@@ -67,6 +67,7 @@ def test_processes_that_read_change_nothing(
     rows = pipeline.load("store")
     shutil.rmtree("store")
     monkeypatch.setattr(machine, "processors", lambda: 6)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 34)
     monkeypatch.setattr(reading_processes, "LEAST_IMAGES", 1)
     apart = run(command, data, "--views", "flip", "--on-error", "skip")
     assert counts(here) == counts(apart) == (11, 1, 1)

@@ -22,7 +22,7 @@ from pipeline.backbones.probe import Probe
 from pipeline.config.options import CommonOptions, TrainHeadOptions
 from pipeline.dataset.examples import load
 from pipeline.errors import PipelineError
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.files.state import FileState
 from pipeline.images import probe_images
 from pipeline.runs import checkpoint, model_folder

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import StoreError
 from pipeline.files import arrays
-from pipeline.files.atomic import UnfitFileError, open_regular, read_regular, sha256_file
 from pipeline.files.records import DIGEST, MAX_BYTES, digest_of, read_record, write_record
+from pipeline.files.regular import UnfitFileError, open_regular, read_regular, sha256_file
 
 SAID = {"name": "käse", "numbers": [1, 2.5, 1e-17], "inner": {"b": None, "a": True}}
 JSON = st.recursive(

@@ -11,8 +11,8 @@ from object_store import ObjectStore, Website
 
 from pipeline.errors import ConfigError, StorageError
 from pipeline.files import remote
-from pipeline.files.atomic import UnfitFileError
 from pipeline.files.location import Remote
+from pipeline.files.regular import UnfitFileError
 from pipeline.files.remote import copies, known, refusals, retries, systems
 from pipeline.files.state import FileState
 

@@ -23,7 +23,7 @@ from pipeline.errors import (
     RunError,
     StoreError,
 )
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.finetune import cache as finetune_cache
 from pipeline.finetune.cache import BoundaryCache
 from pipeline.finetune.photos import Photos

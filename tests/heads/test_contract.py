@@ -16,7 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from pipeline import heads
 from pipeline.errors import ConfigError, PipelineError, RunError
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.heads.dense import DenseHead
 from pipeline.heads.logreg import LogregHead
 from pipeline.heads.majority import MajorityHead

@@ -1,7 +1,9 @@
 """Processes that read and decode: the answers of this one, each to whoever asked; their end."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -11,15 +13,18 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes import write_classes, write_image
+from PIL import Image, ImageFile
 
 from pipeline.errors import PipelineError, UnreadableImageError
-from pipeline.images import probe_images, reading, reading_processes
+from pipeline.images import memory_budget, probe_images, reading, reading_processes
+from pipeline.images import readers as readers_module
 from pipeline.images.manifest import Manifest, listing_of
-from pipeline.images.readers import Readers
+from pipeline.images.readers import Get, Readers
 from pipeline.images.reading import Content, ReadFile, Reference
 from pipeline.images.reading_processes import ReadingProcesses, readers
 from pipeline.system import machine
@@ -212,7 +217,7 @@ def test_they_end_with_the_process_that_started_them() -> None:
     program = (
         "import sys; from pipeline.images.reading_processes import ReadingProcesses\n"
         "with ReadingProcesses(2, 4, 3) as found:\n"
-        "    print(*(item._process.pid for item in found._processes), flush=True)\n"
+        "    print(*(item.pid for item in found._processes), flush=True)\n"
         "    sys.stdin.read()\n"
     )
     parent = subprocess.Popen(
@@ -244,12 +249,13 @@ def test_many_threads_with_many_images_ask_processes(
     started: list[int] = []
 
     class Noted(ReadingProcesses):
-        def _start(self, threads: int) -> reading_processes._Process:
+        def _started(self, threads: int) -> list[reading_processes._Line]:
             started.append(threads)
-            return super()._start(threads)
+            return super()._started(threads)
 
     monkeypatch.setattr(reading_processes, "ReadingProcesses", Noted)
     monkeypatch.setattr(machine, "processors", lambda: processors)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 36)
     with readers(workers, images=images, pixels=3) as found:
         assert isinstance(found, Noted) and found.group == group
     assert (len(started), sum(started)) == (count, workers)
@@ -257,14 +263,149 @@ def test_many_threads_with_many_images_ask_processes(
 
 
 @pytest.mark.parametrize(
-    ("processors", "workers", "images"), [(16, 4, 5000), (4, 64, 5000), (16, 16, 999)]
+    ("processors", "workers", "images", "executable", "free"),
+    [
+        (16, 4, 5000, sys.executable, 1 << 36),
+        (4, 64, 5000, sys.executable, 1 << 36),
+        (16, 16, 999, sys.executable, 1 << 36),
+        (16, 16, 5000, "/opt/application", 1 << 36),
+        (16, 16, 5000, "", 1 << 36),
+        (16, 16, 5000, sys.executable, 1 << 30),
+    ],
 )
-def test_few_threads_or_few_images_stay_in_this_process(
-    monkeypatch: pytest.MonkeyPatch, processors: int, workers: int, images: int
+def test_threads_read_where_processes_bring_nothing_or_cannot_be(
+    monkeypatch: pytest.MonkeyPatch,
+    processors: int,
+    workers: int,
+    images: int,
+    executable: str,
+    free: int,
 ) -> None:
     monkeypatch.setattr(machine, "processors", lambda: processors)
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    monkeypatch.setattr(sys, "executable", executable)
     with readers(workers, images=images, pixels=3) as found:
         assert type(found) is Readers
+
+
+def test_threads_read_where_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(machine, "processors", lambda: 16)
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    before = descriptors()
+    with (
+        pytest.warns(RuntimeWarning, match="Resource temporarily unavailable.*more slowly"),
+        readers(16, images=5000, pixels=3) as found,
+    ):
+        assert type(found) is Readers
+        assert descriptors() == before
+
+
+@pytest.mark.slow
+def test_nothing_is_left_of_them(photos: Path) -> None:
+    listing, before = listed(photos), descriptors()
+    for _ in range(2):
+        with ReadingProcesses(2, 5, PIXELS) as processes:
+            asked(processes, listing, 0)
+            started = pids(processes)
+        del processes
+        assert descriptors() == before
+        assert not any(map(is_there, started))
+
+
+@pytest.mark.slow
+def test_what_is_too_large_for_a_process_is_decoded_here(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing, here_decoded = listed(photos), []
+    expected = [here(listing, row) for row in range(len(listing))]
+    decoded = reading.decoded
+
+    def noted(get: Get, *arguments: Any) -> ReadFile:
+        here_decoded.append(get)
+        return decoded(get, *arguments)
+
+    monkeypatch.setattr(memory_budget, "part_of", lambda processes: 20_000)
+    monkeypatch.setattr(reading, "decoded", noted)
+    with ReadingProcesses(1, 1, PIXELS) as processes:
+        found = [asked(processes, listing, row) for row in range(len(listing))]
+    assert 0 < len(here_decoded) < len(listing)
+    for made, wanted in zip(found, expected, strict=True):
+        require_equal(made, wanted)
+
+
+@pytest.mark.slow
+def test_large_files_are_read_one_after_the_other(
+    processes: ReadingProcesses, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        pixels = generator.integers(0, 256, (2400, 2400, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.bmp")
+    listing = listed(tmp_path)
+    gets = [reading.reference(listing, row) for row in range(3)]
+    for row, made in enumerate(processes.decoded(gets, lambda key: VIEWS, SIZE, "squash")):
+        require_equal(made, here(listing, row))
+
+
+@pytest.mark.slow
+def test_modules_and_settings_of_this_process_are_theirs(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes((photos / "large.jpg").read_bytes()[:-600])
+    monkeypatch.setattr(sys, "path", [Path("/nowhere"), *sys.path])
+    monkeypatch.setenv("PYTHONSTARTUP", "/nowhere")
+    for is_taken in (False, True):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", is_taken)
+        with ReadingProcesses(1, 1, PIXELS) as processes:
+            (made,) = processes.decoded([Reference(cut)], lambda key: VIEWS, SIZE, "squash")
+        require_equal(made, reading.decoded(Reference(cut), lambda key: VIEWS, SIZE, "squash"))
+        assert bool(made.reason) != is_taken
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_start_its_threads_ends() -> None:
+    program = (
+        "import sys, threading\n"
+        "from pipeline.images import reading_service\n"
+        "start, started = threading.Thread.start, []\n"
+        "def few(thread):\n"
+        '    if started: raise RuntimeError("can\'t start new thread")\n'
+        "    started.append(thread); start(thread)\n"
+        "threading.Thread.start = few\n"
+        "numbers = [int(number) for number in sys.argv[1:]]\n"
+        "reading_service.serve(list(zip(numbers[::2], numbers[1::2])), 8, 8, takes_truncated=False)"
+    )
+    pairs = [socket.socketpair() for _ in range(2)]
+    theirs = [(other.fileno(), reading_processes._shared_memory(8)) for _, other in pairs]
+    numbers = [number for pair in theirs for number in pair]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, numbers)],
+            pass_fds=numbers, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    finally:
+        for ours, other in pairs:
+            ours.close()
+            other.close()
+        for _, memory in theirs:
+            os.close(memory)
+    assert (done.returncode, "can't start new thread" in done.stderr) == (1, True)
+
+
+def test_files_are_asked_for_in_groups_and_members_alone(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", 1)
+    with tarfile.open(tmp_path / "b.tar", "w") as file:
+        file.add(tmp_path / "a.png", "a.png")
+    member, plain = Reference(tmp_path, "b.tar/a.png"), Reference(tmp_path, "a.png")
+    images = list(enumerate([plain, plain, plain, member, member, plain]))
+    groups = [[row for row, _ in group] for group in readers_module._grouped(images, 2)]
+    assert groups == [[0, 1], [2], [3], [4], [5]]
+    groups = [[row for row, _ in group] for group in readers_module._grouped(images, 1)]
+    assert groups == [[row] for row in range(6)]
 
 
 def test_a_reference_tells_a_file_from_a_member_and_an_object(tmp_path: Path) -> None:
@@ -277,8 +418,12 @@ def test_a_reference_tells_a_file_from_a_member_and_an_object(tmp_path: Path) ->
     assert not Reference(tmp_path, "https://example.org/a.png").is_file
 
 
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
 def pids(processes: ReadingProcesses) -> list[int]:
-    return [process._process.pid for process in processes._processes]
+    return [process.pid for process in processes._processes]
 
 
 def is_there(pid: int) -> bool:

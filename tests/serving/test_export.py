@@ -42,7 +42,7 @@ from pipeline.errors import (
     StaleFeaturesError,
     WeightsUnavailableError,
 )
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.heads.head import Head
 from pipeline.images import decoder, manifest
 from pipeline.runs import model_folder, stitch

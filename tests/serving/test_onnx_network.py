@@ -17,7 +17,7 @@ from onnx_files import SIZE, Network
 from pipeline import Classifier, FeatureExtractor
 from pipeline.backbones import onnx_file
 from pipeline.cli.main import main
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.images import decoder
 from pipeline.runs.run import Run
 from pipeline.serving.formats import FORMATS

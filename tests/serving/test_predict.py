@@ -47,7 +47,7 @@ from pipeline.errors import (
     StoreError,
     WeightsUnavailableError,
 )
-from pipeline.files.atomic import sha256_file
+from pipeline.files.regular import sha256_file
 from pipeline.images import manifest
 from pipeline.runs.run import Run
 from pipeline.serving.classifier import Classifier

@@ -32,7 +32,7 @@ from pipeline.engines import queue as encoding_queue
 from pipeline.engines.encoder import Encoder
 from pipeline.errors import PipelineError
 from pipeline.extract import extraction, ledger
-from pipeline.images import reading_processes
+from pipeline.images import readers, reading_processes
 from pipeline.store import shard, writer
 from pipeline.store.store import Store
 from pipeline.system import machine
@@ -219,8 +219,9 @@ def test_the_same_where_processes_read(
     data: Path, fake_network: FakeEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "processors", lambda: 6)
+    monkeypatch.setattr(machine, "free_memory", lambda: 1 << 34)
     monkeypatch.setattr(reading_processes, "LEAST_IMAGES", 1)
-    modules = [reading_processes, extraction]
+    modules = [reading_processes, readers, extraction]
     keep = partial(some, count=12)
     reached, rows = raise_everywhere(monkeypatch, fake_network, modules, keep=keep)
     assert reached > 7

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.errors import StorageError
-from pipeline.files.atomic import UnfitFileError
+from pipeline.files.regular import UnfitFileError
 from pipeline.files.state import UNPROVEN, FileState
 
 if TYPE_CHECKING:

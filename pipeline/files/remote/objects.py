@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import StorageError
-from pipeline.files.atomic import UnfitFileError
 from pipeline.files.location import Remote
+from pipeline.files.regular import UnfitFileError
 from pipeline.files.remote import http
 from pipeline.files.remote.retries import request
 from pipeline.files.remote.systems import scheme_of

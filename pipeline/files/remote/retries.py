@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.errors import StorageError
-from pipeline.files.atomic import UnfitFileError
 from pipeline.files.location import Remote
+from pipeline.files.regular import UnfitFileError
 from pipeline.files.remote import refusals, systems
 from pipeline.files.remote.refusals import Refusal
 

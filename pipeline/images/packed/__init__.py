@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final, cast
 
 from pipeline.errors import UnreadableImageError
-from pipeline.files.atomic import require_regular
+from pipeline.files.regular import require_regular
 from pipeline.files.state import FileState
 from pipeline.images.packed import compressed_tar
 from pipeline.images.packed.kinds import ChangedPackError, Pack

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError, UnreadableImageError
-from pipeline.files.atomic import open_regular
+from pipeline.files.regular import open_regular
 from pipeline.images.packed.table_members import (
     ERRORS,
     MemberNames,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DamagedTableError, UnreadableImageError
-from pipeline.files.atomic import open_regular
+from pipeline.files.regular import open_regular
 from pipeline.images.packed.table_members import MemberNames, TableFile, arrow, image_columns
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from pipeline.errors import ManifestError, mention
 from pipeline.files import remote
-from pipeline.files.atomic import read_regular
 from pipeline.files.location import Remote, join
+from pipeline.files.regular import read_regular
 from pipeline.images import packed
 from pipeline.images.manifest import Manifest
 from pipeline.images.sources.given import Given
