@@ -1,17 +1,13 @@
 """Reading and decoding many images ahead of whoever takes them, in order."""
 
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
-from pipeline.errors import DecodeError
 from pipeline.images import reading
-from pipeline.images.reading import Content, ReadFile, Reference
+from pipeline.images.reading import Get, ReadFile, Reference
 
-Get: TypeAlias = Callable[[], Content]
 Wanted: TypeAlias = Callable[[str], Iterable[str]]
 Argument = TypeVar("Argument")
 
@@ -65,66 +61,6 @@ class Readers:
     ) -> list[ReadFile]:
         """Read and decode images; see ``reading.decoded``. Safe to call from many threads."""
         return [reading.decoded(get, wanted, size, resize) for get in gets]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadImage:
-    """An image that was read; called, it returns its bytes.
-
-    Attributes:
-        content: The bytes; None of one that cannot be read.
-        reason: Why it cannot be.
-        seconds: How long reading took.
-        computing: Of these, seconds of processor time.
-    """
-
-    content: Content | None
-    reason: str
-    seconds: float
-    computing: float
-
-    @classmethod
-    def of(cls, get: Get) -> "ReadImage":
-        """Read an image; one that was read is taken as it is."""
-        if isinstance(get, cls):
-            return get
-        began, computed = time.monotonic(), time.thread_time()
-        content, reason = None, ""
-        try:
-            content = get()
-            _ = content.key  # kept with it
-        except DecodeError as error:
-            reason = str(error)
-        return cls(content, reason, time.monotonic() - began, time.thread_time() - computed)
-
-    def __call__(self) -> Content:
-        """Return the bytes.
-
-        Raises:
-            DecodeError: There are none.
-        """
-        if self.content is None:
-            raise DecodeError(self.reason)
-        return self.content
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the bytes; empty without."""
-        return "" if self.content is None else self.content.key
-
-    @property
-    def size(self) -> int:
-        """How many bytes there are."""
-        return 0 if self.content is None else len(self.content.data)
-
-    def decoded(self, views: Sequence[str], size: int, resize: str) -> ReadFile:
-        """Decode views of it; see ``reading.decoded``."""
-        file = reading.decoded(self, lambda key: views, size, resize)
-        return replace(
-            file,
-            seconds=file.seconds + self.seconds,
-            computing=file.computing + self.computing,
-        )
 
 
 def is_file(get: Get) -> bool:

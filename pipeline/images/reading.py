@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from pipeline.errors import DecodeError
 from pipeline.files.location import Location
@@ -109,6 +109,66 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image that was read, or found to be unreadable.
+
+    Attributes:
+        content: The bytes; None of one that cannot be read.
+        reason: Why it cannot be.
+        seconds: How long reading took.
+        computing: Of these, seconds of processor time.
+    """
+
+    content: Content | None
+    reason: str
+    seconds: float
+    computing: float
+
+    @classmethod
+    def of(cls, get: "Get") -> "ReadImage":
+        """Read an image; one that was read is taken as it is."""
+        if isinstance(get, ReadImage):
+            return get
+        began, computed = time.monotonic(), time.thread_time()
+        content, reason = None, ""
+        try:
+            content = get()
+            _ = content.key  # kept with it
+        except DecodeError as error:
+            reason = str(error)
+        return cls(content, reason, time.monotonic() - began, time.thread_time() - computed)
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the bytes; empty without."""
+        return "" if self.content is None else self.content.key
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return 0 if self.content is None else len(self.content.data)
+
+    def decoded(self, wanted: Iterable[str], size: int, resize: str) -> ReadFile:
+        """Decode views of it; see ``decoded``."""
+        if self.content is None:
+            return ReadFile(reason=self.reason, seconds=self.seconds, computing=self.computing)
+        began, computed = time.monotonic(), time.thread_time()
+        made: Mapping[str, Pixels] = {}
+        reason = ""
+        try:
+            made = views.pixels(self.content.data, self.content.key, wanted, size, resize)
+        except DecodeError as error:
+            reason = str(error)
+        seconds = self.seconds + time.monotonic() - began
+        computing = self.computing + time.thread_time() - computed
+        return ReadFile(self.content.key, self.content.state, made, reason, seconds, computing)
+
+
+# How the bytes of an image are had; of one that was read it is known.
+Get: TypeAlias = Callable[[], Content] | ReadImage
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """An image that is there, as far as can be told without opening it.
 
@@ -200,9 +260,7 @@ def is_waited_for(manifest: Manifest) -> bool:
     return place.is_waited_for(manifest.root, manifest.paths)
 
 
-def decoded(
-    get: Callable[[], Content], wanted: Callable[[str], Iterable[str]], size: int, resize: str
-) -> ReadFile:
+def decoded(get: Get, wanted: Callable[[str], Iterable[str]], size: int, resize: str) -> ReadFile:
     """Read an image and decode what is wanted of it; a bad one has a reason and no pixels.
 
     Args:
@@ -211,17 +269,8 @@ def decoded(
         size: Side of the encoder's input in pixels.
         resize: How an image of another shape becomes a square.
     """
-    began, computed = time.monotonic(), time.thread_time()
-    key, state, reason = "", None, ""
-    made: Mapping[str, Pixels] = {}
-    try:
-        content = get()
-        key, state = content.key, content.state
-        made = views.pixels(content.data, key, wanted(key), size, resize)
-    except DecodeError as error:
-        reason = str(error)
-    times = time.monotonic() - began, time.thread_time() - computed
-    return ReadFile(key, state, made, reason, *times)
+    image = ReadImage.of(get)
+    return image.decoded(wanted(image.key) if image.key else (), size, resize)
 
 
 def in_threads(

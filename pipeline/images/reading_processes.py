@@ -33,8 +33,8 @@ from PIL import ImageFile
 
 from pipeline.errors import PipelineError, mention
 from pipeline.images import memory_budget, reading
-from pipeline.images.readers import Get, Readers, ReadImage, Wanted, is_file
-from pipeline.images.reading import ReadFile, Reference
+from pipeline.images.readers import Readers, Wanted, is_file
+from pipeline.images.reading import Get, ReadFile, ReadImage, Reference
 from pipeline.system import machine
 
 # Threads of one process: so many hardly wait for each other, and a process takes 50 MB.

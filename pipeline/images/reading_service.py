@@ -13,8 +13,7 @@ from PIL import ImageFile
 
 from pipeline.images import decoder
 from pipeline.images.memory_budget import OverBudgetError
-from pipeline.images.readers import Get, ReadImage
-from pipeline.images.reading import ReadFile
+from pipeline.images.reading import Get, ReadFile, ReadImage
 
 # Bytes of files that one thread holds; the next image is asked for again.
 _READ_AT_ONCE: Final = 16 << 20

@@ -24,8 +24,8 @@ from pipeline.errors import PipelineError, UnreadableImageError
 from pipeline.images import memory_budget, probe_images, reading, reading_processes
 from pipeline.images import readers as readers_module
 from pipeline.images.manifest import Manifest, listing_of
-from pipeline.images.readers import Get, Readers
-from pipeline.images.reading import Content, ReadFile, Reference
+from pipeline.images.readers import Readers
+from pipeline.images.reading import Content, Get, ReadFile, Reference
 from pipeline.images.reading_processes import ReadingProcesses, readers
 from pipeline.system import machine
 
