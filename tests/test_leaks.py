@@ -27,7 +27,7 @@ Make = Callable[[], Head]
 def data(tmp_path_factory: pytest.TempPathFactory) -> SplitFeatures:
     path = tmp_path_factory.mktemp("leaks") / "store"
     planted_store(path, {"ant": 40, "bee": 30, "cow": 30}, separation=0.6)
-    return prepare_data(TrainHeadOptions(store=str(path))).data
+    return prepare_data(TrainHeadOptions(store=str(path)), {}).data
 
 
 def with_other_test(data: SplitFeatures, seed: int) -> SplitFeatures:

@@ -5,7 +5,7 @@ They are in memory or on disk; fitting and scoring a head is the same for both.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from pipeline.config.options import StageTwoOptions
 from pipeline.dataset.examples import Examples, SplitRule
 from pipeline.dataset.splits import SPLITS, read_split
-from pipeline.errors import ConfigError
 from pipeline.heads.rows import row_blocks
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
-from pipeline.system import machine
+from pipeline.system.progress import Reporter, Silence
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -25,6 +24,7 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 # In memory, or on disk.
 Features = NDArray[np.floating] | StoredFeatures
 Scores = list[NDArray[np.floating]]
+_SILENCE: Final = Silence()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +81,19 @@ class SplitFeatures:
 
     def to_fit(self, *names: str) -> tuple[Features, NDArray[np.int64]]:
         """Return the same with the views to fit on after the images as they are."""
-        if not self.augment:
-            return self.part(*names)
-        rows = self._range(*names)
-        return self.of_rows(np.arange(rows.start, rows.stop))
+        return self.of_rows(self._range(*names))
 
-    def of_rows(self, rows: NDArray[np.intp]) -> tuple[Features, NDArray[np.int64]]:
+    def of_rows(self, rows: slice | NDArray[np.intp]) -> tuple[Features, NDArray[np.int64]]:
         """Return the features to fit on and class numbers of some rows."""
+        y = self.y[rows]
         if not self.augment:
-            return self.X[rows], self.y[rows]
-        X = np.concatenate([view[rows] for view in (self.X, *self.augment)])
-        return X, np.tile(self.y[rows], 1 + len(self.augment))
+            return self.X[rows], y
+        views = (self.X, *self.augment)
+        # One after another, so that no more than one copy of the rows is beside the result.
+        X = np.empty((len(views), len(y), self.X.shape[1]), np.float32)
+        for out, view in zip(X, views, strict=True):
+            out[:] = np.asarray(view[rows])
+        return X.reshape(-1, X.shape[2]), np.tile(y, len(views))
 
     def scores(self, head: "Head", name: str) -> Scores:
         """Return a head's scores for one split; see ``scores_of``."""
@@ -137,28 +139,35 @@ def rule_of(options: StageTwoOptions) -> SplitRule:
     )
 
 
-def features_of(store: Store, examples: Examples, options: StageTwoOptions) -> SplitFeatures:
-    """Read the features of rows and of the views asked for; what does not fit stays on disk.
+def features_of(
+    store: Store,
+    examples: Examples,
+    options: StageTwoOptions,
+    *,
+    in_memory: bool = True,
+    reporter: Reporter = _SILENCE,
+) -> SplitFeatures:
+    """Read the features of rows and of the views asked for, or leave them on disk.
+
+    Args:
+        store: Where they are.
+        examples: The rows.
+        options: Which views are asked for.
+        in_memory: Whether to read them; views are always read.
+        reporter: Where progress is shown.
 
     Raises:
-        ConfigError: Features of views, which have to be in memory, do not fit.
-        StoreError: The store has no such view.
+        StoreError: The store has no such view, or lacks features.
     """
-    names = dict.fromkeys((*options.augment, *options.average))
-    needed = 4 * store.dim * len(examples) * (1 + len(names))
-    free = machine.free_memory()
-    if names and needed > free:
-        raise ConfigError(
-            f"Expected memory for the features of {len(examples):,} images and "
-            f"{len(names)} views: {needed / 1e9:.1f} GB. Received: {free / 1e9:.1f} GB free.",
-            hint="Leave out --augment and --average: without views, features can stay on disk.",
-        )
-    if needed > free // 2 and not names:
+    if not in_memory:
         return SplitFeatures.of(examples, StoredFeatures.of(store.plain, examples.keys))
-    views = {name: store.read(examples.keys, name) for name in names}
+    names: list[str | None] = [None, *dict.fromkeys((*options.augment, *options.average))]
+    total = sum(store.set_of(name).num_shards(examples.keys) for name in names)
+    with reporter.bar(total, "shard") as bar:
+        read = {name: store.set_of(name).read(examples.keys, bar.advance) for name in names}
     return SplitFeatures.of(
         examples,
-        store.read(examples.keys),
-        augment=[views[name] for name in options.augment],
-        average=[views[name] for name in options.average],
+        read[None],
+        augment=[read[name] for name in options.augment],
+        average=[read[name] for name in options.average],
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.options import FinetuneOptions, TrainHeadOptions
 from pipeline.dataset.features import features_of
+from pipeline.dataset.room import Room
 from pipeline.engines import probing
 from pipeline.errors import EngineUnavailableError, StaleFeaturesError
 from pipeline.finetune.cut import all_layers
@@ -167,8 +168,9 @@ def measure_head_room(origin: Origin) -> dict[str, object]:
         What ``head_room`` does, and ``seconds``.
     """
     began = time.perf_counter()
-    augment = tuple(origin.run.inputs.augment or ())
-    data = features_of(origin.store, origin.examples, TrainHeadOptions(augment=augment))
+    options = TrainHeadOptions(augment=tuple(origin.run.inputs.augment or ()))
+    room = Room({origin.name: origin.head}, origin.examples, origin.store.dim, options)
+    data = features_of(origin.store, origin.examples, options, in_memory=room.for_features())
     return {**head_room(origin.head, data), "seconds": time.perf_counter() - began}
 
 

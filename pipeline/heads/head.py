@@ -37,8 +37,8 @@ class Head(ClassifierMixin, BaseEstimator):
             values, whose softmax means something only after a temperature was fitted.
         calibrates: Whether a temperature has a meaning for it.
         streams: Whether ``fit`` takes features that lie on disk (``rows.FeatureRows``).
-        copies: Memory that fitting and scoring take beside the features, in copies of those that
-            it is fitted on; of a head that streams, next to none.
+        copies: Memory that fitting and scoring take beside features in memory, in copies of those
+            that it is fitted on.
 
     Attributes:
         classes_: The class labels, ascending.
@@ -66,6 +66,18 @@ class Head(ClassifierMixin, BaseEstimator):
     def prior(self) -> str:
         """What class frequencies its probabilities are for: those of train, or balanced ones."""
         return "balanced" if getattr(self, "class_weight", None) == "balanced" else "train"
+
+    def memory(self, images: int, dim: int, classes: int) -> float:
+        """Return the bytes that fitting and scoring take beside ``images`` features in memory."""
+        return self.copies * 4 * images * dim
+
+    def seconds(self, images: int, scored: int, dim: int, classes: int) -> float:
+        """Return about how long fitting on ``images`` and scoring others takes two processors.
+
+        Of heads that pass over the features a few times, which takes minutes at most, it is zero,
+        as where nobody knows.
+        """
+        return 0.0
 
     @abstractmethod
     def fit(

@@ -58,6 +58,11 @@ def is_stream(X: object) -> TypeGuard[FeatureRows]:
     return isinstance(X, FeatureRows)
 
 
+def taken(X: Features, rows: NDArray[np.intp]) -> NDArray[np.floating]:
+    """Return some rows in the order asked for, read where they lie on disk."""
+    return X.read(rows) if isinstance(X, FeatureRows) else X[rows]
+
+
 def row_blocks(X: Features, size: int = BLOCK_ROWS) -> Iterator[NDArray[np.intp]]:
     """Yield row numbers until every row has come once, in the order in which they lie."""
     order = X.disk_order() if isinstance(X, FeatureRows) else np.arange(len(X))
@@ -91,7 +96,7 @@ def shuffled(
         order = generator.permutation(len(X))
         parts = (order[start : start + window] for start in range(0, len(order), window))
     for rows in parts:
-        yield rows, X.read(rows) if isinstance(X, FeatureRows) else X[rows]
+        yield rows, taken(X, rows)
 
 
 def batches(X: Features, generator: np.random.Generator, size: int) -> Iterator[Block]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DecodeError
 from pipeline.files.atomic import remove_leftovers, write_atomically, write_text
 from pipeline.files.records import canonical_json
+from pipeline.heads.rows import taken
 from pipeline.images import decoder, reading
 from pipeline.images.manifest import Manifest
 from pipeline.runs.record import HeadRecord
@@ -107,7 +108,7 @@ def keep_projector(folder: Path, rows: Manifest, features: "Features") -> int:
         for row, path in ((row, rows.paths[row]) for row in chosen)
     ]
     write_text(folder / "metadata.tsv", "\n".join(["label\tsplit\tpath", *table]) + "\n")
-    write = partial(np.savetxt, X=np.asarray(features[chosen]), fmt="%.5g", delimiter="\t")
+    write = partial(np.savetxt, X=taken(features, chosen), fmt="%.5g", delimiter="\t")
     write_atomically(folder / "tensors.tsv", write)
     write_atomically(folder / "sprite.png", partial(_write_sprite, rows=rows, chosen=chosen))
     side = f"single_image_dim: {_SPRITE_SIDE}"

@@ -13,6 +13,7 @@ from pipeline import heads
 from pipeline.config.options import StageTwoOptions
 from pipeline.dataset.examples import Examples, SplitRule, prepare, rows_in_use
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
+from pipeline.dataset.room import Room
 from pipeline.errors import ConfigError, ManifestError, mention, unknown_name
 from pipeline.files import outputs, places
 from pipeline.files.location import Location, local, locate, name_of
@@ -86,15 +87,25 @@ def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) ->
         )
 
 
-def prepare_data(options: StageTwoOptions, reporter: Reporter = _SILENCE) -> TrainingData:
+def prepare_data(
+    options: StageTwoOptions,
+    wanted: "Mapping[str, Head]",
+    reporter: Reporter = _SILENCE,
+    *,
+    most_settings: int = 0,
+) -> TrainingData:
     """Join a store and a manifest, and read the features, or leave them on disk.
+
+    What has no room in memory is refused before anything that takes long.
 
     Args:
         options: What to train on what.
-        reporter: Where the search for near duplicates shows its progress.
+        wanted: The heads by name.
+        reporter: Where progress is shown.
+        most_settings: See ``Room``.
 
     Raises:
-        ConfigError: Shares are none.
+        ConfigError: Shares are none, or memory has no room; see ``Room.for_features``.
         ManifestError: The rows cannot be used.
         StoreError: The store is missing, damaged, or lacks features.
     """
@@ -102,13 +113,19 @@ def prepare_data(options: StageTwoOptions, reporter: Reporter = _SILENCE) -> Tra
     chosen = Path(options.manifest) if options.manifest else None
     manifest = store.read_manifest(chosen, group=options.group)
     rule = rule_of(options)
+    examples = prepare(manifest, rule)
+    room = Room(wanted, examples, store.dim, options, most_settings)
+    room.say_what_takes_long(reporter)
+    fits = room.for_features()
     copies = _near_duplicates(store, manifest, rule, reporter) if rule.leak_free else None
-    examples = prepare(manifest, rule, copies.groups if copies else ())
     if copies:
+        examples = prepare(manifest, rule, copies.groups)
         examples = replace(examples, notes=(*examples.notes, str(copies)))
+    if not fits:
+        reporter.say(f"Features of {len(examples):,} images stay on disk, and are read in a stream")
     return TrainingData(
         examples=examples,
-        data=features_of(store, examples, options),
+        data=features_of(store, examples, options, in_memory=fits, reporter=reporter),
         inputs=_inputs(options, store, examples),
         root=manifest.root,
         source=RunSource(

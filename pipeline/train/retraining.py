@@ -10,6 +10,7 @@ from pipeline import heads
 from pipeline.config.options import TrainHeadOptions
 from pipeline.dataset.examples import prepare
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
+from pipeline.dataset.room import Room
 from pipeline.errors import RunError
 from pipeline.images.manifest import OK, Manifest
 from pipeline.runs import metrics
@@ -91,7 +92,9 @@ class Retraining:
         # What belongs together stands in the rows of the run, near duplicates too.
         rule = replace(rule_of(options), by_group=bool(rows.groups))
         examples = prepare(rows, rule)
-        return features_of(self._store, examples, options)
+        created = {name: self.create(name, seed) for name in self.heads}
+        fits = Room(created, examples, self._store.dim, options).for_features()
+        return features_of(self._store, examples, options, in_memory=fits)
 
     def create(self, name: str, seed: int) -> "Head":
         """Return an unfitted head of the run with another seed."""
@@ -113,6 +116,7 @@ def by_seed(
             record = fit_head(training.create(name, seed), data).record
             found[name].append(record.test.accuracy or 0.0)
             advance()
+        del data  # before those of the next split are read beside it
     for name, values in found.items():
         yield {
             "run": str(training.run.path),

@@ -29,7 +29,6 @@ from pipeline.train.prepare import (
     prepare_data,
     run_path,
 )
-from pipeline.train.room import require_room
 from pipeline.train.search import Setting, SweepResult, Trial, lead, sweep_head
 from pipeline.train.sweep_grids import Grid, grid_of, settings_of
 
@@ -63,9 +62,8 @@ def sweep(
         for name, base in bases.items()
     }
     with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
-        prepared = prepare_data(options, reporter)
         most = max(map(len, settings.values()), default=0)
-        require_room(bases, prepared.data, most_settings=most)
+        prepared = prepare_data(options, bases, reporter, most_settings=most)
         run = open_run(prepared, path, force=common.force, reporter=reporter)
         note_rows(prepared.examples, reporter)
         asked = {

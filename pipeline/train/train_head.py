@@ -22,7 +22,6 @@ from pipeline.train.prepare import (
     prepare_data,
     run_path,
 )
-from pipeline.train.room import require_room
 
 
 def train_head(
@@ -46,8 +45,7 @@ def train_head(
         reserved(path, "train-head", wait=options.wait, reporter=reporter),
         saying_warnings(reporter),
     ):
-        prepared = prepare_data(options, reporter)
-        require_room(wanted, prepared.data)
+        prepared = prepare_data(options, wanted, reporter)
         if not prepared.examples.counts()["val"]:
             raise ConfigError(
                 "train-head: expected images in val to choose on. "

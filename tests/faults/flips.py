@@ -236,7 +236,7 @@ def use_store(folder: Path) -> Any:
     store = Store.open(folder / "store")
     found = [X.tobytes(), y.tobytes(), names, store.identity, store.dim, store.record.root]
     options = TrainHeadOptions(store=str(folder / "store"), run=str(folder / "none"), **_OPTIONS)
-    prepared = prepare_data(options)
+    prepared = prepare_data(options, {})
     return [*found, prepared.examples.splits, prepared.examples.paths, prepared.inputs]
 
 
@@ -293,7 +293,7 @@ def use_run(folder: Path) -> Any:
     run = Run.open(folder / "run")
     X = np.linspace(-1, 1, 36, dtype=np.float32).reshape(3, 12)
     options = TrainHeadOptions(store=str(folder / "store"), run=str(folder / "run"), **_OPTIONS)
-    prepared = prepare_data(options)
+    prepared = prepare_data(options, {})
     added = open_run(prepared, folder / "run", force=False, reporter=Silence())
     wanted = create_heads(options.head, {"logreg": {"grid": (1.0,)}}, seed=0)
     rows = run.manifest()

@@ -12,6 +12,7 @@ from PIL import Image
 from pipeline.runs import tensorboard
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.store.stream import StoredFeatures
 
 # TensorFlow takes seconds to import.
 pytestmark = pytest.mark.slow
@@ -154,5 +155,9 @@ def test_without_files_the_sprite_is_grey(tmp_path: Path) -> None:
     store = planted_store(tmp_path / "store", {"ant": 3})
     rows = store.read_manifest()
     assert tensorboard.keep_projector(tmp_path / "p", rows, store.read(rows.keys)) == 3
+    # From disk where they did not fit into memory.
+    features = StoredFeatures.of(store.plain, rows.keys)
+    assert tensorboard.keep_projector(tmp_path / "d", rows, features) == 3
+    assert len({(tmp_path / name / "tensors.tsv").read_text() for name in "pd"}) == 1
     with Image.open(tmp_path / "p/sprite.png") as sprite:
         assert sprite.getcolors() == [(64 * 64, (128, 128, 128))]

@@ -353,7 +353,7 @@ def test_folds_keep_groups_on_one_side(command: Command) -> None:
     options = SweepOptions(
         store="store", manifest="mine.csv", group="patient", split="85/0/15", head=("ridge",)
     )
-    prepared = prepare_data(options)
+    prepared = prepare_data(options, {})
     names = np.array([patients[path] for path in prepared.examples.paths])
     seen: list[set[str]] = []
 

@@ -165,7 +165,7 @@ def test_a_class_of_fewer_images_than_folds_and_more_folds_than_images(
 
 
 def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
-    data = prepare_data(SweepOptions(store="store", split="85/0/15")).data
+    data = prepare_data(SweepOptions(store="store", split="85/0/15"), {}).data
     train = data.rows["train"]
     # Every image stands twice, and its features tell its number.
     copies = np.repeat(np.arange(train.stop // 2), 2)
@@ -186,7 +186,7 @@ def test_folds_see_neither_their_rows_nor_copies_of_them(store: Store) -> None:
 
 
 def test_choosing_looks_at_val_alone(store: Store) -> None:
-    prepared = prepare_data(SweepOptions(store="store"))
+    prepared = prepare_data(SweepOptions(store="store"), {})
     base = heads.create("ridge", {}, seed=0)
     settings = settings_of("ridge", GRIDS["default"]["ridge"], base.get_params())
     data, other = prepared.data, scrambled(prepared.data, "test")
@@ -297,7 +297,7 @@ def test_the_lead_of_an_older_release_is_kept(
 )
 def test_progress_is_told_while_fits_go_on(store: Store, name: str, split: str) -> None:
     """One step a setting, and most of them before all fits of a shared pass are over."""
-    data = prepare_data(SweepOptions(store="store", split=split)).data
+    data = prepare_data(SweepOptions(store="store", split=split), {}).data
     base = heads.create(name, {"epochs": 4} if name == "dense" else {}, seed=0)
     settings = settings_of(name, GRIDS["default"][name], base.get_params())
     told: list[str | None] = []

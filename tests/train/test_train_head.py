@@ -478,11 +478,11 @@ def test_a_head_without_room_beside_the_features_is_refused_before(
 def test_views_that_do_not_fit_are_refused(
     command: Command, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 1000)
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 12_000)
     status, result = command("train-head", "--store", "store", "--run", "run", "--head", "ridge",
                              "--average", "flip")  # fmt: skip
     assert status == 2
-    assert "1 views" in result["error"]["message"]
+    assert "and 1 view, and to fit on them" in result["error"]["message"]
     assert "--average" in result["error"]["hint"]
 
 

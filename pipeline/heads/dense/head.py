@@ -54,6 +54,7 @@ class DenseHead(Head):
 
     name: ClassVar[str] = "dense"
     streams: ClassVar[bool] = True
+    copies: ClassVar[float] = 2.1
     fitted: ClassVar[tuple[str, ...]] = (
         "classes_", "mean_", "scale_", "weights_", "n_features_in_",
     )  # fmt: skip

@@ -1,15 +1,21 @@
 """The logistic-regression head: the baseline that every other head is compared with."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.heads.grid_head import GridHead, State
 from pipeline.heads.head import Rule, class_weight_rule, is_number
-from pipeline.heads.logreg.path import fit_path
+from pipeline.heads.logreg.path import STACK_ROWS, fit_path
 from pipeline.heads.scaler import FeatureScaler
+
+# Bytes of each score while the loss is minimized: scores, probabilities, residuals and targets, in
+# float32 and then in float64.
+_SCORE_BYTES: Final = 80
+# Features times classes and values of C that are done in a second, at the least.
+_RATE: Final = 1e8
 
 
 class LogregHead(GridHead):
@@ -49,6 +55,16 @@ class LogregHead(GridHead):
         self.max_iter = max_iter
         self.tol = tol
         self.class_weight = class_weight
+
+    def memory(self, images: int, dim: int, classes: int) -> float:
+        """See ``Head.memory``; the loss holds scores of each class for all values it is made of."""
+        rows = classes if classes > 2 else 1
+        scores = rows * min(len(self.grid), max(1, STACK_ROWS // rows))
+        return super().memory(images, dim, classes) + _SCORE_BYTES * images * scores
+
+    def seconds(self, images: int, scored: int, dim: int, classes: int) -> float:
+        """See ``Head.seconds``."""
+        return images * dim * classes * len(self.grid) / _RATE
 
     def _fit_path(
         self,

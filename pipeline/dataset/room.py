@@ -1,0 +1,130 @@
+"""Whether memory has room for features and heads, asked before the features are read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pipeline import heads
+from pipeline.config.options import StageTwoOptions
+from pipeline.dataset.examples import Examples
+from pipeline.errors import ConfigError
+from pipeline.system import machine
+from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
+
+# Arrays of scores that are held together at most: of the images to choose on, where a temperature
+# is fitted; of these and test, with their probabilities, at the end.
+_TO_CHOOSE: Final = 6
+_AT_THE_END: Final = 4
+# Seconds from which it is said how long a head takes.
+_LONG: Final = 600
+_STREAMING: Final = ", ".join(heads.STREAMING)
+
+if TYPE_CHECKING:  # scikit-learn takes two seconds to import
+    from pipeline.heads.head import Head
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What heads, and the features that they are fitted on, ask of memory and time.
+
+    Attributes:
+        heads: The heads by name.
+        examples: The rows.
+        dim: Length of a feature row.
+        options: Which views are fitted on, and averaged over.
+        most_settings: How many settings of a head cross-validation scores, where there is no val.
+    """
+
+    heads: "Mapping[str, Head]"
+    examples: Examples
+    dim: int
+    options: StageTwoOptions
+    most_settings: int = 0
+
+    def for_features(self) -> bool:
+        """Tell whether features fit into memory, beside what fitting takes; else they stay on disk.
+
+        Raises:
+            ConfigError: They do not, though a head or views need them there; or scores of that
+                many images and classes have no room, whatever the head.
+        """
+        free, scores = machine.free_memory(), self._scores()
+        if scores > free:
+            raise self._no_room_for_scores(scores, free)
+        needed = {name: self._to_fit(head) for name, head in self.heads.items()}
+        most = max(needed, key=lambda name: needed[name], default="")
+        features = 4 * self.dim * len(self.examples) * (1 + self._num_views)
+        total = features + max(scores, needed.get(most, 0))
+        if total <= free:
+            return True
+        if self._num_views:
+            raise ConfigError(
+                f"Expected memory for the features of {len(self.examples):,} images and "
+                f"{counted(self._num_views, 'view')}, and to fit on them: {_size(total, free)}",
+                hint="Leave out --augment and --average: without views, features can stay on disk.",
+            )
+        if not all(head.streams for head in self.heads.values()):
+            raise ConfigError(
+                f"Expected memory to fit {most} on {self._fitted:,} images, beside all features: "
+                f"{_size(total, free)}",
+                hint=f"Give heads alone that read features in a stream ({_STREAMING}), or take a "
+                "part of the images, with --manifest.",
+            )
+        return False
+
+    def say_what_takes_long(self, reporter: Reporter) -> None:
+        """Say of heads that do not scale how long they take."""
+        for name, head in self.heads.items():
+            seconds = head.seconds(
+                self._fitted, len(self.examples), self.dim, len(self.examples.names)
+            )
+            if seconds >= _LONG:
+                reporter.say(
+                    f"{name} takes about {seconds / 60:,.0f} minutes for so many images, on two "
+                    f"processors; heads that read them in a stream take a few ({_STREAMING})"
+                )
+
+    @property
+    def _num_views(self) -> int:
+        return len({*self.options.augment, *self.options.average})
+
+    @property
+    def _is_folded(self) -> bool:
+        return self.most_settings > 0 and not self.examples.counts()["val"]
+
+    @property
+    def _fitted(self) -> int:
+        """How many rows of features a head is fitted on at most."""
+        counts = self.examples.counts()
+        images = counts["train"] + (counts["val"] if self.options.refit else 0)
+        return images * (1 + len(self.options.augment))
+
+    def _to_fit(self, head: "Head") -> float:
+        """Return the bytes that a head takes beside the features."""
+        # Rows of a fold, or of several views, are put together for it.
+        is_joined = bool(self.options.augment) or self._is_folded
+        joined = 4 * self.dim * self._fitted if is_joined else 0
+        return joined + head.memory(self._fitted, self.dim, len(self.examples.names))
+
+    def _scores(self) -> int:
+        """Return the bytes that scores take at most."""
+        counts = self.examples.counts()
+        chosen = counts["train" if self._is_folded else "val"]
+        arrays = max(_TO_CHOOSE * chosen, _AT_THE_END * (chosen + counts["test"]))
+        arrays += self.most_settings * counts["train"] if self._is_folded else 0
+        return 8 * len(self.examples.names) * (1 + len(self.options.average)) * arrays
+
+    def _no_room_for_scores(self, scores: int, free: int) -> ConfigError:
+        counts = self.examples.counts()
+        chosen = counts["train" if self._is_folded else "val"]
+        return ConfigError(
+            f"Expected memory for scores of {chosen + counts['test']:,} images (to choose on, and "
+            f"test) and {len(self.examples.names):,} classes: {_size(scores, free)}",
+            hint="Take a part of the images, with --manifest, or "
+            + ("give val a share, with --split." if self._is_folded else "hold fewer of them out."),
+        )
+
+
+def _size(needed: float, free: int) -> str:
+    return f"{needed / 1e9:.1f} GB. Received: {free / 1e9:.1f} GB free."
