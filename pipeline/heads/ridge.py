@@ -4,7 +4,7 @@ It needs two passes over the features and no iteration, so it is the quickest li
 L2 path, and features may lie on disk.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -67,7 +67,7 @@ class RidgeHead(GridHead):
         scaler = FeatureScaler().fit(X, sample_weight=weights)
         factorize = factors_of_rows if X.shape[0] < X.shape[1] else factors_of_features
         with blas_threads(X.shape[0] * X.shape[1]):
-            left, eigenvalues, right = factorize(X, numbers, weights, scaler)
+            left, eigenvalues, right = factorize(X, numbers, weights, scaler, self.progress)
         totals = np.bincount(numbers, weights=weights)
         for alpha in values:
             yield {
@@ -77,6 +77,9 @@ class RidgeHead(GridHead):
                 # The scaled features have mean zero, so b is the mean of the indicators.
                 "intercept_": totals / totals.sum(),
             }
+
+    def _one_done(self, count: int) -> None:
+        """Tell nothing more: the factorization told of all, beside which a value is nothing."""
 
     def _scores(self, X: NDArray[np.floating]) -> NDArray[np.float64]:
         scaled = (X.astype(np.float64) - self.mean_) / self.scale_
@@ -92,6 +95,7 @@ def factors_of_features(
     numbers: NDArray[np.intp],
     weights: NDArray[np.float64] | None,
     scaler: FeatureScaler,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Factors:
     """Return what solves ridge for every alpha, from the Gram matrix of the features.
 
@@ -104,13 +108,14 @@ def factors_of_features(
         weights: Weights of rows, ``(n,)``; None where all are one.
         scaler: The fitted scaler. The sums are of scaled features, since those of raw ones would
             lose the digits of features whose mean is far above their standard deviation.
+        progress: Told the share of the rows that were read since the last call.
 
     Returns:
         Left factor ``(dim, dim)``, eigenvalues ``(dim,)``, right factor ``(dim, classes)``.
     """
     dim, num_classes = X.shape[1], int(numbers.max()) + 1
     gram, sums = np.zeros((dim, dim)), np.zeros((num_classes, dim))
-    for rows, scaled in _weighted_blocks(X, weights, scaler):
+    for rows, scaled in _weighted_blocks(X, weights, scaler, progress):
         gram += scaled.T @ scaled
         sums += _indicators(numbers[rows], _roots(rows, weights), num_classes) @ scaled
     eigenvalues, vectors = np.linalg.eigh(gram)
@@ -122,6 +127,7 @@ def factors_of_rows(
     numbers: NDArray[np.intp],
     weights: NDArray[np.float64] | None,
     scaler: FeatureScaler,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Factors:
     """Return the same from the Gram matrix of the rows, which is smaller where n < dim.
 
@@ -131,7 +137,7 @@ def factors_of_rows(
         Left factor ``(dim, n)``, eigenvalues ``(n,)``, right factor ``(n, classes)``.
     """
     scaled = np.empty(X.shape)
-    for rows, block in _weighted_blocks(X, weights, scaler):
+    for rows, block in _weighted_blocks(X, weights, scaler, progress):
         scaled[rows] = block
     everything = np.arange(len(scaled))
     totals = np.bincount(numbers, weights=weights)
@@ -145,7 +151,10 @@ def factors_of_rows(
 
 
 def _weighted_blocks(
-    X: Features, weights: NDArray[np.float64] | None, scaler: FeatureScaler
+    X: Features,
+    weights: NDArray[np.float64] | None,
+    scaler: FeatureScaler,
+    progress: Callable[[float], None],
 ) -> Iterator[Block]:
     """Yield (row numbers, scaled features times the root of their weights, float64)."""
     for rows, block in blocks(X):
@@ -153,6 +162,7 @@ def _weighted_blocks(
         if weights is not None:
             scaled *= _roots(rows, weights)[:, None]
         yield rows, scaled
+        progress(len(rows) / X.shape[0])
 
 
 def _roots(rows: NDArray[np.intp], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
