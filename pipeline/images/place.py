@@ -146,7 +146,12 @@ def may_hold_images(root: Location) -> bool:
 
 
 def pack_of(place: Location) -> Pack:
-    """Return a packed file, open; one at an address is read from its copy on this machine.
+    """Return a packed file, open; see ``opened``."""
+    return opened(place)[0]
+
+
+def opened(place: Location) -> tuple[Pack, FileState]:
+    """Return a packed file, open, and its state; at an address, its copy and the object's state.
 
     Raises:
         ManifestError: It is damaged, or of another kind than its name says.
@@ -154,8 +159,9 @@ def pack_of(place: Location) -> Pack:
         StorageError: A storage refuses, or cannot be reached.
     """
     if isinstance(place, Remote):
-        return _from_copy(place, packed.opened)[0]
-    return packed.opened(place)
+        return _from_copy(place, lambda copy: packed.opened(copy.path))
+    pack = packed.opened(place)
+    return pack, pack.state
 
 
 def forward_only(root: Location, paths: Iterable[str]) -> list[str]:
@@ -179,7 +185,8 @@ def read(
         root: What the path is relative to.
         path: The image.
         limit: Most bytes that it may have.
-        known: Its state, as the listing of a storage told it, which spares a question.
+        known: Its state as it was listed, which spares a question; that of a packed file has to be
+            the same still, since what is labelled as the image may be another one by now.
 
     Raises:
         UnreadableImageError: There are none, or more than ``limit``; the message is the reason
@@ -190,7 +197,7 @@ def read(
     try:
         if is_address(name):
             return _read_remote(name, limit, known)
-        return _read_local(name, limit)
+        return _read_local(name, limit, known)
     except UnfitFileError as error:
         raise UnreadableImageError(str(error.strerror)) from error
     except (ManifestError, OSError) as error:
@@ -202,10 +209,10 @@ def read(
         raise UnreadableImageError(f"cannot be read: {error.reason}") from error
 
 
-def _read_local(name: str, limit: int) -> tuple[bytes, FileState | None]:
+def _read_local(name: str, limit: int, known: FileState | None) -> tuple[bytes, FileState | None]:
     inside = packed.split(name)
     if inside is not None:
-        return packed.read(*inside, limit=limit)
+        return packed.read(*inside, limit=limit, known=known)
     data, before = read_regular(name, limit=limit)
     after = os.stat(name)  # noqa: PTH116
     unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, len(data))
@@ -217,18 +224,24 @@ def _read_remote(name: str, limit: int, known: FileState | None) -> tuple[bytes,
     if found is None:
         return remote.read(Remote(name), limit=limit, known=known)
     pack, member = found
-    return _from_copy(pack, lambda path: packed.read(path, member, limit=limit)[0])
+
+    def use(copy: remote.Copy) -> bytes:
+        if known is not None:
+            packed.require_listed(copy.state, known)
+        return packed.read(copy.path, member, limit=limit)[0]
+
+    return _from_copy(pack, use)
 
 
-def _from_copy(place: Remote, use: Callable[[Path], Result]) -> tuple[Result, FileState]:
+def _from_copy(place: Remote, use: Callable[[remote.Copy], Result]) -> tuple[Result, FileState]:
     """Do something with the copy of a packed file at an address; return the state that it is of."""
     for _ in range(_TRIES):
         copy = remote.copied(place)
         try:
-            return use(copy.path), copy.state
+            return use(copy), copy.state
         except ManifestError as error:
             message = error.message.replace(str(copy.path), str(place))
-            raise ManifestError(message, hint=error.hint) from error
+            raise type(error)(message, hint=error.hint) from error
         except (OSError, UnreadableImageError):
             if copy.path.exists():
                 raise

@@ -10,6 +10,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from fakes import Command, FakeEncoder, write_image
 from object_store import ObjectStore, Website, set_environment
 
 import pipeline
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, UnreadableImageError
 from pipeline.files import remote
 from pipeline.files.location import Remote
 from pipeline.files.remote import systems
@@ -292,15 +293,57 @@ def test_images_are_found_and_read_from_the_manifest_of_a_store(
     assert len(pipeline.load(store)[1]) == 60
 
 
-def test_a_changed_zip_is_read_again(photos: Path, tmp_path: Path) -> None:
-    data = Path(zipped(photos, tmp_path / "made"))
+def zip_of(path: Path, labels: dict[str, str]) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
+        for number, (image, label) in enumerate(labels.items()):
+            archive.writestr(f"{label}/{number}.png", image)
+    return path.with_suffix(".zip")
+
+
+def shard_of(path: Path, labels: dict[str, str]) -> Path:
+    with tarfile.open(path.with_suffix(".tar"), "w") as archive:
+        for number, (image, label) in enumerate(labels.items()):
+            for kind, text in {"png": image, "cls": label}.items():
+                info = tarfile.TarInfo(f"{number}.{kind}")
+                info.size = len(text)
+                archive.addfile(info, io.BytesIO(text.encode()))
+    return path.with_suffix(".tar")
+
+
+def parquet_of(path: Path, labels: dict[str, str]) -> Path:
+    columns = {"photo": [image.encode() for image in labels], "label": [*labels.values()]}
+    return tables.write_parquet(path.with_suffix(".parquet"), pa.table(columns))
+
+
+@pytest.mark.parametrize("write", [zip_of, shard_of, parquet_of])
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_what_was_listed_in_a_packed_file_is_not_read_from_another(
+    write: Callable[[Path, dict[str, str]], Path], is_remote: bool, bucket: str, tmp_path: Path
+) -> None:
+    def put(labels: dict[str, str]) -> Path | Remote:
+        path = write(tmp_path / "photos", labels)
+        if not is_remote:
+            return path
+        remote.upload(Remote(f"{bucket}/{path.name}"), path)
+        return Remote(f"{bucket}/{path.name}")
+
+    data = put({"CAT": "cat", "DOG": "dog"})
     listing = sources.scan(data)
-    before, found = reading.read(listing, 0).key, reading.find(listing, 0)
-    with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr(listing.paths[0], b"other")
-    assert reading.find(sources.scan(data), 0) != found
-    assert reading.read(listing, 0).key != before
-    assert [reading.is_there(listing, row) for row in (0, 1)] == [True, False]
+    assert [reading.read(listing, row).data for row in (0, 1)] == [b"CAT", b"DOG"]
+    assert reading.read(listing, 0).state == listing.states[0]
+    put({"DOG": "dog", "CAT": "cat"})
+    remote.forget()
+    for row in (0, 1):
+        with pytest.raises(UnreadableImageError, match="changed since it was listed: run this"):
+            reading.read(listing, row)
+    # A manifest without states has keys, which tell what was read.
+    of_a_run = replace(listing, states=())
+    if reading.is_there(of_a_run, 0):
+        assert reading.read(of_a_run, 0).data in (b"CAT", b"DOG")
+    again = sources.scan(data)
+    assert reading.find(again, 0) != reading.find(listing, 0)
+    read = {again.labels[row]: reading.read(again, row).data for row in (0, 1)}
+    assert read == {"cat": b"CAT", "dog": b"DOG"}
 
 
 def test_what_is_no_zip_is_refused_and_a_damaged_member_is_one_bad_image(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ManifestError, mention
-from pipeline.files import remote
 from pipeline.files.location import Location, Remote
 from pipeline.files.state import FileState
 from pipeline.images import packed, place
@@ -85,7 +84,7 @@ def _files(given: Given) -> tuple[list[_File], list[str]]:
     for path in paths:
         where = given.data / path if path else given.data
         try:
-            file = _opened(given, path, where)
+            file = _File(path, *place.opened(where))
         except ManifestError as error:
             if not path:
                 raise
@@ -102,15 +101,6 @@ def _files(given: Given) -> tuple[list[_File], list[str]]:
     if others:
         notes.append(f"Left out, beside packed files: {mention(others, quoted=False)}")
     return found, [*_inner(found), *notes, *_forward(given, found)]
-
-
-def _opened(given: Given, path: str, where: Location) -> _File:
-    if not isinstance(where, Remote):
-        pack = packed.opened(where)
-        return _File(path, pack, pack.state)
-    pack = place.pack_of(where)
-    state = given.states.get(path) or remote.current(where)
-    return _File(path, pack, state or pack.state)
 
 
 def _inner(files: Sequence[_File]) -> list[str]:

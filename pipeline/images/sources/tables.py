@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from pipeline.errors import DamagedTableError, ManifestError, mention
-from pipeline.files import remote
 from pipeline.files.location import Location, Remote, join
 from pipeline.files.state import FileState
 from pipeline.files.table import Row
@@ -27,6 +26,7 @@ from pipeline.images.manifest import (
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
 from pipeline.images.packed.table_members import TablePack, damage_of
+from pipeline.images.place import opened
 from pipeline.images.sources.columns import Columns, choose, features_of
 from pipeline.images.sources.csv_file import found_rows
 from pipeline.images.sources.folder_tree import may_be_image
@@ -191,7 +191,7 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
     )
     groups = group_column([rows[place][3] for place in order])
     return replace(
-        listing, groups=groups, states=_states(given.states or listed.states, listing.paths)
+        listing, groups=groups, states=_states({**given.states, **listed.states}, listing.paths)
     )
 
 
@@ -202,7 +202,7 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         ManifestError: Its columns are of no use, or others than those of the files before it.
         DamagedTableError: It cannot be read.
     """
-    table = _opened(root, file.path)
+    table, state = _opened(root, file.path)
     if table.cut:
         listed.damaged.append((file, f"it is cut short: {table.cut}"))
     if not table.rows:
@@ -219,7 +219,7 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
     paths = list(_paths(table, columns, file, where))
     for (path, is_file), *cells in zip(paths, labels, splits, groups, strict=True):
         (listed.paths if is_file else listed.rows).append((path, *cells))
-    listed.columns[file.path], listed.states[file.path] = columns, table.state
+    listed.columns[file.path], listed.states[file.path] = columns, state
     listed.slow = max(listed.slow, 0 if columns.has_paths else table.largest_group)
     if columns.label:
         listed.unlabelled += labels.count("")
@@ -229,16 +229,16 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         listed.example = listed.example or f"{number} in row {row:,} of {file.path!r}"
 
 
-def _opened(root: Location, path: str) -> TablePack:
-    """Open a table.
+def _opened(root: Location, path: str) -> tuple[TablePack, FileState]:
+    """Open a table; return its state, too.
 
     Raises:
         DamagedTableError: It is damaged, or cannot be read.
     """
     place = join(root, path)
     try:
-        local = remote.local_copy(place) if isinstance(place, Remote) else place
-        return cast(TablePack, packed.opened(local))
+        table, state = opened(place)
+        return cast(TablePack, table), state
     except OSError as error:
         raise DamagedTableError(
             f"{str(place)!r} cannot be read: {error.strerror or error}.",
