@@ -5,8 +5,9 @@ member of a packed file that is on the way there, or an object of a storage else
 """
 
 import errno
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -17,7 +18,7 @@ from pipeline.files.location import Location, Remote, is_address, join
 from pipeline.files.regular import UnfitFileError, read_regular
 from pipeline.files.state import FileState
 from pipeline.images import packed
-from pipeline.images.packed.kinds import Pack
+from pipeline.images.packed.kinds import ChangedPackError, Pack
 
 Result = TypeVar("Result")
 
@@ -162,6 +163,35 @@ def opened(place: Location) -> tuple[Pack, FileState]:
         return _from_copy(place, lambda copy: packed.opened(copy.path))
     pack = packed.opened(place)
     return pack, pack.state
+
+
+def texts(
+    place: Remote, listed: FileState, suffixes: Collection[str], *, limit: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yield what ``Pack.texts`` does of a packed file at an address.
+
+    Its copy is fetched again where it had to give way after the file was listed, and stays open
+    while it is read.
+
+    Args:
+        place: The file.
+        listed: The state in which it was listed.
+        suffixes: What the names of the members end in.
+        limit: Most bytes that one may have.
+
+    Raises:
+        ChangedPackError: It is in another state.
+        ManifestError, OSError, StorageError: As for ``opened``.
+    """
+
+    def begun(copy: remote.Copy) -> Iterator[tuple[str, bytes]]:
+        if copy.state.stamp != listed.stamp:
+            raise ChangedPackError
+        found = packed.opened(copy.path).texts(suffixes, limit=limit)
+        first = next(found, None)  # from here on the copy is open
+        return iter(()) if first is None else itertools.chain([first], found)
+
+    return _from_copy(place, begun)[0]
 
 
 def forward_only(root: Location, paths: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,7 @@ from pipeline.files.location import Remote
 from pipeline.files.remote import systems
 from pipeline.images import packed, reading, sources
 from pipeline.images.manifest import Manifest
+from pipeline.images.sources import samples as samples_module
 from pipeline.store import scan_cache
 from pipeline.store.store import Store
 
@@ -300,8 +302,8 @@ def zip_of(path: Path, labels: dict[str, str]) -> Path:
     return path.with_suffix(".zip")
 
 
-def shard_of(path: Path, labels: dict[str, str]) -> Path:
-    with tarfile.open(path.with_suffix(".tar"), "w") as archive:
+def shard_of(path: Path, labels: dict[str, str], mode: str = "w") -> Path:
+    with tarfile.open(path.with_suffix(".tar"), mode) as archive:
         for number, (image, label) in enumerate(labels.items()):
             for kind, text in {"png": image, "cls": label}.items():
                 info = tarfile.TarInfo(f"{number}.{kind}")
@@ -344,6 +346,38 @@ def test_what_was_listed_in_a_packed_file_is_not_read_from_another(
     assert reading.find(again, 0) != reading.find(listing, 0)
     read = {again.labels[row]: reading.read(again, row).data for row in (0, 1)}
     assert read == {"cat": b"CAT", "dog": b"DOG"}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_labels_are_read_from_shards_that_the_cache_does_not_hold_together(
+    mode: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_CACHE_GB", "1e-6")  # 1,000 bytes
+    suffix = ".tar.gz" if mode == "w:gz" else ".tar"
+    for number in range(3):
+        image = os.urandom(1000).hex()
+        path = shard_of(tmp_path / "shard", {image: f"class {number}"}, mode)
+        remote.upload(Remote(f"{bucket}/{number}{suffix}"), path)
+    listing = sources.scan(Remote(bucket))
+    assert list(listing.labels) == ["class 0", "class 1", "class 2"]
+    assert all(len(reading.read(listing, row).data) == 2000 for row in range(3))
+
+
+def test_a_shard_that_changes_while_it_is_listed_is_said(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, place = shard_of(tmp_path / "shard", {"CAT": "cat"}), Remote(f"{bucket}/0.tar")
+    remote.upload(place, path)
+    told = samples_module.collect
+
+    def after_a_change(*arguments: Any) -> Any:
+        remote.upload(place, shard_of(tmp_path / "shard", {"CAT": "dog"}))
+        remote.forget()
+        return told(*arguments)
+
+    monkeypatch.setattr(samples_module, "collect", after_a_change)
+    with pytest.raises(ManifestError, match="changed while it was listed"):
+        sources.scan(place)
 
 
 def test_what_is_no_zip_is_refused_and_a_damaged_member_is_one_bad_image(
