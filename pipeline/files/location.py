@@ -136,6 +136,12 @@ def join(root: Location, path: str) -> Location:
     return locate(path) if is_address(path) else root / path
 
 
+def is_below(path: str) -> bool:
+    """Tell whether a text is the one spelling of a path below a folder."""
+    is_inside = not path.startswith(("/", "../")) and path not in (".", "..")
+    return is_inside and not is_address(path) and posixpath.normpath(path) == path
+
+
 def normalized(path: str) -> str:
     """Return the one spelling of a path or an address."""
     return str(locate(path)) if is_address(path) else posixpath.normpath(path)
