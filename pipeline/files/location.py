@@ -44,15 +44,19 @@ class Remote:
     def __truediv__(self, path: str) -> "Location":
         if is_address(path):
             return locate(path)
-        if self.url.startswith(("http://", "https://")):
+        if self._is_web:
             # In the address of a page these begin what is no part of its name.
             path = path.replace("?", "%3F").replace("#", "%23")
         return Remote(f"{self.url}/{path}")
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
-        return self.url.rpartition("/")[2]
+        """The last part of the address; on the web without its query.
+
+        That is a part of it where nothing else has a suffix, as in ``get?file=a.zip``.
+        """
+        name = self._path.rpartition("/")[2]
+        return name if "." in name else self.url.rpartition("/")[2]
 
     @property
     def suffix(self) -> str:
@@ -62,7 +66,15 @@ class Remote:
     @property
     def parent(self) -> "Remote":
         """What holds the object."""
-        return Remote(self.url.rpartition("/")[0])
+        return Remote(self._path.rpartition("/")[0])
+
+    @property
+    def _path(self) -> str:
+        return _QUERY.sub("", self.url) if self._is_web else self.url
+
+    @property
+    def _is_web(self) -> bool:
+        return self.url.startswith(("http://", "https://"))
 
 
 Location = Path | Remote

@@ -34,6 +34,8 @@ def name_of(root: Location, path: str) -> str:
     if not path:
         return str(root)
     if isinstance(root, Remote) or is_address(path):
+        if ("?" in path or "#" in path) and not is_address(path) and packed.kind_of(root.name):
+            return f"{root}/{path}"  # of a member, in whose name these begin no query
         return str(join(root, path))
     # Texts, not paths: at a million files the difference is ten seconds.
     text = str(root)
@@ -284,16 +286,22 @@ def _from_copy(place: Remote, use: Callable[[remote.Copy], Result]) -> tuple[Res
 
 def _has_pack(name: str) -> bool:
     """Tell whether the name of a packed file is on the way to an image."""
-    folders = name.partition("://")[2].split("/")[:-1]
-    return any(packed.kind_of(folder) for folder in folders)
+    return any(True for _ in _packs_on(name))
 
 
 def _pack_at(name: str) -> tuple[Remote, str] | None:
     """Return the packed object in an address and the member's name; None where none is there."""
+    for pack in _packs_on(name):
+        if remote.current(pack) is not None:
+            return pack, name[len(pack.url) + 1 :]
+    return None
+
+
+def _packs_on(name: str) -> Iterator[Remote]:
+    """Yield what may be packed objects on the way to an image, by their names, the outer first."""
     start = name.index("://") + 3
     while (end := name.find("/", start)) >= 0:
         pack = Remote(name[:end])
-        if packed.kind_of(name[:end]) and remote.current(pack) is not None:
-            return pack, name[end + 1 :]
+        if packed.kind_of(pack.name):
+            yield pack
         start = end + 1
-    return None

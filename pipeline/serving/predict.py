@@ -112,11 +112,11 @@ def _files_of(text: str, without: str | None, reporter: Reporter) -> list[str]:
     path = locate(text)
     if isinstance(path, Remote):
         if packed.kind_of(path.name) and place.exists(path, ""):
-            return [str(path / name) for name in walk(path)]
+            return place.names_of(path, walk(path))
         # A name without a suffix is more often a folder: one question less.
         if (path.suffix and place.exists(path, "")) or not remote.is_folder(path):
             return [_existing(text)]
-        return [str(path / name) for name in walk(path, reporter)]
+        return place.names_of(path, walk(path, reporter))
     # Not the path's own: names that are too long are no folders.
     if not (os.path.isdir(path) or (packed.kind_of(path.name) and path.is_file())):  # noqa: PTH112
         return [_existing(text)]

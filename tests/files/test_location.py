@@ -58,6 +58,21 @@ def test_places_are_joined_and_spelled_in_one_way() -> None:
     assert normalized("a/./b//c") == "a/b/c" and normalized("S3://b/c/") == "s3://b/c"
 
 
+@pytest.mark.parametrize(
+    ("address", "name", "suffix"),
+    [
+        ("https://host/files/a.zip?download=1", "a.zip", ".zip"),
+        ("https://host/files/a.tar.gz?path=/b/c.d#e", "a.tar.gz", ".gz"),
+        ("https://host/files/get?file=a.zip", "get?file=a.zip", ".zip"),
+        ("s3://host/files/a.zip?download=1", "a.zip?download=1", ".zip?download=1"),
+    ],
+)
+def test_the_query_of_an_address_is_no_part_of_a_name(address: str, name: str, suffix: str) -> None:
+    place = Remote(address)
+    assert (place.name, place.suffix) == (name, suffix)
+    assert str(place.parent).endswith("://host/files")
+
+
 def test_records_name_addresses_as_they_are(tmp_path: Path) -> None:
     root = Remote("s3://bucket/photos")
     assert places.absolute(root) == str(root) and places.nearby(root, tmp_path) is None

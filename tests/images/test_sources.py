@@ -26,11 +26,13 @@ from pipeline.errors import ManifestError, UnreadableImageError
 from pipeline.files import remote
 from pipeline.files.location import Remote
 from pipeline.files.remote import systems
-from pipeline.images import packed, reading, sources
+from pipeline.images import packed, place, reading, sources
 from pipeline.images.manifest import Manifest
 from pipeline.images.sources import samples as samples_module
+from pipeline.serving.predict import list_files
 from pipeline.store import scan_cache
 from pipeline.store.store import Store
+from pipeline.system.progress import Silence
 
 CLASSES = ("cat", "dog", 'it\'s a 3\u20132 "tie"')
 SPLITS = {"train": 14, "val": 3, "test": 3}
@@ -361,6 +363,28 @@ def test_labels_are_read_from_shards_that_the_cache_does_not_hold_together(
     listing = sources.scan(Remote(bucket))
     assert list(listing.labels) == ["class 0", "class 1", "class 2"]
     assert all(len(reading.read(listing, row).data) == 2000 for row in range(3))
+
+
+@pytest.mark.parametrize("write", [zip_of, shard_of, parquet_of])
+def test_the_query_of_an_address_says_nothing_of_what_is_there(
+    write: Callable[[Path, dict[str, str]], Path], website: Website, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "site/photos", {"CAT": "cat #1?", "DOG": "dog"})
+    data = Remote(f"{website.url}/{path.name}?download=1")
+    listing = sources.scan(data)
+    read = {listing.labels[row]: reading.read(listing, row).data for row in (0, 1)}
+    assert read == {"cat #1?": b"CAT", "dog": b"DOG"}
+    assert all(reading.is_there(listing, row) for row in (0, 1))
+    found = list_files([str(data)], Silence(), without=None)
+    assert len(found) == 2 and all(place.exists(Path(), name) for name in found)
+    assert not any(asked.endswith(path.name) for _, asked in website.requests)
+
+
+def test_a_table_with_a_query_names_paths_beside_it(website: Website, tmp_path: Path) -> None:
+    write_image(tmp_path / "site/photos/a.png", 1)
+    (tmp_path / "site/photos/t.csv").write_text("path,label\na.png,cat\n")
+    listing = sources.scan(Remote(f"{website.url}/photos/t.csv?raw=true"))
+    assert str(listing.root) == f"{website.url}/photos" and reading.is_there(listing, 0)
 
 
 def test_a_shard_that_changes_while_it_is_listed_is_said(

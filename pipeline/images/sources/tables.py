@@ -99,7 +99,10 @@ def scan_source(given: Given) -> Manifest:
     """List the images of tables; see ``sources.scan``."""
     if given.tree is None:
         given.require_no_folders()
-        return scan_tables([TableFile(given.data.name)], given, root=given.data.parent)
+        root, name = given.data.parent, given.data.name
+        # Of one with a query, the address alone leads to it.
+        path = name if join(root, name) == given.data else str(given.data)
+        return scan_tables([TableFile(path)], given, root=root)
     _require_no_classes(given)
     names = [path for path in given.tree.paths if packed.kind_of(path)]
     files = [TableFile(path, split) for path, split in _splits_of_files(names).items()]
