@@ -193,7 +193,7 @@ def texts(
         first = next(found, None)  # from here on the copy is open
         return iter(()) if first is None else itertools.chain([first], found)
 
-    return _from_copy(place, begun)[0]
+    return _from_copy(place, begun, listed)[0]
 
 
 def forward_only(root: Location, paths: Iterable[str]) -> list[str]:
@@ -262,13 +262,18 @@ def _read_remote(name: str, limit: int, known: FileState | None) -> tuple[bytes,
             packed.require_listed(copy.state, known)
         return packed.read(copy.path, member, limit=limit)[0]
 
-    return _from_copy(pack, use)
+    return _from_copy(pack, use, known)
 
 
-def _from_copy(place: Remote, use: Callable[[remote.Copy], Result]) -> tuple[Result, FileState]:
-    """Do something with the copy of a packed file at an address; return the state that it is of."""
+def _from_copy(
+    place: Remote, use: Callable[[remote.Copy], Result], listed: FileState | None = None
+) -> tuple[Result, FileState]:
+    """Do something with the copy of a packed file at an address; return the state that it is of.
+
+    That is the state in which it was listed, as long as there is such a copy.
+    """
     for _ in range(_TRIES):
-        copy = remote.copied(place)
+        copy = remote.copied(place, listed)
         try:
             return use(copy), copy.state
         except ManifestError as error:

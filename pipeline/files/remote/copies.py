@@ -58,16 +58,24 @@ def local_copy(place: Remote) -> Path:
     return copied(place).path
 
 
-def copied(place: Remote) -> Copy:
+def copied(place: Remote, wanted: FileState | None = None) -> Copy:
     """Return a copy of an object on this machine's disk, fetched if there is none of its state.
 
     The state is asked for once a minute, and anew after ``known.forget``.
+
+    Args:
+        place: The object.
+        wanted: A state that it was in. A copy of that state is returned as long as there is one.
 
     Raises:
         FileNotFoundError: There is no such object.
         ConfigError: What speaks to such a storage is not installed.
         StorageError: The storage refuses or cannot be reached, or the folder cannot be written.
     """
+    if wanted is not None and wanted.is_proof:
+        path = folder() / _COPIES / known.name_of(place, wanted.stamp)
+        if _is_whole(path, wanted):
+            return Copy(path, wanted)
     found = known.look(place)
     if found.state is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such object", str(place))

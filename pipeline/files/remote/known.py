@@ -76,7 +76,7 @@ def take_down(place: Remote, state: FileState | None, before: Known | None = Non
         name = before.name
     else:
         proof = state.stamp if state is not None and state.is_proof else f"{os.getpid()} at {now}"
-        name = _name(place, proof)
+        name = name_of(place, proof)
     _known[place.url] = known = Known(now, state, name)
     return known
 
@@ -127,6 +127,13 @@ def look_up(places: Sequence[Remote]) -> None:
             _listed[place.url] = state
 
 
+def name_of(place: Remote, stamp: str) -> str:
+    """Return what the copy of an object in a state is called; it ends as the object's name does."""
+    digest = hashlib.sha256(f"{place.url}\0{stamp}".encode("utf-8", "surrogateescape"))
+    suffixes = _SUFFIXES.search(place.name)
+    return f"{digest.hexdigest()[:_DIGITS]}{suffixes[0] if suffixes else ''}"
+
+
 def is_name(name: str) -> bool:
     """Tell whether a copy of an object may be called so."""
     return _NAME.fullmatch(name) is not None
@@ -148,10 +155,3 @@ def _asked(place: Remote) -> FileState | None:
         if error.is_lost:
             raise
         return UNPROVEN
-
-
-def _name(place: Remote, stamp: str) -> str:
-    """Return what the copy of an object is named; it ends as the object's name does."""
-    digest = hashlib.sha256(f"{place.url}\0{stamp}".encode("utf-8", "surrogateescape"))
-    suffixes = _SUFFIXES.search(place.name)
-    return f"{digest.hexdigest()[:_DIGITS]}{suffixes[0] if suffixes else ''}"
