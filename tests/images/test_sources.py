@@ -354,6 +354,15 @@ def test_what_was_listed_in_a_packed_file_is_not_read_from_another(
     assert read == {"cat": b"CAT", "dog": b"DOG"}
 
 
+def test_a_damaged_table_beside_them_leaves_the_states_of_others(tmp_path: Path) -> None:
+    parquet_of(tmp_path / "a", {"CAT": "cat", "DOG": "dog"})
+    (tmp_path / "b.parquet").write_bytes(b"damaged")
+    listing = sources.scan(tmp_path)
+    parquet_of(tmp_path / "a", {"DOG": "dog", "CAT": "cat"})
+    with pytest.raises(UnreadableImageError, match="changed since it was listed"):
+        reading.read(listing, 0)
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_labels_are_read_from_shards_that_the_cache_does_not_hold_together(
     mode: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from pipeline.errors import DamagedTableError, ManifestError, mention
-from pipeline.files.location import Location, Remote, join
+from pipeline.files.location import Location, Remote, is_address, join
 from pipeline.files.state import FileState
 from pipeline.files.table import Row
 from pipeline.images import packed
@@ -26,7 +26,7 @@ from pipeline.images.manifest import (
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
 from pipeline.images.packed.table_members import TablePack, damage_of
-from pipeline.images.place import opened
+from pipeline.images.place import name_of, opened, state_of
 from pipeline.images.sources.columns import Columns, choose, features_of
 from pipeline.images.sources.csv_file import found_rows
 from pipeline.images.sources.folder_tree import may_be_image
@@ -193,9 +193,8 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
         (*_notes(listed, given), *notes),
     )
     groups = group_column([rows[place][3] for place in order])
-    return replace(
-        listing, groups=groups, states=_states({**given.states, **listed.states}, listing.paths)
-    )
+    states = _states({**given.states, **listed.states}, listing)
+    return replace(listing, groups=groups, states=states)
 
 
 def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None:
@@ -324,17 +323,22 @@ def _notes(listed: _Listed, given: Given) -> list[str]:
     return notes
 
 
-def _states(known: Mapping[str, FileState], paths: Sequence[str]) -> Sequence[FileState]:
-    """Return the state of each image, which is that of its table; nothing if one is elsewhere.
+def _states(known: Mapping[str, FileState], listing: Manifest) -> Sequence[FileState | None]:
+    """Return the state of each image, which is that of its table if it is in one.
 
     Args:
         known: States of tables by their paths.
-        paths: Of images: a table, a column and a row; or a table that counts as one.
+        listing: Its paths are a table, a column and a row; or files, a damaged table among them.
+
+    Returns:
+        The states; nothing if one is at an address, where all are asked for together.
     """
     states = []
-    for path in paths:
+    for path in listing.paths:
         state = known.get(path.rsplit("/", 2)[0]) or known.get(path)
         if state is None:
-            return ()
+            if is_address(name_of(listing.root, path)):
+                return ()
+            state = state_of(listing.root, path)
         states.append(state)
     return states
