@@ -22,6 +22,7 @@ from pipeline.images import reading, sources
 from pipeline.images.manifest import OK
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.system.progress import Silence
 
 NUM_IMAGES = 24
 FLAGS = ("--weights", "random", "--image-size", "32")
@@ -324,13 +325,19 @@ def test_what_proves_nothing_is_read_again(
 
 
 def test_names_that_are_no_paths_are_left_out_and_said(bucket: str, photos: Path) -> None:
-    upload(photos, bucket)
+    upload(photos, f"{bucket}/photos")
     system = systems.of(Remote(bucket))
-    for name in ("cat//odd.png", "cat/../up.png"):
-        system.pipe_file(f"{bucket}/{name}", b"x")
-    listing = sources.scan(Remote(bucket))
+    odd = ["cat//odd.png", "cat/../up.png", "/cat/a.png", "../b.png", "s3://bucket/a.png", "."]
+    for name in odd:
+        system.pipe_file(f"{bucket}/photos/{name}", b"x")
+    listing = sources.scan(Remote(bucket) / "photos")
     assert len(listing) == NUM_IMAGES
     assert any("'cat//odd.png' (no path)" in note for note in listing.notes)
+    said: list[str] = []
+    reporter = Silence()
+    reporter.say = said.append
+    assert sources.walk(Remote(bucket) / "photos", reporter) == list(listing.paths)
+    assert len(said) == 1 and "'/cat/a.png'" in said[0]
 
 
 def test_a_storage_that_is_lost_is_no_empty_folder(bucket: str, object_store: ObjectStore) -> None:

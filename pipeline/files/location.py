@@ -9,14 +9,23 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from pipeline.errors import ConfigError
 
 _ADDRESS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.+)", re.DOTALL)
-# What stands before the host: it would be written into records and messages.
-_CREDENTIALS: Final = re.compile(r"[^/?#]*@")
-# Of presigned addresses, whose signature is a credential; a ? in the name of an object stays.
-_SIGNED: Final = re.compile(r"\?(?=.*\b(?:sig|signature|token|x-\w+-signature|credential)=)", re.I)
+# The host or bucket of an address without credentials, which stand before it, up to an @.
+_HOST: Final = re.compile(r"(?:\[[^\]]*\]|arn:[^@]*|[^:@]*)(?::\d{1,5})?")
+_QUERY: Final = re.compile("[?#](.*)", re.DOTALL)
+# Of a parameter whose value is a credential, the name, or what it ends in. Those of a download
+# have others, as in ?download=1, ?token_count=3 or Dropbox' ?rlkey=.
+_SECRET: Final = re.compile(
+    r"auth|code|jwt|key|pass|pwd|sig"
+    r"|.*(?:api|access|account|auth|private|secret|shared|subscription)[_-]?key(?:[_-]?id)?"
+    r"|.*(?:authorization|credentials?|passphrase|passwd|password|secret|signature|token)"
+    r"|.*[._-](?:auth|jwt|pass|pwd|sig)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +44,19 @@ class Remote:
     def __truediv__(self, path: str) -> "Location":
         if is_address(path):
             return locate(path)
-        if self.url.startswith(("http://", "https://")):
+        if self._is_web:
             # In the address of a page these begin what is no part of its name.
             path = path.replace("?", "%3F").replace("#", "%23")
         return Remote(f"{self.url}/{path}")
 
     @property
     def name(self) -> str:
-        """The last part of the address."""
-        return self.url.rpartition("/")[2]
+        """The last part of the address; on the web without its query.
+
+        That is a part of it where nothing else has a suffix, as in ``get?file=a.zip``.
+        """
+        name = self._path.rpartition("/")[2]
+        return name if "." in name else self.url.rpartition("/")[2]
 
     @property
     def suffix(self) -> str:
@@ -53,7 +66,15 @@ class Remote:
     @property
     def parent(self) -> "Remote":
         """What holds the object."""
-        return Remote(self.url.rpartition("/")[0])
+        return Remote(self._path.rpartition("/")[0])
+
+    @property
+    def _path(self) -> str:
+        return _QUERY.sub("", self.url) if self._is_web else self.url
+
+    @property
+    def _is_web(self) -> bool:
+        return self.url.startswith(("http://", "https://"))
 
 
 Location = Path | Remote
@@ -82,13 +103,26 @@ def locate(text: str | Path) -> Location:
     scheme, rest = match[1].lower(), match[2]
     if scheme == "file":
         return Path("/" + rest.lstrip("/"))
-    if _CREDENTIALS.match(rest) or _SIGNED.search(rest):
+    if _has_credentials(rest):
         raise ConfigError(
             f"Expected an address without credentials, which would be written into records. "
             f"Received one with: {scheme}://...",
             hint="Give credentials in the environment, as the storage's own tools take them.",
         )
     return Remote(f"{scheme}://{rest.rstrip('/')}")
+
+
+def _has_credentials(rest: str) -> bool:
+    """Tell whether what follows a scheme holds credentials, which would be written into records.
+
+    A secret before the host may have slashes in it; a ? in the name of an object stays.
+    """
+    if "@" in rest and not _HOST.fullmatch(re.split("[/?#]", rest)[0]):
+        return True
+    query = _QUERY.search(rest)
+    parameters = re.split("[?#&;]", query[1]) if query else []
+    named = (name for name, mark, _ in (text.partition("=") for text in parameters) if mark)
+    return any(_SECRET.fullmatch(unquote(name)) for name in named)
 
 
 def local(option: str, text: str | Path) -> Path:
@@ -112,6 +146,12 @@ def local(option: str, text: str | Path) -> Path:
 def join(root: Location, path: str) -> Location:
     """Return the place of a path that is relative to a root; an address is a place itself."""
     return locate(path) if is_address(path) else root / path
+
+
+def is_below(path: str) -> bool:
+    """Tell whether a text is the one spelling of a path below a folder."""
+    is_inside = not path.startswith(("/", "../")) and path not in (".", "..")
+    return is_inside and not is_address(path) and posixpath.normpath(path) == path
 
 
 def normalized(path: str) -> str:

@@ -5,8 +5,9 @@ member of a packed file that is on the way there, or an object of a storage else
 """
 
 import errno
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -17,7 +18,7 @@ from pipeline.files.location import Location, Remote, is_address, join
 from pipeline.files.regular import UnfitFileError, read_regular
 from pipeline.files.state import FileState
 from pipeline.images import packed
-from pipeline.images.packed.kinds import Pack
+from pipeline.images.packed.kinds import ChangedPackError, Pack
 
 Result = TypeVar("Result")
 
@@ -33,6 +34,8 @@ def name_of(root: Location, path: str) -> str:
     if not path:
         return str(root)
     if isinstance(root, Remote) or is_address(path):
+        if ("?" in path or "#" in path) and not is_address(path) and packed.kind_of(root.name):
+            return f"{root}/{path}"  # of a member, in whose name these begin no query
         return str(join(root, path))
     # Texts, not paths: at a million files the difference is ten seconds.
     text = str(root)
@@ -146,7 +149,12 @@ def may_hold_images(root: Location) -> bool:
 
 
 def pack_of(place: Location) -> Pack:
-    """Return a packed file, open; one at an address is read from its copy on this machine.
+    """Return a packed file, open; see ``opened``."""
+    return opened(place)[0]
+
+
+def opened(place: Location) -> tuple[Pack, FileState]:
+    """Return a packed file, open, and its state; at an address, its copy and the object's state.
 
     Raises:
         ManifestError: It is damaged, or of another kind than its name says.
@@ -154,8 +162,38 @@ def pack_of(place: Location) -> Pack:
         StorageError: A storage refuses, or cannot be reached.
     """
     if isinstance(place, Remote):
-        return _from_copy(place, packed.opened)[0]
-    return packed.opened(place)
+        return _from_copy(place, lambda copy: packed.opened(copy.path))
+    pack = packed.opened(place)
+    return pack, pack.state
+
+
+def texts(
+    place: Remote, listed: FileState, suffixes: Collection[str], *, limit: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yield what ``Pack.texts`` does of a packed file at an address.
+
+    Its copy is fetched again where it had to give way after the file was listed, and stays open
+    while it is read.
+
+    Args:
+        place: The file.
+        listed: The state in which it was listed.
+        suffixes: What the names of the members end in.
+        limit: Most bytes that one may have.
+
+    Raises:
+        ChangedPackError: It is in another state.
+        ManifestError, OSError, StorageError: As for ``opened``.
+    """
+
+    def begun(copy: remote.Copy) -> Iterator[tuple[str, bytes]]:
+        if copy.state.stamp != listed.stamp:
+            raise ChangedPackError
+        found = packed.opened(copy.path).texts(suffixes, limit=limit)
+        first = next(found, None)  # from here on the copy is open
+        return iter(()) if first is None else itertools.chain([first], found)
+
+    return _from_copy(place, begun, listed)[0]
 
 
 def forward_only(root: Location, paths: Iterable[str]) -> list[str]:
@@ -179,7 +217,8 @@ def read(
         root: What the path is relative to.
         path: The image.
         limit: Most bytes that it may have.
-        known: Its state, as the listing of a storage told it, which spares a question.
+        known: Its state as it was listed, which spares a question; that of a packed file has to be
+            the same still, since what is labelled as the image may be another one by now.
 
     Raises:
         UnreadableImageError: There are none, or more than ``limit``; the message is the reason
@@ -190,7 +229,7 @@ def read(
     try:
         if is_address(name):
             return _read_remote(name, limit, known)
-        return _read_local(name, limit)
+        return _read_local(name, limit, known)
     except UnfitFileError as error:
         raise UnreadableImageError(str(error.strerror)) from error
     except (ManifestError, OSError) as error:
@@ -202,10 +241,10 @@ def read(
         raise UnreadableImageError(f"cannot be read: {error.reason}") from error
 
 
-def _read_local(name: str, limit: int) -> tuple[bytes, FileState | None]:
+def _read_local(name: str, limit: int, known: FileState | None) -> tuple[bytes, FileState | None]:
     inside = packed.split(name)
     if inside is not None:
-        return packed.read(*inside, limit=limit)
+        return packed.read(*inside, limit=limit, known=known)
     data, before = read_regular(name, limit=limit)
     after = os.stat(name)  # noqa: PTH116
     unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, len(data))
@@ -217,18 +256,29 @@ def _read_remote(name: str, limit: int, known: FileState | None) -> tuple[bytes,
     if found is None:
         return remote.read(Remote(name), limit=limit, known=known)
     pack, member = found
-    return _from_copy(pack, lambda path: packed.read(path, member, limit=limit)[0])
+
+    def use(copy: remote.Copy) -> bytes:
+        if known is not None:
+            packed.require_listed(copy.state, known)
+        return packed.read(copy.path, member, limit=limit)[0]
+
+    return _from_copy(pack, use, known)
 
 
-def _from_copy(place: Remote, use: Callable[[Path], Result]) -> tuple[Result, FileState]:
-    """Do something with the copy of a packed file at an address; return the state that it is of."""
+def _from_copy(
+    place: Remote, use: Callable[[remote.Copy], Result], listed: FileState | None = None
+) -> tuple[Result, FileState]:
+    """Do something with the copy of a packed file at an address; return the state that it is of.
+
+    That is the state in which it was listed, as long as there is such a copy.
+    """
     for _ in range(_TRIES):
-        copy = remote.copied(place)
+        copy = remote.copied(place, listed)
         try:
-            return use(copy.path), copy.state
+            return use(copy), copy.state
         except ManifestError as error:
             message = error.message.replace(str(copy.path), str(place))
-            raise ManifestError(message, hint=error.hint) from error
+            raise type(error)(message, hint=error.hint) from error
         except (OSError, UnreadableImageError):
             if copy.path.exists():
                 raise
@@ -241,16 +291,22 @@ def _from_copy(place: Remote, use: Callable[[Path], Result]) -> tuple[Result, Fi
 
 def _has_pack(name: str) -> bool:
     """Tell whether the name of a packed file is on the way to an image."""
-    folders = name.partition("://")[2].split("/")[:-1]
-    return any(packed.kind_of(folder) for folder in folders)
+    return any(True for _ in _packs_on(name))
 
 
 def _pack_at(name: str) -> tuple[Remote, str] | None:
     """Return the packed object in an address and the member's name; None where none is there."""
+    for pack in _packs_on(name):
+        if remote.current(pack) is not None:
+            return pack, name[len(pack.url) + 1 :]
+    return None
+
+
+def _packs_on(name: str) -> Iterator[Remote]:
+    """Yield what may be packed objects on the way to an image, by their names, the outer first."""
     start = name.index("://") + 3
     while (end := name.find("/", start)) >= 0:
         pack = Remote(name[:end])
-        if packed.kind_of(name[:end]) and remote.current(pack) is not None:
-            return pack, name[end + 1 :]
+        if packed.kind_of(pack.name):
+            yield pack
         start = end + 1
-    return None

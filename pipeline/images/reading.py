@@ -81,7 +81,7 @@ class Reference:
     Attributes:
         root: What the path is relative to.
         path: The image; empty where it is the root itself.
-        known: Its state, as the listing of a storage told it.
+        known: Its state as it was listed; None by a manifest that has no states.
     """
 
     root: Location

@@ -83,7 +83,7 @@ def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None)
 
     Args:
         paths: Files, folders and packed files, on this machine or at addresses.
-        reporter: Where it is said that a file was named twice.
+        reporter: Where it is said that a file was named twice, or is left out.
         without: A file that a folder may hold and that is no input, such as an earlier result.
 
     Raises:
@@ -94,7 +94,7 @@ def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None)
     files: dict[str, str] = {}
     num_named = 0
     for text in paths:
-        for name in _files_of(text, without):
+        for name in _files_of(text, without, reporter):
             num_named += 1
             files.setdefault(_normalized(name), name)
     if num_named > len(files):
@@ -108,15 +108,15 @@ def _normalized(name: str) -> str:
     return name if is_address(name) else os.path.normpath(Path(name).absolute())
 
 
-def _files_of(text: str, without: str | None) -> list[str]:
+def _files_of(text: str, without: str | None, reporter: Reporter) -> list[str]:
     path = locate(text)
     if isinstance(path, Remote):
         if packed.kind_of(path.name) and place.exists(path, ""):
-            return [str(path / name) for name in walk(path)]
+            return place.names_of(path, walk(path))
         # A name without a suffix is more often a folder: one question less.
         if (path.suffix and place.exists(path, "")) or not remote.is_folder(path):
             return [_existing(text)]
-        return [str(path / name) for name in walk(path)]
+        return place.names_of(path, walk(path, reporter))
     # Not the path's own: names that are too long are no folders.
     if not (os.path.isdir(path) or (packed.kind_of(path.name) and path.is_file())):  # noqa: PTH112
         return [_existing(text)]

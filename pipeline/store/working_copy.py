@@ -18,8 +18,9 @@ _STAYS_FREE: Final = 0.1
 _DIGITS: Final = 16
 # In the folder of all copies.
 _FOLDER: Final = "stores"
-# Below a working copy, where shards are.
-_SHARDS: Final = (f"shards/*{SHARD_SUFFIX}", f"views/*/*{SHARD_SUFFIX}")
+# Below it, where shards of working copies are; stores of the user have other names.
+_COPY: Final = f"*-{'[0-9a-f]' * _DIGITS}"
+_SHARDS: Final = (f"{_COPY}/shards/*{SHARD_SUFFIX}", f"{_COPY}/views/*/*{SHARD_SUFFIX}")
 
 
 def folder_of(place: Remote) -> Path:
@@ -49,7 +50,7 @@ class Room:
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         own, others = 0, []
-        for path in (found for form in _SHARDS for found in folder.parent.glob(f"*/{form}")):
+        for path in (found for form in _SHARDS for found in folder.parent.glob(form)):
             try:
                 status = path.stat()
             except FileNotFoundError:  # another process makes room

@@ -249,7 +249,7 @@ def test_a_copy_is_fetched_once_for_each_state(object_store: ObjectStore, bucket
     remote.write(place, b"three")
     assert remote.local_copy(place) == path  # for a minute
     assert anew(place).read_bytes() == b"three"
-    assert len(list(path.parent.iterdir())) == 2
+    assert len(all_copies()) == 2
     with pytest.raises(FileNotFoundError):
         remote.local_copy(Remote(bucket) / "none.zip")
 
@@ -280,7 +280,11 @@ def test_a_copy_that_is_cut_or_changes_meanwhile_does_not_count(
     remote.write(place, old)
     with pytest.raises(StorageError, match="access is denied"):
         anew(place)
-    assert [path.read_bytes() for path in copies.folder().iterdir()] == [new]
+    assert [path.read_bytes() for path in all_copies()] == [new]
+
+
+def all_copies() -> list[Path]:
+    return [path for path in copies.folder().rglob("*") if known.is_name(path.name)]
 
 
 def test_copies_stay_within_the_budget(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,18 +292,43 @@ def test_copies_stay_within_the_budget(bucket: str, monkeypatch: pytest.MonkeyPa
     places = [Remote(bucket) / f"{number}.zip" for number in range(4)]
     for age, place in enumerate(places):
         remote.write(place, bytes([age]) * 1000)
-    for age, place in enumerate(places[:3]):
-        os.utime(remote.local_copy(place), (age + 1, age + 1))
-    used, first, second = remote.local_copy(places[0]), *map(remote.local_copy, places[1:3])
-    os.utime(first, (1, 1))
+    used, first, second = map(remote.local_copy, places[:3])
+    for age, path in enumerate((used, first, second)):
+        os.utime(path, (age + 1, age + 1))
+    assert remote.local_copy(places[0]) == used
     remote.local_copy(places[3])
     assert used.exists() and second.exists() and not first.exists()
     remote.write(Remote(bucket) / "large.zip", b"x" * 5000)
     large = remote.local_copy(Remote(bucket) / "large.zip")
-    assert list(copies.folder().iterdir()) == [large]
+    assert list(large.parent.iterdir()) == [large]
     monkeypatch.setenv(copies.BUDGET, "much")
     with pytest.raises(ConfigError, match="PIPELINE_CACHE_GB: expected gigabytes"):
         remote.local_copy(places[0])
+
+
+def test_what_is_no_copy_is_never_deleted(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(copies.BUDGET, "0.000001")
+    own = ["thesis.docx", ".tmp-thesis.docx", f"{'0' * 32}.jpg", "copies/thesis.docx"]
+    for name in own:
+        path = copies.folder() / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(5000))
+    for name in ("a.zip", "b.zip"):
+        remote.write(Remote(bucket) / name, bytes(1000))
+        copy = remote.local_copy(Remote(bucket) / name)
+    assert all((copies.folder() / name).exists() for name in own)
+    assert set(all_copies()) == {copies.folder() / f"{'0' * 32}.jpg", copy}
+
+
+def test_a_copy_is_as_unchanged_as_its_object_however_often_it_is_used(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copies, "_GRAIN", -1)
+    remote.write(Remote(bucket) / "a.tar.gz", b"one")
+    copy = remote.local_copy(Remote(bucket) / "a.tar.gz")
+    before = FileState.of(copy.stat())
+    assert remote.local_copy(Remote(bucket) / "a.tar.gz") == copy
+    assert FileState.of(copy.stat()) == before
 
 
 def test_a_folder_of_copies_that_cannot_be_written(

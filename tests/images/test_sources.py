@@ -7,10 +7,13 @@ and returns what DATA is then. To add a source, add its road.
 import io
 import json
 import os
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +23,17 @@ from fakes import Command, FakeEncoder, write_image
 from object_store import ObjectStore, Website, set_environment
 
 import pipeline
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, UnreadableImageError
 from pipeline.files import remote
 from pipeline.files.location import Remote
-from pipeline.files.remote import systems
-from pipeline.images import packed, reading, sources
+from pipeline.files.remote import copies, systems
+from pipeline.images import packed, place, reading, sources
 from pipeline.images.manifest import Manifest
+from pipeline.images.sources import samples as samples_module
+from pipeline.serving.predict import list_files
 from pipeline.store import scan_cache
 from pipeline.store.store import Store
+from pipeline.system.progress import Silence
 
 CLASSES = ("cat", "dog", 'it\'s a 3\u20132 "tie"')
 SPLITS = {"train": 14, "val": 3, "test": 3}
@@ -292,15 +298,124 @@ def test_images_are_found_and_read_from_the_manifest_of_a_store(
     assert len(pipeline.load(store)[1]) == 60
 
 
-def test_a_changed_zip_is_read_again(photos: Path, tmp_path: Path) -> None:
-    data = Path(zipped(photos, tmp_path / "made"))
+def zip_of(path: Path, labels: dict[str, str]) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
+        for number, (image, label) in enumerate(labels.items()):
+            archive.writestr(f"{label}/{number}.png", image)
+    return path.with_suffix(".zip")
+
+
+def shard_of(path: Path, labels: dict[str, str], mode: str = "w") -> Path:
+    with tarfile.open(path.with_suffix(".tar"), mode) as archive:
+        for number, (image, label) in enumerate(labels.items()):
+            for kind, text in {"png": image, "cls": label}.items():
+                info = tarfile.TarInfo(f"{number}.{kind}")
+                info.size = len(text)
+                archive.addfile(info, io.BytesIO(text.encode()))
+    return path.with_suffix(".tar")
+
+
+def parquet_of(path: Path, labels: dict[str, str]) -> Path:
+    columns = {"photo": [image.encode() for image in labels], "label": [*labels.values()]}
+    return tables.write_parquet(path.with_suffix(".parquet"), pa.table(columns))
+
+
+@pytest.mark.parametrize("write", [zip_of, shard_of, parquet_of])
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_what_was_listed_in_a_packed_file_is_not_read_from_another(
+    write: Callable[[Path, dict[str, str]], Path], is_remote: bool, bucket: str, tmp_path: Path
+) -> None:
+    def put(labels: dict[str, str]) -> Path | Remote:
+        path = write(tmp_path / "photos", labels)
+        if not is_remote:
+            return path
+        remote.upload(Remote(f"{bucket}/{path.name}"), path)
+        return Remote(f"{bucket}/{path.name}")
+
+    data = put({"CAT": "cat", "DOG": "dog"})
     listing = sources.scan(data)
-    before, found = reading.read(listing, 0).key, reading.find(listing, 0)
-    with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr(listing.paths[0], b"other")
-    assert reading.find(sources.scan(data), 0) != found
-    assert reading.read(listing, 0).key != before
-    assert [reading.is_there(listing, row) for row in (0, 1)] == [True, False]
+    assert [reading.read(listing, row).data for row in (0, 1)] == [b"CAT", b"DOG"]
+    assert reading.read(listing, 0).state == listing.states[0]
+    put({"DOG": "dog", "CAT": "cat"})
+    remote.forget()
+    if is_remote:  # a copy of what was listed is read as long as there is one
+        assert [reading.read(listing, row).data for row in (0, 1)] == [b"CAT", b"DOG"]
+        shutil.rmtree(copies.folder())
+    for row in (0, 1):
+        with pytest.raises(UnreadableImageError, match="changed since it was listed: run this"):
+            reading.read(listing, row)
+    # A manifest without states has keys, which tell what was read.
+    of_a_run = replace(listing, states=())
+    if reading.is_there(of_a_run, 0):
+        assert reading.read(of_a_run, 0).data in (b"CAT", b"DOG")
+    again = sources.scan(data)
+    assert reading.find(again, 0) != reading.find(listing, 0)
+    read = {again.labels[row]: reading.read(again, row).data for row in (0, 1)}
+    assert read == {"cat": b"CAT", "dog": b"DOG"}
+
+
+def test_a_damaged_table_beside_them_leaves_the_states_of_others(tmp_path: Path) -> None:
+    parquet_of(tmp_path / "a", {"CAT": "cat", "DOG": "dog"})
+    (tmp_path / "b.parquet").write_bytes(b"damaged")
+    listing = sources.scan(tmp_path)
+    parquet_of(tmp_path / "a", {"DOG": "dog", "CAT": "cat"})
+    with pytest.raises(UnreadableImageError, match="changed since it was listed"):
+        reading.read(listing, 0)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_labels_are_read_from_shards_that_the_cache_does_not_hold_together(
+    mode: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_CACHE_GB", "1e-6")  # 1,000 bytes
+    suffix = ".tar.gz" if mode == "w:gz" else ".tar"
+    for number in range(3):
+        image = os.urandom(1000).hex()
+        path = shard_of(tmp_path / "shard", {image: f"class {number}"}, mode)
+        remote.upload(Remote(f"{bucket}/{number}{suffix}"), path)
+    listing = sources.scan(Remote(bucket))
+    assert list(listing.labels) == ["class 0", "class 1", "class 2"]
+    assert all(len(reading.read(listing, row).data) == 2000 for row in range(3))
+
+
+@pytest.mark.parametrize("write", [zip_of, shard_of, parquet_of])
+def test_the_query_of_an_address_says_nothing_of_what_is_there(
+    write: Callable[[Path, dict[str, str]], Path], website: Website, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "site/photos", {"CAT": "cat #1?", "DOG": "dog"})
+    data = Remote(f"{website.url}/{path.name}?download=1")
+    listing = sources.scan(data)
+    read = {listing.labels[row]: reading.read(listing, row).data for row in (0, 1)}
+    assert read == {"cat #1?": b"CAT", "dog": b"DOG"}
+    assert all(reading.is_there(listing, row) for row in (0, 1))
+    found = list_files([str(data)], Silence(), without=None)
+    assert len(found) == 2 and all(place.exists(Path(), name) for name in found)
+    assert not any(asked.endswith(path.name) for _, asked in website.requests)
+
+
+def test_a_table_with_a_query_names_paths_beside_it(website: Website, tmp_path: Path) -> None:
+    write_image(tmp_path / "site/photos/a.png", 1)
+    (tmp_path / "site/photos/t.csv").write_text("path,label\na.png,cat\n")
+    listing = sources.scan(Remote(f"{website.url}/photos/t.csv?raw=true"))
+    assert str(listing.root) == f"{website.url}/photos" and reading.is_there(listing, 0)
+
+
+def test_a_shard_that_changes_while_it_is_listed_is_said(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, place = shard_of(tmp_path / "shard", {"CAT": "cat"}), Remote(f"{bucket}/0.tar")
+    remote.upload(place, path)
+    told = samples_module.collect
+
+    def after_a_change(*arguments: Any) -> Any:
+        remote.upload(place, shard_of(tmp_path / "shard", {"CAT": "dog"}))
+        remote.forget()
+        shutil.rmtree(copies.folder())
+        return told(*arguments)
+
+    monkeypatch.setattr(samples_module, "collect", after_a_change)
+    with pytest.raises(ManifestError, match="changed while it was listed"):
+        sources.scan(place)
 
 
 def test_what_is_no_zip_is_refused_and_a_damaged_member_is_one_bad_image(

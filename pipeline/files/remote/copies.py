@@ -1,10 +1,12 @@
 """Copies of objects on this machine's disk: packed files and tables, which are read in pieces.
 
-They lie in the user's cache folder, named by the digest of their address and state, so that one of
-another state is never taken for them. Those that were used last are kept, within a budget; several
-processes may share the folder. A copy has its name only once it is whole.
+They lie in a folder of their own in the user's cache, named by the digest of their address and
+state, so that one of another state is never taken for them. Those that were used last are kept,
+within a budget; several processes may share the folder. A copy has its name only once it is whole,
+and is never touched again: its times are part of what says that it is unchanged. When it was used
+last, a mark beside it tells.
 
-``PIPELINE_CACHE_DIR`` names another folder, ``PIPELINE_CACHE_GB`` another budget.
+``PIPELINE_CACHE_DIR`` names another cache, ``PIPELINE_CACHE_GB`` another budget.
 """
 
 import errno
@@ -12,17 +14,12 @@ import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pipeline.errors import ConfigError, StorageError, hint_for
-from pipeline.files.atomic import (
-    TEMPORARY_PREFIX,
-    exclusive,
-    remove_leftovers,
-    rename_durably,
-    temporary_sibling,
-)
+from pipeline.files.atomic import exclusive, remove_leftovers, rename_durably, temporary_sibling
 from pipeline.files.location import Remote
 from pipeline.files.remote import known, objects
 from pipeline.files.state import FileState
@@ -30,12 +27,16 @@ from pipeline.files.state import FileState
 FOLDER: Final = "PIPELINE_CACHE_DIR"
 BUDGET: Final = "PIPELINE_CACHE_GB"
 _GIGABYTES: Final = 20.0
+# In the cache, which may hold other things, of the user's too.
+_COPIES: Final = "copies"
 # An object is fetched in pieces, several at once: one that is cut costs little.
 _PIECE: Final = 16 << 20
 _AT_ONCE: Final = 8
 # Of an object that changes while it is fetched.
 _TRIES: Final = 3
-_LOCK: Final = ".lock"
+# At the end of names beside a copy's, which no copy has.
+_LOCK: Final = "-lock"
+_USED: Final = "-used"
 # Seconds for which a use of a copy counts as the last one.
 _GRAIN: Final = 60
 
@@ -57,20 +58,28 @@ def local_copy(place: Remote) -> Path:
     return copied(place).path
 
 
-def copied(place: Remote) -> Copy:
+def copied(place: Remote, wanted: FileState | None = None) -> Copy:
     """Return a copy of an object on this machine's disk, fetched if there is none of its state.
 
     The state is asked for once a minute, and anew after ``known.forget``.
+
+    Args:
+        place: The object.
+        wanted: A state that it was in. A copy of that state is returned as long as there is one.
 
     Raises:
         FileNotFoundError: There is no such object.
         ConfigError: What speaks to such a storage is not installed.
         StorageError: The storage refuses or cannot be reached, or the folder cannot be written.
     """
+    if wanted is not None and wanted.is_proof:
+        path = folder() / _COPIES / known.name_of(place, wanted.stamp)
+        if _is_whole(path, wanted):
+            return Copy(path, wanted)
     found = known.look(place)
     if found.state is None:
         raise FileNotFoundError(errno.ENOENT, "there is no such object", str(place))
-    path = folder() / found.name
+    path = folder() / _COPIES / found.name
     if _is_whole(path, found.state):
         return Copy(path, found.state)
     return _made(place, found.state, path)
@@ -90,7 +99,7 @@ def download(place: Remote, target: Path) -> None:
 
 
 def folder() -> Path:
-    """Return the folder of copies."""
+    """Return the cache, which holds a folder of copies, and one of working copies of stores."""
     named = os.environ.get(FOLDER)
     if named:
         return Path(named).expanduser()
@@ -120,15 +129,27 @@ def budget() -> int:
 def _is_whole(path: Path, state: FileState) -> bool:
     """Tell whether a copy is there, and take down that it was used."""
     try:
-        status = path.stat()
-        if status.st_size != state.size and state.size:
-            return False
-        # Not at each use: a file whose times change is listed anew.
-        if time.time() - status.st_mtime > _GRAIN:
-            os.utime(path)
+        size = path.stat().st_size
+        is_lately_used = time.time() - _last_use(path) <= _GRAIN
     except OSError:
         return False
+    if size != state.size and state.size:
+        return False
+    if not is_lately_used:
+        with suppress(OSError):  # a copy can be read where nothing can be written
+            _mark(path).touch()
     return True
+
+
+def _last_use(path: Path) -> float:
+    """Return when a copy was used last; one without a mark, when it was made."""
+    with suppress(FileNotFoundError):
+        return _mark(path).stat().st_mtime
+    return path.stat().st_mtime
+
+
+def _mark(path: Path) -> Path:
+    return path.with_name(path.name + _USED)
 
 
 def _made(place: Remote, state: FileState, path: Path) -> Copy:
@@ -201,16 +222,13 @@ def _make_room(place: Path, size: int) -> None:
     """Delete the copies that were used longest ago, until one of a size fits into the budget."""
     found: list[tuple[float, int, Path]] = []
     for path in place.iterdir():
-        if path.name.startswith(TEMPORARY_PREFIX) or path.name.endswith(_LOCK) or path.is_dir():
-            continue
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # another process makes room
-            continue
-        found.append((status.st_mtime, status.st_size, path))
+        if known.is_name(path.name):
+            with suppress(FileNotFoundError):  # another process makes room
+                found.append((_last_use(path), path.stat().st_size, path))
     excess = sum(taken for _, taken, _ in found) + size - budget()
     for _, taken, path in sorted(found):
         if excess <= 0:
             return
         path.unlink(missing_ok=True)
+        _mark(path).unlink(missing_ok=True)
         excess -= taken

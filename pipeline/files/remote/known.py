@@ -23,6 +23,8 @@ _AT_ONCE: Final = 32
 # From so many objects of one folder on, the folder is listed: a page has a thousand of them.
 _LISTED_FROM: Final = 20
 _SUFFIXES: Final = re.compile(r"(\.[A-Za-z0-9]{1,8}){1,2}$")
+_DIGITS: Final = 32
+_NAME: Final = re.compile(rf"[0-9a-f]{{{_DIGITS}}}(\.[A-Za-z0-9]{{1,8}}){{0,2}}")
 
 
 class Known(NamedTuple):
@@ -74,7 +76,7 @@ def take_down(place: Remote, state: FileState | None, before: Known | None = Non
         name = before.name
     else:
         proof = state.stamp if state is not None and state.is_proof else f"{os.getpid()} at {now}"
-        name = _name(place, proof)
+        name = name_of(place, proof)
     _known[place.url] = known = Known(now, state, name)
     return known
 
@@ -125,6 +127,18 @@ def look_up(places: Sequence[Remote]) -> None:
             _listed[place.url] = state
 
 
+def name_of(place: Remote, stamp: str) -> str:
+    """Return what the copy of an object in a state is called; it ends as the object's name does."""
+    digest = hashlib.sha256(f"{place.url}\0{stamp}".encode("utf-8", "surrogateescape"))
+    suffixes = _SUFFIXES.search(place.name)
+    return f"{digest.hexdigest()[:_DIGITS]}{suffixes[0] if suffixes else ''}"
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a copy of an object may be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
 def _inside(folder: Remote) -> Mapping[str, FileState]:
     try:
         return objects.directly_in(folder)
@@ -141,10 +155,3 @@ def _asked(place: Remote) -> FileState | None:
         if error.is_lost:
             raise
         return UNPROVEN
-
-
-def _name(place: Remote, stamp: str) -> str:
-    """Return what the copy of an object is named; it ends as the object's name does."""
-    digest = hashlib.sha256(f"{place.url}\0{stamp}".encode("utf-8", "surrogateescape"))
-    suffixes = _SUFFIXES.search(place.name)
-    return f"{digest.hexdigest()[:32]}{suffixes[0] if suffixes else ''}"

@@ -117,21 +117,44 @@ def opened(path: str | Path) -> Pack:
         return _listed(name) if pack is None else pack
 
 
-def read(path: str | Path, name: str, *, limit: int) -> tuple[bytes, FileState]:
+def read(
+    path: str | Path, name: str, *, limit: int, known: FileState | None = None
+) -> tuple[bytes, FileState]:
     """Return the bytes of a member, and the state of the file that they are of.
+
+    Args:
+        path: The file.
+        name: The member.
+        limit: Most bytes that it may have.
+        known: The state in which the file was listed, and its labels read; None where that does
+            not matter.
 
     Raises:
         ManifestError: The file is damaged, or of another kind than its name says.
         OSError: It cannot be read.
-        UnreadableImageError: See ``Pack.read``.
+        UnreadableImageError: See ``Pack.read``; or the file is in another state than the known one.
     """
     for _ in range(_TRIES):
         pack = opened(path)
+        if known is not None:
+            require_listed(pack.state, known)
         try:
             return pack.read(name, limit=limit), pack.state
         except ChangedPackError:
             forget(path)
     raise UnreadableImageError("cannot be read: the packed file changed while it was read")
+
+
+def require_listed(state: FileState, known: FileState) -> None:
+    """Refuse a packed file that is not the one that was listed: what was labelled is elsewhere.
+
+    Raises:
+        UnreadableImageError: Its state is another.
+    """
+    if known.is_proof and state.stamp != known.stamp:
+        raise UnreadableImageError(
+            "cannot be read: the packed file changed since it was listed: run this again"
+        )
 
 
 def forget(path: str | Path | None = None) -> None:

@@ -15,7 +15,26 @@ class Names(Container[str], Sized, Protocol):
     """Names in which one is found at once."""
 
 
-class Pack(Protocol):
+class Texts(Protocol):
+    """Names of members, and the bytes of those that hold what is said of others."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """POSIX paths of the members that are files, each once, in stored order."""
+
+    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
+        """Yield name and bytes of the members whose names end so, in stored order.
+
+        Members of one name are all among them; those are not that have more than ``limit`` bytes,
+        or are cut short or damaged.
+
+        Raises:
+            ChangedPackError: The file changed since its members were listed.
+            OSError: The file cannot be read.
+        """
+
+
+class Pack(Texts, Protocol):
     """The members of a packed file; safe to use from many threads."""
 
     @property
@@ -35,10 +54,6 @@ class Pack(Protocol):
         """Whether it is read from front to back alone, so that who asks in another order waits."""
 
     @property
-    def names(self) -> Sequence[str]:
-        """POSIX paths of the members that are files, each once, in stored order."""
-
-    @property
     def members(self) -> Names:
         """The same names, in which one is found at once."""
 
@@ -50,15 +65,4 @@ class Pack(Protocol):
             UnreadableImageError: There is none of that name, it is cut short or damaged, has more
                 bytes than ``limit``, or several members of that name differ; the message is the
                 reason alone.
-        """
-
-    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
-        """Yield name and bytes of the members whose names end so, in stored order.
-
-        Members of one name are all among them; those are not that have more than ``limit`` bytes,
-        or are cut short or damaged.
-
-        Raises:
-            ChangedPackError: The file changed since its members were listed.
-            OSError: The file cannot be read.
         """

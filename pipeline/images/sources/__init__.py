@@ -10,14 +10,16 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Final, cast
 
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, mention
 from pipeline.files import remote
-from pipeline.files.location import Location, Remote, normalized
+from pipeline.files.location import Location, Remote, is_below
+from pipeline.files.state import FileState
 from pipeline.images import packed, place
 from pipeline.images.manifest import Manifest
 from pipeline.images.sources import samples
 from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
 from pipeline.images.sources.given import Given
+from pipeline.system.progress import Reporter, Silence
 
 # From what a kind is called to its module; the first that recognizes the data lists it.
 SOURCES: Final[Mapping[str, str]] = MappingProxyType(
@@ -105,16 +107,24 @@ def _given(data: Location, layout: str, unlabelled: Sequence[str]) -> Given:
 def _given_at(data: Remote, layout: str, unlabelled: Sequence[str]) -> Given:
     """Return what is at an address; see ``_given``."""
     is_file = not remote.can_list(data) or (data.suffix and remote.state(data) is not None)
-    states = {} if is_file else remote.listing(data)
-    # Names of objects may be any text; those of a manifest are paths.
-    odd = [name for name in states if normalized(name) != name]
+    states, odd = ({}, []) if is_file else _below(data)
     left_out = [f"{name!r} (no path)" for name in odd]
-    for name in odd:
-        del states[name]
     if not (states or (is_file and remote.current(data) is not None)):
         raise _missing(data)
     tree = None if is_file else Tree.of_paths(states)
     return Given(data, tree, layout, tuple(unlabelled), states, left_out=left_out)
+
+
+def _below(folder: Remote) -> tuple[dict[str, FileState], list[str]]:
+    """Return the objects below an address with their states, and names of others.
+
+    Names of objects may be any text; those of a manifest are paths.
+    """
+    states = remote.listing(folder)
+    odd = [name for name in states if not is_below(name)]
+    for name in odd:
+        del states[name]
+    return states, odd
 
 
 def _missing(data: Location) -> ManifestError:
@@ -140,11 +150,15 @@ def with_states(listing: Manifest) -> Manifest:
         return replace(listing, states=states)
 
 
-def walk(folder: Location) -> list[str]:
+def walk(folder: Location, reporter: Reporter | None = None) -> list[str]:
     """Return the files below a folder, POSIX paths relative to it; labels mean nothing.
 
     They are sorted; members of tar and zip files are in their place, in stored order. The folder
     may be a packed file itself.
+
+    Args:
+        folder: The folder.
+        reporter: Where it is said which objects are left out, since their names are no paths.
 
     Raises:
         ConfigError: The folder is a table of images, and pyarrow is not installed.
@@ -152,7 +166,7 @@ def walk(folder: Location) -> list[str]:
         StorageError: The storage refuses, or cannot be reached.
     """
     if isinstance(folder, Remote):
-        paths = _members(folder) or Tree.of_paths(remote.listing(folder)).paths
+        paths = _members(folder) or _objects(folder, reporter or Silence())
     else:
         paths = Tree.of(folder).paths if folder.is_dir() else _members(folder)
     inside: dict[str, list[str]] = {}
@@ -167,6 +181,13 @@ def walk(folder: Location) -> list[str]:
             hint="Give image files, or folders of images.",
         )
     return paths
+
+
+def _objects(folder: Remote, reporter: Reporter) -> list[str]:
+    states, odd = _below(folder)
+    if odd:
+        reporter.say(f"Left out of {str(folder)!r}, names that are no paths: {mention(odd)}")
+    return Tree.of_paths(states).paths
 
 
 def _members(file: Location) -> list[str]:

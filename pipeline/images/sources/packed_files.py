@@ -5,13 +5,12 @@ are read as the folder that was packed. Rows are in stored order, so that readin
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from pipeline.errors import ManifestError, mention
-from pipeline.files import remote
 from pipeline.files.location import Location, Remote
 from pipeline.files.state import FileState
 from pipeline.images import packed, place
@@ -33,13 +32,27 @@ class _File:
 
     Attributes:
         path: Relative to the place of the data; empty if it is the data.
-        pack: Its members.
+        where: Its place.
+        pack: Its members. One at an address is not read by it: its copy may have given way to
+            those of the files after it.
         state: Its state.
     """
 
     path: str
+    where: Location
     pack: Pack
     state: FileState
+
+    @property
+    def names(self) -> Sequence[str]:
+        """See ``Pack``."""
+        return self.pack.names
+
+    def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
+        """Yield name and bytes of small members; see ``Pack``."""
+        if isinstance(self.where, Remote):
+            return place.texts(self.where, self.state, suffixes, limit=limit)
+        return self.pack.texts(suffixes, limit=limit)
 
     def place(self, member: str) -> str:
         """Return the path of a member, relative to the place of the data."""
@@ -85,7 +98,7 @@ def _files(given: Given) -> tuple[list[_File], list[str]]:
     for path in paths:
         where = given.data / path if path else given.data
         try:
-            file = _opened(given, path, where)
+            file = _File(path, where, *place.opened(where))
         except ManifestError as error:
             if not path:
                 raise
@@ -102,15 +115,6 @@ def _files(given: Given) -> tuple[list[_File], list[str]]:
     if others:
         notes.append(f"Left out, beside packed files: {mention(others, quoted=False)}")
     return found, [*_inner(found), *notes, *_forward(given, found)]
-
-
-def _opened(given: Given, path: str, where: Location) -> _File:
-    if not isinstance(where, Remote):
-        pack = packed.opened(where)
-        return _File(path, pack, pack.state)
-    pack = place.pack_of(where)
-    state = given.states.get(path) or remote.current(where)
-    return _File(path, pack, state or pack.state)
 
 
 def _inner(files: Sequence[_File]) -> list[str]:
@@ -144,7 +148,7 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
         ManifestError: There is no image, or the labels may be several things.
     """
     splits, notes, files = _named(given, files)
-    called = [(file.path or given.data.name, file.pack) for file in files]
+    called = [(file.path or given.data.name, file) for file in files]
     found = samples.collect(called, given.image_column, given.label_column)
     if not found.names:
         said = [f"{what}: {mention(names)}" for what, names in found.left_out.items()]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.errors import ManifestError, mention
-from pipeline.images.packed.kinds import Pack
+from pipeline.images.packed.kinds import Texts
 from pipeline.images.sources.folder_tree import is_ignored
 
 CLS: Final = ".cls"
@@ -58,7 +58,7 @@ class Found:
     keys: set[str] = field(default_factory=set)
 
 
-def are_in(pack: Pack) -> bool:
+def are_in(pack: Texts) -> bool:
     """Tell whether a packed file holds samples: an image with a .cls or a .json beside it."""
     beside = {_split(name)[0] for name in pack.names if name.lower().endswith(_BESIDE)}
     return bool(beside) and any(
@@ -67,7 +67,7 @@ def are_in(pack: Pack) -> bool:
     )
 
 
-def collect(packs: Sequence[tuple[str, Pack]], image: str | None, chosen: str | None) -> Found:
+def collect(packs: Sequence[tuple[str, Texts]], image: str | None, chosen: str | None) -> Found:
     """Return the samples of packed files with their labels.
 
     Args:
@@ -104,11 +104,11 @@ def collect(packs: Sequence[tuple[str, Pack]], image: str | None, chosen: str | 
     return found
 
 
-def _has_cls(pack: Pack) -> bool:
+def _has_cls(pack: Texts) -> bool:
     return any(name.lower().endswith(CLS) and _split(name)[1] == "cls" for name in pack.names)
 
 
-def _labels(pack: Pack, called: str, found: Found, chosen: str | None) -> dict[str, object]:
+def _labels(pack: Texts, called: str, found: Found, chosen: str | None) -> dict[str, object]:
     """Return the label of each sample that has one, by its key."""
     labels: dict[str, object] = {}
     said = _in_cls(pack) if found.source == CLS else _in_json(pack, called, found, chosen)
@@ -120,7 +120,7 @@ def _labels(pack: Pack, called: str, found: Found, chosen: str | None) -> dict[s
     return labels
 
 
-def _in_cls(pack: Pack) -> Iterator[tuple[str, str | None]]:
+def _in_cls(pack: Texts) -> Iterator[tuple[str, str | None]]:
     """Yield the key of each sample with what its .cls says, None of what can be no label."""
     known: dict[bytes, str | None] = {}
     for name, data in pack.texts((CLS,), limit=_MOST_JSON):
@@ -135,7 +135,7 @@ def _in_cls(pack: Pack) -> Iterator[tuple[str, str | None]]:
 
 
 def _in_json(
-    pack: Pack, called: str, found: Found, chosen: str | None
+    pack: Texts, called: str, found: Found, chosen: str | None
 ) -> Iterator[tuple[str, str | None]]:
     """Yield the key of each sample with what its .json says, None of what can be no label.
 
@@ -182,7 +182,9 @@ def _label(text: str) -> str | None:
     return sys.intern(text) if is_label else None
 
 
-def _images(pack: Pack, called: str, found: Found, chosen: str | None) -> Iterator[tuple[str, str]]:
+def _images(
+    pack: Texts, called: str, found: Found, chosen: str | None
+) -> Iterator[tuple[str, str]]:
     """Return key and name of the one image of each sample, in stored order."""
     images: dict[str, str] = {}
     several: dict[str, list[str]] = {}

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from pipeline.errors import DamagedTableError, ManifestError, mention
-from pipeline.files import remote
-from pipeline.files.location import Location, Remote, join
+from pipeline.files.location import Location, Remote, is_address, join
 from pipeline.files.state import FileState
 from pipeline.files.table import Row
 from pipeline.images import packed
@@ -27,6 +26,7 @@ from pipeline.images.manifest import (
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
 from pipeline.images.packed.table_members import TablePack, damage_of
+from pipeline.images.place import name_of, opened, state_of
 from pipeline.images.sources.columns import Columns, choose, features_of
 from pipeline.images.sources.csv_file import found_rows
 from pipeline.images.sources.folder_tree import may_be_image
@@ -99,7 +99,10 @@ def scan_source(given: Given) -> Manifest:
     """List the images of tables; see ``sources.scan``."""
     if given.tree is None:
         given.require_no_folders()
-        return scan_tables([TableFile(given.data.name)], given, root=given.data.parent)
+        root, name = given.data.parent, given.data.name
+        # Of one with a query, the address alone leads to it.
+        path = name if join(root, name) == given.data else str(given.data)
+        return scan_tables([TableFile(path)], given, root=root)
     _require_no_classes(given)
     names = [path for path in given.tree.paths if packed.kind_of(path)]
     files = [TableFile(path, split) for path, split in _splits_of_files(names).items()]
@@ -190,9 +193,8 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
         (*_notes(listed, given), *notes),
     )
     groups = group_column([rows[place][3] for place in order])
-    return replace(
-        listing, groups=groups, states=_states(given.states or listed.states, listing.paths)
-    )
+    states = _states({**given.states, **listed.states}, listing)
+    return replace(listing, groups=groups, states=states)
 
 
 def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None:
@@ -202,7 +204,7 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         ManifestError: Its columns are of no use, or others than those of the files before it.
         DamagedTableError: It cannot be read.
     """
-    table = _opened(root, file.path)
+    table, state = _opened(root, file.path)
     if table.cut:
         listed.damaged.append((file, f"it is cut short: {table.cut}"))
     if not table.rows:
@@ -219,7 +221,7 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
     paths = list(_paths(table, columns, file, where))
     for (path, is_file), *cells in zip(paths, labels, splits, groups, strict=True):
         (listed.paths if is_file else listed.rows).append((path, *cells))
-    listed.columns[file.path], listed.states[file.path] = columns, table.state
+    listed.columns[file.path], listed.states[file.path] = columns, state
     listed.slow = max(listed.slow, 0 if columns.has_paths else table.largest_group)
     if columns.label:
         listed.unlabelled += labels.count("")
@@ -229,16 +231,16 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         listed.example = listed.example or f"{number} in row {row:,} of {file.path!r}"
 
 
-def _opened(root: Location, path: str) -> TablePack:
-    """Open a table.
+def _opened(root: Location, path: str) -> tuple[TablePack, FileState]:
+    """Open a table; return its state, too.
 
     Raises:
         DamagedTableError: It is damaged, or cannot be read.
     """
     place = join(root, path)
     try:
-        local = remote.local_copy(place) if isinstance(place, Remote) else place
-        return cast(TablePack, packed.opened(local))
+        table, state = opened(place)
+        return cast(TablePack, table), state
     except OSError as error:
         raise DamagedTableError(
             f"{str(place)!r} cannot be read: {error.strerror or error}.",
@@ -321,17 +323,22 @@ def _notes(listed: _Listed, given: Given) -> list[str]:
     return notes
 
 
-def _states(known: Mapping[str, FileState], paths: Sequence[str]) -> Sequence[FileState]:
-    """Return the state of each image, which is that of its table; nothing if one is elsewhere.
+def _states(known: Mapping[str, FileState], listing: Manifest) -> Sequence[FileState | None]:
+    """Return the state of each image, which is that of its table if it is in one.
 
     Args:
         known: States of tables by their paths.
-        paths: Of images: a table, a column and a row; or a table that counts as one.
+        listing: Its paths are a table, a column and a row; or files, a damaged table among them.
+
+    Returns:
+        The states; nothing if one is at an address, where all are asked for together.
     """
     states = []
-    for path in paths:
+    for path in listing.paths:
         state = known.get(path.rsplit("/", 2)[0]) or known.get(path)
         if state is None:
-            return ()
+            if is_address(name_of(listing.root, path)):
+                return ()
+            state = state_of(listing.root, path)
         states.append(state)
     return states
