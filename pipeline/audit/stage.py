@@ -67,7 +67,6 @@ def audit(
 def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Reporter) -> Findings:
     """Look for everything; each section that has nothing to say says why."""
     notes = {"html": _no_page()}
-    reporter.say(f"Reading {counted(len(listing), 'image file')}")
     photos = read_photos(listing, reporter)
     if photos.missing:
         notes["quality"] = _missing(listing, photos)
@@ -117,11 +116,19 @@ def _no_page() -> str:
 
 
 def _missing(listing: Listing, photos: Photos) -> str:
-    return (
+    said = (
         f"{counted(photos.missing, 'image file')} of {len(listing):,} "
         f"{'is' if photos.missing == 1 else 'are'} not at {str(listing.manifest.root)!r}, or "
         "changed since extract: copies are compared by features alone"
     )
+    if photos.unseen:
+        said += (
+            f"; not at hand when features were imported: {photos.unseen:,} (import-features "
+            "--data says where images are)"
+        )
+    if photos.lost:
+        said += f"; images at addresses are no longer asked for: {photos.lost.rstrip('.')}"
+    return said
 
 
 def _scores(run: Run | None, leaks: list[Group]) -> tuple[dict[str, HeadScores], str]:

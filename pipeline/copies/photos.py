@@ -11,14 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.copies.at_hand import FilesAtHand
 from pipeline.copies.distinct import DistinctImages
 from pipeline.copies.pixels import SIDE, Greys
 from pipeline.errors import DecodeError
 from pipeline.images import reading
 from pipeline.images.decoder import decode
 from pipeline.images.header import read_header
-from pipeline.images.manifest import Manifest
 from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 # Side that images are decoded at: sharpness is compared at one size.
 _DECODED: Final = 128
@@ -30,7 +31,6 @@ class Photo:
     """What one file says.
 
     Attributes:
-        key: SHA-256 of its bytes, hexadecimal.
         file_bytes: Its size.
         width: Pixels.
         height: Pixels.
@@ -42,7 +42,6 @@ class Photo:
         grey: Small grey copy, uint8 ``(SIDE, SIDE)``.
     """
 
-    key: str
     file_bytes: int
     width: int
     height: int
@@ -62,11 +61,15 @@ class Photos:
         images: Numbers of the images that were read, ascending, ``(k,)``.
         photos: What each of them says.
         missing: Images whose file is gone, bad, or not the one that was encoded.
+        unseen: Of these, images that were not at hand when their features were imported.
+        lost: Why images at addresses were no longer asked for; empty where they were.
     """
 
     images: NDArray[np.intp]
     photos: Sequence[Photo]
     missing: int
+    unseen: int = 0
+    lost: str = ""
 
     @property
     def greys(self) -> Greys:
@@ -75,46 +78,60 @@ class Photos:
 
 
 def read_photos(images: DistinctImages, reporter: Reporter) -> Photos:
-    """Read every image once; the first file that has the bytes that were encoded counts."""
+    """Read every image once; the first file that has the bytes that were encoded counts.
+
+    A storage that is out of reach is no error: its images are missing.
+    """
+    files = FilesAtHand(images.manifest)
+    asked = [
+        image
+        for image, rows in enumerate(images.rows_of)
+        if any(files.was_seen(row) for row in rows.tolist())
+    ]
+    if asked:
+        reporter.say(f"Reading {counted(len(asked), 'image file')}")
     read, photos = [], []
     found = reading.in_threads(
-        lambda image: _photo(images, image),
-        range(len(images)),
+        lambda image: _photo(files, images.rows_of[image].tolist()),
+        asked,
         reading.num_threads(images.manifest),
     )
-    with reporter.bar(len(images), "img") as bar:
+    with reporter.bar(len(asked), "img") as bar:
         for image, future in found:
             photo = future.result()
             bar.advance()
             if photo is not None:
                 read.append(image)
                 photos.append(photo)
-    return Photos(np.array(read, np.intp), photos, len(images) - len(read))
+    return Photos(
+        np.array(read, np.intp),
+        photos,
+        missing=len(images) - len(read),
+        unseen=len(images) - len(asked),
+        lost=files.lost,
+    )
 
 
-def _photo(images: DistinctImages, image: int) -> Photo | None:
-    for row in images.rows_of[image].tolist():
-        photo = _of_row(images.manifest, row)
+def _photo(files: FilesAtHand, rows: Sequence[int]) -> Photo | None:
+    for row in rows:
+        photo = _of_row(files, row)
         if photo is not None:
             return photo
     return None
 
 
-def _of_row(manifest: Manifest, row: int) -> Photo | None:
+def _of_row(files: FilesAtHand, row: int) -> Photo | None:
     try:
-        content = reading.read(manifest, row)
-        if content.key.encode() != manifest.keys[row]:
-            return None
+        content = files.read(row)
         header = read_header(content.data)
         pixels = decode(content.data, _DECODED)
     except DecodeError:
         return None
-    return _measured(content.key, len(content.data), header.width, header.height, header.camera,
-                     pixels)  # fmt: skip
+    return _measured(len(content.data), header.width, header.height, header.camera, pixels)
 
 
 def _measured(
-    key: str, file_bytes: int, width: int, height: int, camera: str, pixels: NDArray[np.uint8]
+    file_bytes: int, width: int, height: int, camera: str, pixels: NDArray[np.uint8]
 ) -> Photo:
     # As floats first: of whole numbers the product would take ten times as long.
     grey = pixels.astype(np.float32) @ _LUMA
@@ -127,7 +144,6 @@ def _measured(
     red, green, blue = (float(value) for value in pixels.mean(axis=(0, 1)))
     darkest, brightest = np.quantile(small, (0.01, 0.99))
     return Photo(
-        key=key,
         file_bytes=file_bytes,
         width=width,
         height=height,

@@ -1,12 +1,9 @@
 """The keys of imported rows.
 
-A store is keyed by the SHA-256 of an image file's bytes. Where the image is at hand its key is
-that; where the file says the key, it is taken. Otherwise the key is the SHA-256 of the path after a
-beginning that no image file has: it stays the same as long as the path does, whatever the features
-are, so that stores of one list can be compared, and it is never that of an image.
+Where the image is at hand its key is the SHA-256 of its bytes; where the file says the key, it is
+taken. Otherwise it is made of the path; see ``store.path_keys``.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +17,11 @@ from pipeline.errors import DecodeError, ManifestError
 from pipeline.files.location import is_address
 from pipeline.images import reading
 from pipeline.images.manifest import KEY_DTYPE, Manifest
+from pipeline.store.path_keys import key_of_path
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
-# No format of images begins with NUL and this text.
-_BEGINNING: Final = b"\0features imported without their image:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +43,6 @@ class RowKeys:
     def counts(self) -> dict[str, int]:
         """Return how many are from where."""
         return {"given": self.given, "content": self.content, "paths": self.paths}
-
-
-def key_of_path(path: str) -> str:
-    """Return the key of a row whose image is not at hand."""
-    named = path.encode("utf-8", errors="surrogateescape")
-    return hashlib.sha256(_BEGINNING + named).hexdigest()
 
 
 def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowKeys:

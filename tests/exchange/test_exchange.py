@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 import pipeline
 from pipeline.cli.commands import import_features
 from pipeline.exchange import checks, exporting, hdf5, importing, npy, parquet, room
-from pipeline.exchange.keys import key_of_path
 from pipeline.images.manifest import read as read_manifest
+from pipeline.store.path_keys import key_of_path
 from pipeline.store.store import Store
 
 COUNTS = {"ant": 14, "bee": 14, "cow": 14}
