@@ -47,7 +47,7 @@ def audit(
     run = Run.open(Path(options.run)) if options.run else None
     store = Store.open(locate(options.store))
     manifest = local("--manifest", options.manifest) if options.manifest else None
-    listing = read_listing(store, manifest, run)
+    listing = read_listing(store, manifest, run, reporter)
     findings = find(listing, options, run, reporter)
     relabelled = likely_labels(findings) if options.relabel else {}
     write_proposals(csv, listing.manifest, findings, relabelled)

@@ -163,7 +163,7 @@ def _kept(path: Path, searched: str, rows: Manifest, reporter: Reporter) -> Near
 def _searched(
     store: Store, rows: Manifest, searched: str, files: "_Files", reporter: Reporter
 ) -> NearDuplicates:
-    images = distinct_images(store, rows)
+    images = distinct_images(store, rows, reporter)
     reporter.say(f"Looking for near duplicates among {counted(len(images), 'image')}")
     photos = without_photos(images) if files.gone else read_photos(images, reporter)
     if lost := files.lost or photos.lost:

@@ -2,16 +2,19 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fakes import Notes, planted_store
+from numpy.typing import NDArray
 
 from pipeline.copies import distinct, neighbours, scratch
 from pipeline.copies.descriptors import edges, with_edges
 from pipeline.copies.distinct import distinct_images
 from pipeline.copies.search import search, without_photos
 from pipeline.errors import ConfigError
+from pipeline.store.shard import Shard, read_into
 
 COUNTS = {"ant": 40, "bee": 41}
 
@@ -65,3 +68,25 @@ def test_edges_stand_beside_features_wherever_they_lie(
     found = with_edges(units, greys, tmp_path)
     assert mapped(found)
     np.testing.assert_array_equal(found, kept)
+
+
+def test_features_are_read_in_the_order_in_which_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = planted_store(tmp_path / "store", COUNTS)
+    manifest = store.read_manifest()
+    kept = distinct_images(store, manifest)
+    order = np.random.default_rng(0).permutation(81)
+    read: list[int] = []
+
+    def remember(shard: Shard, rows: NDArray[np.intp], *others: NDArray[Any]) -> None:
+        read.extend(rows.tolist())
+        read_into(shard, rows, *others)
+
+    monkeypatch.setattr("pipeline.store.shard.read_into", remember)
+    monkeypatch.setattr(distinct, "_AT_ONCE", 10)
+    reporter = Notes()
+    found = distinct_images(store, manifest.take(order.tolist()), reporter)
+    assert read == list(range(81))
+    np.testing.assert_array_equal(found.units, kept.units[order])
+    assert reporter.lines == ["Reading the features of 81 images"]
