@@ -28,6 +28,8 @@ _BESIDE: Final = 0.8
 # Numbers beside those of a search: the components that very many images are put into cells by, and
 # more of that kind.
 _MORE: Final = 128
+# Bytes beside, of what the file of each image says: a small grey copy, and its measures.
+_OF_FILE: Final = 1536
 # Rows that are read together.
 _AT_ONCE: Final = 8192
 _SILENCE: Final = Silence()
@@ -87,8 +89,7 @@ def distinct_images(
     """
     rows = _usable(mark_conflicts(manifest), store)
     keys, image_of = np.unique(rows.keys, return_inverse=True)
-    of_image = max(_BESIDE * store.dim, neighbours.numbers_beside(store.dim) + _MORE)
-    beside, free = int(4 * of_image * len(keys)), machine.free_memory()
+    beside, free = bytes_beside(len(keys), store.dim), machine.free_memory()
     if beside > free:
         raise ConfigError(
             f"Expected memory to compare {len(keys):,} images, beside their features, which may "
@@ -104,6 +105,12 @@ def distinct_images(
     reporter.say(f"Reading the features of {counted(len(keys), 'image')}")
     _read_units(store, keys[order], units, reporter)
     return DistinctImages(rows, place[image_of], units, scratch=store.path)
+
+
+def bytes_beside(count: int, dim: int) -> int:
+    """Return what work on images takes beside their features, and what is known of their files."""
+    numbers = max(_BESIDE * dim, neighbours.numbers_beside(dim) + _MORE)
+    return int((4 * numbers + _OF_FILE) * count)
 
 
 def _usable(rows: Manifest, store: Store) -> Manifest:

@@ -4,9 +4,10 @@ Read once for all that looks at them. Files that are gone or changed are counted
 them says so.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,6 @@ class Photo:
         brightest: The level of grey that 99 % of the pixels are below.
         sharpness: Variance of the Laplacian of the grey image.
         camera: Maker and model by EXIF; empty where it says none.
-        grey: Small grey copy, uint8 ``(SIDE, SIDE)``.
     """
 
     file_bytes: int
@@ -50,7 +50,6 @@ class Photo:
     brightest: float
     sharpness: float
     camera: str
-    grey: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,7 @@ class Photos:
     Attributes:
         images: Numbers of the images that were read, ascending, ``(k,)``.
         photos: What each of them says.
+        greys: Their small grey copies, uint8 ``(k, SIDE, SIDE)``.
         missing: Images whose file is gone, bad, or not the one that was encoded.
         unseen: Of these, images that were not at hand when their features were imported.
         lost: Why images at addresses were no longer asked for; empty where they were.
@@ -67,14 +67,13 @@ class Photos:
 
     images: NDArray[np.intp]
     photos: Sequence[Photo]
+    greys: Greys
     missing: int
     unseen: int = 0
     lost: str = ""
 
-    @property
-    def greys(self) -> Greys:
-        """The small grey copies, uint8 ``(k, SIDE, SIDE)``."""
-        return np.stack([photo.grey for photo in self.photos])
+
+_Measured: TypeAlias = tuple[Photo, NDArray[np.uint8]]
 
 
 def read_photos(images: DistinctImages, reporter: Reporter) -> Photos:
@@ -90,7 +89,9 @@ def read_photos(images: DistinctImages, reporter: Reporter) -> Photos:
     ]
     if asked:
         reporter.say(f"Reading {counted(len(asked), 'image file')}")
-    read, photos = [], []
+    read: list[int] = []
+    photos: list[Photo] = []
+    greys = np.empty((len(asked), SIDE, SIDE), np.uint8)
     found = reading.in_threads(
         lambda image: _photo(files, images.rows_of[image].tolist()),
         asked,
@@ -98,29 +99,31 @@ def read_photos(images: DistinctImages, reporter: Reporter) -> Photos:
     )
     with reporter.bar(len(asked), "img") as bar:
         for image, future in found:
-            photo = future.result()
+            measured = future.result()
             bar.advance()
-            if photo is not None:
+            if measured is not None:
+                photo, greys[len(read)] = measured
                 read.append(image)
                 photos.append(photo)
     return Photos(
         np.array(read, np.intp),
         photos,
+        greys[: len(read)],
         missing=len(images) - len(read),
         unseen=len(images) - len(asked),
         lost=files.lost,
     )
 
 
-def _photo(files: FilesAtHand, rows: Sequence[int]) -> Photo | None:
+def _photo(files: FilesAtHand, rows: Sequence[int]) -> _Measured | None:
     for row in rows:
-        photo = _of_row(files, row)
-        if photo is not None:
-            return photo
+        measured = _of_row(files, row)
+        if measured is not None:
+            return measured
     return None
 
 
-def _of_row(files: FilesAtHand, row: int) -> Photo | None:
+def _of_row(files: FilesAtHand, row: int) -> _Measured | None:
     try:
         content = files.read(row)
         header = read_header(content.data)
@@ -132,7 +135,8 @@ def _of_row(files: FilesAtHand, row: int) -> Photo | None:
 
 def _measured(
     file_bytes: int, width: int, height: int, camera: str, pixels: NDArray[np.uint8]
-) -> Photo:
+) -> _Measured:
+    """Return what a file says, and the small grey copy of its image."""
     # As floats first: of whole numbers the product would take ten times as long.
     grey = pixels.astype(np.float32) @ _LUMA
     centre = grey[1:-1, 1:-1]
@@ -143,7 +147,7 @@ def _measured(
     small = grey.reshape(SIDE, step, SIDE, step).mean(axis=(1, 3))
     red, green, blue = (float(value) for value in pixels.mean(axis=(0, 1)))
     darkest, brightest = np.quantile(small, (0.01, 0.99))
-    return Photo(
+    photo = Photo(
         file_bytes=file_bytes,
         width=width,
         height=height,
@@ -151,6 +155,6 @@ def _measured(
         darkest=float(darkest),
         brightest=float(brightest),
         sharpness=float(laplacian.var()),
-        camera=camera,
-        grey=np.rint(small).astype(np.uint8),
+        camera=sys.intern(camera),
     )
+    return photo, np.rint(small).astype(np.uint8)
