@@ -7,19 +7,18 @@ taken. Otherwise it is made of the path; see ``store.path_keys``.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, ManifestError
-from pipeline.files.location import is_address
+from pipeline.files.location import Remote, is_address
 from pipeline.images import reading
 from pipeline.images.manifest import KEY_DTYPE, Manifest
 from pipeline.store.path_keys import key_of_path
-from pipeline.system import machine
 from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -58,8 +57,7 @@ def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowK
     """
     found = [_checked(text, path) for text, path in zip(given, listing.paths, strict=True)]
     unknown = [row for row, key in enumerate(found) if not key]
-    there = [row for row in unknown if _is_at_hand(listing, row)]
-    content = _of_images(listing, there, reporter)
+    content = _of_images(listing, _at_hand(listing, unknown, reporter), reporter)
     keys = [
         key or content.get(row) or key_of_path(path)
         for row, (key, path) in enumerate(zip(found, listing.paths, strict=True))
@@ -72,20 +70,34 @@ def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowK
     )
 
 
-def _is_at_hand(listing: Manifest, row: int) -> bool:
-    """Tell whether an image can be read; one at an address only where all are to be there."""
-    is_elsewhere = is_address(listing.paths[row]) and isinstance(listing.root, Path)
-    return not is_elsewhere and reading.is_there(listing, row)
+def _at_hand(listing: Manifest, rows: Sequence[int], reporter: Reporter) -> list[int]:
+    """Return the rows whose image can be read; one at an address only where all are to be there."""
+    asked = [
+        row
+        for row in rows
+        if isinstance(listing.root, Remote) or not is_address(listing.paths[row])
+    ]
+    if asked:
+        reporter.say(f"Looking for {counted(len(asked), 'image')} in {str(listing.root)!r}")
+    there = []
+    with (
+        reading.looked_up(listing.take(asked)),
+        reporter.bar(len(asked), "img") as bar,
+    ):
+        for row in asked:
+            if reading.is_there(listing, row):
+                there.append(row)
+            bar.advance()
+    return there
 
 
 def _of_images(listing: Manifest, rows: Sequence[int], reporter: Reporter) -> dict[int, str]:
     """Return the keys of the images of rows that can be read."""
     keys = {}
     if rows:
-        reporter.say(f"Reading {len(rows):,} images, whose contents are the keys")
-    read = reading.in_threads(
-        lambda row: reading.read(listing, row).key, rows, machine.processors()
-    )
+        reporter.say(f"Reading {counted(len(rows), 'image')}, whose contents are the keys")
+    workers = reading.num_threads(listing.take(rows))
+    read = reading.in_threads(lambda row: reading.read(listing, row).key, rows, workers)
     with reporter.bar(len(rows), "img") as bar:
         for row, future in read:
             try:

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from fakes import PLANTED_DIM, Command, planted_store, write_image
 from numpy.typing import NDArray
+from object_store import ObjectStore
 
 import pipeline
 from pipeline.cli.commands import import_features
 from pipeline.exchange import checks, exporting, hdf5, importing, npy, parquet, room
+from pipeline.files import remote
+from pipeline.files.location import Remote
 from pipeline.images.manifest import read as read_manifest
 from pipeline.store.path_keys import key_of_path
 from pipeline.store.store import Store
@@ -212,6 +215,23 @@ def test_keys_are_contents_where_images_are_at_hand(folder: Path, command: Comma
     assert manifest.keys[0].decode() == hashlib.sha256(content).hexdigest()
     assert manifest.keys[1].decode() == key_of_path("gone.png")
     assert manifest.root == folder / "photos"
+
+
+@pytest.mark.slow
+def test_images_in_a_bucket_are_asked_for_together(
+    folder: Path, command: Command, bucket: str, object_store: ObjectStore
+) -> None:
+    names = [f"{number:02}.png" for number in range(25)]
+    for number, name in enumerate(names[1:]):
+        write_image(Path("photos") / name, number)
+        remote.upload(Remote(f"{bucket}/photos/{name}"), Path("photos") / name)
+    object_store.reset()
+    save_npy(Path("x.npy"), drawn(25), ["path,label", *(f"{name},a" for name in names)])
+    status, result = command("import-features", "x.npy", "--data", f"{bucket}/photos")
+    assert (status, result["keys"]) == (0, {"given": 0, "content": 24, "paths": 1})
+    # A listing tells which are there; only those that are read are looked at.
+    assert object_store.count("HEAD", "00.png") == 0
+    assert object_store.count("GET") == 25
 
 
 def test_the_key_of_a_path_is_no_images_and_stays_the_same() -> None:
