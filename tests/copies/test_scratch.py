@@ -52,6 +52,7 @@ def test_what_memory_and_disk_lack_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 100)
     with pytest.raises(ConfigError, match="memory to compare 81 images"):
         distinct_images(store, manifest)
+    assert scratch.table(0, 12, store.path, beside=1000).shape == (0, 12)
     usage = scratch.shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda folder: usage)
     with pytest.raises(ConfigError, match="disk space for the features of 81 images"):

@@ -15,6 +15,7 @@ from object_store import ObjectStore
 
 import pipeline
 from pipeline.cli.commands import import_features
+from pipeline.copies import scratch
 from pipeline.exchange import checks, exporting, hdf5, importing, npy, parquet, room
 from pipeline.files import remote
 from pipeline.files.location import Remote
@@ -257,6 +258,32 @@ def test_copies_of_an_image_are_one_row_of_features(folder: Path, command: Comma
     status, result = command("import-features", "y.npy")
     assert status == 2 and "'a.png' and 'b.png'" in result["error"]["message"]
     assert not Path("stores/y").exists()
+
+
+def test_a_list_that_holds_everything_twice_takes_no_memory_for_it(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = drawn(24)
+    twice = np.concatenate([features, features * np.float32(1.0001)])
+    keys = [f"{row % 24:064x}" for row in range(48)]
+    save_npy(Path("x.npy"), twice, ["path,key", *(f"{row}.png,{keys[row]}" for row in range(48))])
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 0)
+    tables, make = [], scratch.table
+
+    def remember(*arguments: Any, **beside: int) -> Features:
+        tables.append(make(*arguments, **beside))
+        return tables[-1]
+
+    monkeypatch.setattr(scratch, "table", remember)
+    status, result = command("import-features", "x.npy")
+    assert (status, result["imported"], result["reused"]) == (0, 24, 24)
+    (table,) = tables
+    assert table.shape == (24, 8) and isinstance(table.base, np.memmap)
+    assert not list(folder.glob(".tmp-*"))
+    twice[47] = -twice[23]
+    save_npy(Path("y.npy"), twice, ["path,key", *(f"{row}.png,{keys[row]}" for row in range(48))])
+    status, result = command("import-features", "y.npy")
+    assert status == 2 and "'23.png' and '47.png'" in result["error"]["message"]
 
 
 # Again, and others
