@@ -28,8 +28,8 @@ _BESIDE: Final = 0.8
 # Numbers beside those of a search: the components that very many images are put into cells by, and
 # more of that kind.
 _MORE: Final = 128
-# Bytes beside, of what the file of each image says: a small grey copy, and its measures.
-_OF_FILE: Final = 1536
+# What the file of an image says: a small grey copy, and its measures.
+BYTES_OF_FILE: Final = 1536
 # Rows that are read together.
 _AT_ONCE: Final = 8192
 _SILENCE: Final = Silence()
@@ -110,7 +110,7 @@ def distinct_images(
 def bytes_beside(count: int, dim: int) -> int:
     """Return what work on images takes beside their features, and what is known of their files."""
     numbers = max(_BESIDE * dim, neighbours.numbers_beside(dim) + _MORE)
-    return int((4 * numbers + _OF_FILE) * count)
+    return int((4 * numbers + BYTES_OF_FILE) * count)
 
 
 def _usable(rows: Manifest, store: Store) -> Manifest:
