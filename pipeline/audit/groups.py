@@ -25,36 +25,43 @@ def equal_files(listing: Listing) -> list[Group]:
 
 def near_groups(listing: Listing, found: Duplicates) -> list[Group]:
     """Return the groups of files that are nearly the same, equal ones too, most similar first."""
-    highest: dict[int, float] = {}
-    group_of = {image: number for number, images in enumerate(found.groups) for image in
-                images.tolist()}  # fmt: skip
-    for image, similarity in zip(
-        found.pairs.first.tolist(), found.pairs.similarity.tolist(), strict=True
-    ):
-        number = group_of[image]
-        highest[number] = max(highest.get(number, -1.0), similarity)
+    number_of = np.full(len(listing), -1, np.intp)
+    for number, images in enumerate(found.groups):
+        number_of[images] = number
+    numbers = number_of[found.pairs.first]
+    highest = np.full(len(found.groups), -1.0)
+    np.maximum.at(highest, numbers, found.pairs.similarity)
+    inside = np.bincount(numbers, minlength=len(found.groups))
     groups = [
-        _near_group(listing, found, images, highest[number])
+        _near_group(listing, found, images, float(highest[number]), int(inside[number]))
         for number, images in enumerate(found.groups)
     ]
     alone = [
         listing.group(rows, similarity=1.0, lowest=1.0, is_chain=False)
         for image, rows in enumerate(listing.rows_of)
-        if len(rows) > 1 and image not in group_of
+        if len(rows) > 1 and number_of[image] < 0
     ]
     return sorted(groups + alone, key=lambda group: (-group.similarity, group.paths))
 
 
 def _near_group(
-    listing: Listing, found: Duplicates, images: NDArray[np.intp], highest: float
+    listing: Listing, found: Duplicates, images: NDArray[np.intp], highest: float, pairs: int
 ) -> Group:
+    """Return a group.
+
+    Args:
+        listing: What is audited.
+        found: What was found.
+        images: The images of the group.
+        highest: Similarity of its most similar pair.
+        pairs: How many of its pairs were found.
+    """
     rows = np.sort(np.concatenate([listing.rows_of[image] for image in images.tolist()]))
     lowest = None
     if len(images) <= _COMPARED:
         first, second = np.triu_indices(len(images), 1)
         lowest = float(similarities(found.units, images[first], images[second]).min())
     # Every pair of a group that is no chain was found on its own.
-    inside = np.isin(found.pairs.first, images).sum() if len(images) > 2 else 1
-    is_chain = bool(inside < len(images) * (len(images) - 1) // 2)
+    is_chain = pairs < len(images) * (len(images) - 1) // 2
     similarity = 1.0 if len(rows) > len(images) else highest
     return listing.group(rows, similarity=similarity, lowest=lowest, is_chain=is_chain)

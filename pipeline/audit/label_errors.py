@@ -7,8 +7,7 @@ four is what cleanlab ranks by.
 """
 
 import warnings
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,11 +17,13 @@ from numpy.typing import NDArray
 from pipeline import heads
 from pipeline.audit.findings import LabelError, LabelErrors
 from pipeline.audit.listing import Listing
+from pipeline.copies.distinct import BYTES_OF_FILE
 from pipeline.copies.duplicates import Duplicates
 from pipeline.dataset.folds import grouped_folds
 from pipeline.errors import EngineUnavailableError
 from pipeline.heads.calibration import fit_temperature, probabilities
 from pipeline.system import machine
+from pipeline.system.progress import Reporter
 
 # The heads whose out-of-fold probabilities are averaged; see docs/audit.md for what each is worth.
 HEADS: Final = ("logreg", "ridge")
@@ -55,74 +56,126 @@ class OutOfFold:
     params: Mapping[str, object] | None = None
 
 
-def find_label_errors(listing: Listing, found: Duplicates) -> tuple[LabelErrors, str]:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which labels are judged, and by what.
+
+    Attributes:
+        images: The images, ``(k,)``.
+        names: Numbers of their classes, ``(classes,)``.
+        y: Place of each one's class among these, ``(k,)``.
+        judges: Names of the heads.
+        refusal: Why none are judged; empty where they are.
+        notes: What is left out.
+    """
+
+    images: NDArray[np.intp]
+    names: NDArray[np.int64]
+    y: NDArray[np.intp]
+    judges: Sequence[str]
+    refusal: str
+    notes: Sequence[str]
+
+    @property
+    def note(self) -> str:
+        """Why there are no errors, or what is left out; empty if nothing is."""
+        return self.refusal or "; ".join(self.notes)
+
+
+def foreseen(listing: Listing) -> str:
+    """Return why no labels will be judged, or what will be left out; empty if nothing will be.
+
+    What their files say is in memory by then.
+    """
+    return _planned(listing, beside=BYTES_OF_FILE * len(listing)).note
+
+
+def find_label_errors(
+    listing: Listing, found: Duplicates, reporter: Reporter
+) -> tuple[LabelErrors, str]:
     """Rank the labels that may be wrong.
 
     Returns:
         The errors, and why there are none or what was left out; empty if nothing was.
     """
-    try:
-        cleanlab = require_cleanlab()
-    except EngineUnavailableError as error:
-        return LabelErrors(), str(error)
-    counts = Counter(listing.y.tolist())
-    is_judged = np.array([counts[number] >= _FEWEST for number in listing.y.tolist()], bool)
-    images, labels = listing.labelled[is_judged], listing.y[is_judged]
-    names, y = np.unique(labels, return_inverse=True)
-    judges = HEADS if len(images) <= LARGE else _OF_LARGE
-    if len(names) < 2:
-        return LabelErrors(), (
-            f"label errors need two classes of {_FEWEST} images or more; there "
-            f"{'is one' if len(names) else 'is none'}"
-        )
-    lacking = _without_room(len(images), listing.units.shape[1], len(names), judges)
-    if lacking:
-        return LabelErrors(), lacking
-    groups = group_numbers(found, len(listing))[images]
-    made = agreed(cleanlab, listing.units, y, groups, images=images, judges=judges)
+    plan = _planned(listing)
+    if plan.refusal:
+        return LabelErrors(), plan.note
+    cleanlab = require_cleanlab()
+    groups = group_numbers(found, len(listing))[plan.images]
+    judges = " and ".join(plan.judges)
+    reporter.say(f"Fitting {judges} on folds of {len(plan.images):,} images, for label errors")
+    with reporter.bar(num_fits(plan.y, groups, plan.judges), "fit") as bar:
+        made = agreed(
+            cleanlab, listing.units, plan.y, groups,
+            images=plan.images, judges=plan.judges, progress=bar.advance,
+        )  # fmt: skip
     scores, is_likely = judged(cleanlab, made)
     proposed = made.probabilities.argmax(axis=1)
-    differs = np.flatnonzero(proposed != y)
+    differs = np.flatnonzero(proposed != plan.y)
     order = differs[np.argsort(scores[differs], kind="stable")]
     errors = [
         LabelError(
             path=listing.manifest.paths[row],
             split=listing.manifest.splits[row],
-            given=listing.names[names[y[place]]],
-            proposed=listing.names[names[proposed[place]]],
+            given=listing.names[plan.names[plan.y[place]]],
+            proposed=listing.names[plan.names[proposed[place]]],
             score=float(scores[place]),
             is_likely=bool(is_likely[place]),
         )
         for place in order.tolist()
-        for row in listing.rows_of[images[place]].tolist()
+        for row in listing.rows_of[plan.images[place]].tolist()
     ]
     result = LabelErrors(
         errors=errors,
-        head=" and ".join(judges),
+        head=judges,
         folds=made.folds,
-        accuracy=float((proposed == y).mean()),
+        accuracy=float((proposed == plan.y).mean()),
         estimated=int(is_likely[differs].sum()),
     )
+    return result, plan.note
+
+
+def _planned(listing: Listing, *, beside: int = 0) -> _Plan:
+    """Choose which labels are judged and by what, as far as memory has room beside some bytes."""
+    counts = np.bincount(listing.y, minlength=1)
+    is_judged = counts[listing.y] >= _FEWEST
+    images = listing.labelled[is_judged]
+    names, y = np.unique(listing.y[is_judged], return_inverse=True)
+    judges = HEADS if len(images) <= LARGE else _OF_LARGE
     small = len(listing.names) - len(names)
     notes = [f"classes of fewer than {_FEWEST} images are not judged: {small}"] * bool(small)
     if judges != HEADS:
         notes.append(f"of more than {LARGE:,} images, {' and '.join(judges)} alone judges")
-    return result, "; ".join(notes)
+    refusal = ""
+    try:
+        require_cleanlab()
+    except EngineUnavailableError as error:
+        refusal = str(error)
+    if not refusal and len(names) < 2:
+        refusal = (
+            f"label errors need two classes of {_FEWEST} images or more; there "
+            f"{'is one' if len(names) else 'is none'}"
+        )
+    if not refusal:
+        dim = listing.units.shape[1]
+        refusal = _without_room(len(images), dim, len(names), judges, beside)
+    return _Plan(images, names, y, judges, refusal, notes)
 
 
-def _without_room(count: int, dim: int, classes: int, judges: Sequence[str]) -> str:
+def _without_room(count: int, dim: int, classes: int, judges: Sequence[str], beside: int) -> str:
     """Return that memory has no room for heads on folds; empty where it has."""
     width = min(dim, _COMPONENTS)
     # Components, those of the other folds, what the head takes beside them; then the scores of
     # every head in both rounds, their mean, and what cleanlab makes of it.
     copies = 2 + max(heads.copies_of(head) for head in judges)
     needed = count * (4 * width * copies + 8 * classes * (6 + 4 * len(judges)))
-    free = machine.free_memory()
+    free = machine.free_memory() - beside
     if needed <= free:
         return ""
     return (
         f"label errors of {count:,} images need memory: {needed / 1e9:.1f} GB, of which "
-        f"{free / 1e9:.1f} GB are free; take a part of the images, with --manifest"
+        f"{max(0, free) / 1e9:.1f} GB are free; take a part of the images, with --manifest"
     )
 
 
@@ -142,6 +195,7 @@ def agreed(
     *,
     images: NDArray[np.intp] | None = None,
     judges: Sequence[str] = HEADS,
+    progress: Callable[[], None] = lambda: None,
 ) -> OutOfFold:
     """Return the mean of what the heads say in both rounds.
 
@@ -152,17 +206,26 @@ def agreed(
         groups: Numbers that rows share which have to be in one fold, ``(k,)``.
         images: The rows of ``units`` that are judged, ``(k,)``; all by default.
         judges: Names of the heads.
+        progress: Called as often as ``num_fits`` says.
     """
     images = np.arange(len(units)) if images is None else images
     features = _components(units, images)
-    first = [out_of_fold(features, y, groups, head=head) for head in judges]
+    first = [out_of_fold(features, y, groups, head=head, progress=progress) for head in judges]
     before = _mean(first)
     trusted = ~judged(cleanlab, before)[1]
     second = [
-        out_of_fold(features, y, groups, head=head, trusted=trusted, params=part.params)
+        out_of_fold(
+            features, y, groups, head=head, trusted=trusted, params=part.params, progress=progress
+        )
         for head, part in zip(judges, first, strict=True)
     ]
     return _mean([*first, *second])
+
+
+def num_fits(y: NDArray[np.integer], groups: NDArray[np.intp], judges: Sequence[str]) -> int:
+    """Return how often ``agreed`` tells of its progress."""
+    folds = _num_folds(y, groups)
+    return 2 * len(judges) * folds if folds > 1 else 0
 
 
 def _mean(parts: Sequence[OutOfFold]) -> OutOfFold:
@@ -178,6 +241,7 @@ def out_of_fold(
     head: str,
     trusted: NDArray[np.bool_] | None = None,
     params: Mapping[str, object] | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> OutOfFold:
     """Return probabilities of each row by a head that was fitted on the other folds.
 
@@ -188,12 +252,14 @@ def out_of_fold(
         head: Name of the head.
         trusted: Rows to fit on, ``(k,)``; all by default.
         params: Parameters of the head; by default it chooses on the first fold that is held out.
+        progress: Called when a fold begins.
     """
     trusted = np.ones(len(y), bool) if trusted is None else trusted
     folds = _num_folds(y, groups)
     scores = np.full((len(y), int(y.max()) + 1), -np.inf)
     # Where every class is one picture, saved again, no fold can judge another.
     for rows, held_out in grouped_folds(y, groups, folds) if folds > 1 else ():
+        progress()
         fit_rows = rows[trusted[rows]]
         if len(held_out) == 0 or len(np.unique(y[fit_rows])) < 2:
             continue

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.audit.findings import Group, HeadScores
 from pipeline.audit.listing import Listing
 from pipeline.copies.duplicates import Duplicates
-from pipeline.dataset.splits import SPLITS
 from pipeline.runs import metrics
 from pipeline.runs.run import Run
 from pipeline.runs.scored_rows import scored_rows
@@ -21,37 +21,42 @@ def find_leaks(listing: Listing, found: Duplicates) -> list[Group]:
     """Return, for each held-out file with a copy in an earlier split, it and its nearest copy.
 
     Each has two paths: the held-out one, and the copy. Test files come first, then those of val,
-    the most similar first.
+    the most similar first. Of copies that are as near, the first in the manifest counts, so that
+    all files of an image in one split have the same.
     """
-    best: dict[int, tuple[float, int]] = {}
-    manifest = listing.manifest
+    splits = np.array(listing.manifest.splits)
+    images, pairs = np.arange(len(listing)), found.pairs
+    # Every image beside itself, of which other files are copies, and each pair from either side.
+    held_out = np.concatenate([images, pairs.first, pairs.second])
+    others = np.concatenate([images, pairs.second, pairs.first])
+    similarity = np.concatenate([np.ones(len(images)), pairs.similarity, pairs.similarity])
+    leaks = []
+    for split, before in _BEFORE.items():
+        copy_of = _first_rows(listing, np.isin(splits, before))
+        is_held_out = _first_rows(listing, splits == split) >= 0
+        leaking = is_held_out[held_out] & (copy_of[others] >= 0)
+        ours, copies, scores = held_out[leaking], copy_of[others[leaking]], similarity[leaking]
+        order = np.lexsort((copies, -scores, ours))
+        nearest = order[np.unique(ours[order], return_index=True)[1]]
+        of_split = [
+            listing.group((row, copy), similarity=score, lowest=score, is_chain=False)
+            for image, copy, score in zip(
+                *(part[nearest].tolist() for part in (ours, copies, scores)), strict=True
+            )
+            for row in listing.rows_of[image].tolist()
+            if listing.manifest.splits[row] == split
+        ]
+        leaks += sorted(of_split, key=lambda leak: (-leak.similarity, leak.paths))
+    return leaks
 
-    def offer(held_out: int, other: int, similarity: float) -> None:
-        if manifest.splits[other] not in _BEFORE.get(manifest.splits[held_out], ()):
-            return
-        before = best.get(held_out)
-        if before is None or (-similarity, other) < (-before[0], before[1]):
-            best[held_out] = (similarity, other)
 
-    for rows in listing.rows_of:
-        if len({manifest.splits[row] for row in rows.tolist()}) > 1:
-            for one in rows.tolist():
-                for other in rows.tolist():
-                    offer(one, other, 1.0)
-    pairs = found.pairs
-    for first, second, similarity in zip(
-        pairs.first.tolist(), pairs.second.tolist(), pairs.similarity.tolist(), strict=True
-    ):
-        for one in listing.rows_of[first].tolist():
-            for other in listing.rows_of[second].tolist():
-                offer(one, other, similarity)
-                offer(other, one, similarity)
-    leaks = [
-        listing.group((row, other), similarity=similarity, lowest=similarity, is_chain=False)
-        for row, (similarity, other) in best.items()
-    ]
-    order = {name: place for place, name in enumerate(reversed(SPLITS))}
-    return sorted(leaks, key=lambda leak: (order[leak.splits[0]], -leak.similarity, leak.paths))
+def _first_rows(listing: Listing, wanted: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Return the first wanted row of each image, -1 where it has none, ``(images,)``."""
+    rows = np.flatnonzero(wanted)
+    first = np.full(len(listing), -1, np.intp)
+    # In reverse, so that the first one is what stays.
+    first[listing.image_of[rows[::-1]]] = rows[::-1]
+    return first
 
 
 def scores_without(run: Run, leaks: list[Group]) -> dict[str, HeadScores]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from pipeline.images.manifest import OK, Manifest
 from pipeline.runs.backbone import require_features_of
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.system.progress import Reporter, Silence
+
+_SILENCE: Final = Silence()
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,16 @@ class Listing(DistinctImages):
         return np.array([number[self.label_of[image]] for image in self.labelled], np.int64)
 
 
-def read_listing(store: Store, manifest: Path | None, run: Run | None) -> Listing:
+def read_listing(
+    store: Store, manifest: Path | None, run: Run | None, reporter: Reporter = _SILENCE
+) -> Listing:
     """Read rows and features.
+
+    Args:
+        store: The store.
+        manifest: A manifest to use instead of the store's own.
+        run: The run whose labels and splits are taken.
+        reporter: Where progress is shown.
 
     Raises:
         ConfigError: The features do not fit into memory.
@@ -85,7 +97,7 @@ def read_listing(store: Store, manifest: Path | None, run: Run | None) -> Listin
     splits_of = "manifest" if any(rows.splits) else ""
     if run is not None:
         rows, splits_of = _with_run(rows, run, store), "run"
-    found = distinct_images(store, rows)
+    found = distinct_images(store, rows, reporter)
     skipped = _skipped(rows, found.manifest)
     return Listing(
         found.manifest, found.image_of, found.units, splits_of, skipped, scratch=found.scratch

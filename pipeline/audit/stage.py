@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.audit import page
 from pipeline.audit.confounders import find_confounders
 from pipeline.audit.findings import Findings, Group, HeadScores
 from pipeline.audit.groups import equal_files, near_groups
-from pipeline.audit.label_errors import find_label_errors
+from pipeline.audit.label_errors import find_label_errors, foreseen
 from pipeline.audit.leaks import find_leaks, scores_without
 from pipeline.audit.listing import Listing, read_listing
 from pipeline.audit.outliers import find_outliers
@@ -26,7 +27,7 @@ from pipeline.files.location import local, locate, name_of
 from pipeline.pages import frame
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.system.progress import Reporter
+from pipeline.system.progress import Reporter, say_notes
 from pipeline.system.wording import counted
 
 CSV = "audit.csv"
@@ -47,7 +48,7 @@ def audit(
     run = Run.open(Path(options.run)) if options.run else None
     store = Store.open(locate(options.store))
     manifest = local("--manifest", options.manifest) if options.manifest else None
-    listing = read_listing(store, manifest, run)
+    listing = read_listing(store, manifest, run, reporter)
     findings = find(listing, options, run, reporter)
     relabelled = likely_labels(findings) if options.relabel else {}
     write_proposals(csv, listing.manifest, findings, relabelled)
@@ -67,18 +68,20 @@ def audit(
 def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Reporter) -> Findings:
     """Look for everything; each section that has nothing to say says why."""
     notes = {"html": _no_page()}
-    reporter.say(f"Reading {counted(len(listing), 'image file')}")
+    # Before what takes long, as far as it can be known.
+    say_notes(reporter, filter(None, (notes["html"], foreseen(listing))))
     photos = read_photos(listing, reporter)
     if photos.missing:
         notes["quality"] = _missing(listing, photos)
     given = options.threshold or None
     found = search(listing, photos, reporter, given=given, known=taken(run))
-    leaks = find_leaks(listing, found)
+    leaks, near = find_leaks(listing, found), near_groups(listing, found)
+    # Edges are let go of: heads need the memory.
+    found = replace(found, units=listing.units)
     if not listing.splits_of:
         notes["leaks"] = "the manifest declares no splits: give a run, by --run"
     scores, notes["scores"] = _scores(run, leaks)
-    reporter.say("Fitting a head on folds, for label errors")
-    errors, notes["label_errors"] = find_label_errors(listing, found)
+    errors, notes["label_errors"] = find_label_errors(listing, found, reporter)
     confounders, notes["confounders"] = find_confounders(listing, photos)
     if photos.missing:
         notes["confounders"] = notes["confounders"] or notes["quality"]
@@ -93,11 +96,11 @@ def find(listing: Listing, options: AuditOptions, run: Run | None, reporter: Rep
         imbalance=max(counts.values()) / min(counts.values()) if counts else None,
         threshold=found.threshold,
         copies=equal_files(listing),
-        near_duplicates=near_groups(listing, found),
+        near_duplicates=near,
         leaks=leaks,
         scores=scores,
         label_errors=errors,
-        outliers=find_outliers(listing),
+        outliers=find_outliers(listing, reporter),
         issues=find_issues(listing, photos),
         confounders=confounders,
         notes={name: note for name, note in notes.items() if note},
@@ -117,11 +120,19 @@ def _no_page() -> str:
 
 
 def _missing(listing: Listing, photos: Photos) -> str:
-    return (
+    said = (
         f"{counted(photos.missing, 'image file')} of {len(listing):,} "
         f"{'is' if photos.missing == 1 else 'are'} not at {str(listing.manifest.root)!r}, or "
         "changed since extract: copies are compared by features alone"
     )
+    if photos.unseen:
+        said += (
+            f"; not at hand when features were imported: {photos.unseen:,} (import-features "
+            "--data says where images are)"
+        )
+    if photos.lost:
+        said += f"; images at addresses are no longer asked for: {photos.lost.rstrip('.')}"
+    return said
 
 
 def _scores(run: Run | None, leaks: list[Group]) -> tuple[dict[str, HeadScores], str]:

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.copies import scratch
+from pipeline.copies.distinct import bytes_beside
 from pipeline.copies.pixels import Greys
 from pipeline.copies.projection import Units
 
@@ -59,7 +60,8 @@ def with_edges(units: Units, greys: Greys, folder: Path | None = None) -> Units:
         folder: Where they may lie if they do not fit into memory.
     """
     whole, (count, dim) = 1 + EDGES, units.shape
-    joined = scratch.table(count, dim + _DIRECTIONS * _CELLS**2, folder)
+    width = dim + _DIRECTIONS * _CELLS**2
+    joined = scratch.table(count, width, folder, beside=bytes_beside(count, width))
     for start in range(0, count, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         joined[part, :dim] = units[part] * np.float32(np.sqrt(1 / whole))

@@ -20,14 +20,19 @@ from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
 from pipeline.system import machine
+from pipeline.system.progress import Reporter, Silence
+from pipeline.system.wording import counted
 
 # What work on features takes beside them, as a share: products, a head, scaled parts.
 _BESIDE: Final = 0.8
 # Numbers beside those of a search: the components that very many images are put into cells by, and
 # more of that kind.
 _MORE: Final = 128
+# What the file of an image says: a small grey copy, and its measures.
+BYTES_OF_FILE: Final = 1536
 # Rows that are read together.
 _AT_ONCE: Final = 8192
+_SILENCE: Final = Silence()
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,15 @@ class DistinctImages:
         return self.manifest.paths[int(self.first_row[image])]
 
 
-def distinct_images(store: Store, manifest: Manifest) -> DistinctImages:
+def distinct_images(
+    store: Store, manifest: Manifest, reporter: Reporter = _SILENCE
+) -> DistinctImages:
     """Read the features of all images of a manifest that have any.
+
+    Args:
+        store: The store.
+        manifest: The images.
+        reporter: Where progress is shown.
 
     Raises:
         ConfigError: They do not fit into memory.
@@ -77,8 +89,7 @@ def distinct_images(store: Store, manifest: Manifest) -> DistinctImages:
     """
     rows = _usable(mark_conflicts(manifest), store)
     keys, image_of = np.unique(rows.keys, return_inverse=True)
-    of_image = max(_BESIDE * store.dim, neighbours.numbers_beside(store.dim) + _MORE)
-    beside, free = int(4 * of_image * len(keys)), machine.free_memory()
+    beside, free = bytes_beside(len(keys), store.dim), machine.free_memory()
     if beside > free:
         raise ConfigError(
             f"Expected memory to compare {len(keys):,} images, beside their features, which may "
@@ -91,8 +102,15 @@ def distinct_images(store: Store, manifest: Manifest) -> DistinctImages:
     place = np.empty(len(order), np.intp)
     place[order] = np.arange(len(order))
     units = scratch.table(len(keys), store.dim, store.path, beside=beside)
-    _read_units(store, keys[order], units)
+    reporter.say(f"Reading the features of {counted(len(keys), 'image')}")
+    _read_units(store, keys[order], units, reporter)
     return DistinctImages(rows, place[image_of], units, scratch=store.path)
+
+
+def bytes_beside(count: int, dim: int) -> int:
+    """Return what work on images takes beside their features, and what is known of their files."""
+    numbers = max(_BESIDE * dim, neighbours.numbers_beside(dim) + _MORE)
+    return int((4 * numbers + BYTES_OF_FILE) * count)
 
 
 def _usable(rows: Manifest, store: Store) -> Manifest:
@@ -112,12 +130,16 @@ def _usable(rows: Manifest, store: Store) -> Manifest:
     return rows.take(kept)
 
 
-def _read_units(store: Store, keys: NDArray[np.bytes_], units: Units) -> None:
+def _read_units(store: Store, keys: NDArray[np.bytes_], units: Units, reporter: Reporter) -> None:
     """Read features and bring them to a norm of one; a row of zeros stays as it is."""
     features = StoredFeatures.of(store.plain, keys)
-    for start in range(0, len(keys), _AT_ONCE):
-        part = features.read(np.arange(start, min(start + _AT_ONCE, len(keys))))
-        norms = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
-        units[start : start + len(part)] = part / np.where(norms, norms, 1.0)[:, None].astype(
-            np.float32
-        )
+    # Rows that lie side by side are read at once, whatever their order here.
+    order = features.disk_order()
+    starts = range(0, len(order), _AT_ONCE)
+    with reporter.bar(len(starts), "block") as bar:
+        for start in starts:
+            rows = order[start : start + _AT_ONCE]
+            part = features.read(rows)
+            norms = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
+            units[rows] = part / np.where(norms, norms, 1.0)[:, None].astype(np.float32)
+            bar.advance()

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from pipeline.copies import descriptors, duplicates, pixels
+from pipeline.copies.at_hand import FilesAtHand
 from pipeline.copies.distinct import DistinctImages, distinct_images
 from pipeline.copies.photos import Photos, read_photos
 from pipeline.copies.search import search, without_photos
@@ -20,7 +21,6 @@ from pipeline.copies.threshold import Threshold
 from pipeline.errors import PipelineError, StorageError, StoreError
 from pipeline.files.records import canonical_json, read_record, write_record
 from pipeline.files.typed_record import MisfitError, Record, lenient
-from pipeline.images import reading
 from pipeline.images.manifest import Manifest
 from pipeline.store.store import COPIES, Store
 from pipeline.system.progress import Reporter
@@ -163,9 +163,11 @@ def _kept(path: Path, searched: str, rows: Manifest, reporter: Reporter) -> Near
 def _searched(
     store: Store, rows: Manifest, searched: str, files: "_Files", reporter: Reporter
 ) -> NearDuplicates:
-    images = distinct_images(store, rows)
+    images = distinct_images(store, rows, reporter)
     reporter.say(f"Looking for near duplicates among {counted(len(images), 'image')}")
     photos = without_photos(images) if files.gone else read_photos(images, reporter)
+    if lost := files.lost or photos.lost:
+        reporter.say(f"Note: images at addresses are taken as not at hand: {lost}")
     absent = files.gone or _unusable(images, photos)
     try:
         found = search(images, photos, reporter)
@@ -205,12 +207,14 @@ class _Files:
     """The files of images, without opening any.
 
     Attributes:
-        gone: A path of each image that has none.
+        gone: A path of each image that has none at hand.
         digest: Digest of the size and times of all.
+        lost: Why images at addresses are not at hand; empty where they were asked for.
     """
 
     gone: Sequence[str]
     digest: str
+    lost: str
 
     @classmethod
     def of(cls, rows: Manifest) -> "_Files":
@@ -218,12 +222,14 @@ class _Files:
         digest = hashlib.sha256()
         gone: dict[bytes, str] = {}
         there = set()
-        with reading.looked_up(rows):
+        files = FilesAtHand(rows)
+        with files.looked_up():
             for row, (key, path) in enumerate(zip(rows.keys.tolist(), rows.paths, strict=True)):
-                found = reading.find(rows, row)
+                found = files.find(row)
                 if found is None:
                     gone.setdefault(key, path)
                     continue
                 there.add(key)
                 digest.update(f"{row} {found.state.stamp};".encode())
-        return cls([path for key, path in gone.items() if key not in there], digest.hexdigest())
+        absent = [path for key, path in gone.items() if key not in there]
+        return cls(absent, digest.hexdigest(), files.lost)

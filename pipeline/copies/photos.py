@@ -4,21 +4,23 @@ Read once for all that looks at them. Files that are gone or changed are counted
 them says so.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.copies.at_hand import FilesAtHand
 from pipeline.copies.distinct import DistinctImages
 from pipeline.copies.pixels import SIDE, Greys
 from pipeline.errors import DecodeError
 from pipeline.images import reading
 from pipeline.images.decoder import decode
 from pipeline.images.header import read_header
-from pipeline.images.manifest import Manifest
 from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 # Side that images are decoded at: sharpness is compared at one size.
 _DECODED: Final = 128
@@ -30,7 +32,6 @@ class Photo:
     """What one file says.
 
     Attributes:
-        key: SHA-256 of its bytes, hexadecimal.
         file_bytes: Its size.
         width: Pixels.
         height: Pixels.
@@ -39,10 +40,8 @@ class Photo:
         brightest: The level of grey that 99 % of the pixels are below.
         sharpness: Variance of the Laplacian of the grey image.
         camera: Maker and model by EXIF; empty where it says none.
-        grey: Small grey copy, uint8 ``(SIDE, SIDE)``.
     """
 
-    key: str
     file_bytes: int
     width: int
     height: int
@@ -51,7 +50,6 @@ class Photo:
     brightest: float
     sharpness: float
     camera: str
-    grey: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,61 +59,84 @@ class Photos:
     Attributes:
         images: Numbers of the images that were read, ascending, ``(k,)``.
         photos: What each of them says.
+        greys: Their small grey copies, uint8 ``(k, SIDE, SIDE)``.
         missing: Images whose file is gone, bad, or not the one that was encoded.
+        unseen: Of these, images that were not at hand when their features were imported.
+        lost: Why images at addresses were no longer asked for; empty where they were.
     """
 
     images: NDArray[np.intp]
     photos: Sequence[Photo]
+    greys: Greys
     missing: int
+    unseen: int = 0
+    lost: str = ""
 
-    @property
-    def greys(self) -> Greys:
-        """The small grey copies, uint8 ``(k, SIDE, SIDE)``."""
-        return np.stack([photo.grey for photo in self.photos])
+
+_Measured: TypeAlias = tuple[Photo, NDArray[np.uint8]]
 
 
 def read_photos(images: DistinctImages, reporter: Reporter) -> Photos:
-    """Read every image once; the first file that has the bytes that were encoded counts."""
-    read, photos = [], []
+    """Read every image once; the first file that has the bytes that were encoded counts.
+
+    A storage that is out of reach is no error: its images are missing.
+    """
+    files = FilesAtHand(images.manifest)
+    asked = [
+        image
+        for image, rows in enumerate(images.rows_of)
+        if any(files.was_seen(row) for row in rows.tolist())
+    ]
+    if asked:
+        reporter.say(f"Reading {counted(len(asked), 'image file')}")
+    read: list[int] = []
+    photos: list[Photo] = []
+    greys = np.empty((len(asked), SIDE, SIDE), np.uint8)
     found = reading.in_threads(
-        lambda image: _photo(images, image),
-        range(len(images)),
+        lambda image: _photo(files, images.rows_of[image].tolist()),
+        asked,
         reading.num_threads(images.manifest),
     )
-    with reporter.bar(len(images), "img") as bar:
+    with reporter.bar(len(asked), "img") as bar:
         for image, future in found:
-            photo = future.result()
+            measured = future.result()
             bar.advance()
-            if photo is not None:
+            if measured is not None:
+                photo, greys[len(read)] = measured
                 read.append(image)
                 photos.append(photo)
-    return Photos(np.array(read, np.intp), photos, len(images) - len(read))
+    return Photos(
+        np.array(read, np.intp),
+        photos,
+        greys[: len(read)],
+        missing=len(images) - len(read),
+        unseen=len(images) - len(asked),
+        lost=files.lost,
+    )
 
 
-def _photo(images: DistinctImages, image: int) -> Photo | None:
-    for row in images.rows_of[image].tolist():
-        photo = _of_row(images.manifest, row)
-        if photo is not None:
-            return photo
+def _photo(files: FilesAtHand, rows: Sequence[int]) -> _Measured | None:
+    for row in rows:
+        measured = _of_row(files, row)
+        if measured is not None:
+            return measured
     return None
 
 
-def _of_row(manifest: Manifest, row: int) -> Photo | None:
+def _of_row(files: FilesAtHand, row: int) -> _Measured | None:
     try:
-        content = reading.read(manifest, row)
-        if content.key.encode() != manifest.keys[row]:
-            return None
+        content = files.read(row)
         header = read_header(content.data)
         pixels = decode(content.data, _DECODED)
     except DecodeError:
         return None
-    return _measured(content.key, len(content.data), header.width, header.height, header.camera,
-                     pixels)  # fmt: skip
+    return _measured(len(content.data), header.width, header.height, header.camera, pixels)
 
 
 def _measured(
-    key: str, file_bytes: int, width: int, height: int, camera: str, pixels: NDArray[np.uint8]
-) -> Photo:
+    file_bytes: int, width: int, height: int, camera: str, pixels: NDArray[np.uint8]
+) -> _Measured:
+    """Return what a file says, and the small grey copy of its image."""
     # As floats first: of whole numbers the product would take ten times as long.
     grey = pixels.astype(np.float32) @ _LUMA
     centre = grey[1:-1, 1:-1]
@@ -126,8 +147,7 @@ def _measured(
     small = grey.reshape(SIDE, step, SIDE, step).mean(axis=(1, 3))
     red, green, blue = (float(value) for value in pixels.mean(axis=(0, 1)))
     darkest, brightest = np.quantile(small, (0.01, 0.99))
-    return Photo(
-        key=key,
+    photo = Photo(
         file_bytes=file_bytes,
         width=width,
         height=height,
@@ -135,6 +155,6 @@ def _measured(
         darkest=float(darkest),
         brightest=float(brightest),
         sharpness=float(laplacian.var()),
-        camera=camera,
-        grey=np.rint(small).astype(np.uint8),
+        camera=sys.intern(camera),
     )
+    return photo, np.rint(small).astype(np.uint8)

@@ -7,7 +7,7 @@ images as they are, which is quick at half the size; then that of their details,
 smooth: horses on meadows are alike but for these.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -46,35 +46,49 @@ def correlations(greys: Greys, pairs: Pairs) -> NDArray[np.float32]:
         greys: Small grey copies of all images, uint8 ``(n, SIDE, SIDE)``.
         pairs: Pairs of image numbers.
     """
-    halves = greys.reshape(len(greys), SIDE // 2, 2, SIDE // 2, 2).mean(axis=(2, 4))
-    coarse = _over_each_other(halves, pairs.first, pairs.second)
+    coarse = _over_each_other(greys, pairs.first, pairs.second, _halves)
     found = np.zeros(len(pairs), np.float32)
     promising = np.flatnonzero(coarse >= _PROMISING)
-    details = _details(greys)
-    found[promising] = _over_each_other(details, pairs.first[promising], pairs.second[promising])
+    first, second = pairs.first[promising], pairs.second[promising]
+    found[promising] = _over_each_other(greys, first, second, _details)
     return found
+
+
+def _halves(greys: Greys) -> NDArray[np.float32]:
+    """Return images at half the size, float32 ``(n, SIDE / 2, SIDE / 2)``."""
+    blocks = greys.reshape(len(greys), SIDE // 2, 2, SIDE // 2, 2)
+    halves: NDArray[np.float32] = blocks.mean(axis=(2, 4)).astype(np.float32)
+    return halves
 
 
 def _details(greys: Greys) -> NDArray[np.float32]:
     """Return images without what is smooth in them, float32 ``(n, SIDE, SIDE)``."""
     from scipy.ndimage import uniform_filter
 
-    found = np.empty(greys.shape, np.float32)
-    for start in range(0, len(greys), 4096):
-        part = greys[start : start + 4096].astype(np.float32)
-        found[start : start + 4096] = part - uniform_filter(part, (0, _SMOOTH, _SMOOTH))
-    return found
+    exact = greys.astype(np.float32)
+    details: NDArray[np.float32] = exact - uniform_filter(exact, (0, _SMOOTH, _SMOOTH))
+    return details
 
 
 def _over_each_other(
-    greys: NDArray[np.generic], first: NDArray[np.intp], second: NDArray[np.intp]
+    greys: Greys,
+    first: NDArray[np.intp],
+    second: NDArray[np.intp],
+    seen: Callable[[Greys], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
-    """Return the higher of the two correlations: of one's middle, and of the other's."""
+    """Return the higher of the two correlations: of one's middle, and of the other's.
+
+    Args:
+        greys: Small grey copies of all images, uint8 ``(n, SIDE, SIDE)``.
+        first: Image numbers, ``(k,)``.
+        second: Image numbers, ``(k,)``.
+        seen: Returns what is compared of some copies. It is made for the pairs that are looked at
+            together, as all images would take memory for all.
+    """
     found = np.zeros(len(first), np.float32)
 
     def fill(part: slice) -> None:
-        one = greys[first[part]].astype(np.float32)
-        other = greys[second[part]].astype(np.float32)
+        one, other = seen(greys[first[part]]), seen(greys[second[part]])
         found[part] = np.maximum(_best(one, other), _best(other, one))
 
     with ThreadPoolExecutor(machine.processors()) as pool:

@@ -29,14 +29,14 @@ def table(rows: int, dim: int, folder: Path | None, *, beside: int = 0) -> NDArr
         ConfigError: The folder's disk has no room for it.
     """
     size = 4 * rows * dim
-    if folder is None or size + beside <= machine.free_memory():
+    if folder is None or not size or size + beside <= machine.free_memory():
         return np.empty((rows, dim), np.float32)
     free = shutil.disk_usage(folder).free
     if size > free:
         raise ConfigError(
             f"Expected {size / 1e9:.1f} GB of disk space for the features of {rows:,} images, "
             f"which do not fit into memory. Received: {free / 1e9:.1f} GB free at {str(folder)!r}.",
-            hint="Free disk space, or take a part of the images, with --manifest.",
+            hint="Free disk space, or take a part of the images.",
         )
     with TemporaryFile(dir=folder, prefix=TEMPORARY_PREFIX) as file:
         return np.memmap(file, np.float32, "w+", shape=(rows, dim)).view(np.ndarray)

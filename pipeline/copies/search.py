@@ -9,6 +9,7 @@ from pipeline.copies.distinct import DistinctImages
 from pipeline.copies.duplicates import LARGE, Duplicates, find_duplicates, is_exact
 from pipeline.copies.neighbours import num_steps
 from pipeline.copies.photos import Photos
+from pipeline.copies.pixels import SIDE
 from pipeline.copies.threshold import Threshold
 from pipeline.system.progress import Reporter
 
@@ -43,4 +44,5 @@ def search(
 
 def without_photos(images: DistinctImages) -> Photos:
     """Return that no file of the images was read."""
-    return Photos(np.zeros(0, np.intp), (), len(images))
+    nothing = np.zeros((0, SIDE, SIDE), np.uint8)
+    return Photos(np.zeros(0, np.intp), (), nothing, missing=len(images))

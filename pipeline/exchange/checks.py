@@ -3,15 +3,19 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.copies import scratch
 from pipeline.errors import ManifestError
 from pipeline.exchange.feature_table import BLOCK_ROWS, Features, FeatureTable
 from pipeline.system.progress import Reporter
 
+# Blocks that are in memory together at most: as read, as float32, and what is made of one.
+_BLOCKS: Final = 3
 # What two encodings of one image differ by, as a share of the largest value.
 _TOLERANCE: Final = 1e-3
 
@@ -39,7 +43,11 @@ def num_blocks(table: FeatureTable) -> int:
 
 
 def examine(
-    table: FeatureTable, names: Sequence[str], keys: NDArray[np.bytes_], reporter: Reporter
+    table: FeatureTable,
+    names: Sequence[str],
+    keys: NDArray[np.bytes_],
+    reporter: Reporter,
+    folder: Path,
 ) -> Examined:
     """Read all features once.
 
@@ -48,14 +56,16 @@ def examine(
         names: Path of each row, ``n`` of them.
         keys: Key of each row, ``(n,)``.
         reporter: Where progress is shown.
+        folder: Where a file may hold rows that others are compared with; it goes with the process.
 
     Raises:
+        ConfigError: Neither memory nor that folder's disk has room for these.
         ManifestError: Rows of one path or one image differ, or the file ends early.
     """
     count = table.shape[0]
     digest = hashlib.sha256(f"{table.shape};".encode() + np.ascontiguousarray(keys).tobytes())
     usable, zeros, start = np.zeros(count, bool), [], 0
-    twins = _Twins(names, keys)
+    twins = _Twins(names, keys, table.shape[1], folder)
     with reporter.bar(num_blocks(table), "block") as bar:
         for block in table.rows():
             rows = slice(start, start + len(block))
@@ -78,11 +88,17 @@ def examine(
 class _Twins:
     """Compares rows of one key with the first of them, as they come."""
 
-    def __init__(self, names: Sequence[str], keys: NDArray[np.bytes_]) -> None:
-        self._names, self._keys = names, keys
-        _, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        self._repeated = counts[number] > 1
-        self._first: dict[bytes, tuple[int, Features]] = {}
+    def __init__(
+        self, names: Sequence[str], keys: NDArray[np.bytes_], dim: int, folder: Path
+    ) -> None:
+        self._names = names
+        _, self._number, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        self._repeated = counts[self._number] > 1
+        # Of each key: its first usable row, and where among those that are kept its features are.
+        self._first = np.full(len(counts), -1)
+        self._place = np.full(len(counts), -1)
+        self._num_kept, count = 0, int((counts > 1).sum())
+        self._kept = scratch.table(count, dim, folder, beside=_BLOCKS * 4 * BLOCK_ROWS * dim)
 
     def compare(self, block: Features, start: int, usable: NDArray[np.bool_]) -> None:
         """Look at a block that begins at a row.
@@ -92,9 +108,13 @@ class _Twins:
         """
         repeated = self._repeated[start : start + len(block)]
         for place in np.flatnonzero(repeated & usable).tolist():
-            row, values = start + place, block[place]
-            first, before = self._first.setdefault(self._keys[row], (row, values.copy()))
-            if first != row and not self._are_same(first, before, row, values):
+            row, number = start + place, self._number[start + place]
+            first = int(self._first[number])
+            if first < 0:
+                self._first[number], self._place[number] = row, self._num_kept
+                self._kept[self._num_kept] = block[place]
+                self._num_kept += 1
+            elif not self._are_same(first, self._kept[self._place[number]], row, block[place]):
                 raise self._differing(first, row)
 
     def _are_same(self, first: int, before: Features, row: int, values: Features) -> bool:

@@ -23,7 +23,7 @@ from pipeline.exchange import formats
 from pipeline.exchange.checks import Examined, examine, num_blocks
 from pipeline.exchange.feature_table import FeatureTable
 from pipeline.exchange.imported_rows import judged, notes_of_rows, notes_of_zeros, rows_of
-from pipeline.exchange.room import require_room
+from pipeline.exchange.room import folder_near, require_room
 from pipeline.files import outputs
 from pipeline.files.location import Location, local, locate
 from pipeline.images.manifest import CONFLICT, Manifest
@@ -73,7 +73,8 @@ def import_features(
     notes = say_notes(reporter, notes_of_rows(table, rows))
     keys = rows.keys.keys[rows.of_file]
     reporter.say(f"Looking at {counted(table.shape[0], 'row')} of {table.shape[1]:,} features")
-    found = examine(table, [rows.listing.paths[row] for row in rows.of_file], keys, reporter)
+    names = [rows.listing.paths[row] for row in rows.of_file]
+    found = examine(table, names, keys, reporter, folder_near(place))
     manifest, errors = judged(rows, found, options)
     notes += say_notes(reporter, notes_of_zeros(rows, found))
     identity = identities.imported(name, found.digest)

@@ -1,31 +1,26 @@
 """The keys of imported rows.
 
-A store is keyed by the SHA-256 of an image file's bytes. Where the image is at hand its key is
-that; where the file says the key, it is taken. Otherwise the key is the SHA-256 of the path after a
-beginning that no image file has: it stays the same as long as the path does, whatever the features
-are, so that stores of one list can be compared, and it is never that of an image.
+Where the image is at hand its key is the SHA-256 of its bytes; where the file says the key, it is
+taken. Otherwise it is made of the path; see ``store.path_keys``.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DecodeError, ManifestError
-from pipeline.files.location import is_address
+from pipeline.files.location import Remote, is_address
 from pipeline.images import reading
 from pipeline.images.manifest import KEY_DTYPE, Manifest
-from pipeline.system import machine
+from pipeline.store.path_keys import key_of_path
 from pipeline.system.progress import Reporter
+from pipeline.system.wording import counted
 
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
-# No format of images begins with NUL and this text.
-_BEGINNING: Final = b"\0features imported without their image:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +44,6 @@ class RowKeys:
         return {"given": self.given, "content": self.content, "paths": self.paths}
 
 
-def key_of_path(path: str) -> str:
-    """Return the key of a row whose image is not at hand."""
-    named = path.encode("utf-8", errors="surrogateescape")
-    return hashlib.sha256(_BEGINNING + named).hexdigest()
-
-
 def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowKeys:
     """Return the key of each row.
 
@@ -68,8 +57,7 @@ def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowK
     """
     found = [_checked(text, path) for text, path in zip(given, listing.paths, strict=True)]
     unknown = [row for row, key in enumerate(found) if not key]
-    there = [row for row in unknown if _is_at_hand(listing, row)]
-    content = _of_images(listing, there, reporter)
+    content = _of_images(listing, _at_hand(listing, unknown, reporter), reporter)
     keys = [
         key or content.get(row) or key_of_path(path)
         for row, (key, path) in enumerate(zip(found, listing.paths, strict=True))
@@ -82,20 +70,34 @@ def keys_of(listing: Manifest, given: Sequence[str], reporter: Reporter) -> RowK
     )
 
 
-def _is_at_hand(listing: Manifest, row: int) -> bool:
-    """Tell whether an image can be read; one at an address only where all are to be there."""
-    is_elsewhere = is_address(listing.paths[row]) and isinstance(listing.root, Path)
-    return not is_elsewhere and reading.is_there(listing, row)
+def _at_hand(listing: Manifest, rows: Sequence[int], reporter: Reporter) -> list[int]:
+    """Return the rows whose image can be read; one at an address only where all are to be there."""
+    asked = [
+        row
+        for row in rows
+        if isinstance(listing.root, Remote) or not is_address(listing.paths[row])
+    ]
+    if asked:
+        reporter.say(f"Looking for {counted(len(asked), 'image')} in {str(listing.root)!r}")
+    there = []
+    with (
+        reading.looked_up(listing.take(asked)),
+        reporter.bar(len(asked), "img") as bar,
+    ):
+        for row in asked:
+            if reading.is_there(listing, row):
+                there.append(row)
+            bar.advance()
+    return there
 
 
 def _of_images(listing: Manifest, rows: Sequence[int], reporter: Reporter) -> dict[int, str]:
     """Return the keys of the images of rows that can be read."""
     keys = {}
     if rows:
-        reporter.say(f"Reading {len(rows):,} images, whose contents are the keys")
-    read = reading.in_threads(
-        lambda row: reading.read(listing, row).key, rows, machine.processors()
-    )
+        reporter.say(f"Reading {counted(len(rows), 'image')}, whose contents are the keys")
+    workers = reading.num_threads(listing.take(rows))
+    read = reading.in_threads(lambda row: reading.read(listing, row).key, rows, workers)
     with reporter.bar(len(rows), "img") as bar:
         for row, future in read:
             try:

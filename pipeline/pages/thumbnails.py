@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
 
+from pipeline.copies.at_hand import FilesAtHand
 from pipeline.errors import DecodeError
 from pipeline.images import decoder, reading
 from pipeline.images.decoder import Pixels
@@ -20,7 +21,6 @@ _QUALITIES: Final = (75, 50, 20)
 _METHOD: Final = 2  # of 0 to 6: a fifth larger than the slowest, in a fifth of its time
 _SMALLEST: Final = 8
 _PREFIX: Final = "data:image/webp;base64,"
-_CHANGED: Final = "another content than was encoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,10 @@ def pictures(
     """
     limit = budget // max(1, len(rows))
     uris, missing = {}, Counter[str]()
+    files = FilesAtHand(manifest)
 
     def make(row: int) -> tuple[str, str]:
-        return _picture(manifest, row, side, limit)
+        return _picture(files, row, side, limit)
 
     for row, made in reading.in_threads(make, rows, reading.num_threads(manifest, workers)):
         uri, reason = made.result()
@@ -63,12 +64,10 @@ def pictures(
     return Pictures(uris, dict(missing.most_common()))
 
 
-def _picture(manifest: Manifest, row: int, side: int, limit: int) -> tuple[str, str]:
+def _picture(files: FilesAtHand, row: int, side: int, limit: int) -> tuple[str, str]:
     """Return a data URI, or the reason why there is none."""
     try:
-        content = reading.read(manifest, row)
-        if content.key.encode() != manifest.keys[row]:
-            return "", _CHANGED
+        content = files.read(row)
         pixels = decoder.thumbnail(content.data, side)
     except DecodeError as error:
         return "", str(error)

@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.errors import RunError
 from pipeline.files import places
-from pipeline.files.location import Location, Remote, locate
+from pipeline.files.location import Location, Remote, is_address, locate
 from pipeline.images.place import exists, may_hold_images
 from pipeline.runs.record import Nearby, RunRecord
 from pipeline.store.store import Store
@@ -73,7 +73,9 @@ def root_of(record: RunRecord, folder: Path, first: str) -> Location:
         first: The path of one image.
     """
     nearby = record.nearby.root if record.nearby else None
-    has_images = partial(exists, path=first) if first else (lambda root: False)
+    # One at an address is there, or not, whatever the others are relative to.
+    is_relative = bool(first) and not is_address(first)
+    has_images = partial(exists, path=first) if is_relative else (lambda root: False)
     return places.of_images(record.root, nearby, folder, has_images)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from pipeline.errors import ManifestError
 from pipeline.files import places
+from pipeline.files.location import is_address
 from pipeline.files.regular import UnfitFileError, sha256_file
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import read as read_manifest
@@ -55,7 +56,10 @@ class Manifests:
             )
         known = self.record.manifests.get(name, self.record)
         rows = read_manifest(chosen, root=Path(), group=group)
-        has_images = partial(exists, path=rows.paths[0]) if rows.paths else (lambda root: False)
+        first = rows.paths[0] if rows.paths else ""
+        # One at an address is there, or not, whatever the others are relative to.
+        is_relative = bool(first) and not is_address(first)
+        has_images = partial(exists, path=first) if is_relative else (lambda root: False)
         found = places.of_images(known.root, known.nearby_root, folder, has_images)
         return replace(rows, root=found)
 

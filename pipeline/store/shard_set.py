@@ -19,6 +19,8 @@ from pipeline.store.storage import SHARD_SUFFIX, Storage
 
 # Small shards are cheap to read until there are many of them.
 MAX_SMALL_SHARDS: Final = 16
+# Rows below which one is: merging fuller ones would write much to save few.
+SMALL_ROWS: Final = SHARD_ROWS // 2
 
 
 def remember_check(cache: ScanCache, shard: Shard) -> None:
@@ -202,16 +204,17 @@ class ShardSet:
         wanted = np.ones(len(self), dtype=bool) if keep is None else np.isin(self.index.keys, keep)
         counts = np.bincount(self.index.shard_of[wanted], minlength=len(self.index.shards))
         sizes = np.array([len(shard) for shard in self.index.shards], dtype=np.intp)
-        shrunk, small = counts < sizes, sizes < SHARD_ROWS
+        shrunk, small = counts < sizes, sizes < SMALL_ROWS
         if shrunk.any() or small.sum() > (1 if everything else MAX_SMALL_SHARDS):
             self._rewrite(np.flatnonzero(shrunk | small), wanted)
             self.reindex(cache)
         return int(len(wanted) - wanted.sum())
 
     def _rewrite(self, numbers: NDArray[np.intp], wanted: NDArray[np.bool_]) -> None:
-        """Replace some shards by large ones that hold their wanted rows."""
-        chosen = wanted & np.isin(self.index.shard_of, numbers)
-        keys = self.index.keys[chosen]
+        """Replace some shards by large ones that hold their wanted rows, as these lie there."""
+        chosen = np.flatnonzero(wanted & np.isin(self.index.shard_of, numbers))
+        order = np.lexsort((self.index.row_of[chosen], self.index.shard_of[chosen]))
+        keys = self.index.keys[chosen[order]]
         written = set()
         for start in range(0, len(keys), SHARD_ROWS):
             part = keys[start : start + SHARD_ROWS]

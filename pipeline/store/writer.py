@@ -69,7 +69,7 @@ class ShardWriter:
     def add(self, keys: list[str], features: Features) -> None:
         """Take rows; they are on disk after the next shard is written.
 
-        Rows and their keys stay in one piece: an interrupt between two lines loses some or none,
+        Rows are added with their keys at once: an interrupt between two lines loses some or none,
         and never moves one beside another's key.
 
         Args:
@@ -79,14 +79,15 @@ class ShardWriter:
         Raises:
             OSError: An earlier shard could not be written.
         """
-        for start in range(0, len(keys), self._rows):
-            self._add_block(keys[start : start + self._rows], features[start : start + self._rows])
-
-    def _add_block(self, keys: list[str], features: Features) -> None:
-        if self._count() + len(keys) > self._rows or self._is_due():
-            self._flush()
-        block = np.array([key.encode() for key in keys], dtype=KEY_DTYPE)
-        self._blocks.append((block, np.array(features, dtype=np.float32)))
+        start = 0
+        while start < len(keys):
+            if self._count() == self._rows or self._is_due():
+                self._flush()
+            # What does not fit begins the next shard, so that all but the last are full.
+            stop = start + self._rows - self._count()
+            block = np.array([key.encode() for key in keys[start:stop]], dtype=KEY_DTYPE)
+            self._blocks.append((block, np.array(features[start:stop], dtype=np.float32)))
+            start = stop
 
     def _count(self) -> int:
         return sum(len(keys) for keys, _ in self._blocks)

@@ -12,6 +12,7 @@ from pipeline.errors import ManifestError
 from pipeline.images.manifest import Manifest
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
+from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
 # Splits whose images are not to be chosen: a score on chosen images is not that of others.
@@ -49,13 +50,16 @@ class Candidates:
         return self.images.units[images]
 
 
-def read_candidates(store: Store, manifest: Path | None, run: Run | None) -> Candidates:
+def read_candidates(
+    store: Store, manifest: Path | None, run: Run | None, reporter: Reporter
+) -> Candidates:
     """Read rows and features.
 
     Args:
         store: The store.
         manifest: A manifest to use instead of the store's own.
         run: The run whose head is to be asked; images that it was made with are no candidates.
+        reporter: Where progress is shown.
 
     Raises:
         ConfigError: The features do not fit into memory.
@@ -64,7 +68,7 @@ def read_candidates(store: Store, manifest: Path | None, run: Run | None) -> Can
         StoreError: The store is damaged.
     """
     listing = store.read_manifest(manifest)
-    images = distinct_images(store, listing)
+    images = distinct_images(store, listing, reporter)
     used = run.manifest().keys if run is not None else np.zeros(0, "S64")
     rows = images.manifest
     is_used = np.isin(rows.keys[images.first_row], used).tolist()

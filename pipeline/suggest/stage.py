@@ -41,7 +41,7 @@ def suggest(
     if run is not None:
         require_features_of(store, run)
     manifest = local("--manifest", options.manifest) if options.manifest else None
-    known = read_candidates(store, manifest, run)
+    known = read_candidates(store, manifest, run, reporter)
     found = find(known, options, store, run, reporter)
     say_notes(reporter, found.notes)
     write_table(path, known.listing, found)

@@ -2,17 +2,21 @@
 
 import csv
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Command, FakeEncoder, planted_store
+from fakes import Bar, Command, FakeEncoder, Notes, planted_store
 from photos import natural
 from PIL import Image, ImageEnhance
 
 from pipeline.audit import label_errors, outliers
+from pipeline.audit.listing import read_listing
+from pipeline.audit.stage import find
 from pipeline.cli.main import main
+from pipeline.config.auditing import AuditOptions
 from pipeline.copies import duplicates, pixels
 from pipeline.copies.neighbours import Pairs
 from pipeline.errors import EngineUnavailableError
@@ -320,3 +324,41 @@ def test_of_very_many_images_ridge_alone_judges(
     status, result = command("audit", tmp_path / "store", *out)
     assert (status, result["label_errors"]) == (0, [])
     assert "label errors of 40 images need memory" in result["notes"]["label_errors"]
+
+
+class Watching(Notes):
+    """A reporter that remembers its bars too, each with how many steps it was to take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bars: list[tuple[int, str, Bar]] = []
+
+    def bar(self, total: int, unit: str) -> AbstractContextManager[Bar]:
+        self.bars.append((total, unit, Bar()))
+        return nullcontext(self.bars[-1][2])
+
+
+@pytest.mark.parametrize(
+    ("copies", "said"),
+    [
+        (None, "Note: of more than 30 images, ridge alone judges"),
+        (1e12, "Note: label errors of 40 images need memory: "),
+    ],
+)
+def test_what_will_be_left_out_is_said_before_anything_long_and_bars_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: float | None, said: str
+) -> None:
+    store = planted_store(tmp_path / "store", {"ant": 20, "bee": 20})
+    monkeypatch.setattr(label_errors, "LARGE", 30)
+    if copies is not None:
+        monkeypatch.setattr(label_errors.heads, "copies_of", lambda name: copies)
+    reporter = Watching()
+    listing = read_listing(store, None, None, reporter)
+    options = AuditOptions(store=str(store.path))
+    found = find(listing, options, None, reporter)
+    assert reporter.lines[0] == "Reading the features of 40 images"
+    assert reporter.lines[1].startswith(said)
+    assert found.notes["label_errors"] in reporter.lines[1]
+    assert all(bar.steps == total for total, _, bar in reporter.bars)
+    fits = [total for total, unit, _ in reporter.bars if unit == "fit"]
+    assert fits == ([2 * label_errors.FOLDS] if copies is None else [])

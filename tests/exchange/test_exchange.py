@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 from fakes import PLANTED_DIM, Command, planted_store, write_image
 from numpy.typing import NDArray
+from object_store import ObjectStore
 
 import pipeline
 from pipeline.cli.commands import import_features
+from pipeline.copies import scratch
 from pipeline.exchange import checks, exporting, hdf5, importing, npy, parquet, room
-from pipeline.exchange.keys import key_of_path
+from pipeline.files import remote
+from pipeline.files.location import Remote
 from pipeline.images.manifest import read as read_manifest
+from pipeline.store.path_keys import key_of_path
 from pipeline.store.store import Store
 
 COUNTS = {"ant": 14, "bee": 14, "cow": 14}
@@ -214,6 +218,23 @@ def test_keys_are_contents_where_images_are_at_hand(folder: Path, command: Comma
     assert manifest.root == folder / "photos"
 
 
+@pytest.mark.slow
+def test_images_in_a_bucket_are_asked_for_together(
+    folder: Path, command: Command, bucket: str, object_store: ObjectStore
+) -> None:
+    names = [f"{number:02}.png" for number in range(25)]
+    for number, name in enumerate(names[1:]):
+        write_image(Path("photos") / name, number)
+        remote.upload(Remote(f"{bucket}/photos/{name}"), Path("photos") / name)
+    object_store.reset()
+    save_npy(Path("x.npy"), drawn(25), ["path,label", *(f"{name},a" for name in names)])
+    status, result = command("import-features", "x.npy", "--data", f"{bucket}/photos")
+    assert (status, result["keys"]) == (0, {"given": 0, "content": 24, "paths": 1})
+    # A listing tells which are there; only those that are read are looked at.
+    assert object_store.count("HEAD", "00.png") == 0
+    assert object_store.count("GET") == 25
+
+
 def test_the_key_of_a_path_is_no_images_and_stays_the_same() -> None:
     assert key_of_path("a.png") == (
         hashlib.sha256(b"\0features imported without their image:a.png").hexdigest()
@@ -237,6 +258,32 @@ def test_copies_of_an_image_are_one_row_of_features(folder: Path, command: Comma
     status, result = command("import-features", "y.npy")
     assert status == 2 and "'a.png' and 'b.png'" in result["error"]["message"]
     assert not Path("stores/y").exists()
+
+
+def test_a_list_that_holds_everything_twice_takes_no_memory_for_it(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = drawn(24)
+    twice = np.concatenate([features, features * np.float32(1.0001)])
+    keys = [f"{row % 24:064x}" for row in range(48)]
+    save_npy(Path("x.npy"), twice, ["path,key", *(f"{row}.png,{keys[row]}" for row in range(48))])
+    monkeypatch.setattr("pipeline.system.machine.free_memory", lambda: 0)
+    tables, make = [], scratch.table
+
+    def remember(*arguments: Any, **beside: int) -> Features:
+        tables.append(make(*arguments, **beside))
+        return tables[-1]
+
+    monkeypatch.setattr(scratch, "table", remember)
+    status, result = command("import-features", "x.npy")
+    assert (status, result["imported"], result["reused"]) == (0, 24, 24)
+    (table,) = tables
+    assert table.shape == (24, 8) and isinstance(table.base, np.memmap)
+    assert not list(folder.glob(".tmp-*"))
+    twice[47] = -twice[23]
+    save_npy(Path("y.npy"), twice, ["path,key", *(f"{row}.png,{keys[row]}" for row in range(48))])
+    status, result = command("import-features", "y.npy")
+    assert status == 2 and "'23.png' and '47.png'" in result["error"]["message"]
 
 
 # Again, and others

@@ -22,7 +22,7 @@ from pipeline.errors import (
     StoreError,
 )
 from pipeline.images.manifest import Manifest
-from pipeline.store import features_file
+from pipeline.store import features_file, shard_set
 from pipeline.store import shard as shards
 from pipeline.store.lock import lock
 from pipeline.store.shard_set import MAX_SMALL_SHARDS
@@ -272,6 +272,30 @@ def test_small_shards_are_merged_and_nothing_is_lost(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reopened.read(keys_of(numbers)), features_of(numbers))
 
 
+def test_merged_rows_keep_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    """Who reads in that order reads on, instead of jumping from row to row."""
+    parts = [[3 * number, 3 * number + 2, 3 * number + 1] for number in range(MAX_SMALL_SHARDS + 1)]
+    store = make(tmp_path / "store", *parts)
+    with store.scan_cache() as cache:
+        store.compact(cache)
+    (shard,) = store.index.shards
+    merged = [int(key, 16) for key in shard.keys]
+    assert sorted(merged[start : start + 3] for start in range(0, len(merged), 3)) == parts
+
+
+def test_nearly_full_shards_are_left_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_set, "SHARD_ROWS", 4)
+    monkeypatch.setattr(shard_set, "SMALL_ROWS", 2)
+    parts = [[3 * number, 3 * number + 1, 3 * number + 2] for number in range(MAX_SMALL_SHARDS + 4)]
+    store = make(tmp_path / "store", *parts)
+    before = sorted(shard.name for shard in store.index.shards)
+    with store.scan_cache() as cache:
+        store.compact(cache)
+    assert sorted(shard.name for shard in store.index.shards) == before
+
+
 def test_killed_while_merging_leaves_a_store_that_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +330,21 @@ def test_writer_fills_shards_by_rows_and_by_time(
     assert len(written) == shards
     np.testing.assert_array_equal(
         Store.open(tmp_path / "store").read(keys_of(list(range(10)))), features_of(list(range(10)))
+    )
+
+
+def test_blocks_that_do_not_fit_are_split_so_that_shards_are_full(tmp_path: Path) -> None:
+    store = make(tmp_path / "store")
+    written: list[shards.Shard] = []
+    with ShardWriter(store.plain, rows=4, seconds=1e9, on_shard=written.append) as writer:
+        for numbers in ([0, 1, 2], [3, 4, 5], [6, 7, 8, 9, 10, 11, 12], [], [13]):
+            keys = [f"{number:064x}" for number in numbers]
+            writer.add(keys, features_of(numbers).reshape(-1, DIM))
+    assert [len(shard) for shard in written] == [4, 4, 4, 2]
+    assert [int(key, 16) for shard in written for key in shard.keys] == list(range(14))
+    numbers = list(range(14))
+    np.testing.assert_array_equal(
+        Store.open(tmp_path / "store").read(keys_of(numbers)), features_of(numbers)
     )
 
 
