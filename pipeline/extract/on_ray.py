@@ -32,7 +32,7 @@ from pipeline.images.manifest import OK, Manifest
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.storage import Storage
 from pipeline.store.store import Store
-from pipeline.system import cluster
+from pipeline.system import cluster, ray_output
 from pipeline.system.cluster import Node
 from pipeline.system.progress import Bar, Reporter
 from pipeline.system.wording import counted
@@ -249,7 +249,7 @@ def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books:
     import pyarrow as pa
 
     data = ray.data
-    with cluster.troubles() as trouble, _streaming(data):
+    with ray_output.troubles() as trouble, _streaming(data):
         blocks = [pa.table({PART: pa.array([part], pa.binary())}) for part in parts]
         decoded = data.from_blocks(blocks).map_batches(
             decode, fn_kwargs={"job": job}, batch_size=None, batch_format="pyarrow", **pool.decoding
@@ -278,7 +278,7 @@ def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books:
                 for cell in table[ANSWER]:
                     books.enter(unpacked(cell.as_py()))
         except ray.exceptions.RayError as error:
-            return cluster.one_line(str(error))
+            return ray_output.one_line(str(error))
     return trouble.text
 
 

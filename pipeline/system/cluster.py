@@ -4,17 +4,13 @@ What Ray would print is kept off stdout and stderr, its statistics of usage and 
 off, and what goes wrong while a cluster is joined or looked at is one line that names the node.
 """
 
-import importlib
-import logging
 import os
 import platform
-import re
 import shutil
 import signal
 import sys
 import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +21,7 @@ from typing import Any, Final
 
 from pipeline._version import __version__
 from pipeline.errors import ClusterError, ConfigError, EngineUnavailableError
-from pipeline.system import machine
+from pipeline.system import machine, ray_output
 
 # Ray Data does not start without the two others.
 _REQUIRED: Final = ("ray", "pandas", "pyarrow")
@@ -43,8 +39,6 @@ _SHARE: Final = 0.3
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Ray keeps its objects
 # How long a node may take to answer, workers that are being started included.
 _ANSWER_SECONDS: Final = 120.0
-_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
-_SILENT: Final = logging.CRITICAL + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +58,6 @@ class Node:
     gpus: float
 
 
-@dataclass(slots=True)
-class Trouble:
-    """What Ray would have printed last of what went wrong; empty of nothing.
-
-    Attributes:
-        text: One line.
-    """
-
-    text: str = ""
-
-
 def node_name(node_id: str) -> str:
     """Return what messages of this process call the node that it runs on.
 
@@ -82,14 +65,6 @@ def node_name(node_id: str) -> str:
         node_id: Ray's name for it.
     """
     return f"{platform.node()} ({node_id[:6]})"
-
-
-def one_line(said: str) -> str:
-    """Return what Ray says in one line: of a traceback of another process the end."""
-    lines = _COLOURS.sub("", said).strip().splitlines() or [""]
-    is_traceback = any(line.startswith("  File ") for line in lines)
-    text = lines[-1] if is_traceback else " ".join(lines)
-    return " ".join(text.split())[:300].rstrip(".")
 
 
 def require_installed() -> None:
@@ -146,7 +121,7 @@ def joined(address: str | None, *, memory: int) -> Iterator[ModuleType]:
             f"Received: {address!r}.",
             hint="Run the command on a node of the cluster, such as by: ray job submit.",
         )
-    with _environment(), _without_chatter():
+    with _environment(), ray_output.without_chatter():
         import ray
 
         if ray.is_initialized():
@@ -241,26 +216,6 @@ def require_fit(ray: ModuleType, check: Callable[[], None] | None = None) -> lis
     return members
 
 
-@contextmanager
-def troubles() -> Iterator[Trouble]:
-    """Give the last thing that Ray says went wrong, as long as the context lasts."""
-    trouble = Trouble()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            error = record.exc_info[1] if record.exc_info else None
-            trouble.text = one_line(str(error) if error is not None else record.getMessage())
-
-    listener = Listener(level=logging.ERROR)
-    for logger in _loggers():
-        logger.addHandler(listener)
-    try:
-        yield trouble
-    finally:
-        for logger in _loggers():
-            logger.removeHandler(listener)
-
-
 def _answer(ray: ModuleType, answer: Any) -> str | None:
     """Return what a node says is wrong with it; None of one that went while it was asked."""
     try:
@@ -270,7 +225,7 @@ def _answer(ray: ModuleType, answer: Any) -> str | None:
     except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
         return None
     except ray.exceptions.RayError as error:
-        return one_line(str(error))
+        return ray_output.one_line(str(error))
     return found
 
 
@@ -304,11 +259,11 @@ def _connect(ray: ModuleType, address: str | None, memory: int, folder: Path) ->
             "_temp_dir": str(folder),
         }
     try:
-        with _without_stderr():
+        with ray_output.without_stderr():
             ray.init(**settings, log_to_driver=False)
     except Exception as error:  # of many kinds, none of which Ray promises
         where = address or os.environ.get("RAY_ADDRESS") or "on this machine"
-        said = one_line(str(error))
+        said = ray_output.one_line(str(error))
         raise ClusterError(
             f"Expected a Ray cluster {where} to join, of Ray {ray.__version__} and Python "
             f"{platform.python_version()}. Received: {said}."
@@ -343,52 +298,3 @@ def _environment() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep what Ray prints off stdout and stderr, which belong to results and to our notes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(ray|pandas|pyarrow)(\.|$)")
-        importlib.import_module("ray.data")  # which sets up its logger
-        worker = importlib.import_module("ray._private.worker")
-        annotations = importlib.import_module("ray.util.annotations")
-        # Of what goes with a later release; which releases are taken, the extra says.
-        warnings.filterwarnings("ignore", category=annotations.RayDeprecationWarning)
-        streams = [
-            handler
-            for logger in _loggers()
-            for handler in logger.handlers
-            if isinstance(handler, logging.StreamHandler)
-        ]
-        levels = [handler.level for handler in streams]
-        printed = vars(worker).get("print_to_stdstream")
-        for handler in streams:
-            handler.setLevel(_SILENT)
-        if printed is not None:
-            vars(worker)["print_to_stdstream"] = lambda *_, **__: None
-        try:
-            yield
-        finally:
-            if printed is not None:
-                vars(worker)["print_to_stdstream"] = printed
-            for handler, level in zip(streams, levels, strict=True):
-                handler.setLevel(level)
-
-
-def _loggers() -> list[logging.Logger]:
-    return [logging.getLogger(name) for name in ("ray", "ray.data")]
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Keep what libraries in C++ write to stderr off it, as long as the context lasts."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

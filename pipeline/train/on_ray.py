@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import ClusterError, PipelineError
-from pipeline.system import cluster
+from pipeline.system import cluster, ray_output
 from pipeline.train.search import Setting, SweepResult, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -83,7 +83,7 @@ def _swept(
 
 
 def _lost(name: str, error: Exception) -> ClusterError:
-    said = cluster.one_line(str(error))
+    said = ray_output.one_line(str(error))
     return ClusterError(
         f"{name}: expected a node that tries its settings. Received: {said}.",
         hint="Look at the cluster with ray status; heads that were done are kept.",
