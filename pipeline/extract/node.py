@@ -40,7 +40,7 @@ from pipeline.images.views import PLAIN
 from pipeline.runs import backbone as run_backbone
 from pipeline.store.shard import Keys
 from pipeline.store.store import Store
-from pipeline.system import cluster, machine
+from pipeline.system import machine, nodes
 
 # An Arrow table, which is imported where it is made.
 Table = Any
@@ -48,13 +48,6 @@ Table = Any
 PART: Final = "part"
 _PIXELS: Final = "pixels"
 ANSWER: Final = "answer"
-
-
-def here() -> str:
-    """Return the name of the node that this process runs on."""
-    import ray
-
-    return cluster.node_name(ray.get_runtime_context().get_node_id())
 
 
 def require_sight(job: Job) -> None:
@@ -170,7 +163,7 @@ class EncodingActor:
             shards=shards,
             reading=decoded.reading,
             making=Making(
-                node=here(),
+                node=nodes.here(),
                 actor=id(self),
                 images=len({key for made in keys.values() for key in made}),
                 began=began,
@@ -239,7 +232,7 @@ def _refusal(error: Exception) -> Refusal:
     """Return why this node cannot go on; Ray keeps what workers write to stderr."""
     if not isinstance(error, PipelineError | OSError):
         traceback.print_exception(error)
-    return Refusal.of(error, here())
+    return Refusal.of(error, nodes.here())
 
 
 # What this process knows of the job that it works on.
@@ -278,7 +271,7 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
         paths=part.listing.paths,
         files=files,
         views=views,
-        reading=Reading(here(), len(files), since, time.time(), busy),
+        reading=Reading(nodes.here(), len(files), since, time.time(), busy),
     )
     return decoded, b"".join(pixels)
 

@@ -32,8 +32,8 @@ from pipeline.images.manifest import OK, Manifest
 from pipeline.store.scan_cache import ScanCache
 from pipeline.store.storage import Storage
 from pipeline.store.store import Store
-from pipeline.system import cluster, ray_output
-from pipeline.system.cluster import Node
+from pipeline.system import cluster, nodes, ray_output
+from pipeline.system.nodes import Node
 from pipeline.system.progress import Bar, Reporter
 from pipeline.system.wording import counted
 
@@ -119,14 +119,16 @@ def encode(
         ManifestError: More images are bad than ``max_errors``.
     """
     pixels = 3 * store.identity.image_size**2 * len(ledger.targets)
-    with cluster.joined(options.address, memory=_PARTS_IN_MEMORY * _PART_BYTES) as ray:
+    with cluster.joined(options.address, memory=_PARTS_IN_MEMORY * _PART_BYTES) as joined:
+        ray = joined.ray
         # Before any node looks for it; at an address it is in the working copy alone so far.
         store.share_network()
         job = _job(ledger, store, options)
         # Where nodes come and go, those of now are looked at first; later ones look at themselves.
-        members = cluster.require_fit(ray, partial(require_sight, job))
+        members = nodes.require_fit(ray, partial(require_sight, job))
         pool = Pool.of(members, options.actor_cores)
         reporter.say(_described(members, pool))
+        nodes.require_room(joined, pool.encoding, reporter)
         job = replace(job, cores=pool.cores)
         job = replace(job, probe=_probe(ray, job, pool, store, reporter))
         startup, began = time.monotonic() - started, time.monotonic()
@@ -224,7 +226,8 @@ def _probe(ray: ModuleType, job: Job, pool: Pool, store: Store, reporter: Report
     kept = probe.find(store.path, store.identity, store.dim)
     if kept is not None:
         return kept
-    made = ray.get(ray.remote(**pool.encoding)(probed).remote(job))
+    asked = ray.remote(**pool.encoding)(probed).remote(job)
+    made = nodes.result(ray, asked, "a node that encodes the probe images")
     if isinstance(made, Refusal):
         raise made.error()
     first_probe.keep(store, made, reporter)
@@ -247,6 +250,7 @@ def _sent(listing: Manifest, rows: Sequence[int]) -> Manifest:
 def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: _Books) -> str:
     """Send parts through the cluster; return what went wrong last, where Ray could not mend it."""
     import pyarrow as pa
+    from ray.data.exceptions import ExecutionTimeoutError
 
     data = ray.data
     with ray_output.troubles() as trouble, _streaming(data):
@@ -279,6 +283,12 @@ def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books:
                     books.enter(unpacked(cell.as_py()))
         except ray.exceptions.RayError as error:
             return ray_output.one_line(str(error))
+        except ExecutionTimeoutError as error:
+            raise ClusterError(
+                f"Expected nodes that encode {counted(len(books.ledger.pending), 'image')} more. "
+                f"Received: no progress within {nodes.patience(ray):,.0f} s.",
+                hint=cluster.LOOK,
+            ) from error
     return trouble.text
 
 

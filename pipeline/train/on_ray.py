@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.dataset.features import SplitFeatures
 from pipeline.errors import ClusterError, PipelineError
-from pipeline.system import cluster, ray_output
+from pipeline.system import cluster, nodes, ray_output
 from pipeline.train.search import Setting, SweepResult, sweep_head
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
@@ -46,8 +46,9 @@ def sweep_heads(
         for block in (data.X, *data.augment, *data.average)
         if isinstance(block, np.ndarray)
     )
-    with cluster.joined(address, memory=_MEMORY + size) as ray:
-        members = cluster.require_fit(ray)
+    with cluster.joined(address, memory=_MEMORY + size) as joined:
+        ray = joined.ray
+        members = nodes.require_fit(ray)
         # A head takes a whole node, whose processors its products use.
         cores = min((int(node.cpus) for node in members if node.cpus >= 1), default=1)
         task = ray.remote(num_cpus=cores, scheduling_strategy="SPREAD")(_swept)

@@ -7,7 +7,7 @@ from pipeline.errors import ClusterError, StaleFeaturesError
 from pipeline.extract.messages import Making, Reading, Refusal
 from pipeline.extract.node_work import NodeWork, bottleneck_of
 from pipeline.extract.on_ray import Pool
-from pipeline.system.cluster import Node
+from pipeline.system.nodes import Node
 
 
 def worked(encoding: float, writing: float) -> NodeWork:
