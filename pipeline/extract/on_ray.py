@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from pipeline.backbones import probe
 from pipeline.config.extracting import ExtractOptions
-from pipeline.errors import ClusterError, StoreError
+from pipeline.errors import ClusterError, StoreError, mention
 from pipeline.extract import first_probe
+from pipeline.extract.books import Books
 from pipeline.extract.ledger import Ledger
-from pipeline.extract.messages import Answer, Job, Part, Refusal, packed, unpacked
+from pipeline.extract.messages import Job, Part, Refusal, packed, unpacked
 from pipeline.extract.node import ANSWER, PART, EncodingActor, decode, probed, require_sight
 from pipeline.extract.node_work import NodeWork, bottleneck_of
 from pipeline.extract.work import Work, rate_of
@@ -30,11 +31,10 @@ from pipeline.files.location import locate
 from pipeline.images import reading
 from pipeline.images.manifest import OK, Manifest
 from pipeline.store.scan_cache import ScanCache
-from pipeline.store.storage import Storage
 from pipeline.store.store import Store
 from pipeline.system import cluster, nodes, ray_output
 from pipeline.system.nodes import Node
-from pipeline.system.progress import Bar, Reporter
+from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
 # Of pixels in one part, which is what a decoding task hands over: small, so that a few for each
@@ -135,6 +135,7 @@ def encode(
         work = {node.name: NodeWork(node.name, node.cpus) for node in members}
         rows = max(1, min(_PART_ROWS, _PART_BYTES // pixels))
         with reporter.bar(len(ledger.pending), "img") as bar:
+            books = Books(ray, pool.encoding, ledger, cache, store.storage, work, bar, reporter)
             while pending := ledger.pending:
                 few = -(-len(pending) // (_PARTS_PER_ACTOR * pool.actors))
                 parts = _parts(ledger, pending, min(rows, max(options.batch_size, few)))
@@ -142,11 +143,9 @@ def encode(
                     view: ray.put(target.index.keys) for view, target in ledger.targets.items()
                 }
                 told = replace(job, number=uuid.uuid4().hex, stored=stored)
-                trouble = _round(
-                    ray, parts, told, pool, _Books(ledger, cache, store.storage, work, bar)
-                )
+                trouble = _round(ray, parts, told, pool, books)
                 store.reindex(cache)
-                _require_progress(len(pending), len(ledger.pending), trouble, reporter)
+                _require_progress(len(pending), ledger, trouble or books.trouble, reporter)
         _require_stored(ledger, store, cache)
         seconds = time.monotonic() - began
     done = [each for each in work.values() if each.parts]
@@ -159,39 +158,6 @@ def encode(
         bottleneck=bottleneck_of(done),
         nodes=[each.as_json() for each in done],
     )
-
-
-@dataclass(slots=True)
-class _Books:
-    """Where the leader of a round enters what nodes answer."""
-
-    ledger: Ledger
-    cache: ScanCache
-    storage: Storage
-    work: dict[str, NodeWork]
-    bar: Bar
-
-    def enter(self, answer: Answer) -> None:
-        """Settle the images of a part.
-
-        Raises:
-            PipelineError: The node cannot go on.
-        """
-        if answer.refusal is not None:
-            raise answer.refusal.error()
-        for view, name in answer.shards:
-            path = self.ledger.targets[view].path_of(name)
-            status = self.storage.status(path)
-            if status is not None:  # of an address it may be nowhere here
-                self.cache.remember_check(name, status)
-        for index, file in answer.files:
-            if not self.ledger.take(index, file):
-                self.ledger.accept(index, file.key)
-            self.bar.advance(reused=self.ledger.reused, skipped=self.ledger.skipped)
-        self.cache.commit()
-        for done in (answer.reading, answer.making):
-            if done is not None:
-                self.work.setdefault(done.node, NodeWork(done.node)).add(done)
 
 
 def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
@@ -247,7 +213,7 @@ def _sent(listing: Manifest, rows: Sequence[int]) -> Manifest:
     return replace(listing.take(rows), root=root, notes=())
 
 
-def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: _Books) -> str:
+def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: Books) -> str:
     """Send parts through the cluster; return what went wrong last, where Ray could not mend it."""
     import pyarrow as pa
     from ray.data.exceptions import ExecutionTimeoutError
@@ -313,21 +279,25 @@ def _streaming(data: Any) -> Iterator[None]:
             setattr(context, name, value)
 
 
-def _require_progress(before: int, after: int, trouble: str, reporter: Reporter) -> None:
+def _require_progress(before: int, ledger: Ledger, trouble: str, reporter: Reporter) -> None:
     """Refuse to begin a round like the one before.
 
     Raises:
-        ClusterError: Nothing of it was done.
+        ClusterError: Nothing of it was done; names the images that were to be done first.
     """
-    if after == before:
+    pending = ledger.pending
+    if len(pending) == before:
+        first = mention([ledger.listing.paths[index] for index in pending])
         raise ClusterError(
-            f"Expected nodes that encode {counted(before, 'image')}. Received: none of them; Ray "
-            f"says: {trouble or 'nothing'}.",
-            hint="Look at the cluster with ray status; what was done is kept.",
+            f"Expected nodes that encode {counted(before, 'image')}: {first}. Received: none of "
+            f"them; what was said last: {trouble.rstrip('.') or 'nothing'}.",
+            hint=f"{cluster.LOOK} Where one of these images ends the process that reads it, take "
+            "it out.",
         )
-    if after:
+    if pending:
         reporter.say(
-            f"Note: {counted(after, 'image')} were under way on what was lost; they are done again"
+            f"Note: {counted(len(pending), 'image')} were under way on what was lost, or in "
+            "trouble; they are done again"
         )
 
 
