@@ -4,7 +4,8 @@ What goes wrong while they are looked at is one line that names the node.
 """
 
 import platform
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
@@ -18,6 +19,8 @@ from pipeline.system.wording import counted
 
 # How long a node may take to answer, workers that are being started included.
 _ANSWER_SECONDS: Final = 120.0
+# From one look at the nodes to the next, while answers are waited for.
+_LOOK_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,31 @@ def result(ray: ModuleType, answer: Any, what: str) -> Any:
         raise ClusterError(
             f"Expected {what}. Received: no answer within {limit:,.0f} s.", hint=LOOK
         ) from error
+
+
+def awaited(ray: ModuleType, answers: Iterable[Any], wanted: Mapping[str, float]) -> Iterator[Any]:
+    """Yield Ray's references to answers, each once it is there.
+
+    Args:
+        ray: Ray, connected.
+        answers: The references.
+        wanted: What a task that answers asks for, as Ray's ``num_cpus`` and ``num_gpus``.
+
+    Raises:
+        ClusterError: No node that has as much was there for as long as a cluster is waited for.
+    """
+    waiting, limit, since = list(answers), patience(ray), time.monotonic()
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=_LOOK_SECONDS)
+        if done or any(node.fits(wanted) for node in alive(ray)):
+            since = time.monotonic()
+        elif limit is not None and time.monotonic() - since >= limit:
+            raise ClusterError(
+                f"Expected a node that has {wanted['num_cpus']:g} CPU. Received: none within "
+                f"{limit:,.0f} s.",
+                hint=LOOK,
+            )
+        yield from done
 
 
 def _answer(ray: ModuleType, answer: Any) -> str | None:
