@@ -105,7 +105,7 @@ def encode(
     """Encode every pending image on the nodes of a cluster.
 
     Args:
-        ledger: What is known of every image; the first one pending can be read.
+        ledger: What is known of every image.
         store: Where features go, on a file system that every node shares; it keeps the network.
         cache: What earlier runs learned about files.
         options: What was asked for.
@@ -118,6 +118,7 @@ def encode(
         DecodeError: An image is bad and ``on_error`` is ``raise``.
         ManifestError: More images are bad than ``max_errors``.
     """
+    _note_packed(ledger.listing, reporter)
     pixels = 3 * store.identity.image_size**2 * len(ledger.targets)
     with cluster.joined(options.address, memory=_PARTS_IN_MEMORY * _PART_BYTES) as joined:
         ray = joined.ray
@@ -139,11 +140,7 @@ def encode(
             while pending := ledger.pending:
                 few = -(-len(pending) // (_PARTS_PER_ACTOR * pool.actors))
                 parts = _parts(ledger, pending, min(rows, max(options.batch_size, few)))
-                stored = {
-                    view: ray.put(target.index.keys) for view, target in ledger.targets.items()
-                }
-                told = replace(job, number=uuid.uuid4().hex, stored=stored)
-                trouble = _round(ray, parts, told, pool, books)
+                trouble = _round(ray, parts, _told(ray, job, ledger), pool, books)
                 store.reindex(cache)
                 _require_progress(len(pending), ledger, trouble or books.trouble, reporter)
         _require_stored(ledger, store, cache)
@@ -174,8 +171,31 @@ def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
         cores=None,
         probe=None,
         # Without what listing told of it, so that every node looks for itself.
-        sight=replace(_sent(ledger.listing, ledger.pending[:1]), states=()),
+        sight=replace(_sent(ledger.listing, [_seen(ledger)]), states=()),
     )
+
+
+def _seen(ledger: Ledger) -> int:
+    """Return the first pending row whose image is there; of none the first."""
+    pending = ledger.pending
+    there = (row for row in pending if reading.is_there(ledger.listing, row))
+    return next(there, pending[0])
+
+
+def _told(ray: ModuleType, job: Job, ledger: Ledger) -> Job:
+    """Return what nodes are told in a round, with what the store has by now."""
+    stored = {view: ray.put(target.index.keys) for view, target in ledger.targets.items()}
+    return replace(job, number=uuid.uuid4().hex, stored=stored)
+
+
+def _note_packed(listing: Manifest, reporter: Reporter) -> None:
+    """Say which files every process that decodes has to read again from their start."""
+    slow = reading.forward_only(listing)
+    if slow:
+        reporter.say(
+            f"Note: {mention(slow)} can be read from front to back alone, by every process that "
+            "decodes a part of it. Decompressed (gunzip FILE) it is read at any place"
+        )
 
 
 def _described(members: Sequence[Node], pool: Pool) -> str:

@@ -1,7 +1,9 @@
 """Nodes in trouble, without a cluster: what costs a part, what ends the run, and who is named."""
 
 import errno
+import io
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import IDENTITY, FakeEncoder, Notes, planted_store
+from fakes import IDENTITY, FakeEncoder, Notes, planted_store, write_image
 
 from pipeline.engines import probing
 from pipeline.errors import ClusterError, EngineUnavailableError, StaleFeaturesError, StorageError
@@ -28,6 +30,7 @@ from pipeline.extract.messages import (
     packed,
     unpacked,
 )
+from pipeline.images.manifest import listing_of
 from pipeline.images.reading import ReadFile
 from pipeline.runs import backbone as run_backbone
 from pipeline.store.scan_cache import ScanCache
@@ -191,3 +194,26 @@ def test_an_actor_that_holds_a_gpu_and_does_not_use_it_is_refused(
     monkeypatch.setattr(node.engines, "create", lambda *_, **__: FakeEncoder())
     with pytest.raises(EngineUnavailableError, match=f"{why}.*on CPU"):
         node.encoder_of(replace(job(tmp_path / "store"), cores=None))
+
+
+def test_files_that_every_process_reads_from_the_start_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as file:
+        for number in range(2):
+            image = write_image(tmp_path / "one.png", number)
+            member = tarfile.TarInfo(f"cat/{number}.png")
+            member.size = len(image)
+            file.addfile(member, io.BytesIO(image))
+    notes = Notes()
+    on_ray._note_packed(listing_of(tmp_path, [("one.png", "cat", "")]), notes)
+    assert notes.lines == []
+    on_ray._note_packed(listing_of(tmp_path, [("a.tar.gz/cat/0.png", "cat", "")]), notes)
+    (line,) = notes.lines
+    assert line.startswith(f"Note: {str(tmp_path / 'a.tar.gz')!r} can be read from front to back")
+
+
+def test_nodes_are_asked_for_an_image_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(tmp_path, monkeypatch, ("a",)) as (found, _):
+        write_image(tmp_path / "store/ant/0001.png", 0)
+        assert on_ray._seen(found.ledger) == 1
