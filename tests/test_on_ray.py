@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from fakes import edit_record, planted_store, write_classes
 from onnx_files import Network
+from slow_worker import FULL
 
 from pipeline.backbones.probe import FILE as PROBE
 from pipeline.cli.main import main
@@ -210,6 +211,19 @@ def test_what_a_killed_run_stored_the_next_one_finds(connected: Nodes, data: Pat
     assert 0 < stored < 60
     assert main(on_ray(data, "killed")) == 0
     require_equal(data, "killed")
+
+
+@needs_ray
+def test_trouble_of_a_node_is_said_and_its_images_are_done_again(
+    connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (data / FULL).touch()
+    ask = [each for each in on_ray(data, "troubled") if each != "--quiet"]
+    assert main(ask) == 0
+    err = capfd.readouterr().err
+    assert "No space left on device" in err and "tried again later" in err
+    assert "in trouble; they are done again" in err
+    require_equal(data, "troubled")
 
 
 @needs_ray
