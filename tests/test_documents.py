@@ -33,6 +33,32 @@ def test_links_in_documents_lead_somewhere() -> None:
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_templates_of_clusters_are_what_ray_and_kuberay_read() -> None:
+    yaml, jsonschema = pytest.importorskip("yaml"), pytest.importorskip("jsonschema")
+    text = (ROOT / "docs/scale.md").read_text()
+    found = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    launched, job = map(yaml.safe_load, found)
+    spec = importlib.util.find_spec("ray")
+    if spec is not None and spec.submodule_search_locations:
+        schema = Path(spec.submodule_search_locations[0]) / "autoscaler/ray-schema.json"
+        jsonschema.validate(launched, json.loads(schema.read_text()))
+    kinds = launched["available_node_types"]
+    assert launched["head_node_type"] in kinds
+    assert all(kind["node_config"]["ImageId"] for kind in kinds.values())
+    cluster = job["spec"]["rayClusterSpec"]
+    head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    (one,), (other,) = (group["template"]["spec"]["containers"] for group in (head, workers))
+    limits = other["resources"].pop("limits")
+    assert one["resources"].pop("limits") == one["resources"].pop("requests")
+    assert {**other["resources"].pop("requests"), "nvidia.com/gpu": 1} == limits
+    # But for what they take, all pods are alike.
+    assert (one, head["template"]["spec"]["volumes"]) == (
+        other,
+        workers["template"]["spec"]["volumes"],
+    )
+    assert workers["rayStartParams"] == {}
+
+
 def test_pictures_of_the_readme_are_there_and_small() -> None:
     named = re.findall(r'src(?:set)?="([^"]+)"', (ROOT / "README.md").read_text())
     assert len(named) == 2

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from fakes import edit_record, planted_store, write_classes
 from onnx_files import Network
+from slow_worker import FULL
 
 from pipeline.backbones.probe import FILE as PROBE
 from pipeline.cli.main import main
@@ -31,7 +32,7 @@ from pipeline.extract.node import require_sight
 from pipeline.images.manifest import listing_of
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.system import cluster
+from pipeline.system import nodes as nodes_of
 
 TESTS = Path(__file__).parent
 # Ray, pandas and what they bring warn of themselves.
@@ -61,6 +62,11 @@ class Nodes:
     def lose_one(self) -> None:
         """Kill all processes of a node, at once."""
         self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+
+    def lose_all(self) -> None:
+        """Kill all that work; the one that leads stays."""
+        while self.cluster.worker_nodes:
+            self.lose_one()
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +146,13 @@ def when_shards(store: Path, count: int, act: Callable[[], object]) -> threading
     return thread
 
 
+def have_patience(patch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let a cluster that does not go on be waited for so long."""
+    import ray
+
+    patch.setattr(ray.data.DataContext.get_current(), "execution_no_progress_timeout_s", seconds)
+
+
 def kill_an_actor() -> None:
     """End the process of an encoding actor, as a machine that runs out of memory does."""
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -201,6 +214,19 @@ def test_what_a_killed_run_stored_the_next_one_finds(connected: Nodes, data: Pat
 
 
 @needs_ray
+def test_trouble_of_a_node_is_said_and_its_images_are_done_again(
+    connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (data / FULL).touch()
+    ask = [each for each in on_ray(data, "troubled") if each != "--quiet"]
+    assert main(ask) == 0
+    err = capfd.readouterr().err
+    assert "No space left on device" in err and "tried again later" in err
+    assert "in trouble; they are done again" in err
+    require_equal(data, "troubled")
+
+
+@needs_ray
 def test_a_lost_actor_and_a_lost_node_cost_nothing_that_was_stored(
     connected: Nodes, data: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,7 +273,21 @@ def test_a_node_that_does_not_see_the_data_is_named(connected: Nodes, data: Path
         sight=listing_of(data / "elsewhere", [("cat/000.png", "cat", "")]),
     )  # fmt: skip
     with pytest.raises(ClusterError, match=r"^The node .* no such file"):
-        cluster.require_fit(ray, partial(require_sight, job))
+        nodes_of.require_fit(ray, partial(require_sight, job))
+
+
+@needs_ray
+def test_actors_that_fit_no_node_are_waited_for_and_then_refused(
+    connected: Nodes, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    have_patience(monkeypatch, 2)
+    ask = [each for each in arguments(data, "large") if each != "--quiet"]
+    assert main([*ask, "--executor", "ray", "--actor-cores", "64"]) == 2
+    out, err = capfd.readouterr()
+    assert "no node has 48 CPU" in err
+    error = json.loads(out)["error"]
+    assert error["type"] == "ClusterError"
+    assert "no answer within 2 s" in error["message"]
 
 
 @needs_ray
@@ -258,6 +298,26 @@ def test_a_sweep_finds_the_same(connected: Nodes, tmp_path: Path) -> None:
         place = str(tmp_path / executor)
         assert main([*ask, "--run", place, "--executor", executor, "--json", "--quiet"]) == 0
     one, other = (Run.open(tmp_path / name).record.heads for name in ("local", "ray"))
-    assert list(one) == list(other)
+    assert sorted(one) == sorted(other)
     for name, head in one.items():
         assert other[name].selected == head.selected
+
+
+@needs_ray
+def test_a_cluster_that_lost_all_its_nodes_is_given_up_and_a_rerun_goes_on(
+    connected: Nodes, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    have_patience(monkeypatch, 15)
+    store = data / "lost"
+    thread = when_shards(store, 2, connected.lose_all)
+    assert main(on_ray(data, "lost")) == 2
+    thread.join()
+    out, err = capfd.readouterr()
+    assert err.count("\n") == 1
+    error = json.loads(out)["error"]
+    assert error["type"] == "ClusterError"
+    assert "no progress within 15 s" in error["message"]
+    assert 0 < len(Store.open(store)) < 60
+    connected.add(2)
+    assert main(on_ray(data, "lost")) == 0
+    require_equal(data, "lost")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
@@ -54,10 +55,16 @@ class Extraction:
         self._store = store
         self._cache = cache
 
-    def needs_encoder(self, workers: int) -> bool:
-        """Settle what was only moved or copied; stop at the first image without features."""
-        files = self._read_all(Readers(workers), self.ledger.missing)
-        return any(not self.ledger.take(index, file) for index, file in files)
+    def needs_encoder(self, workers: int, *, most: int | None = None) -> bool:
+        """Settle what was only moved or copied; stop at the first image without features.
+
+        Args:
+            workers: Threads that read.
+            most: How many images to read before others, who may, are asked for the rest.
+        """
+        files = islice(self._read_all(Readers(workers), self.ledger.missing), most)
+        is_new = any(not self.ledger.take(index, file) for index, file in files)
+        return is_new or bool(self.ledger.pending)
 
     def count_new(self, workers: int) -> int:
         """Read and hash every pending file without decoding it; return how many are new."""

@@ -42,6 +42,8 @@ from pipeline.store.store import Store
 from pipeline.system import machine
 from pipeline.system.progress import Reporter
 
+# Images that this machine reads to find out whether there is work for a cluster.
+_READ_ALONE: Final = 4096
 # Of a digest, in the name of a store within a folder of stores.
 _DIGITS: Final = 8
 
@@ -284,9 +286,9 @@ def start(options: ExtractOptions, listing: Manifest, store: Store, cache: ScanC
 def _encode_on_ray(
     extraction: Extraction, store: Store, cache: ScanCache, network: LazyEncoder, started: float
 ) -> Work:
-    """Encode what is missing, on a cluster; what was only moved or copied is settled here."""
+    """Encode what is missing, on a cluster; a little that was only moved is settled here."""
     options, ledger = network.options, extraction.ledger
-    if not extraction.needs_encoder(ledger.num_threads(options.workers)):
+    if not extraction.needs_encoder(ledger.num_threads(options.workers), most=_READ_ALONE):
         return Work(time.monotonic() - started)
     return on_ray.encode(ledger, store, cache, options, network.reporter, started=started)
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pipeline import errors
 from pipeline.backbones.identity import Identity
 from pipeline.backbones.probe import Probe
-from pipeline.errors import ClusterError, PipelineError, hint_for
+from pipeline.errors import ClusterError, PipelineError, StorageError, hint_for
 from pipeline.files.location import Location
 from pipeline.images.manifest import Manifest
 from pipeline.images.reading import ReadFile
@@ -61,14 +61,18 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a node cannot go on.
+    """Why a node could not do a part.
 
     Attributes:
+        node: Its name.
+        is_final: Whether it must not go on, rather than try again: it is not what is asked for.
         kind: Name of the error.
         message: What happened, with the node's name.
         hint: What to do.
     """
 
+    node: str
+    is_final: bool
     kind: str
     message: str
     hint: str
@@ -76,15 +80,17 @@ class Refusal:
     @classmethod
     def of(cls, error: Exception, node: str) -> Self:
         """Return what an error says, with the name of the node that it came up on."""
+        kind = ClusterError.__name__
         if isinstance(error, PipelineError):
-            return cls(type(error).__name__, f"The node {node}: {error.message}", error.hint)
+            kind, is_final = type(error).__name__, not isinstance(error, StorageError)
+            return cls(node, is_final, kind, f"The node {node}: {error.message}", error.hint)
         if isinstance(error, OSError):
             place = f" ({error.filename})" if error.filename else ""
             message = f"The node {node}: {error.strerror or error}{place}."
-            return cls(ClusterError.__name__, message, hint_for(error))
+            return cls(node, False, kind, message, hint_for(error))
         said = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
         hint = "The log of the worker, below Ray's folder on that node, has the traceback."
-        return cls(ClusterError.__name__, f"The node {node}: {said}.", hint)
+        return cls(node, False, kind, f"The node {node}: {said}.", hint)
 
     def error(self) -> PipelineError:
         """Return the error again, for whoever leads the nodes."""

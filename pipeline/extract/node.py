@@ -2,13 +2,14 @@
 
 Ray Data calls both with Arrow tables of one row: a part of the listing, then its pixels, then the
 answer. An actor writes shards by itself and answers once they are in place, so that what is
-answered stays, whatever becomes of the node. What cannot go on is an answer too: an exception would
-be taken for a fault of the moment, and the part be tried again.
+answered stays, whatever becomes of the node. What cannot be done is an answer too: of an exception
+the leader would not learn which node it is, and whether it may go on.
 """
 
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline.engines.base import require_apart
 from pipeline.engines.clock import Clock
 from pipeline.engines.encoder import Encoder, Features
 from pipeline.engines.queue import EncodingQueue, EncodingRow, require_finite
-from pipeline.errors import ClusterError, PipelineError
+from pipeline.errors import ClusterError, EngineUnavailableError, PipelineError
 from pipeline.extract.messages import (
     Answer,
     Decoded,
@@ -40,7 +41,7 @@ from pipeline.images.views import PLAIN
 from pipeline.runs import backbone as run_backbone
 from pipeline.store.shard import Keys
 from pipeline.store.store import Store
-from pipeline.system import cluster, machine
+from pipeline.system import machine, nodes
 
 # An Arrow table, which is imported where it is made.
 Table = Any
@@ -48,13 +49,8 @@ Table = Any
 PART: Final = "part"
 _PIXELS: Final = "pixels"
 ANSWER: Final = "answer"
-
-
-def here() -> str:
-    """Return the name of the node that this process runs on."""
-    import ray
-
-    return cluster.node_name(ray.get_runtime_context().get_node_id())
+# Seconds that a node in trouble waits, so that it takes few parts from the others.
+_PAUSE: Final = 10.0
 
 
 def require_sight(job: Job) -> None:
@@ -112,15 +108,20 @@ class EncodingActor:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._made: dict[str, set[str]] = {view: set() for view in job.views}
-        self._refusal: Refusal | None = None
+        self._setting_up = Lock()
+        self._refusal = self._set_up()
+
+    def _set_up(self) -> Refusal | None:
+        """Make the network and compare it with the probe; return why that cannot be."""
         try:
-            require_sight(job)
-            self._encoder = encoder_of(job)
-            for _ in probing.check(self._encoder, job.probe):
+            require_sight(self._job)
+            self._encoder = encoder_of(self._job)
+            for _ in probing.check(self._encoder, self._job.probe):
                 pass  # notes on pixels without consequence
-            self._store = Store.unchecked(job.store)
+            self._store = Store.unchecked(self._job.store)
         except Exception as error:
-            self._refusal = _refusal(error)
+            return _refusal(error)
+        return None
 
     def __call__(self, table: Table) -> Table:
         """Encode and store a part.
@@ -134,7 +135,7 @@ class EncodingActor:
         import pyarrow as pa
 
         decoded: Decoded = unpacked(table[PART][0].as_py())
-        refusal = decoded.refusal or self._refusal
+        refusal = decoded.refusal or self._still_refused()
         if refusal is not None:
             answer = Answer(refusal=refusal)
         else:
@@ -145,6 +146,13 @@ class EncodingActor:
             except Exception as error:
                 answer = Answer(refusal=_refusal(error))
         return pa.table({ANSWER: pa.array([packed(answer)], pa.binary())})
+
+    def _still_refused(self) -> Refusal | None:
+        """Return why there is no network; what may have been of the moment is tried again."""
+        with self._setting_up:
+            if self._refusal is not None and not self._refusal.is_final:
+                self._refusal = self._set_up()
+            return self._refusal
 
     def _answer(self, decoded: Decoded, pixels: Pixels) -> Answer:
         began, clock = time.time(), Clock()
@@ -170,7 +178,7 @@ class EncodingActor:
             shards=shards,
             reading=decoded.reading,
             making=Making(
-                node=here(),
+                node=nodes.here(),
                 actor=id(self),
                 images=len({key for made in keys.values() for key in made}),
                 began=began,
@@ -216,7 +224,7 @@ def encoder_of(job: Job) -> Encoder:
 
     Raises:
         WeightsUnavailableError: The store keeps none.
-        EngineUnavailableError: The engine is not installed.
+        EngineUnavailableError: The engine is not installed, or leaves the actor's GPU unused.
         ConfigError: The device does not have the precision.
     """
     if job.cores is not None:
@@ -226,20 +234,30 @@ def encoder_of(job: Job) -> Encoder:
     source = run_backbone.WeightsSource(None, None)
     loaded = run_backbone.of_store(Store.unchecked(job.store), None, source)
     asked = job.engine if identity.precision == "float32" else str(identity.engine)
-    engine, _ = engines.resolve(asked, identity.form)
+    engine, reason = engines.resolve(asked, identity.form)
     encoder = engines.create(
         engine, loaded, batch_size=job.batch_size, precision=identity.precision
     )
+    if job.cores is None and not encoder.device.startswith("GPU"):
+        raise EngineUnavailableError(
+            f"Expected a network on the GPU that its actor holds. Received: {engine} ({reason}) on "
+            f"{encoder.device}.",
+            hint="Install the engine with its CUDA libraries on every node with a GPU (pip install "
+            "'tensorflow[and-cuda]'), or encode on processors with --actor-cores N.",
+        )
     if identity.form is ONNX:
         require_apart(encoder, identity.image_size)
     return encoder
 
 
 def _refusal(error: Exception) -> Refusal:
-    """Return why this node cannot go on; Ray keeps what workers write to stderr."""
+    """Return why this node cannot do it; Ray keeps what workers write to stderr."""
     if not isinstance(error, PipelineError | OSError):
         traceback.print_exception(error)
-    return Refusal.of(error, here())
+    refusal = Refusal.of(error, nodes.here())
+    if not refusal.is_final:
+        time.sleep(_PAUSE)
+    return refusal
 
 
 # What this process knows of the job that it works on.
@@ -278,7 +296,7 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
         paths=part.listing.paths,
         files=files,
         views=views,
-        reading=Reading(here(), len(files), since, time.time(), busy),
+        reading=Reading(nodes.here(), len(files), since, time.time(), busy),
     )
     return decoded, b"".join(pixels)
 

@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from pipeline.backbones import probe
 from pipeline.config.extracting import ExtractOptions
-from pipeline.errors import ClusterError, StoreError
+from pipeline.errors import ClusterError, StoreError, mention
 from pipeline.extract import first_probe
+from pipeline.extract.books import Books
 from pipeline.extract.ledger import Ledger
-from pipeline.extract.messages import Answer, Job, Part, Refusal, packed, unpacked
+from pipeline.extract.messages import Job, Part, Refusal, packed, unpacked
 from pipeline.extract.node import ANSWER, PART, EncodingActor, decode, probed, require_sight
 from pipeline.extract.node_work import NodeWork, bottleneck_of
 from pipeline.extract.work import Work, rate_of
@@ -30,11 +31,10 @@ from pipeline.files.location import locate
 from pipeline.images import reading
 from pipeline.images.manifest import OK, Manifest
 from pipeline.store.scan_cache import ScanCache
-from pipeline.store.storage import Storage
 from pipeline.store.store import Store
-from pipeline.system import cluster
-from pipeline.system.cluster import Node
-from pipeline.system.progress import Bar, Reporter
+from pipeline.system import cluster, nodes, ray_output
+from pipeline.system.nodes import Node
+from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
 # Of pixels in one part, which is what a decoding task hands over: small, so that a few for each
@@ -105,7 +105,7 @@ def encode(
     """Encode every pending image on the nodes of a cluster.
 
     Args:
-        ledger: What is known of every image; the first one pending can be read.
+        ledger: What is known of every image.
         store: Where features go, on a file system that every node shares; it keeps the network.
         cache: What earlier runs learned about files.
         options: What was asked for.
@@ -118,33 +118,31 @@ def encode(
         DecodeError: An image is bad and ``on_error`` is ``raise``.
         ManifestError: More images are bad than ``max_errors``.
     """
+    _note_packed(ledger.listing, reporter)
     pixels = 3 * store.identity.image_size**2 * len(ledger.targets)
-    with cluster.joined(options.address, memory=_PARTS_IN_MEMORY * _PART_BYTES) as ray:
+    with cluster.joined(options.address, memory=_PARTS_IN_MEMORY * _PART_BYTES) as joined:
+        ray = joined.ray
         # Before any node looks for it; at an address it is in the working copy alone so far.
         store.share_network()
         job = _job(ledger, store, options)
         # Where nodes come and go, those of now are looked at first; later ones look at themselves.
-        members = cluster.require_fit(ray, partial(require_sight, job))
+        members = nodes.require_fit(ray, partial(require_sight, job))
         pool = Pool.of(members, options.actor_cores)
         reporter.say(_described(members, pool))
+        nodes.require_room(joined, pool.encoding, reporter)
         job = replace(job, cores=pool.cores)
         job = replace(job, probe=_probe(ray, job, pool, store, reporter))
         startup, began = time.monotonic() - started, time.monotonic()
         work = {node.name: NodeWork(node.name, node.cpus) for node in members}
         rows = max(1, min(_PART_ROWS, _PART_BYTES // pixels))
         with reporter.bar(len(ledger.pending), "img") as bar:
+            books = Books(ray, pool.encoding, ledger, cache, store.storage, work, bar, reporter)
             while pending := ledger.pending:
                 few = -(-len(pending) // (_PARTS_PER_ACTOR * pool.actors))
                 parts = _parts(ledger, pending, min(rows, max(options.batch_size, few)))
-                stored = {
-                    view: ray.put(target.index.keys) for view, target in ledger.targets.items()
-                }
-                told = replace(job, number=uuid.uuid4().hex, stored=stored)
-                trouble = _round(
-                    ray, parts, told, pool, _Books(ledger, cache, store.storage, work, bar)
-                )
+                trouble = _round(ray, parts, _told(ray, job, ledger), pool, books)
                 store.reindex(cache)
-                _require_progress(len(pending), len(ledger.pending), trouble, reporter)
+                _require_progress(len(pending), ledger, trouble or books.trouble, reporter)
         _require_stored(ledger, store, cache)
         seconds = time.monotonic() - began
     done = [each for each in work.values() if each.parts]
@@ -157,39 +155,6 @@ def encode(
         bottleneck=bottleneck_of(done),
         nodes=[each.as_json() for each in done],
     )
-
-
-@dataclass(slots=True)
-class _Books:
-    """Where the leader of a round enters what nodes answer."""
-
-    ledger: Ledger
-    cache: ScanCache
-    storage: Storage
-    work: dict[str, NodeWork]
-    bar: Bar
-
-    def enter(self, answer: Answer) -> None:
-        """Settle the images of a part.
-
-        Raises:
-            PipelineError: The node cannot go on.
-        """
-        if answer.refusal is not None:
-            raise answer.refusal.error()
-        for view, name in answer.shards:
-            path = self.ledger.targets[view].path_of(name)
-            status = self.storage.status(path)
-            if status is not None:  # of an address it may be nowhere here
-                self.cache.remember_check(name, status)
-        for index, file in answer.files:
-            if not self.ledger.take(index, file):
-                self.ledger.accept(index, file.key)
-            self.bar.advance(reused=self.ledger.reused, skipped=self.ledger.skipped)
-        self.cache.commit()
-        for done in (answer.reading, answer.making):
-            if done is not None:
-                self.work.setdefault(done.node, NodeWork(done.node)).add(done)
 
 
 def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
@@ -206,8 +171,31 @@ def _job(ledger: Ledger, store: Store, options: ExtractOptions) -> Job:
         cores=None,
         probe=None,
         # Without what listing told of it, so that every node looks for itself.
-        sight=replace(_sent(ledger.listing, ledger.pending[:1]), states=()),
+        sight=replace(_sent(ledger.listing, [_seen(ledger)]), states=()),
     )
+
+
+def _seen(ledger: Ledger) -> int:
+    """Return the first pending row whose image is there; of none the first."""
+    pending = ledger.pending
+    there = (row for row in pending if reading.is_there(ledger.listing, row))
+    return next(there, pending[0])
+
+
+def _told(ray: ModuleType, job: Job, ledger: Ledger) -> Job:
+    """Return what nodes are told in a round, with what the store has by now."""
+    stored = {view: ray.put(target.index.keys) for view, target in ledger.targets.items()}
+    return replace(job, number=uuid.uuid4().hex, stored=stored)
+
+
+def _note_packed(listing: Manifest, reporter: Reporter) -> None:
+    """Say which files every process that decodes has to read again from their start."""
+    slow = reading.forward_only(listing)
+    if slow:
+        reporter.say(
+            f"Note: {mention(slow)} can be read from front to back alone, by every process that "
+            "decodes a part of it. Decompressed (gunzip FILE) it is read at any place"
+        )
 
 
 def _described(members: Sequence[Node], pool: Pool) -> str:
@@ -224,7 +212,8 @@ def _probe(ray: ModuleType, job: Job, pool: Pool, store: Store, reporter: Report
     kept = probe.find(store.path, store.identity, store.dim)
     if kept is not None:
         return kept
-    made = ray.get(ray.remote(**pool.encoding)(probed).remote(job))
+    asked = ray.remote(**pool.encoding)(probed).remote(job)
+    made = nodes.result(ray, asked, "a node that encodes the probe images")
     if isinstance(made, Refusal):
         raise made.error()
     first_probe.keep(store, made, reporter)
@@ -244,12 +233,13 @@ def _sent(listing: Manifest, rows: Sequence[int]) -> Manifest:
     return replace(listing.take(rows), root=root, notes=())
 
 
-def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: _Books) -> str:
+def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: Books) -> str:
     """Send parts through the cluster; return what went wrong last, where Ray could not mend it."""
     import pyarrow as pa
+    from ray.data.exceptions import ExecutionTimeoutError
 
     data = ray.data
-    with cluster.troubles() as trouble, _streaming(data):
+    with ray_output.troubles() as trouble, _streaming(data):
         blocks = [pa.table({PART: pa.array([part], pa.binary())}) for part in parts]
         decoded = data.from_blocks(blocks).map_batches(
             decode, fn_kwargs={"job": job}, batch_size=None, batch_format="pyarrow", **pool.decoding
@@ -278,7 +268,13 @@ def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books:
                 for cell in table[ANSWER]:
                     books.enter(unpacked(cell.as_py()))
         except ray.exceptions.RayError as error:
-            return cluster.one_line(str(error))
+            return ray_output.one_line(str(error))
+        except ExecutionTimeoutError as error:
+            raise ClusterError(
+                f"Expected nodes that encode {counted(len(books.ledger.pending), 'image')} more. "
+                f"Received: no progress within {nodes.patience(ray):,.0f} s.",
+                hint=cluster.LOOK,
+            ) from error
     return trouble.text
 
 
@@ -303,21 +299,25 @@ def _streaming(data: Any) -> Iterator[None]:
             setattr(context, name, value)
 
 
-def _require_progress(before: int, after: int, trouble: str, reporter: Reporter) -> None:
+def _require_progress(before: int, ledger: Ledger, trouble: str, reporter: Reporter) -> None:
     """Refuse to begin a round like the one before.
 
     Raises:
-        ClusterError: Nothing of it was done.
+        ClusterError: Nothing of it was done; names the images that were to be done first.
     """
-    if after == before:
+    pending = ledger.pending
+    if len(pending) == before:
+        first = mention([ledger.listing.paths[index] for index in pending])
         raise ClusterError(
-            f"Expected nodes that encode {counted(before, 'image')}. Received: none of them; Ray "
-            f"says: {trouble or 'nothing'}.",
-            hint="Look at the cluster with ray status; what was done is kept.",
+            f"Expected nodes that encode {counted(before, 'image')}: {first}. Received: none of "
+            f"them; what was said last: {trouble.rstrip('.') or 'nothing'}.",
+            hint=f"{cluster.LOOK} Where one of these images ends the process that reads it, take "
+            "it out.",
         )
-    if after:
+    if pending:
         reporter.say(
-            f"Note: {counted(after, 'image')} were under way on what was lost; they are done again"
+            f"Note: {counted(len(pending), 'image')} were under way on what was lost, or in "
+            "trouble; they are done again"
         )
 
 

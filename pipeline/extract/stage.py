@@ -54,6 +54,9 @@ def extract(
         reporter: Where notes and progress go.
         started: ``time.monotonic()`` at the start of the process.
     """
+    cluster.require_executor(
+        options.executor, address=options.address, actor_cores=options.actor_cores
+    )
     place = locate(options.store or default_store(options.data))
     storage = storage_of(place)
     target = Path(options.manifest) if options.manifest else storage.folder / MANIFEST
@@ -63,9 +66,6 @@ def extract(
         storage.require_writable()
     if options.manifest and not options.dry_run:
         outputs.require_file("--manifest", target, reporter)
-    cluster.require_executor(
-        options.executor, address=options.address, actor_cores=options.actor_cores
-    )
     network = LazyEncoder.of(options, reporter)
     listing = scan(
         locate(options.data),

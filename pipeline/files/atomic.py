@@ -181,7 +181,8 @@ def _held(path: Path, kind: int, busy: str, *, wait: bool, reporter: Reporter) -
     while not is_held:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
+            # To read and to write: NFS shares a lock with readers alone, and gives one to writers.
+            file = path.open("a+")
         except (FileExistsError, FileNotFoundError):
             if path.parent.exists() and not path.parent.is_dir():
                 raise
@@ -250,8 +251,7 @@ def _locked(path: Path) -> Iterator[bool]:
     import fcntl
 
     try:
-        # Without waiting for the other end of a pipe.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = _open_to_lock(path)
     except OSError:
         yield False
         return
@@ -264,6 +264,20 @@ def _locked(path: Path) -> Iterator[bool]:
         yield is_free
     finally:
         os.close(descriptor)
+
+
+def _open_to_lock(path: Path) -> int:
+    """Open a file for writing, without which NFS locks nothing; a folder allows reading alone.
+
+    Raises:
+        OSError: It cannot be opened, or is a link.
+    """
+    # Without waiting for the other end of a pipe.
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except (IsADirectoryError, PermissionError):
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def _new_temporary(path: Path) -> tuple[int, Path]:

@@ -3,7 +3,7 @@
 A store is one such set for the images as they are and one more for each augmented view.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -211,17 +211,31 @@ class ShardSet:
         return int(len(wanted) - wanted.sum())
 
     def _rewrite(self, numbers: NDArray[np.intp], wanted: NDArray[np.bool_]) -> None:
-        """Replace some shards by large ones that hold their wanted rows, as these lie there."""
-        chosen = np.flatnonzero(wanted & np.isin(self.index.shard_of, numbers))
-        order = np.lexsort((self.index.row_of[chosen], self.index.shard_of[chosen]))
-        keys = self.index.keys[chosen[order]]
+        """Replace some shards by large ones that hold their wanted rows.
+
+        Rows stay in the order of the shards, and within each as they were written, so that each is
+        read once, and a manifest finds its rows beside each other.
+        """
+        index = self.index
+        chosen = np.flatnonzero(wanted & np.isin(index.shard_of, numbers))
+        chosen = chosen[np.lexsort((index.row_of[chosen], index.shard_of[chosen]))]
         written = set()
-        for start in range(0, len(keys), SHARD_ROWS):
-            part = keys[start : start + SHARD_ROWS]
-            written.add(self.add_shard(part, self.read(part)).name)
+        for start in range(0, len(chosen), SHARD_ROWS):
+            places = chosen[start : start + SHARD_ROWS]
+            written.add(self.add_blocks(index.keys[places], self._blocks(places)).name)
         for number in numbers:
             if self.index.shards[number].name not in written:
                 self._storage.remove(self.index.shards[number].path)
+
+    def _blocks(self, places: NDArray[np.intp]) -> Iterator[Features]:
+        """Yield the features of rows that lie in the order of the shards, one shard at a time."""
+        numbers, starts = np.unique(self.index.shard_of[places], return_index=True)
+        self.bring([self.index.shards[number].path for number in numbers])
+        for number, part in zip(numbers, np.split(places, starts[1:]), strict=True):
+            block = np.empty((len(part), self.dim), dtype=np.float32)
+            rows = self.index.row_of[part]
+            shards.read_into(self.index.shards[number], rows, block, np.arange(len(part)))
+            yield block
 
     def _opened(self, path: Path, cache: ScanCache) -> Shard:
         # Taken before the bytes are read: what changes them later counts as a change.

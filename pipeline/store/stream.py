@@ -3,9 +3,13 @@
 Stage 2 hands them to heads instead of an array where the features do not fit into memory.
 """
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.files.places import absolute
 from pipeline.store import shard
 from pipeline.store.shard import Features, Keys, Shard
 from pipeline.store.shard_set import ShardSet
@@ -50,11 +54,21 @@ class StoredFeatures:
         places, index = shard_set.places(keys), shard_set.index
         used = np.unique(index.shard_of[places])
         shard_set.bring([index.shards[number].path for number in used])
-        return cls(index.shards, index.shard_of[places], index.row_of[places], shard_set.dim)
+        return cls(
+            tuple(map(_from_anywhere, index.shards)),
+            index.shard_of[places],
+            index.row_of[places],
+            shard_set.dim,
+        )
 
     def __getitem__(self, rows: slice | NDArray[np.intp] | NDArray[np.bool_]) -> "StoredFeatures":
         """Return some of the images, still on disk."""
         return StoredFeatures(self._shards, self._shard_of[rows], self._row_of[rows], self.shape[1])
+
+    def one(self) -> "StoredFeatures":
+        """Return the first image alone, with no more than its shard: little to send."""
+        first, none = self._shards[self._shard_of[0]], np.zeros(1, dtype=np.intp)
+        return StoredFeatures((first,), none, self._row_of[:1], self.shape[1])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -75,3 +89,10 @@ class StoredFeatures:
     def disk_order(self) -> NDArray[np.intp]:
         """Return all row numbers, ``(n,)``, in the order in which they lie on disk."""
         return np.lexsort((self._row_of, self._shard_of))
+
+
+def _from_anywhere(part: Shard) -> Shard:
+    """Return a shard by a path that means the same to a process that works in another folder."""
+    if not isinstance(part.storage.place, Path):
+        return part
+    return replace(part, path=Path(absolute(part.path)))

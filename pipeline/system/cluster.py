@@ -1,31 +1,26 @@
 """A cluster of Ray: one that is joined, or one of this machine alone that ends with the command.
 
 What Ray would print is kept off stdout and stderr, its statistics of usage and its dashboard are
-off, and what goes wrong while a cluster is joined or looked at is one line that names the node.
+off, and what goes wrong is one line.
 """
 
-import importlib
-import logging
 import os
 import platform
-import re
 import shutil
 import signal
 import sys
 import tempfile
 import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
-from pipeline._version import __version__
 from pipeline.errors import ClusterError, ConfigError, EngineUnavailableError
-from pipeline.system import machine
+from pipeline.system import machine, ray_output
 
 # Ray Data does not start without the two others.
 _REQUIRED: Final = ("ray", "pandas", "pyarrow")
@@ -41,55 +36,22 @@ _ENVIRONMENT: Final = {
 _LEAST_MEMORY: Final = 80 << 20
 _SHARE: Final = 0.3
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where Ray keeps its objects
-# How long a node may take to answer, workers that are being started included.
-_ANSWER_SECONDS: Final = 120.0
-_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
-_SILENT: Final = logging.CRITICAL + 1
+# Read by Ray where no address is given.
+_VARIABLE: Final = "RAY_ADDRESS"
+LOOK: Final = "Look at the cluster with ray status, then run this again; what was done is kept."
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """A node of a cluster.
+class Connection:
+    """A cluster that this process is connected to.
 
     Attributes:
-        id: Ray's name for it, in hexadecimal.
-        name: Host and the first digits of the id, for messages.
-        cpus: Processors that Ray may give away.
-        gpus: GPUs that Ray may give away.
+        ray: Ray, connected.
+        can_grow: Whether nodes may join, unlike one that this command started.
     """
 
-    id: str
-    name: str
-    cpus: float
-    gpus: float
-
-
-@dataclass(slots=True)
-class Trouble:
-    """What Ray would have printed last of what went wrong; empty of nothing.
-
-    Attributes:
-        text: One line.
-    """
-
-    text: str = ""
-
-
-def node_name(node_id: str) -> str:
-    """Return what messages of this process call the node that it runs on.
-
-    Args:
-        node_id: Ray's name for it.
-    """
-    return f"{platform.node()} ({node_id[:6]})"
-
-
-def one_line(said: str) -> str:
-    """Return what Ray says in one line: of a traceback of another process the end."""
-    lines = _COLOURS.sub("", said).strip().splitlines() or [""]
-    is_traceback = any(line.startswith("  File ") for line in lines)
-    text = lines[-1] if is_traceback else " ".join(lines)
-    return " ".join(text.split())[:300].rstrip(".")
+    ray: ModuleType
+    can_grow: bool
 
 
 def require_installed() -> None:
@@ -106,172 +68,87 @@ def require_installed() -> None:
         )
 
 
-def require_executor(executor: str, **given: object) -> None:
-    """Refuse options of the executor ray for another one.
+def require_executor(executor: str, *, address: str | None, **more: object) -> None:
+    """Refuse options of the executor ray for another one, and what it lacks, before any work.
 
     Args:
         executor: The executor asked for.
-        given: Options by name; None stands for one that is not given.
+        address: The cluster to join; None stands for an option that is not given.
+        more: Other options by name; None likewise.
 
     Raises:
-        ConfigError: Names the option.
+        ConfigError: Names the option, or the address that is none of a cluster.
+        EngineUnavailableError: Ray is not installed.
     """
-    for name, value in given.items():
-        if executor != "ray" and value is not None:
+    if executor == "ray":
+        require_installed()
+        _require_address(address)
+        return
+    for name, value in {"address": address, **more}.items():
+        if value is not None:
             raise ConfigError(
                 f"--{name.replace('_', '-')} is for --executor ray. Received: it with {executor}.",
                 hint="Leave it out, or add --executor ray.",
             )
 
 
+def _require_address(address: str | None) -> None:
+    """Refuse the address of a client or of a dashboard.
+
+    Raises:
+        ConfigError: Names the option, or the variable that takes its place.
+    """
+    found = _address(address)
+    if found is not None and "://" in found:
+        name = "--address" if found == address else _VARIABLE
+        raise ConfigError(
+            f"{name}: expected HOST:PORT, or auto, of a cluster that this machine is part of. "
+            f"Received: {found!r}.",
+            hint="Run the command on a node of the cluster, such as by: ray job submit.",
+        )
+
+
+def _address(given: str | None) -> str | None:
+    """Return the address that Ray takes: the variable counts where none is given, or ``auto``."""
+    named = os.environ.get(_VARIABLE)
+    return named if named and given in (None, "auto") else given
+
+
 @contextmanager
-def joined(address: str | None, *, memory: int) -> Iterator[ModuleType]:
+def joined(address: str | None, *, memory: int) -> Iterator[Connection]:
     """Give Ray, connected to a cluster, as long as the context lasts.
 
     A connection that the program has already is used and kept.
 
     Args:
-        address: ``HOST:PORT`` or ``auto`` of a cluster to join; None stands for ``RAY_ADDRESS`` or,
-            without it, for a cluster of this machine alone.
+        address: ``HOST:PORT`` or ``auto`` of a cluster to join; ``RAY_ADDRESS`` takes the place of
+            None and of ``auto``. Without either, a cluster of this machine alone is started.
         memory: Bytes of shared memory that are enough for a cluster of this machine alone.
 
     Raises:
-        ClusterError: The cluster does not answer, or is of another version of Ray or Python.
+        ClusterError: The cluster does not answer, is of another version of Ray or Python, or
+            fails in the context.
+        ConfigError: The address is of another kind.
         EngineUnavailableError: Ray is not installed.
     """
     require_installed()
-    if address is not None and "://" in address:
-        raise ConfigError(
-            f"--address: expected HOST:PORT, or auto, of a cluster that this machine is part of. "
-            f"Received: {address!r}.",
-            hint="Run the command on a node of the cluster, such as by: ray job submit.",
-        )
-    with _environment(), _without_chatter():
+    _require_address(address)
+    with _environment(), ray_output.without_chatter(), ExitStack() as stack:
         import ray
 
-        if ray.is_initialized():
-            yield ray
-            return
-        folder = Path(tempfile.mkdtemp(prefix="ray-"))
+        is_own = False
+        if not ray.is_initialized():
+            folder = Path(tempfile.mkdtemp(prefix="ray-"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(ray.shutdown)
+            is_own = _connect(ray, address, memory, folder)
         try:
-            _connect(ray, address, memory, folder)
-            yield ray
-        finally:
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def nodes(ray: ModuleType) -> list[Node]:
-    """Return the nodes of a cluster that are alive.
-
-    Args:
-        ray: Ray, connected.
-    """
-    return [
-        Node(
-            id=found["NodeID"],
-            name=f"{found['NodeManagerHostname']} ({found['NodeID'][:6]})",
-            cpus=found["Resources"].get("CPU", 0.0),
-            gpus=found["Resources"].get("GPU", 0.0),
-        )
-        for found in ray.nodes()
-        if found["Alive"]
-    ]
-
-
-def require_fit(ray: ModuleType, check: Callable[[], None] | None = None) -> list[Node]:
-    """Ask every node for the release of this package that it has, and whatever else is needed.
-
-    Args:
-        ray: Ray, connected.
-        check: Raises on a node that cannot be used; pickled by its name in this package.
-
-    Returns:
-        The nodes, without those that went meanwhile.
-
-    Raises:
-        ClusterError: Names the first node that cannot be used, or does not answer.
-    """
-    release = __version__
-
-    # Sent by value, because it is within a function: a node may lack this package.
-    def look() -> str:
-        try:
-            from pipeline._version import __version__ as found
-        except ImportError as error:
-            return f"no package embedding-pipeline that can be imported ({error})"
-        if found != release:
-            return f"embedding-pipeline {found}"
-        return ""
-
-    def look_closer() -> str:
-        found = look()
-        if found or check is None:
-            return found
-        try:
-            check()
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return ""
-
-    members = nodes(ray)
-    pinned = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    for function, expected in (
-        (look, f"embedding-pipeline {release} on every node"),
-        (look_closer, "what this node sees on every node"),
-    ):
-        task = ray.remote(num_cpus=0, max_retries=0)(function)
-        asked = [
-            task.options(scheduling_strategy=pinned(node.id, soft=False)).remote()
-            for node in members
-        ]
-        answers = [
-            (node, _answer(ray, answer)) for node, answer in zip(members, asked, strict=True)
-        ]
-        for node, found in answers:
-            if found:
-                raise ClusterError(
-                    f"The node {node.name}: expected {expected}. Received: {found}.",
-                    hint="Install the same release on every node, and let every node see the "
-                    "store and the data under the same paths.",
-                )
-        members = [node for node, found in answers if found is not None]
-        if check is None:
-            break
-    return members
-
-
-@contextmanager
-def troubles() -> Iterator[Trouble]:
-    """Give the last thing that Ray says went wrong, as long as the context lasts."""
-    trouble = Trouble()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            error = record.exc_info[1] if record.exc_info else None
-            trouble.text = one_line(str(error) if error is not None else record.getMessage())
-
-    listener = Listener(level=logging.ERROR)
-    for logger in _loggers():
-        logger.addHandler(listener)
-    try:
-        yield trouble
-    finally:
-        for logger in _loggers():
-            logger.removeHandler(listener)
-
-
-def _answer(ray: ModuleType, answer: Any) -> str | None:
-    """Return what a node says is wrong with it; None of one that went while it was asked."""
-    try:
-        found: str = ray.get(answer, timeout=_ANSWER_SECONDS)
-    except ray.exceptions.GetTimeoutError:
-        return f"no answer within {_ANSWER_SECONDS:.0f} s"
-    except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
-        return None
-    except ray.exceptions.RayError as error:
-        return one_line(str(error))
-    return found
+            yield Connection(ray, can_grow=not is_own)
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"Expected a cluster that goes on. Received: {ray_output.one_line(str(error))}.",
+                hint=LOOK,
+            ) from error
 
 
 def _require_startable() -> None:
@@ -288,13 +165,14 @@ def _require_startable() -> None:
         )
 
 
-def _connect(ray: ModuleType, address: str | None, memory: int, folder: Path) -> None:
-    """Join a cluster, or start one of this machine alone."""
-    is_joined = address is not None or bool(os.environ.get("RAY_ADDRESS"))
+def _connect(ray: ModuleType, address: str | None, memory: int, folder: Path) -> bool:
+    """Join a cluster, or start one of this machine alone; tell whether it is such a one."""
+    found = _address(address)
+    is_joined = found is not None and found != "local"
     if not is_joined:
         _require_startable()
     before = signal.getsignal(signal.SIGTERM)
-    settings: dict[str, object] = {"address": address}
+    settings: dict[str, object] = {"address": found}
     if not is_joined:
         settings = {
             "address": "local",
@@ -304,13 +182,12 @@ def _connect(ray: ModuleType, address: str | None, memory: int, folder: Path) ->
             "_temp_dir": str(folder),
         }
     try:
-        with _without_stderr():
+        with ray_output.without_stderr():
             ray.init(**settings, log_to_driver=False)
     except Exception as error:  # of many kinds, none of which Ray promises
-        where = address or os.environ.get("RAY_ADDRESS") or "on this machine"
-        said = one_line(str(error))
+        said = ray_output.one_line(str(error))
         raise ClusterError(
-            f"Expected a Ray cluster {where} to join, of Ray {ray.__version__} and Python "
+            f"Expected a Ray cluster {found} to join, of Ray {ray.__version__} and Python "
             f"{platform.python_version()}. Received: {said}."
             if is_joined
             else f"Expected to start Ray on this machine. Received: {said}.",
@@ -323,6 +200,7 @@ def _connect(ray: ModuleType, address: str | None, memory: int, folder: Path) ->
         # Ray's own would leave without saying what was kept.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+    return not is_joined
 
 
 def _bounded(memory: int) -> int:
@@ -343,52 +221,3 @@ def _environment() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-@contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep what Ray prints off stdout and stderr, which belong to results and to our notes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(ray|pandas|pyarrow)(\.|$)")
-        importlib.import_module("ray.data")  # which sets up its logger
-        worker = importlib.import_module("ray._private.worker")
-        annotations = importlib.import_module("ray.util.annotations")
-        # Of what goes with a later release; which releases are taken, the extra says.
-        warnings.filterwarnings("ignore", category=annotations.RayDeprecationWarning)
-        streams = [
-            handler
-            for logger in _loggers()
-            for handler in logger.handlers
-            if isinstance(handler, logging.StreamHandler)
-        ]
-        levels = [handler.level for handler in streams]
-        printed = vars(worker).get("print_to_stdstream")
-        for handler in streams:
-            handler.setLevel(_SILENT)
-        if printed is not None:
-            vars(worker)["print_to_stdstream"] = lambda *_, **__: None
-        try:
-            yield
-        finally:
-            if printed is not None:
-                vars(worker)["print_to_stdstream"] = printed
-            for handler, level in zip(streams, levels, strict=True):
-                handler.setLevel(level)
-
-
-def _loggers() -> list[logging.Logger]:
-    return [logging.getLogger(name) for name in ("ray", "ray.data")]
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Keep what libraries in C++ write to stderr off it, as long as the context lasts."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -15,12 +15,15 @@ from fakes import DIM, Command, FakeEncoder, write_classes, write_image
 
 import pipeline
 from pipeline.cli.main import main
+from pipeline.errors import ClusterError
+from pipeline.extract import fill, on_ray
+from pipeline.extract.ledger import Ledger
 from pipeline.images import decoder, reading_processes
 from pipeline.store import scan_cache
 from pipeline.store.shard_set import ShardSet
 from pipeline.store.store import Store
 from pipeline.store.writer import ShardWriter
-from pipeline.system import machine
+from pipeline.system import cluster, machine
 
 KEYS = {
     *("images", "encoded", "reused", "skipped", "errors", "seconds", "startup_seconds"),
@@ -457,3 +460,22 @@ def test_a_store_that_is_only_read_answers_where_nothing_is_to_be_written(
 
 def forbidden(*_: object, **__: object) -> None:
     raise PermissionError(13, "Permission denied", "store/.lock")
+
+
+def test_of_many_moved_images_a_cluster_reads_all_but_the_first(
+    command: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(command, data)
+    data.rename(data.with_name("moved"))
+    left = []
+
+    def encode(ledger: Ledger, *_: object, **__: object) -> None:
+        left.append(len(ledger.pending))
+        raise ClusterError("No cluster.")
+
+    monkeypatch.setattr(cluster, "_REQUIRED", ())
+    monkeypatch.setattr(on_ray, "encode", encode)
+    monkeypatch.setattr(fill, "_READ_ALONE", 4)
+    arguments = ("extract", "moved", "--weights", "random", "--image-size", 32, "--store", "store")
+    assert command(*arguments, "--executor", "ray")[0] == 2
+    assert left == [11 - 4]

@@ -2,12 +2,13 @@
 
 import pytest
 
+from pipeline.cli.commands.extract import _node
 from pipeline.cli.main import main
 from pipeline.errors import ClusterError, StaleFeaturesError
 from pipeline.extract.messages import Making, Reading, Refusal
 from pipeline.extract.node_work import NodeWork, bottleneck_of
 from pipeline.extract.on_ray import Pool
-from pipeline.system.cluster import Node
+from pipeline.system.nodes import Node
 
 
 def worked(encoding: float, writing: float) -> NodeWork:
@@ -27,6 +28,10 @@ def test_what_bounds_a_node(encoding: float, writing: float, bound: str) -> None
     assert found["bound"] == bound
     assert found["images_per_second"] == 10
     assert found["busy"] == {"decode": 0.2, "encode": encoding / 10, "write": writing / 10}
+
+
+def test_the_line_of_a_node_says_what_it_encoded_on() -> None:
+    assert _node(worked(9.5, 1).as_json()).startswith("a: 100 encoded (10 images/s) on GPU, bound")
 
 
 def test_a_node_that_decodes_for_others_has_no_rate_and_bounds_nothing() -> None:

@@ -16,6 +16,7 @@ from pipeline.files.atomic import (
     recover,
     remove_leftovers,
     set_aside,
+    shared,
     temporary_folder,
     temporary_sibling,
     write_atomically,
@@ -125,6 +126,27 @@ def test_a_file_system_without_locks_is_named(
     write_text(tmp_path / "a.csv", "whole")
     recover(tmp_path / "a.csv")
     assert leftover.exists()
+
+
+def test_files_are_locked_as_nfs_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shares a lock on what is open for reading, and gives one alone on what is for writing."""
+    lock, kinds = fcntl.flock, []
+
+    def flock(descriptor: int, kind: int) -> None:
+        mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
+        if mode == (os.O_WRONLY if kind & fcntl.LOCK_SH else os.O_RDONLY):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        kinds.append(kind & ~fcntl.LOCK_NB)
+        lock(descriptor, kind)
+
+    left_by_a_kill(tmp_path / "a.csv")
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with shared(tmp_path / ".lock", "busy", reporter=Notes()):
+        pass
+    with exclusive(tmp_path / ".lock", "busy"):
+        remove_leftovers(tmp_path)
+    assert kinds == [fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_EX]
+    assert names(tmp_path) == [".lock"]
 
 
 def test_a_lock_that_was_deleted_while_others_waited(tmp_path: Path) -> None:

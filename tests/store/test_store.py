@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import h5py
@@ -272,15 +273,26 @@ def test_small_shards_are_merged_and_nothing_is_lost(tmp_path: Path) -> None:
     np.testing.assert_array_equal(reopened.read(keys_of(numbers)), features_of(numbers))
 
 
-def test_merged_rows_keep_the_order_in_which_they_were_written(tmp_path: Path) -> None:
-    """Who reads in that order reads on, instead of jumping from row to row."""
-    parts = [[3 * number, 3 * number + 2, 3 * number + 1] for number in range(MAX_SMALL_SHARDS + 1)]
+def test_merging_reads_each_shard_once_and_keeps_the_order_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [[number + 3, number, number + 6] for number in range(0, 90, 9)]
     store = make(tmp_path / "store", *parts)
+    reads, read_into = [], shards.read_into
+    monkeypatch.setattr(
+        shards, "read_into", lambda part, *rest: (reads.append(part.name), read_into(part, *rest))
+    )
+    monkeypatch.setattr(shard_set, "SHARD_ROWS", 9)
+    keys_of_old = {one.name: one.keys.tolist() for one in store.index.shards}
     with store.scan_cache() as cache:
-        store.compact(cache)
-    (shard,) = store.index.shards
-    merged = [int(key, 16) for key in shard.keys]
-    assert sorted(merged[start : start + 3] for start in range(0, len(merged), 3)) == parts
+        store.compact(cache, everything=True)
+    assert sorted(reads) == sorted(keys_of_old)
+    assert sorted(map(len, store.index.shards)) == [3, 9, 9, 9]
+    merged = [one.keys.tolist() for one in store.index.shards]
+    written = [keys_of_old[name] for name in reads]
+    assert sorted(merged) == sorted([*chain(*written[at : at + 3])] for at in range(0, 10, 3))
+    numbers = [*chain(*parts)]
+    np.testing.assert_array_equal(store.read(keys_of(numbers)), features_of(numbers))
 
 
 def test_nearly_full_shards_are_left_as_they_are(

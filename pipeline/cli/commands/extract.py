@@ -61,7 +61,7 @@ def _node(found: Result) -> str:
     return (
         f"{found['node']}: {found['encoded']:,} encoded"
         + (f" ({rate:,.0f} images/s)" if rate else "")
-        + f", bound by {found['bound']} (busy: {_busy(found)})"
+        + f" on {found['device']}, bound by {found['bound']} (busy: {_busy(found)})"
     )
 
 

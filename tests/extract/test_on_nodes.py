@@ -1,0 +1,219 @@
+"""Nodes in trouble, without a cluster: what costs a part, what ends the run, and who is named."""
+
+import errno
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import IDENTITY, FakeEncoder, Notes, planted_store, write_image
+
+from pipeline.engines import probing
+from pipeline.errors import ClusterError, EngineUnavailableError, StaleFeaturesError, StorageError
+from pipeline.extract import node, on_ray
+from pipeline.extract.books import Books
+from pipeline.extract.ledger import Ledger
+from pipeline.extract.messages import (
+    Answer,
+    Decoded,
+    Job,
+    Making,
+    Reading,
+    Refusal,
+    packed,
+    unpacked,
+)
+from pipeline.images.manifest import listing_of
+from pipeline.images.reading import ReadFile
+from pipeline.runs import backbone as run_backbone
+from pipeline.store.scan_cache import ScanCache
+from pipeline.system import nodes
+from pipeline.system.nodes import Node
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "shard.h5")
+
+
+@contextmanager
+def books(
+    folder: Path, patch: pytest.MonkeyPatch, alive: tuple[str, ...]
+) -> Iterator[tuple[Books, Notes]]:
+    """Books of three images of a store, and what is said; nodes have two processors each."""
+    store = planted_store(folder / "store", {"ant": 2, "bee": 1})
+    notes, ledger = (
+        Notes(),
+        Ledger(store.read_manifest(store.manifest_path), store, ScanCache(None)),
+    )
+    patch.setattr(nodes, "alive", lambda ray: [Node(name, name, 2, 0) for name in alive])
+    with store.scan_cache() as cache:
+        yield Books(None, {"num_cpus": 1}, ledger, cache, store.storage, {}, notes, notes), notes  # type: ignore[arg-type]
+
+
+def answer(index: int, name: str, shard: str = "") -> Answer:
+    """What a node answers that read and stored an image."""
+    return Answer(
+        files=[(index, ReadFile(f"{index:064x}", None, {}, ""))],
+        shards=[("", shard)] if shard else [],
+        reading=Reading(name, 1, 0, 1, 0.5),
+        making=Making(name, 1, 1, 0, 1, 0.5, 0.1, "keras", "CPU"),
+    )
+
+
+def test_trouble_of_one_node_costs_the_part_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(tmp_path, monkeypatch, ("a", "b")) as (found, notes):
+        for _ in range(8):
+            found.enter(Answer(refusal=Refusal.of(FULL, "a")))
+        found.enter(answer(0, "b"))
+        assert found.ledger.pending == [1, 2]
+        trouble = "The node a: No space left on device (shard.h5)."
+        assert notes.lines == [f"Note: {trouble} Its images are tried again later."]
+        assert (found.trouble, found.work["b"].cpus) == (trouble, 2)
+
+
+def test_trouble_of_every_node_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(tmp_path, monkeypatch, ("a", "b")) as (found, _):
+        for name in "ababa":
+            found.enter(Answer(refusal=Refusal.of(FULL, name)))
+        found.enter(answer(0, "b"))
+        for _ in range(2):
+            found.enter(Answer(refusal=Refusal.of(FULL, "b")))
+        with pytest.raises(ClusterError, match="The node b: No space left"):
+            found.enter(Answer(refusal=Refusal.of(FULL, "b")))
+
+
+def test_a_node_that_is_not_what_is_asked_for_ends_the_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        books(tmp_path, monkeypatch, ("a", "b")) as (found, _),
+        pytest.raises(StaleFeaturesError, match="The node a: Other features"),
+    ):
+        found.enter(Answer(refusal=Refusal.of(StaleFeaturesError("Other features."), "a")))
+
+
+def test_a_shard_that_is_not_to_be_seen_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(tmp_path, monkeypatch, ("a",)) as (found, _):
+        found.enter(answer(0, "a", shard="ab" * 32))
+        assert found.ledger.pending == [1, 2]
+
+
+def test_of_a_round_that_did_nothing_the_first_images_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        books(tmp_path, monkeypatch, ("a",)) as (found, notes),
+        pytest.raises(
+            ClusterError, match=r"3 images: 'ant/0000.png', 'ant/0001.png'.*OOM"
+        ) as caught,
+    ):
+        on_ray._require_progress(3, found.ledger, "OOM.", notes)
+    assert "take it out" in caught.value.hint
+
+
+def job(store: Path, **more: Any) -> Job:
+    return Job(
+        number="1", store=store, identity=IDENTITY, views=("",), engine="auto", batch_size=1,
+        threads=1, cores=1, probe=None, sight=None, **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let this process be a node; return the pauses that it makes."""
+    pauses: list[float] = []
+    monkeypatch.setattr(nodes, "here", lambda: "a")
+    monkeypatch.setattr(node, "time", SimpleNamespace(sleep=pauses.append))
+    return pauses
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "is_final"),
+    [
+        (OSError(errno.ESTALE, os.strerror(errno.ESTALE)), False),
+        (MemoryError("none left"), False),
+        (StorageError("The storage is out of reach."), False),
+        (ClusterError("Expected the store."), True),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_node_may_get_over_is_told_from_what_it_may_not(
+    error: Exception, is_final: bool, alone: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr(node, "_stored", failing(error))
+    table = node.decode({node.PART: []}, job=job(Path("none")))
+    refusal = unpacked(table[node.PART][0].as_py()).refusal
+    assert (refusal.is_final, refusal.node) == (is_final, "a")
+    assert alone == ([] if is_final else [node._PAUSE])
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+def test_an_actor_that_was_in_trouble_tries_again(
+    is_final: bool, tmp_path: Path, alone: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    planted_store(tmp_path / "store", {"ant": 2})
+    monkeypatch.setattr(probing, "check", lambda *_: ())
+    monkeypatch.setattr(node, "require_sight", failing(ClusterError("None.") if is_final else FULL))
+    monkeypatch.setattr(node, "encoder_of", lambda _: FakeEncoder())
+    actor = node.EncodingActor(job(tmp_path / "store"))
+    monkeypatch.setattr(node, "require_sight", lambda _: None)
+    monkeypatch.setattr(actor, "_answer", lambda *_: Answer())
+    pixels = np.zeros(0, np.uint8).tobytes()
+    made = actor(pa.table({node.PART: [packed(Decoded())], node._PIXELS: [pixels]}))
+    refusal = unpacked(made[node.ANSWER][0].as_py()).refusal
+    assert (refusal is not None) == is_final
+
+
+def test_an_actor_that_holds_a_gpu_and_does_not_use_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planted_store(tmp_path / "store", {"ant": 2})
+    why = "the fastest on a processor; Keras does not see the GPU that is there"
+    monkeypatch.setattr(run_backbone, "of_store", lambda *_: None)
+    monkeypatch.setattr(node.engines, "resolve", lambda *_: ("openvino", why))
+    monkeypatch.setattr(node.engines, "create", lambda *_, **__: FakeEncoder())
+    with pytest.raises(EngineUnavailableError, match=f"{why}.*on CPU"):
+        node.encoder_of(replace(job(tmp_path / "store"), cores=None))
+
+
+def test_files_that_every_process_reads_from_the_start_are_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as file:
+        for number in range(2):
+            image = write_image(tmp_path / "one.png", number)
+            member = tarfile.TarInfo(f"cat/{number}.png")
+            member.size = len(image)
+            file.addfile(member, io.BytesIO(image))
+    notes = Notes()
+    on_ray._note_packed(listing_of(tmp_path, [("one.png", "cat", "")]), notes)
+    assert notes.lines == []
+    on_ray._note_packed(listing_of(tmp_path, [("a.tar.gz/cat/0.png", "cat", "")]), notes)
+    (line,) = notes.lines
+    assert line.startswith(f"Note: {str(tmp_path / 'a.tar.gz')!r} can be read from front to back")
+
+
+def test_nodes_are_asked_for_an_image_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with books(tmp_path, monkeypatch, ("a",)) as (found, _):
+        write_image(tmp_path / "store/ant/0001.png", 0)
+        assert on_ray._seen(found.ledger) == 1
