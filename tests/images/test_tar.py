@@ -577,6 +577,34 @@ def test_samples_in_folders_have_the_splits_and_classes_of_a_folder(tmp_path: Pa
         sources.scan(tmp_path / "d.tar", layout="splits")
 
 
+def test_an_image_beside_the_class_folders_takes_no_label_of_the_others(tmp_path: Path) -> None:
+    members = sample("cat/1", json=b'{"iso": 1}') | sample("dog/2", json=b"{}")
+    members["cover.jpg"] = b"x"
+    for name in ("a", "b"):
+        write_shards(tmp_path / name, {f"s-{n}.tar": members for n in range(1 + (name == "b"))})
+        listing = sources.scan(tmp_path / name)
+        labels = {path.partition("/")[2]: label for path, (label, _) in rows(listing).items()}
+        assert labels == {"cat/1.jpg": "cat", "cover.jpg": "", "dog/2.jpg": "dog"}
+        assert any(
+            note.startswith("Images in no class folder but in ")
+            and note.endswith(
+                f"have no label and are never trained or scored on: {len(listing) // 3}"
+            )
+            for note in listing.notes
+        )
+
+
+def test_a_cls_that_is_of_no_sample_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of({"a.b.jpg": b"x", "a.b.cls": b"3"}))
+    listing = sources.scan(tmp_path / "a.tar")
+    assert rows(listing) == {"a.b.jpg": ("", "")}
+    assert listing.notes == (
+        "No .cls or .json of a sample says a label: images have no label",
+        "Left out, labels of no sample, which is named up to the first dot and has its label in "
+        "NAME.cls, 1: 'a.tar/a.b.cls'",
+    )
+
+
 def test_samples_by_folder_and_a_cls_before_a_json(tmp_path: Path) -> None:
     members = sample("cat/1", json=b'{"url": "x"}') | sample("dog/2", json=b"{}")
     (tmp_path / "a.tar").write_bytes(tar_of(members))

@@ -153,7 +153,7 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
             f"{mention(said, quoted=False) or 'no image'}.",
             hint=_HINT,
         )
-    by_folder = not found.source and all("/" in name for name in found.names)
+    by_folder = not found.source and any("/" in name for name in found.names)
     notes += _sample_notes(found, by_folder)
     names, paths, said, states, row = [], [], [], [], 0
     for file, split, count in zip(files, splits, found.counts, strict=True):
@@ -182,14 +182,14 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
 
 def _sample_notes(found: samples.Found, by_folder: bool) -> list[str]:
     """Return what to say of samples."""
-    keys = mention(sorted(found.keys))
-    notes = {
-        samples.CLS: "Labels are from the .cls of each sample",
-        "": f"The .json of samples say nothing of labels, only {keys}: images have none",
-    }
-    note = notes.get(found.source, f"Labels are from {found.source!r} in the .json of each sample")
-    if by_folder:
-        note = f"The .json of samples say nothing of labels, only {keys}: folders do"
+    note = f"Labels are from {found.source!r} in the .json of each sample"
+    if found.source == samples.CLS:
+        note = "Labels are from the .cls of each sample"
+    if not found.source:
+        says = "No .cls or .json of a sample says a label"
+        if found.keys:
+            says = f"The .json of samples say nothing of labels, only {mention(sorted(found.keys))}"
+        note = f"{says}: {'folders give labels' if by_folder else 'images have no label'}"
     if found.source and all(label.isdigit() for label in set(found.labels) - {""}):
         note += "; they are numbers, and are taken for the names of classes"
     said = [note]
