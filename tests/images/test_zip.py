@@ -183,3 +183,17 @@ def test_what_macos_leaves_and_packed_files_within(tmp_path: Path) -> None:
     assert "Packed files within packed files are not entered, 1: 'photos/dog/in.zip'" in (
         listing.notes
     )
+
+
+def test_what_systems_leave_is_ignored_in_several_files_as_in_one(tmp_path: Path) -> None:
+    junk = ("cat/.DS_Store", "cat/._1.png", "dog/Thumbs.db", "dog/desktop.ini", "@eaDir/1.png")
+    images = {"cat/1.png": b"x", "dog/2.png": b"y"}
+    (tmp_path / "a.zip").write_bytes(zip_of(images | dict.fromkeys(junk, b"")))
+    expected = [f"a.zip/{name}" for name in images]
+    assert sources.scan(tmp_path).paths == expected
+    (tmp_path / "b.zip").write_bytes(zip_of(images))
+    assert sources.scan(tmp_path).paths == [*expected, *(f"b.zip/{name}" for name in images)]
+    for name in ("a.zip", "b.zip"):
+        (tmp_path / name).write_bytes(zip_of({"cat/.DS_Store": b""}))
+    with pytest.raises(ManifestError, match="There are no files"):
+        sources.scan(tmp_path)

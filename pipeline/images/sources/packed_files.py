@@ -218,14 +218,20 @@ def _scan_folders(given: Given, files: Sequence[_File]) -> Manifest:
     """
     given.require_no_columns("packed folders")
     prefixes, notes, files = _prefixes(given, files)
-    names = [[name for name in file.pack.names if not packed.among([name])] for file in files]
-    if not any(names) and any(file.pack.names for file in files):
+    names = [[name for name in file.pack.names if _is_listed(name)] for file in files]
+    inner = _inner(files)
+    if inner and not any(names):
         raise ManifestError(
-            f"Expected images in {str(given.data)!r}. {_inner(files)[0]}.",
+            f"Expected images in {str(given.data)!r}. {inner[0]}.",
             hint="Unpack the outer one, and give what was in it.",
         )
     listing = _listed(given, files, prefixes, names)
     return replace(listing, notes=(*notes, *listing.notes))
+
+
+def _is_listed(name: str) -> bool:
+    # By the member's own name: where it would be if unpacked, it is called otherwise.
+    return not (is_ignored(name) or packed.among([name]))
 
 
 def _listed(
