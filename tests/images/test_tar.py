@@ -454,6 +454,35 @@ def test_a_file_per_class_and_numbered_files(tmp_path: Path) -> None:
     assert sorted(set(sources.scan(imagenet).labels)) == ["n01440764", "n01443537"]
 
 
+@pytest.mark.parametrize("kind", ["folders", "samples"])
+def test_folders_around_packed_files_are_classes_as_if_unpacked_in_them(
+    tmp_path: Path, kind: str
+) -> None:
+    def shard(name: str) -> dict[str, bytes]:
+        return {f"{name}.jpg": b"x"} if kind == "folders" else sample(name, json=b"{}")
+
+    names = [f"{label}/p{n}.tar" for label in ("cat", "dog") for n in range(2)]
+    data = write_shards(tmp_path / "a", dict.fromkeys(names, shard("1")))
+    listing = sources.scan(data)
+    assert {path: label for path, (label, _) in rows(listing).items()} == {
+        f"{name}/1.jpg": name[:3] for name in names
+    }
+    assert "Folders around packed files are classes: 'cat', 'dog'" in listing.notes
+    split = [f"{split}/{name}" for split in ("train", "test") for name in names]
+    write_shards(tmp_path / "b", dict.fromkeys(split, shard("1")))
+    assert set(rows(sources.scan(tmp_path / "b")).values()) == {
+        (label, split) for label in ("cat", "dog") for split in ("train", "test")
+    }
+    # With folders inside as well, either may be the classes.
+    write_shards(tmp_path / "c", dict.fromkeys(names, shard("indoor/1") | shard("outdoor/1")))
+    with pytest.raises(ManifestError, match=r"Received: such files in 'cat', 'dog' in ") as refused:
+        sources.scan(tmp_path / "c")
+    assert "--layout classes takes the folders around them" in str(refused.value.hint)
+    listing = sources.scan(tmp_path / "c", layout="classes")
+    assert {label for label, _ in rows(listing).values()} == {"cat", "dog"}
+    assert "Folders around packed files are classes: 'cat', 'dog'" in listing.notes
+
+
 def test_a_damaged_shard_is_left_out_and_said(tmp_path: Path) -> None:
     data = write_shards(tmp_path, {"s-0.tar": {"cat/1.jpg": b"x", "dog/in.tar": b"y"}})
     (data / "s-1.tar").write_bytes(b"nothing of the kind" * 100)

@@ -19,7 +19,7 @@ from pipeline.images.manifest import Manifest, listing_of
 from pipeline.images.packed.kinds import ChangedPackError, Pack
 from pipeline.images.sources import file_splits, samples
 from pipeline.images.sources.folder import scan_tree
-from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
+from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image, parent
 from pipeline.images.sources.given import Given
 from pipeline.images.split_names import splits_of
 
@@ -153,8 +153,10 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
             f"{mention(said, quoted=False) or 'no image'}.",
             hint=_HINT,
         )
-    by_folder = not found.source and any("/" in name for name in found.names)
-    notes += _sample_notes(found, by_folder)
+    inside = any("/" in name for name in found.names)
+    around = [] if found.source else _classes_around(given, files, inside=inside)
+    by_folder = not found.source and (inside or bool(around))
+    notes += [*_sample_notes(found, by_folder), *around]
     names, paths, said, states, row = [], [], [], [], 0
     for file, split, count in zip(files, splits, found.counts, strict=True):
         prefix = file.place("")
@@ -164,7 +166,8 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
         states += [file.state] * count
         row += count
     if by_folder:
-        listing = _listed(given, files, [*splits] if files[0].path else [None], names)
+        prefixes: list[str | None] = [*splits] if files[0].path else [None]
+        listing = _listed(given, files, _stems(files) if around else prefixes, names)
         return replace(listing, notes=(*notes, *listing.notes))
     if not any(said) and given.layout != "classes":
         said = file_splits.of_folders(found.names)
@@ -285,10 +288,14 @@ def _prefixes(
     """Return the folder that each file stands for, and what was assumed; None of a lone one."""
     if not files[0].path:
         return [None], [], files
-    if any(_has_folders(file.pack) for file in files):
+    inside = any(_has_folders(file.pack) for file in files)
+    stems = _stems(files)
+    around = _classes_around(given, files, inside=inside)
+    if around:
+        return [*stems], around, files
+    if inside:
         splits, notes, files = _named(given, files)
         return [*splits], notes, files
-    stems = [file_splits.stem(file.path) for file in files]
     if given.layout != "classes" and _are_numbered(stems):
         splits, notes, files = _named(given, files)
         note = (
@@ -298,6 +305,40 @@ def _prefixes(
         return [*splits], [note, *notes], files
     note = f"Packed files without folders are classes, named by the file: {mention(stems)}"
     return [*stems], [note], files
+
+
+def _classes_around(given: Given, files: Sequence[_File], *, inside: bool) -> list[str]:
+    """Return what to say of folders around packed files that are classes; nothing of no such.
+
+    Args:
+        given: The data.
+        files: The packed files.
+        inside: Whether there are folders in them.
+
+    Raises:
+        ManifestError: The folders inside may be the classes as well.
+    """
+    folders = sorted({parent(file.path) for file in files})
+    if given.layout == "splits" or len(folders) == 1:
+        return []
+    tree = Tree.of_paths([f"{folder}/1".lstrip("/") for folder in folders])
+    try:
+        found = set(scan_tree(tree, Given(given.data, tree)).labels) - {""}
+    except ManifestError:  # splits beside others, of which the caller has more to say
+        return []
+    classes = mention(sorted(found))
+    if found and inside and given.layout == "auto":
+        raise ManifestError(
+            "Expected packed files that hold class folders in one folder, or in folders that are "
+            f"named as splits. Received: such files in {mention(folders)} in {str(given.data)!r}.",
+            hint=f"--layout classes takes the folders around them for classes ({classes}); for "
+            "those inside, put the packed files into one folder.",
+        )
+    return [f"Folders around packed files are classes: {classes}"] if found else []
+
+
+def _stems(files: Sequence[_File]) -> list[str]:
+    return [file_splits.stem(file.path) for file in files]
 
 
 def _has_folders(pack: Pack) -> bool:
