@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, TypeAlias, TypeVar
 
-from pipeline.errors import DecodeError
+from pipeline.errors import DecodeError, UnreadableImageError
 from pipeline.files.location import Location
 from pipeline.files.state import FileState
-from pipeline.images import decoder, place, views
+from pipeline.images import decoder, packed, place, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.system import machine
@@ -104,6 +104,9 @@ class Reference:
         Raises:
             UnreadableImageError: There are none; the message is the reason alone.
         """
+        # By the name alone: there may be a hundred gigabytes.
+        if packed.among((self.path or self.root.name,)):
+            raise UnreadableImageError("a packed file, which is not entered: unpack it")
         found = place.read(self.root, self.path, limit=decoder.MAX_BYTES, known=self.known)
         return Content(*found)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError, ManifestError
-from pipeline.images import sources
+from pipeline.errors import ConfigError, ManifestError, UnreadableImageError
+from pipeline.images import reading, sources
 from pipeline.images.sources.folder_tree import IGNORED_FILES, IGNORED_FOLDERS
 
 CLASSES = ("cat/1.jpg", "dog/2.jpg")
@@ -102,6 +102,37 @@ def test_folders_without_an_image_are_left_out_and_named(
     for name in ("'docs'", "'empty'", "'labels.csv'"):
         assert name in said
     assert said.startswith("Left out: ") and "\n" not in said
+
+
+def test_packed_files_beside_class_folders_are_left_out_with_their_reason(tmp_path: Path) -> None:
+    touch(tmp_path, *CLASSES, "bird.zip", "more/s-0.tar", "labels.csv")
+    assert rows(tmp_path) == CLASS_ROWS
+    why = "packed, and not entered: unpack it"
+    expected = f"Left out: 'more' ({why}), 'bird.zip' ({why}), 'labels.csv' (no image)"
+    assert notes(tmp_path) == expected
+
+
+def test_a_packed_file_in_a_class_folder_is_a_bad_image_that_is_not_read(tmp_path: Path) -> None:
+    touch(tmp_path, *CLASSES, "dog/more.tar.gz")
+    listing = sources.scan(tmp_path)
+    assert listing.paths[2] == "dog/more.tar.gz"
+    with pytest.raises(UnreadableImageError, match="a packed file, which is not entered: unpack"):
+        reading.read(listing, 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("s-0.tar", "s-1.tar", "preview.png"), "'s-0.tar', 's-1.tar' beside 'preview.png'"),
+        ((*SPLITS, "val/1.zip", "val/1.jpg"), "'val/1.zip' beside 'val/1.jpg'"),
+    ],
+)
+def test_images_and_packed_files_beside_each_other_are_refused(
+    tmp_path: Path, files: tuple[str, ...], said: str
+) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(ManifestError, match=f"Expected images or packed files in .*{said}"):
+        sources.scan(tmp_path)
 
 
 def test_a_class_folder_without_an_image_in_a_split_is_left_out(tmp_path: Path) -> None:

@@ -487,13 +487,14 @@ def test_a_damaged_shard_is_left_out_and_said(tmp_path: Path) -> None:
     data = write_shards(tmp_path, {"s-0.tar": {"cat/1.jpg": b"x", "dog/in.tar": b"y"}})
     (data / "s-1.tar").write_bytes(b"nothing of the kind" * 100)
     (data / "README.md").write_text("about")
+    (data / "s-0.idx").write_text("an index of DALI's")
     listing = sources.scan(data)
     assert listing.paths == ["s-0.tar/cat/1.jpg"]
     assert listing.notes[0] == (
         "Packed files within packed files are not entered, 1: 's-0.tar/dog/in.tar'"
     )
     assert listing.notes[1].startswith("Left out, 1: 's-1.tar' (Expected a tar file at")
-    assert listing.notes[2] == "Left out, beside packed files: 'README.md'"
+    assert listing.notes[2] == "Left out, beside packed files: 'README.md', 's-0.idx'"
     (data / "s-0.tar").unlink()
     with pytest.raises(ManifestError, match="No packed file could be read"):
         sources.scan(data)

@@ -29,7 +29,7 @@ _ZONE: Final = "zone.identifier"
 # no suffix, and the bytes decide.
 _NO_IMAGES: Final = frozenset((
     "7z", "bat", "bz2", "cfg", "ckpt", "cmd", "css", "csv", "db", "doc", "docx",
-    "exe", "feather", "gz", "h5", "hdf5", "htm", "html", "ini", "ipynb", "js",
+    "exe", "feather", "gz", "h5", "hdf5", "htm", "html", "idx", "ini", "ipynb", "js",
     "json", "jsonl", "keras", "lnk", "log", "mat", "md", "npy", "npz", "odp", "ods",
     "odt", "onnx", "parquet", "pb", "pdf", "pickle", "pkl", "ppt", "pptx", "ps1",
     "pt", "pth", "py", "pyc", "rar", "rst", "rtf", "sh", "sql", "sqlite", "tar",
