@@ -138,8 +138,13 @@ def test_columns_are_for_tables_alone(tmp_path: Path) -> None:
     write_image(tmp_path / "cat/1.png", 1)
     with pytest.raises(ConfigError, match=r"--image-column.*'x' for a folder"):
         sources.scan(tmp_path, image_column="x")
-    with pytest.raises(ConfigError, match="--layout"):
+    with pytest.raises(ConfigError, match="for a table, whose splits a column 'split' says"):
         sources.scan(parquet(tmp_path / "t", {"image": [b"a"]}), layout="classes")
+    tables.save_to_disk(tmp_path / "hub", hub())
+    tables.prepare(tmp_path / "tfds", {"train": ROWS}, ("cat", "dog"))
+    for name, what in (("hub", "Hugging Face datasets"), ("tfds", "TensorFlow Datasets")):
+        with pytest.raises(ConfigError, match=f"folder of {what}, which says its splits itself"):
+            sources.scan(tmp_path / name, layout="classes")
 
 
 # -- rows --------------------------------------------------------------------------------------
@@ -241,14 +246,46 @@ def test_splits_go_by_names_of_files_or_of_folders(tmp_path: Path) -> None:
     for name in ("train/0000", "test/0000", "extra/0000"):
         tables.write_parquet(tmp_path / f"b/default/{name}.parquet", hub(2))
     (tmp_path / "b/_SUCCESS").touch()
-    found = sources.scan(tmp_path / "b")
-    assert found.splits == [""] * 2 + ["test"] * 2 + ["train"] * 2
-    assert "name no split are divided by hash: 'default/extra/0000.parquet'; --layout" in said(
-        found
-    )
+    with pytest.raises(ManifestError, match=r"and not 'default/extra/0000.parquet'") as refused:
+        sources.scan(tmp_path / "b")
+    assert "--layout splits leaves the others out" in str(refused.value.hint)
     found = sources.scan(tmp_path / "b", layout="splits")
     assert found.splits == ["test"] * 2 + ["train"] * 2
-    assert "Left out: '_SUCCESS', 'default/extra/0000.parquet'" in said(found)
+    assert "Left out, named as no split: 'default/extra/0000.parquet'" in said(found)
+    assert "Left out, beside tables: '_SUCCESS'" in said(found)
+    assert set(sources.scan(tmp_path / "b", layout="classes").splits) == {""}
+
+
+def test_names_of_files_that_tell_one_split_or_none(tmp_path: Path) -> None:
+    name = "-00000-of-00002-0123456789abcdef.parquet"
+    for part in ("test", "x"):
+        tables.write_parquet(tmp_path / part / f"{part}{name}", hub(2))
+    found = sources.scan(tmp_path / "test")
+    assert set(found.splits) == {""} and "All packed files are named as test" in said(found)
+    assert set(sources.scan(tmp_path / "test", layout="splits").splits) == {"test"}
+    with pytest.raises(ManifestError, match="Expected packed files that are named as splits"):
+        sources.scan(tmp_path / "x", layout="splits")
+    tables.write_parquet(tmp_path / f"test/train{name}", hub(2))
+    assert sources.scan(tmp_path / "test").splits == ["test"] * 2 + ["train"] * 2
+
+
+def test_a_column_of_splits_goes_before_names_of_files(tmp_path: Path) -> None:
+    def write(name: str, split: list[str | None]) -> None:
+        parquet(tmp_path, {"image": [b"a", b"b"], "split": pa.array(split, pa.string())}, name)
+
+    write("train-0.parquet", ["test", "validation"])
+    write("extra.parquet", ["train", "train"])
+    found = sources.scan(tmp_path)
+    assert found.splits == ["train", "train", "test", "val"]
+    assert "Splits are those of the column 'split', not of names of files" in said(found)
+    write("extra.parquet", ["train", None])
+    with pytest.raises(ManifestError, match="to be named as splits, or none"):
+        sources.scan(tmp_path)
+    (tmp_path / "extra.parquet").rename(tmp_path / "test-0.parquet")
+    found = sources.scan(tmp_path)
+    assert found.splits == ["train", "test", "test", "val"]
+    note = "of the column 'split' (3 rows), and where it is blank those of files (1 row)"
+    assert note in said(found)
 
 
 def test_a_folder_of_images_with_a_table_in_it_is_a_folder(tmp_path: Path) -> None:

@@ -384,6 +384,9 @@ def test_shards_are_one_folder_with_splits_by_name(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"Received both: 'train-0.tar'.* and not 'more.tar'"):
         sources.scan(data)
     assert len(sources.scan(data, layout="splits")) == 8
+    lone = write_shards(tmp_path / "lone", {f"test-{n}.tar": {"cat/1.jpg": b"x"} for n in range(2)})
+    assert set(sources.scan(lone).splits) == {""}
+    assert sources.scan(lone).notes[0].startswith("All packed files are named as test, so that")
 
 
 def test_folders_of_several_splits_in_a_file_go_before_its_name(tmp_path: Path) -> None:

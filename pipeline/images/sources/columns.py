@@ -70,6 +70,11 @@ def features_of(schema: "pa.Schema") -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def split_name(schema: "pa.Schema") -> str:
+    """Return the column that says splits; empty where there is none."""
+    return next((name for name in schema.names if folded(name) == _SPLIT), "")
+
+
 def choose(
     schema: "pa.Schema",
     features: Mapping[str, Any],

@@ -32,7 +32,7 @@ def recognizes(given: Given) -> bool:
 
 def scan_source(given: Given) -> Manifest:
     """List the images of a table; see ``sources.scan``."""
-    given.require_no_folders()
+    given.require_no_folders("a table", "whose splits a column 'split' says")
     return scan_csv(given.data)
 
 

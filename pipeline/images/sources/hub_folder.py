@@ -36,7 +36,7 @@ def recognizes(given: Given) -> bool:
 
 def scan_source(given: Given) -> Manifest:
     """List the images of such a folder; see ``sources.scan``."""
-    given.require_no_folders()
+    given.require_no_folders("a folder of Hugging Face datasets", "which says its splits itself")
     if given.tree is not None and _SPLITS in given.tree.paths:
         names = _texts(_record(given, _SPLITS).get("splits"))
         if not names:

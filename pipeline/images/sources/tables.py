@@ -5,9 +5,8 @@ One file, or a folder of them whose names, or those of their folders, may be tho
 """
 
 import posixpath
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -27,16 +26,15 @@ from pipeline.images.manifest import (
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
 from pipeline.images.packed.table_members import TablePack, damage_of
-from pipeline.images.sources.columns import Columns, choose, features_of
+from pipeline.images.sources import file_splits
+from pipeline.images.sources.columns import Columns, choose, features_of, split_name
 from pipeline.images.sources.csv_file import found_rows
 from pipeline.images.sources.folder_tree import may_be_image
 from pipeline.images.sources.given import Given
 from pipeline.images.sources.labels import labels_of, texts_of
-from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
 _SUFFIXES: Final = (".parquet", ".arrow")
-_NUMBERING: Final = re.compile(r"-\d+-of-\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,8 @@ class _Listed:
         beyond: Rows whose label no class name is for.
         example: Such a label, and where it is.
         slow: Bytes of the largest row group.
+        overruled: Rows whose cell says the split although their file does.
+        blank: Rows of such files whose cell is blank.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -79,6 +79,8 @@ class _Listed:
     beyond: int = 0
     example: str = ""
     slow: int = 0
+    overruled: int = 0
+    blank: int = 0
 
 
 def recognizes(given: Given) -> bool:
@@ -98,58 +100,48 @@ def _may_be_image(path: str) -> bool:
 def scan_source(given: Given) -> Manifest:
     """List the images of tables; see ``sources.scan``."""
     if given.tree is None:
-        given.require_no_folders()
+        given.require_no_folders("a table", "whose splits a column 'split' says")
         return scan_tables([TableFile(given.data.name)], given, root=given.data.parent)
-    _require_no_classes(given)
+    given.require_no_unlabelled("tables")
     names = [path for path in given.tree.paths if packed.kind_of(path)]
-    files = [TableFile(path, split) for path, split in _splits_of_files(names).items()]
-    notes = []
-    left_out = [path for path in given.tree.paths if not packed.kind_of(path)]
-    unnamed = [file.path for file in files if not file.split]
-    if len(unnamed) < len(files):
-        counts = Counter(file.split for file in files if file.split)
-        listed = [f"{split} ({counted(count, 'file')})" for split, count in counts.items()]
-        notes.append(f"Splits go by names of files: {', '.join(listed)}")
-        if given.layout == "splits":
-            files, left_out = [file for file in files if file.split], [*left_out, *unnamed]
-        elif unnamed:
-            notes.append(
-                f"Files that name no split are divided by hash: {mention(unnamed)}; "
-                "--layout splits leaves them out"
-            )
+    splits, notes = _splits_of_files(given, names)
+    files = [
+        TableFile(path, split)
+        for path, split in zip(names, splits, strict=True)
+        if split is not None
+    ]
+    others = [repr(path) for path in given.tree.paths if not packed.kind_of(path)]
+    left_out = [*others, *given.left_out]
     if left_out:
-        notes.append(f"Left out: {mention(left_out)}")
+        notes.append(f"Left out, beside tables: {mention(left_out, quoted=False)}")
     listing = scan_tables(files, given, root=given.data)
     return replace(listing, notes=(*notes, *listing.notes))
 
 
-def _require_no_classes(given: Given) -> None:
-    """Refuse what says that folders are classes.
+def _splits_of_files(given: Given, paths: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """Return the split of each file by its name, None of those left out, and what to say.
 
     Raises:
-        ConfigError: They are said to be.
+        ManifestError: Some are named as splits and some are not, and no column says the splits.
     """
-    layout = "auto" if given.layout == "splits" else given.layout
-    replace(given, layout=layout).require_no_folders()
+    if given.layout != "splits" and _column_says(given, paths):
+        return [""] * len(paths), ["Splits are those of the column 'split', not of names of files"]
+    return file_splits.of_files(given, paths, [()] * len(paths))
 
 
-def _splits_of_files(paths: Sequence[str]) -> dict[str, str]:
-    """Return the split of each file, by its name or that of a folder around it; else empty."""
-    names = {path: _names_of(path) for path in paths}
-    for level in range(max(map(len, names.values()), default=0)):
-        at_level = {
-            path: parts[level] if level < len(parts) else "" for path, parts in names.items()
-        }
-        splits = splits_of(set(at_level.values()))
-        if any(splits.values()):
-            return {path: splits[name] for path, name in at_level.items()}
-    return dict.fromkeys(paths, "")
-
-
-def _names_of(path: str) -> list[str]:
-    """Return a file's name without numbers of shards, then those of its folders from inside."""
-    *folders, name = path.split("/")
-    return [_NUMBERING.sub("", name.rpartition(".")[0]), *reversed(folders)]
+def _column_says(given: Given, paths: Sequence[str]) -> bool:
+    """Tell whether a column says the split of every row of the tables that can be read."""
+    is_said = False
+    for path in paths:
+        # What is damaged is said when rows are listed.
+        with suppress(DamagedTableError), damage_of("a table", join(given.data, path)):
+            table = _opened(given.data, path)
+            column = split_name(table.schema)
+            if table.rows:
+                is_said = bool(column) and all(map(str.strip, texts_of(table, column)))
+                if not is_said:
+                    return False
+    return is_said
 
 
 def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> Manifest:
@@ -214,7 +206,7 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
     )
     _require_alike(listed, file, columns, given)
     labels, beyond = labels_of(table, columns)
-    splits = texts_of(table, columns.split) if columns.split else [file.split] * table.rows
+    splits = _splits(listed, table, columns, file)
     groups = texts_of(table, columns.group) if columns.group else [""] * table.rows
     paths = list(_paths(table, columns, file, where))
     for (path, is_file), *cells in zip(paths, labels, splits, groups, strict=True):
@@ -227,6 +219,19 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         row, number = beyond[0]
         listed.beyond += len(beyond)
         listed.example = listed.example or f"{number} in row {row:,} of {file.path!r}"
+
+
+def _splits(listed: _Listed, table: TablePack, columns: Columns, file: TableFile) -> list[str]:
+    """Return the split of each row: that of its cell, else that of its file."""
+    if not columns.split:
+        return [file.split] * table.rows
+    cells = texts_of(table, columns.split)
+    if not file.split:
+        return cells
+    splits = [cell if cell.strip() else file.split for cell in cells]
+    listed.overruled += sum(bool(cell.strip()) for cell in cells)
+    listed.blank += sum(not cell.strip() for cell in cells)
+    return splits
 
 
 def _opened(root: Location, path: str) -> TablePack:
@@ -304,6 +309,12 @@ def _notes(listed: _Listed, given: Given) -> list[str]:
         notes.append(
             f"{data}: row groups of up to {listed.slow / 1e6:,.0f} MB, which are decoded from "
             "their start when images are read in another order; row_group_size=100 avoids it"
+        )
+    if listed.overruled or listed.blank:
+        notes.append(
+            f"{data}: splits are those of the column {columns.split!r} "
+            f"({counted(listed.overruled, 'row')}), and where it is blank those of files "
+            f"({counted(listed.blank, 'row')})"
         )
     if listed.unlabelled:
         notes.append(
