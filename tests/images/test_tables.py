@@ -112,7 +112,6 @@ def test_several_columns_are_refused_until_one_is_named(tmp_path: Path) -> None:
         ({"image": [b"a"], "label": [["b"]]}, r"one label per image.*'label', which holds lists"),
         ({"image": [b"a"], "split": [1]}, r"column of texts.*'split' of type int64"),
         ({"path": [1], "label": ["b"]}, r"column of texts.*'path' of type int64"),
-        ({"path": ["a", None], "label": ["b", "c"]}, r"row 1 has no path"),
         ({"image": [b"a"], "Label": ["b"], "label": ["c"]}, r"one column of labels"),
         ({"image": pa.array([], pa.binary())}, r"There are no rows"),
     ],
@@ -190,6 +189,30 @@ def test_images_that_were_never_packed_are_where_the_table_says(
     listing = sources.scan(table_file(tables.hub_table(rows, [0, 1, 0], ("cat", "dog"))))
     assert list(listing.paths) == ["of/0.png", "of/1.png", "of/2.png"]
     assert read_all(listing) == [b"0", b"1", b"2"]
+
+
+def test_a_row_that_was_not_packed_beside_some_that_were(tmp_path: Path, table_file: Any) -> None:
+    (tmp_path / "of").mkdir()
+    (tmp_path / "of/5.png").write_bytes(b"of its own")
+    rows = [*BYTES[:4], *({"bytes": None, "path": row["path"]} for row in BYTES[4:6])]
+    data = table_file(tables.hub_table(rows, [0, 1] * 3, ("cat", "dog")))
+    listing = sources.scan(data)
+    assert listing.paths[0] == "of/5.png" and listing.labels[0] == "dog"
+    assert listing.paths[5] == f"{data.name}/image/00000004-4.png"
+    gone = "cannot be read: the row has neither bytes nor a file at its path, .../4.png"
+    assert read_all(listing) == [b"of its own", b"0", b"1", b"2", b"3", gone]
+
+
+def test_a_row_without_a_path_is_one_bad_image(tmp_path: Path, table_file: Any) -> None:
+    (tmp_path / "1.png").write_bytes(b"x")
+    data = table_file(pa.table({"path": ["1.png", None], "label": ["a", "b"]}))
+    listing = sources.scan(data)
+    assert listing.paths == ["1.png", f"{data.name}/path/00000001"]
+    assert f"count as bad images, 1: '{data.name}/path/00000001'" in said(listing)
+    assert str(read_all(listing)[1]).startswith("cannot be read: not in the ")
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ManifestError, match="1 of 1 files do not exist"):
+        sources.scan(data)
 
 
 def test_paths_are_read_as_those_of_a_csv(tmp_path: Path) -> None:

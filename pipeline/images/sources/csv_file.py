@@ -77,16 +77,20 @@ def _read(data: Location, root: Location) -> Table:
     return replace(table, notes=notes)
 
 
-def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+def found_rows(
+    data: Location, root: Location, rows: Sequence[Row], *, are_all: bool = True
+) -> tuple[list[Row], list[str]]:
     """Return rows with the paths under which their files are, and what to note about them.
 
     Args:
         data: The table that they are from.
         root: What their paths are relative to.
         rows: Each with its path first.
+        are_all: Whether the table has no others.
 
     Raises:
-        ManifestError: None of the files exists, or an address holds credentials.
+        ManifestError: None of the files exists and there are no other rows, or an address holds
+            credentials.
         StorageError: A storage is out of reach.
     """
     _look_up(data, root, [row[0] for row in rows])
@@ -99,7 +103,7 @@ def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[lis
         elif name != path:
             respelled.append(f"{path!r} as {name!r}")
         found.append((name or path, *cells))
-    if len(missing) == len(rows):
+    if missing and are_all and len(missing) == len(rows):
         raise ManifestError(
             f"{data}: {len(missing):,} of {len(rows):,} files do not exist: {mention(missing)}.",
             hint=f"Paths are relative to the folder of {data.name!r}, {str(root)!r}; correct them.",

@@ -4,10 +4,12 @@ One file, or a folder of them whose names, or those of their folders, may be tho
 ``train-00000-of-00002.parquet``.
 """
 
+import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -25,7 +27,7 @@ from pipeline.images.manifest import (
     unique_rows,
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
-from pipeline.images.packed.table_members import TablePack, damage_of
+from pipeline.images.packed.table_members import TablePack, damage_of, image_columns, name_of
 from pipeline.images.sources import file_splits
 from pipeline.images.sources.columns import Columns, choose, features_of, split_name
 from pipeline.images.sources.csv_file import found_rows
@@ -59,6 +61,7 @@ class _Listed:
     Attributes:
         rows: Path, label, split, group.
         paths: Rows of the same kind that name files, in the order of the tables.
+        pathless: Rows of the same kind that should name a file and do not.
         damaged: Files of which some images or all cannot be listed, each with the error.
         columns: The columns of each file that was read.
         states: The state of each file that was read.
@@ -72,6 +75,7 @@ class _Listed:
 
     rows: list[Row] = field(default_factory=list)
     paths: list[Row] = field(default_factory=list)
+    pathless: list[Row] = field(default_factory=list)
     damaged: list[tuple[TableFile, str]] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=dict)
     states: dict[str, FileState] = field(default_factory=dict)
@@ -166,14 +170,14 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
             listed.damaged.append((file, error.message.rstrip(".")))
     if first is not None and len(listed.damaged) == len(files):
         raise first
-    if not listed.rows and not listed.paths:
+    if not (listed.rows or listed.paths or listed.pathless):
         raise ManifestError(
             f"There are no rows in {str(given.data)!r}.", hint="Give one per image."
         )
     data = Path(str(given.data))
-    found, notes = found_rows(given.data, root, listed.paths) if listed.paths else ([], [])
+    found, notes = found_rows(given.data, root, listed.paths, are_all=not listed.rows)
     # Names of members are unique as they are made.
-    rows = [*listed.rows, *unique_rows(data, [*found, *_bad_rows(listed)])]
+    rows = [*listed.rows, *listed.pathless, *unique_rows(data, [*found, *_bad_rows(listed)])]
     splits = split_column(data, [row[2] for row in rows])
     order = sorted(range(len(rows)), key=lambda place: rows[place][0])
     listing = listing_of(
@@ -208,9 +212,11 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
     labels, beyond = labels_of(table, columns)
     splits = _splits(listed, table, columns, file)
     groups = texts_of(table, columns.group) if columns.group else [""] * table.rows
-    paths = list(_paths(table, columns, file, where))
-    for (path, is_file), *cells in zip(paths, labels, splits, groups, strict=True):
-        (listed.paths if is_file else listed.rows).append((path, *cells))
+    for (path, is_file), *cells in zip(
+        _paths(table, columns, file, root), labels, splits, groups, strict=True
+    ):
+        kept = listed.paths if is_file else listed.pathless if columns.has_paths else listed.rows
+        kept.append((path, *cells))
     listed.columns[file.path], listed.states[file.path] = columns, table.state
     listed.slow = max(listed.slow, 0 if columns.has_paths else table.largest_group)
     if columns.label:
@@ -268,21 +274,26 @@ def _require_alike(listed: _Listed, file: TableFile, columns: Columns, given: Gi
 
 
 def _paths(
-    table: TablePack, columns: Columns, file: TableFile, where: str
+    table: TablePack, columns: Columns, file: TableFile, root: Location
 ) -> Iterable[tuple[str, bool]]:
     """Yield the path of each row's image relative to the data, and whether it is a file's own."""
     folder = posixpath.dirname(file.path)
     if columns.has_paths:
         for row, text in enumerate(texts_of(table, columns.image)):
-            if not text.strip():
-                raise ManifestError(f"{where}: row {row:,} has no path.")
-            yield posixpath.join(folder, text), True
+            if text.strip():
+                yield posixpath.join(folder, text), True
+            else:
+                yield f"{file.path}/{name_of(columns.image, row)}", False
         return
     names, has_bytes = table.names.of(columns.image), table.has_bytes(columns.image)
-    kind = table.schema.field(columns.image).type
-    # What was never packed is where it was, as far as the table knows.
-    has_paths = not has_bytes.all() and any(name.endswith("path") for name in _fields(kind))
-    stored = texts_of(table, columns.image, "path") if has_paths else [""] * len(names)
+    stored = [""] * len(names)
+    if "path" in image_columns(table.schema)[columns.image]:
+        # What was never packed is where it was, as far as the table knows.
+        stored = texts_of(table, columns.image, "path")
+        if has_bytes.any() and not isinstance(root, Remote):
+            stored = _there(root / folder, stored)
+            if any(stored):
+                has_bytes = table.has_bytes(columns.image, exactly=True)
     for name, is_inside, text in zip(names, has_bytes.tolist(), stored, strict=True):
         if is_inside or not text:
             yield f"{file.path}/{name}", False
@@ -290,8 +301,18 @@ def _paths(
             yield posixpath.join(folder, text), True
 
 
-def _fields(kind: Any) -> list[str]:
-    return [kind.field(place).name for place in range(kind.num_fields)]
+def _there(folder: Path, paths: Sequence[str]) -> list[str]:
+    """Return paths relative to a folder, those empty that are not there."""
+
+    @cache
+    def inside(above: str) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(folder / above))
+        except (OSError, ValueError):
+            return frozenset()
+
+    split = [(path, *posixpath.split(path)) for path in paths]
+    return [path if name in inside(above) else "" for path, above, name in split]
 
 
 def _bad_rows(listed: _Listed) -> list[Row]:
@@ -315,6 +336,11 @@ def _notes(listed: _Listed, given: Given) -> list[str]:
             f"{data}: splits are those of the column {columns.split!r} "
             f"({counted(listed.overruled, 'row')}), and where it is blank those of files "
             f"({counted(listed.blank, 'row')})"
+        )
+    if listed.pathless:
+        notes.append(
+            f"{data}: rows without a path, which count as bad images, {len(listed.pathless):,}: "
+            f"{mention([row[0] for row in listed.pathless])}"
         )
     if listed.unlabelled:
         notes.append(
