@@ -133,6 +133,16 @@ def test_sound_is_stored_as_images_are_and_refused(tmp_path: Path) -> None:
         sources.scan(data)
 
 
+def test_a_column_called_as_a_part_of_another_is(table_file: Any) -> None:
+    table = hub(3).append_column("image.bytes", pa.array([b"x", b"y", b"z"]))
+    for place in (2, 0):
+        columns = ["image", "label"]
+        columns.insert(place, "image.bytes")
+        data = table_file(table.select(columns))
+        assert read_all(sources.scan(data)) == [b"0", b"1", b"2"]
+        assert read_all(sources.scan(data, image_column="image.bytes")) == [b"x", b"y", b"z"]
+
+
 def test_columns_are_for_tables_alone(tmp_path: Path) -> None:
     write_image(tmp_path / "cat/1.png", 1)
     with pytest.raises(ConfigError, match=r"--image-column.*'x' for a folder"):

@@ -97,7 +97,8 @@ class ParquetPack(TableFile):
         """
         leaf = f"{column}.{part}" if part else column
         with damage_of(_WHAT, self.path), self._opened() as file:
-            values = file.read(columns=[leaf], use_threads=False).column(0)
+            # By name: a column called ``image.bytes`` comes with a part of ``image``.
+            values = file.read(columns=[leaf], use_threads=False).column(column)
             if part:
                 kind = values.type.field(0).type
                 parts = [chunk.flatten()[0] for chunk in values.chunks]
@@ -137,7 +138,7 @@ class ParquetPack(TableFile):
                 columns=[self._leaf(column)],
                 use_threads=False,
             ):
-                values = batch.column(0)
+                values = batch.column(column)
                 yield values.flatten()[0] if self._parts[column] else values
 
     def _opened(self, **options: Any) -> Any:
