@@ -1,5 +1,7 @@
 """Folders as classes and splits: what is ignored, what is refused, what is said."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,19 @@ def test_images_and_packed_files_beside_each_other_are_refused(
     touch(tmp_path, *files)
     with pytest.raises(ManifestError, match=f"Expected images or packed files in .*{said}"):
         sources.scan(tmp_path)
+
+
+def test_very_many_folders_in_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *CLASSES)
+    monkeypatch.chdir(tmp_path / "cat")
+    for _ in range(1200):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("1.jpg").touch()
+    try:
+        assert len(rows(tmp_path)) == 3
+    finally:  # what pytest removes folders with is recursive
+        subprocess.run(["rm", "-r", tmp_path / "cat/d"], check=True)
 
 
 def test_a_class_folder_without_an_image_in_a_split_is_left_out(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_what_is_no_file_or_points_elsewhere_is_left_out_and_said(tmp_path: Path
         "left out, devices, 1: 'd'",
         "left out, links, 2: 'l', 'h'",
         "left out, members of an unknown kind, 1: '?'",
-        "left out, names that point elsewhere, 2: '../up.jpg', 'a/../b.jpg'",
+        "left out, names that point elsewhere or are too long, 2: '../up.jpg', 'a/../b.jpg'",
         "left out, pipes, 1: 'p'",
         "left out, sparse files, 1: 's'",
     ]
