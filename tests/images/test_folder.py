@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, ManifestError, UnreadableImageError
 from pipeline.images import reading, sources
+from pipeline.images.sources.below import walk
 from pipeline.images.sources.folder_tree import IGNORED_FILES, IGNORED_FOLDERS
 
 CLASSES = ("cat/1.jpg", "dog/2.jpg")
@@ -295,10 +296,9 @@ def test_outputs_of_this_package_are_left_out_and_named(
     assert rows(tmp_path) == before
     said = notes(tmp_path)
     assert "and 2 more" in said and "\n" not in said
-    assert sources.walk(tmp_path)[:2] == sorted([*files, "found.csv", "model.keras",
-                                                 "model.onnx"])[:2]  # fmt: skip
-    assert not any(path.startswith(("stores", "runs", "ship", "sav"))
-                   for path in sources.walk(tmp_path))  # fmt: skip
+    below = walk(tmp_path).paths
+    assert below[:2] == sorted([*files, "found.csv", "model.keras", "model.onnx"])[:2]
+    assert not any(path.startswith(("stores", "runs", "ship", "sav")) for path in below)
 
 
 def test_a_class_with_a_file_of_such_a_name_is_a_class(tmp_path: Path) -> None:
@@ -314,10 +314,10 @@ def test_no_image_at_all(tmp_path: Path, name: str) -> None:
 
 def test_walk_takes_files_as_they_lie(tmp_path: Path) -> None:
     touch(tmp_path, "train/1.jpg", "other/2.txt", "3", "Thumbs.db", "@eaDir/4.jpg")
-    assert sources.walk(tmp_path) == ["3", "other/2.txt", "train/1.jpg"]
+    assert walk(tmp_path).paths == ["3", "other/2.txt", "train/1.jpg"]
     (tmp_path / "none").mkdir()
     with pytest.raises(ManifestError, match="no files") as caught:
-        sources.walk(tmp_path / "none")
+        walk(tmp_path / "none")
     assert "class" not in str(caught.value)
 
 

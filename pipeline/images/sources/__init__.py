@@ -4,7 +4,6 @@ To add a kind: a module with ``recognizes`` and ``scan_source``, and its row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
@@ -13,10 +12,9 @@ from typing import Final, cast
 from pipeline.errors import ManifestError
 from pipeline.files import remote
 from pipeline.files.location import Location, Remote, normalized
-from pipeline.images import packed, place
+from pipeline.images import place
 from pipeline.images.manifest import Manifest
-from pipeline.images.sources import samples
-from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
+from pipeline.images.sources.folder_tree import Tree
 from pipeline.images.sources.given import Given
 
 # From what a kind is called to its module; the first that recognizes the data lists it.
@@ -138,53 +136,3 @@ def with_states(listing: Manifest) -> Manifest:
             return listing
         states = [place.state_of(listing.root, path) for path in listing.paths]
         return replace(listing, states=states)
-
-
-def walk(folder: Location) -> list[str]:
-    """Return the files below a folder, POSIX paths relative to it; labels mean nothing.
-
-    They are sorted; members of tar and zip files are in their place, in stored order. The folder
-    may be a packed file itself.
-
-    Raises:
-        ConfigError: The folder is a table of images, and pyarrow is not installed.
-        ManifestError: The folder has no files, cannot be listed, or has a loop of symbolic links.
-        StorageError: The storage refuses, or cannot be reached.
-    """
-    if isinstance(folder, Remote):
-        paths = _members(folder) or Tree.of_paths(remote.listing(folder)).paths
-    else:
-        paths = Tree.of(folder).paths if folder.is_dir() else _members(folder)
-    inside: dict[str, list[str]] = {}
-    for name in packed.among(paths):
-        # A damaged one, or one that holds no image, counts as a file, which is no image.
-        with suppress(ManifestError, OSError):
-            inside[name] = [f"{name}/{member}" for member in _members(folder / name)]
-    paths = [path for name in paths for path in inside.get(name) or [name]]
-    if not paths:
-        raise ManifestError(
-            f"There are no files in {str(folder)!r}.",
-            hint="Give image files, or folders of images.",
-        )
-    return paths
-
-
-def _members(file: Location) -> list[str]:
-    """Return the members of a packed file that may be images; none where there is no such file.
-
-    Raises:
-        ConfigError: It is a table of images, and pyarrow is not installed.
-        ManifestError: It is damaged.
-        OSError: It cannot be read.
-        StorageError: A storage refuses, or cannot be reached.
-    """
-    if packed.kind_of(file.name) is None or not place.exists(file, ""):
-        return []
-    names = place.pack_of(file).names
-    if not packed.among([file.name]):
-        return list(names)
-    return [
-        name
-        for name in names
-        if may_be_image(name) and not is_ignored(name) and not name.lower().endswith(samples.CLS)
-    ]

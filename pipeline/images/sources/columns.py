@@ -124,24 +124,28 @@ def choose(
     return Columns(has_paths=is_text(kind), names=names, unused=unused, **chosen)
 
 
-def _image(schema: "pa.Schema", features: Mapping[str, Any], where: str) -> str:
-    kinds = {name: _kind(features.get(name)) for name in schema.names}
+def image_names(schema: "pa.Schema", features: Mapping[str, Any]) -> list[str]:
+    """Return the columns of images; several where it is open which is meant."""
     parts = {
         name: parts
         for name, parts in image_columns(schema).items()
-        if kinds[name] not in _NO_IMAGES
+        if _kind(features.get(name)) not in _NO_IMAGES
     }
     # As described, or as Hugging Face writes them; else plain bytes, which may be anything.
-    described = [name for name in parts if kinds[name] == "Image"]
-    for found in (described, [name for name in parts if parts[name]], list(parts)):
-        if len(found) > 1:
-            raise _several(where, "images", found, "--image-column")
-        if found:
-            return found[0]
+    described = [name for name in parts if _kind(features.get(name)) == "Image"]
+    return described or [name for name in parts if parts[name]] or list(parts)
+
+
+def _image(schema: "pa.Schema", features: Mapping[str, Any], where: str) -> str:
+    found = image_names(schema, features)
+    if len(found) > 1:
+        raise _several(where, "images", found, "--image-column")
+    if found:
+        return found[0]
     named = _named(schema, _PATH, where)
     if named:
         return named
-    raise _no_images(schema, kinds, where)
+    raise _no_images(schema, {name: _kind(features.get(name)) for name in schema.names}, where)
 
 
 def _no_images(schema: "pa.Schema", kinds: Mapping[str, str], where: str) -> ManifestError:
