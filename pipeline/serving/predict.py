@@ -122,9 +122,10 @@ def _files_of(text: str, reporter: Reporter, without: str | None) -> list[tuple[
     for note in below.notes:
         reporter.say(note)
     left_out = _normalized(without) if without else None
+    names = {inner: str(path / inner) for inner in below.paths}
     found = [
         (name, below.refused.get(inner, ""))
-        for inner, name in ((inner, str(path / inner)) for inner in below.paths)
+        for inner, name in names.items()
         if left_out is None or _normalized(name) != left_out
     ]
     if not found:

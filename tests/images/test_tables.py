@@ -237,6 +237,8 @@ def test_paths_are_read_as_those_of_a_csv(tmp_path: Path) -> None:
     assert listed(data) == [("1.png", "a", "train"), ("2.png", "b", "val"), ("gone.png", "b", "")]
     assert list(listing.groups) == ["7", "", "7"]
     assert "1 of 3 files do not exist and count as bad images: 'gone.png'" in said(listing)
+    data = parquet(tmp_path, {"path": ["1.png", "./1.png"], "label": ["a", "a"]})
+    assert "rows that repeat others count once, 1: '1.png'" in said(sources.scan(data))
     data = parquet(tmp_path, {"path": ["1.png", "./1.png"], "label": ["a", "b"]})
     with pytest.raises(
         ManifestError, match=r"one label .* per path\. Received: '1.png' as 'a' and"
@@ -363,6 +365,13 @@ def test_damage_within_a_file_is_bad_images_or_an_error(table_file: Any) -> None
         read_all(listing)
 
 
+def test_an_empty_file_beside_a_damaged_one(tmp_path: Path) -> None:
+    parquet(tmp_path, {"image": pa.array([], pa.binary())}, "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match=r"no rows in .*\. 'b\.parquet' is damaged: Expected a"):
+        sources.scan(tmp_path)
+
+
 def test_compressed_arrow_is_refused(tmp_path: Path) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     table = pa.table({"image": [b"a" * 1000] * 9})
@@ -399,6 +408,23 @@ def test_one_data_set_and_one_per_split(tmp_path: Path) -> None:
     found = sources.scan(tmp_path / "dict")
     assert found.splits == ["test"] * 2 + ["train"] * 4 + [""] * 3
     assert "none of train, val or test: 'unsupervised'; their images are divided" in said(found)
+
+
+def test_a_data_set_of_another_split_is_divided_and_that_is_said(tmp_path: Path) -> None:
+    tables.save_to_disk(tmp_path / "one", hub(5), split="extra")
+    found = sources.scan(tmp_path / "one")
+    assert set(found.splits) == {""}
+    assert "none of train, val or test: 'extra'; their images are divided by hash" in said(found)
+
+
+@pytest.mark.parametrize("names", [7, "cat", {"0": "cat"}, [0, 1]])
+def test_names_of_classes_that_are_none_are_refused(tmp_path: Path, names: object) -> None:
+    tables.save_to_disk(tmp_path / "one", hub(5))
+    info = json.loads((tmp_path / "one/dataset_info.json").read_text())
+    info["features"]["label"]["names"] = names
+    (tmp_path / "one/dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ManifestError, match=r"names of classes of 'label' in .* a list of texts"):
+        sources.scan(tmp_path / "one")
 
 
 def test_a_selection_of_rows_is_refused(tmp_path: Path) -> None:

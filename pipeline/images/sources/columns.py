@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PATH, _LABEL, _SPLIT = "path", "label", "split"
+_SHOWN: Final = 60
 # Kinds of Hugging Face's columns that are stored as images are.
 _NO_IMAGES: Final = ("Audio", "Pdf", "Video")
 
@@ -196,7 +197,13 @@ def _label_names(
     names = described.get("names") if isinstance(described, Mapping) else None
     if not names or not types.is_integer(kind):
         return None
-    return tuple(str(name) for name in names)
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ManifestError(
+            f"Expected the names of classes of {label!r} in {where} to be a list of texts. "
+            f"Received: {str(names)[:_SHOWN]!r}.",
+            hint="Correct them in the metadata, or in dataset_info.json beside it.",
+        )
+    return tuple(names)
 
 
 def _named(schema: "pa.Schema", wanted: str, where: str) -> str:

@@ -17,6 +17,7 @@ from pipeline.images.manifest import (
     Manifest,
     group_column,
     listing_of,
+    repeated_rows,
     split_column,
     unique_rows,
 )
@@ -55,6 +56,7 @@ def scan_csv(data: Location) -> Manifest:
     labels = [sys.intern(label if label.strip() else "") for _, label, _, _ in rows]
     groups = [row[3] for row in rows]
     listed = sorted(zip([row[0] for row in rows], labels, splits, groups, strict=True))
+    notes += repeated_rows(data, found, rows)
     listing = listing_of(root, [row[:3] for row in listed], (*table.notes, *notes))
     return replace(listing, groups=group_column([row[3] for row in listed]))
 

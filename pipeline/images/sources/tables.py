@@ -23,6 +23,7 @@ from pipeline.images.manifest import (
     Manifest,
     group_column,
     listing_of,
+    repeated_rows,
     split_column,
     unique_rows,
 )
@@ -171,19 +172,22 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
     if first is not None and len(listed.damaged) == len(files):
         raise first
     if not (listed.rows or listed.paths or listed.pathless):
+        damaged = "".join(f" {file.path!r} is damaged: {why}." for file, why in listed.damaged)
         raise ManifestError(
-            f"There are no rows in {str(given.data)!r}.", hint="Give one per image."
+            f"There are no rows in {str(given.data)!r}.{damaged}", hint="Give one per image."
         )
     data = Path(str(given.data))
     found, notes = found_rows(given.data, root, listed.paths, are_all=not listed.rows)
     # Names of members are unique as they are made.
-    rows = [*listed.rows, *listed.pathless, *unique_rows(data, [*found, *_bad_rows(listed)])]
+    named = [*found, *_bad_rows(listed)]
+    unique = unique_rows(data, named)
+    rows = [*listed.rows, *listed.pathless, *unique]
     splits = split_column(data, [row[2] for row in rows])
     order = sorted(range(len(rows)), key=lambda place: rows[place][0])
     listing = listing_of(
         root if isinstance(root, Remote) else root.resolve(),
         [(rows[place][0], rows[place][1], splits[place]) for place in order],
-        (*_notes(listed, given), *notes),
+        (*_notes(listed, given), *notes, *repeated_rows(data, named, unique)),
     )
     groups = group_column([rows[place][3] for place in order])
     return replace(
