@@ -478,12 +478,15 @@ def test_folders_around_packed_files_are_classes_as_if_unpacked_in_them(
     }
     # With folders inside as well, either may be the classes.
     write_shards(tmp_path / "c", dict.fromkeys(names, shard("indoor/1") | shard("outdoor/1")))
-    with pytest.raises(ManifestError, match=r"Received: such files in 'cat', 'dog' in ") as refused:
+    with pytest.raises(ManifestError, match=r"such files in several .*: 'cat', 'dog'") as refused:
         sources.scan(tmp_path / "c")
     assert "--layout classes takes the folders around them" in str(refused.value.hint)
     listing = sources.scan(tmp_path / "c", layout="classes")
     assert {label for label, _ in rows(listing).values()} == {"cat", "dog"}
     assert "Folders around packed files are classes: 'cat', 'dog'" in listing.notes
+    # A file beside the folders is unpacked beside them.
+    write_shards(tmp_path / "d", {"0.tar": shard("1"), "more/1.tar": shard("1")})
+    assert sources.scan(tmp_path / "d").labels == ["", "more"]
 
 
 def test_a_damaged_shard_is_left_out_and_said(tmp_path: Path) -> None:

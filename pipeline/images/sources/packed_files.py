@@ -167,7 +167,7 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
         row += count
     if by_folder:
         prefixes: list[str | None] = [*splits] if files[0].path else [None]
-        listing = _listed(given, files, _stems(files) if around else prefixes, names)
+        listing = _listed(given, files, _unpacked(files) if around else prefixes, names)
         return replace(listing, notes=(*notes, *listing.notes))
     if not any(said) and given.layout != "classes":
         said = file_splits.of_folders(found.names)
@@ -289,13 +289,13 @@ def _prefixes(
     if not files[0].path:
         return [None], [], files
     inside = any(_has_folders(file.pack) for file in files)
-    stems = _stems(files)
     around = _classes_around(given, files, inside=inside)
     if around:
-        return [*stems], around, files
+        return _unpacked(files), around, files
     if inside:
         splits, notes, files = _named(given, files)
         return [*splits], notes, files
+    stems = [file_splits.stem(file.path) for file in files]
     if given.layout != "classes" and _are_numbered(stems):
         splits, notes, files = _named(given, files)
         note = (
@@ -330,15 +330,17 @@ def _classes_around(given: Given, files: Sequence[_File], *, inside: bool) -> li
     if found and inside and given.layout == "auto":
         raise ManifestError(
             "Expected packed files that hold class folders in one folder, or in folders that are "
-            f"named as splits. Received: such files in {mention(folders)} in {str(given.data)!r}.",
+            f"named as splits. Received: such files in several folders of {str(given.data)!r}: "
+            f"{mention([folder or '.' for folder in folders])}.",
             hint=f"--layout classes takes the folders around them for classes ({classes}); for "
             "those inside, put the packed files into one folder.",
         )
     return [f"Folders around packed files are classes: {classes}"] if found else []
 
 
-def _stems(files: Sequence[_File]) -> list[str]:
-    return [file_splits.stem(file.path) for file in files]
+def _unpacked(files: Sequence[_File]) -> list[str | None]:
+    """Return the folder that each file would be if unpacked where it is; at the top, the top."""
+    return [file_splits.stem(file.path) if "/" in file.path else "" for file in files]
 
 
 def _has_folders(pack: Pack) -> bool:
