@@ -20,9 +20,9 @@ from pipeline.files.location import Remote
 from pipeline.files.remote import retries, systems
 from pipeline.images import reading, sources
 from pipeline.images.manifest import OK
+from pipeline.images.sources.below import walk
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.system.progress import Silence
 
 NUM_IMAGES = 24
 FLAGS = ("--weights", "random", "--image-size", "32")
@@ -333,11 +333,9 @@ def test_names_that_are_no_paths_are_left_out_and_said(bucket: str, photos: Path
     listing = sources.scan(Remote(bucket) / "photos")
     assert len(listing) == NUM_IMAGES
     assert any("'cat//odd.png' (no path)" in note for note in listing.notes)
-    said: list[str] = []
-    reporter = Silence()
-    reporter.say = said.append
-    assert sources.walk(Remote(bucket) / "photos", reporter) == list(listing.paths)
-    assert len(said) == 1 and "'/cat/a.png'" in said[0]
+    found = walk(Remote(bucket) / "photos")
+    assert found.paths == list(listing.paths)
+    assert len(found.notes) == 1 and "'/cat/a.png'" in found.notes[0]
 
 
 def test_a_storage_that_is_lost_is_no_empty_folder(bucket: str, object_store: ObjectStore) -> None:

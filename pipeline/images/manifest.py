@@ -7,6 +7,7 @@ feature.
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -172,7 +173,7 @@ def read(path: Path, *, root: Location, group: str | None = None) -> Manifest:
         splits=split_column(path, [row[2] for row in rows]),
         keys=np.array(keys, dtype=KEY_DTYPE),
         statuses=statuses,
-        notes=table.notes,
+        notes=(*table.notes, *repeated_rows(path, table.rows, rows)),
         groups=group_column([row[3] for row in rows]),
         declared=declared if any(declared := split_column(path, [row[6] for row in rows])) else (),
     )
@@ -310,6 +311,15 @@ def unique_rows(path: Location, rows: Iterable[Row]) -> list[Row]:
                     hint="Keep one of the rows.",
                 )
     return list(found.values())
+
+
+def repeated_rows(path: Location, rows: Sequence[Row], unique: Sequence[Row]) -> list[str]:
+    """Return what to say of rows that ``unique_rows`` made one; nothing if there are none."""
+    if len(rows) == len(unique):
+        return []
+    counts = Counter(normalized(row[0]) for row in rows)
+    names = mention([name for name, count in counts.items() if count > 1])
+    return [f"{path}: rows that repeat others count once, {len(rows) - len(unique):,}: {names}"]
 
 
 def _spelled(label_and_split: Row) -> str:

@@ -5,6 +5,7 @@ is all that is needed, so where the bytes come from is known here alone.
 """
 
 import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -14,10 +15,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, TypeAlias, TypeVar
 
-from pipeline.errors import DecodeError
-from pipeline.files.location import Location
+from pipeline.errors import DecodeError, UnreadableImageError
+from pipeline.files.location import Location, is_address
 from pipeline.files.state import FileState
-from pipeline.images import decoder, place, views
+from pipeline.images import decoder, packed, place, views
 from pipeline.images.decoder import Pixels
 from pipeline.images.manifest import Manifest
 from pipeline.system import machine
@@ -104,8 +105,19 @@ class Reference:
         Raises:
             UnreadableImageError: There are none; the message is the reason alone.
         """
-        found = place.read(self.root, self.path, limit=decoder.MAX_BYTES, known=self.known)
+        # By the name: of a hundred gigabytes, nothing need be read.
+        if packed.among((self.path or self.root.name,)) and self._is_there():
+            raise UnreadableImageError("a packed file, which is not entered: unpack it")
+        try:
+            found = place.read(self.root, self.path, limit=decoder.MAX_BYTES, known=self.known)
+        except UnreadableImageError as error:
+            if os.path.isdir(self.name):  # noqa: PTH112
+                raise UnreadableImageError("a folder: list its files") from error
+            raise
         return Content(*found)
+
+    def _is_there(self) -> bool:
+        return is_address(self.name) or os.path.isfile(self.name)  # noqa: PTH113
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DecodeError, ImageTypeError
+from pipeline.errors import DecodeError, ImageTypeError, UnreadableImageError
 from pipeline.files.arrays import AnyArray
 from pipeline.files.location import Remote, locate
+from pipeline.images import packed
 from pipeline.images.reading import Content, Reference
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 # What PNG holds as it is.
 _PNG_MODES: Final = frozenset({"1", "I;16", "L", "LA", "P", "RGB", "RGBA"})
+# Of a path; one input is one result.
+_PACKED: Final = "a packed file: name its members, such as {}/cat/1.jpg, or use pipeline predict"
 # Pillow reads pixels at the first look, into the image, which may stand in a list twice.
 _LOADING: Final = threading.Lock()
 
@@ -43,12 +46,18 @@ class ImageInput:
     is_remote: bool = False
 
 
+def refused(name: str, reason: str) -> ImageInput:
+    """Return an image of which it is known that it cannot be read, and why."""
+    return ImageInput(name, partial(_refuse, reason))
+
+
 def listed(images: object) -> list[ImageInput]:
     """Return the images that an argument names; none is opened yet.
 
     Args:
         images: A path (text or ``Path``), the bytes of an image file, a PIL image, a uint8 array
             ``(H, W, 3)`` or ``(H, W)``; an iterable of these, or a uint8 array ``(n, H, W, 3)``.
+            Whatever is an input already stays one.
 
     Raises:
         ImageTypeError: It is, or holds, something else; says what and where.
@@ -76,8 +85,12 @@ def _is_pil(value: object) -> "TypeGuard[Image]":
 
 def _input(value: object, place: int) -> ImageInput:
     name = f"[{place}]"
+    if isinstance(value, ImageInput):
+        return value
     if isinstance(value, str | os.PathLike):
         path = locate(os.fspath(value))
+        if packed.kind_of(path.name) and (isinstance(path, Remote) or path.is_file()):
+            return refused(str(value), _PACKED.format(value))
         return ImageInput(str(value), Reference(path), isinstance(path, Remote))
     if isinstance(value, bytes | bytearray):
         return ImageInput(name, partial(_of_bytes, value))
@@ -86,6 +99,10 @@ def _input(value: object, place: int) -> ImageInput:
     if _is_pil(value):
         return ImageInput(name, partial(_of_pil, value))
     raise _mistyped(f" at place {place}", value)
+
+
+def _refuse(reason: str) -> Content:
+    raise UnreadableImageError(reason)
 
 
 def _has_rgb(pixels: AnyArray) -> bool:

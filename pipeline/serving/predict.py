@@ -14,13 +14,14 @@ from pipeline.config.serving import PredictOptions
 from pipeline.errors import ManifestError
 from pipeline.files import outputs, remote
 from pipeline.files.atomic import write_atomically
-from pipeline.files.location import Remote, is_address, locate
+from pipeline.files.location import Location, Remote, is_address, locate
 from pipeline.files.table import write_csv
 from pipeline.images import packed, place
 from pipeline.images.manifest import none_usable
-from pipeline.images.sources import walk
+from pipeline.images.sources.below import walk
 from pipeline.serving import predictions_csv
 from pipeline.serving.classifier import Classifier, Prediction
+from pipeline.serving.inputs import refused
 from pipeline.system.progress import Reporter
 from pipeline.system.wording import counted
 
@@ -51,12 +52,13 @@ def predict(
     _note(classifier, options, len(files), reporter)
     began = time.monotonic()
     with reporter.bar(len(files), "img") as bar:
-        found = classifier.predict(files, options.top, bar=bar)
+        images = [refused(name, reason) if reason else name for name, reason in files.items()]
+        found = classifier.predict(images, options.top, bar=bar)
     ended = time.monotonic()
     if not found.predictions:
         raise none_usable(found.errors, hint="Give image files, or folders of images.")
     if options.csv:
-        rows = list(predictions_csv.rows(files, found))
+        rows = list(predictions_csv.rows(list(files), found))
         write_atomically(Path(options.csv), lambda temporary: write_csv(temporary, rows))
     return {
         "predictions": [_record(prediction) for prediction in found.predictions],
@@ -76,14 +78,17 @@ def predict(
     }
 
 
-def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None) -> list[str]:
+def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None) -> dict[str, str]:
     """Return the files that arguments name, each once, in that order; folders are searched.
 
     So are packed files: each image in them is one.
 
+    Returns:
+        The files, with the reason of each that is a packed file of which nothing can be read.
+
     Args:
         paths: Files, folders and packed files, on this machine or at addresses.
-        reporter: Where it is said that a file was named twice, or is left out.
+        reporter: Where it is said that a file was named twice, and what is left out.
         without: A file that a folder may hold and that is no input, such as an earlier result.
 
     Raises:
@@ -91,16 +96,16 @@ def list_files(paths: Sequence[str], reporter: Reporter, *, without: str | None)
         StorageError: A storage refuses, or cannot be reached.
     """
     remote.forget()  # whatever is known of objects
-    files: dict[str, str] = {}
+    files: dict[str, tuple[str, str]] = {}
     num_named = 0
     for text in paths:
-        for name in _files_of(text, without, reporter):
+        for name, reason in _files_of(text, reporter, without):
             num_named += 1
-            files.setdefault(_normalized(name), name)
+            files.setdefault(_normalized(name), (name, reason))
     if num_named > len(files):
         again = counted(num_named - len(files), "file")
         reporter.say(f"{again} named more than once; each is classified once")
-    return list(files.values())
+    return dict(files.values())
 
 
 def _normalized(name: str) -> str:
@@ -108,26 +113,38 @@ def _normalized(name: str) -> str:
     return name if is_address(name) else os.path.normpath(Path(name).absolute())
 
 
-def _files_of(text: str, without: str | None, reporter: Reporter) -> list[str]:
+def _files_of(text: str, reporter: Reporter, without: str | None) -> list[tuple[str, str]]:
+    """Return the files that an argument names, each with the reason why it is no image if known."""
     path = locate(text)
-    if isinstance(path, Remote):
-        if packed.kind_of(path.name) and place.exists(path, ""):
-            return place.names_of(path, walk(path))
-        # A name without a suffix is more often a folder: one question less.
-        if (path.suffix and place.exists(path, "")) or not remote.is_folder(path):
-            return [_existing(text)]
-        return place.names_of(path, walk(path, reporter))
-    # Not the path's own: names that are too long are no folders.
-    if not (os.path.isdir(path) or (packed.kind_of(path.name) and path.is_file())):  # noqa: PTH112
-        return [_existing(text)]
-    left_out = Path(without).absolute() if without else None
-    inside = [path / name for name in walk(path)]
-    found = [str(file) for file in inside if file.absolute() != left_out]
+    if not _is_walked(path):
+        return [(_existing(text), "")]
+    below = walk(path)
+    for note in below.notes:
+        reporter.say(note)
+    left_out = _normalized(without) if without else None
+    names = dict(zip(below.paths, place.names_of(path, below.paths), strict=True))
+    found = [
+        (name, below.refused.get(inner, ""))
+        for inner, name in names.items()
+        if left_out is None or _normalized(name) != left_out
+    ]
     if not found:
         raise ManifestError(
             f"There are no files in {text!r}.", hint="Give image files, or folders of images."
         )
     return found
+
+
+def _is_walked(path: Location) -> bool:
+    """Tell whether a path is a folder, or a packed file, which counts as one."""
+    if not isinstance(path, Remote):
+        # Not the path's own: names that are too long are no folders.
+        is_packed = packed.kind_of(path.name) is not None
+        return os.path.isdir(path) or (is_packed and path.is_file())  # noqa: PTH112
+    if packed.kind_of(path.name) and place.exists(path, ""):
+        return True
+    # A name without a suffix is more often a folder: one question less.
+    return not (path.suffix and place.exists(path, "")) and remote.is_folder(path)
 
 
 def _existing(text: str) -> str:
@@ -139,8 +156,8 @@ def _existing(text: str) -> str:
     return text
 
 
-def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> list[str]:
-    """Return the files to classify, after everything that can be refused at once."""
+def _checked(options: PredictOptions, reporter: Reporter, *, force: bool) -> dict[str, str]:
+    """Return what ``list_files`` does, after everything that can be refused at once."""
     files = list_files(options.paths, reporter, without=options.csv)
     if options.weights is not None:
         weights.require_source(options.weights)

@@ -1,13 +1,16 @@
 """Folders as classes and splits: what is ignored, what is refused, what is said."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError, ManifestError
-from pipeline.images import sources
+from pipeline.errors import ConfigError, ManifestError, UnreadableImageError
+from pipeline.images import reading, sources
+from pipeline.images.sources.below import walk
 from pipeline.images.sources.folder_tree import IGNORED_FILES, IGNORED_FOLDERS
 
 CLASSES = ("cat/1.jpg", "dog/2.jpg")
@@ -102,6 +105,50 @@ def test_folders_without_an_image_are_left_out_and_named(
     for name in ("'docs'", "'empty'", "'labels.csv'"):
         assert name in said
     assert said.startswith("Left out: ") and "\n" not in said
+
+
+def test_packed_files_beside_class_folders_are_left_out_with_their_reason(tmp_path: Path) -> None:
+    touch(tmp_path, *CLASSES, "bird.zip", "more/s-0.tar", "labels.csv")
+    assert rows(tmp_path) == CLASS_ROWS
+    why = "packed, and not entered: unpack it"
+    expected = f"Left out: 'more' ({why}), 'bird.zip' ({why}), 'labels.csv' (no image)"
+    assert notes(tmp_path) == expected
+
+
+def test_a_packed_file_in_a_class_folder_is_a_bad_image_that_is_not_read(tmp_path: Path) -> None:
+    touch(tmp_path, *CLASSES, "dog/more.tar.gz")
+    listing = sources.scan(tmp_path)
+    assert listing.paths[2] == "dog/more.tar.gz"
+    with pytest.raises(UnreadableImageError, match="a packed file, which is not entered: unpack"):
+        reading.read(listing, 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("s-0.tar", "s-1.tar", "preview.png"), "'s-0.tar', 's-1.tar' beside 'preview.png'"),
+        ((*SPLITS, "val/1.zip", "val/1.jpg"), "'val/1.zip' beside 'val/1.jpg'"),
+    ],
+)
+def test_images_and_packed_files_beside_each_other_are_refused(
+    tmp_path: Path, files: tuple[str, ...], said: str
+) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(ManifestError, match=f"Expected images or packed files in .*{said}"):
+        sources.scan(tmp_path)
+
+
+def test_very_many_folders_in_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, *CLASSES)
+    monkeypatch.chdir(tmp_path / "cat")
+    for _ in range(1200):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("1.jpg").touch()
+    try:
+        assert len(rows(tmp_path)) == 3
+    finally:  # what pytest removes folders with is recursive
+        subprocess.run(["rm", "-r", tmp_path / "cat/d"], check=True)
 
 
 def test_a_class_folder_without_an_image_in_a_split_is_left_out(tmp_path: Path) -> None:
@@ -249,10 +296,9 @@ def test_outputs_of_this_package_are_left_out_and_named(
     assert rows(tmp_path) == before
     said = notes(tmp_path)
     assert "and 2 more" in said and "\n" not in said
-    assert sources.walk(tmp_path)[:2] == sorted([*files, "found.csv", "model.keras",
-                                                 "model.onnx"])[:2]  # fmt: skip
-    assert not any(path.startswith(("stores", "runs", "ship", "sav"))
-                   for path in sources.walk(tmp_path))  # fmt: skip
+    below = walk(tmp_path).paths
+    assert below[:2] == sorted([*files, "found.csv", "model.keras", "model.onnx"])[:2]
+    assert not any(path.startswith(("stores", "runs", "ship", "sav")) for path in below)
 
 
 def test_a_class_with_a_file_of_such_a_name_is_a_class(tmp_path: Path) -> None:
@@ -268,10 +314,10 @@ def test_no_image_at_all(tmp_path: Path, name: str) -> None:
 
 def test_walk_takes_files_as_they_lie(tmp_path: Path) -> None:
     touch(tmp_path, "train/1.jpg", "other/2.txt", "3", "Thumbs.db", "@eaDir/4.jpg")
-    assert sources.walk(tmp_path) == ["3", "other/2.txt", "train/1.jpg"]
+    assert walk(tmp_path).paths == ["3", "other/2.txt", "train/1.jpg"]
     (tmp_path / "none").mkdir()
     with pytest.raises(ManifestError, match="no files") as caught:
-        sources.walk(tmp_path / "none")
+        walk(tmp_path / "none")
     assert "class" not in str(caught.value)
 
 

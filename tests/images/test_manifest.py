@@ -138,8 +138,10 @@ def test_csv_that_is_wrong(tmp_path: Path, text: str, expected: str) -> None:
 
 
 def test_csv_rows_that_repeat_count_once(tmp_path: Path) -> None:
-    path = write_csv(tmp_path, "path,label\nimg/1.jpg,a\nimg/1.jpg,a\n")
-    assert len(sources.scan(path)) == 1
+    path = write_csv(tmp_path, "path,label\nimg/1.jpg,a\n./img/1.jpg,a\n")
+    found = sources.scan(path)
+    assert len(found) == 1
+    assert f"{path}: rows that repeat others count once, 1: 'img/1.jpg'" in found.notes
 
 
 NAMES = st.text(

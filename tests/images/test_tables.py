@@ -112,7 +112,6 @@ def test_several_columns_are_refused_until_one_is_named(tmp_path: Path) -> None:
         ({"image": [b"a"], "label": [["b"]]}, r"one label per image.*'label', which holds lists"),
         ({"image": [b"a"], "split": [1]}, r"column of texts.*'split' of type int64"),
         ({"path": [1], "label": ["b"]}, r"column of texts.*'path' of type int64"),
-        ({"path": ["a", None], "label": ["b", "c"]}, r"row 1 has no path"),
         ({"image": [b"a"], "Label": ["b"], "label": ["c"]}, r"one column of labels"),
         ({"image": pa.array([], pa.binary())}, r"There are no rows"),
     ],
@@ -134,12 +133,27 @@ def test_sound_is_stored_as_images_are_and_refused(tmp_path: Path) -> None:
         sources.scan(data)
 
 
+def test_a_column_called_as_a_part_of_another_is(table_file: Any) -> None:
+    table = hub(3).append_column("image.bytes", pa.array([b"x", b"y", b"z"]))
+    for place in (2, 0):
+        columns = ["image", "label"]
+        columns.insert(place, "image.bytes")
+        data = table_file(table.select(columns))
+        assert read_all(sources.scan(data)) == [b"0", b"1", b"2"]
+        assert read_all(sources.scan(data, image_column="image.bytes")) == [b"x", b"y", b"z"]
+
+
 def test_columns_are_for_tables_alone(tmp_path: Path) -> None:
     write_image(tmp_path / "cat/1.png", 1)
     with pytest.raises(ConfigError, match=r"--image-column.*'x' for a folder"):
         sources.scan(tmp_path, image_column="x")
-    with pytest.raises(ConfigError, match="--layout"):
+    with pytest.raises(ConfigError, match="for a table, whose splits a column 'split' says"):
         sources.scan(parquet(tmp_path / "t", {"image": [b"a"]}), layout="classes")
+    tables.save_to_disk(tmp_path / "hub", hub())
+    tables.prepare(tmp_path / "tfds", {"train": ROWS}, ("cat", "dog"))
+    for name, what in (("hub", "Hugging Face datasets"), ("tfds", "TensorFlow Datasets")):
+        with pytest.raises(ConfigError, match=f"folder of {what}, which says its splits itself"):
+            sources.scan(tmp_path / name, layout="classes")
 
 
 # -- rows --------------------------------------------------------------------------------------
@@ -187,6 +201,30 @@ def test_images_that_were_never_packed_are_where_the_table_says(
     assert read_all(listing) == [b"0", b"1", b"2"]
 
 
+def test_a_row_that_was_not_packed_beside_some_that_were(tmp_path: Path, table_file: Any) -> None:
+    (tmp_path / "of").mkdir()
+    (tmp_path / "of/5.png").write_bytes(b"of its own")
+    rows = [*BYTES[:4], *({"bytes": None, "path": row["path"]} for row in BYTES[4:6])]
+    data = table_file(tables.hub_table(rows, [0, 1] * 3, ("cat", "dog")))
+    listing = sources.scan(data)
+    assert listing.paths[0] == "of/5.png" and listing.labels[0] == "dog"
+    assert listing.paths[5] == f"{data.name}/image/00000004-4.png"
+    gone = "cannot be read: the row has neither bytes nor a file at its path, .../4.png"
+    assert read_all(listing) == [b"of its own", b"0", b"1", b"2", b"3", gone]
+
+
+def test_a_row_without_a_path_is_one_bad_image(tmp_path: Path, table_file: Any) -> None:
+    (tmp_path / "1.png").write_bytes(b"x")
+    data = table_file(pa.table({"path": ["1.png", None], "label": ["a", "b"]}))
+    listing = sources.scan(data)
+    assert listing.paths == ["1.png", f"{data.name}/path/00000001"]
+    assert f"count as bad images, 1: '{data.name}/path/00000001'" in said(listing)
+    assert str(read_all(listing)[1]).startswith("cannot be read: not in the ")
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ManifestError, match="1 of 1 files do not exist"):
+        sources.scan(data)
+
+
 def test_paths_are_read_as_those_of_a_csv(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes(b"x")
@@ -199,6 +237,8 @@ def test_paths_are_read_as_those_of_a_csv(tmp_path: Path) -> None:
     assert listed(data) == [("1.png", "a", "train"), ("2.png", "b", "val"), ("gone.png", "b", "")]
     assert list(listing.groups) == ["7", "", "7"]
     assert "1 of 3 files do not exist and count as bad images: 'gone.png'" in said(listing)
+    data = parquet(tmp_path, {"path": ["1.png", "./1.png"], "label": ["a", "a"]})
+    assert "rows that repeat others count once, 1: '1.png'" in said(sources.scan(data))
     data = parquet(tmp_path, {"path": ["1.png", "./1.png"], "label": ["a", "b"]})
     with pytest.raises(
         ManifestError, match=r"one label .* per path\. Received: '1.png' as 'a' and"
@@ -241,14 +281,46 @@ def test_splits_go_by_names_of_files_or_of_folders(tmp_path: Path) -> None:
     for name in ("train/0000", "test/0000", "extra/0000"):
         tables.write_parquet(tmp_path / f"b/default/{name}.parquet", hub(2))
     (tmp_path / "b/_SUCCESS").touch()
-    found = sources.scan(tmp_path / "b")
-    assert found.splits == [""] * 2 + ["test"] * 2 + ["train"] * 2
-    assert "name no split are divided by hash: 'default/extra/0000.parquet'; --layout" in said(
-        found
-    )
+    with pytest.raises(ManifestError, match=r"and not 'default/extra/0000.parquet'") as refused:
+        sources.scan(tmp_path / "b")
+    assert "--layout splits leaves the others out" in str(refused.value.hint)
     found = sources.scan(tmp_path / "b", layout="splits")
     assert found.splits == ["test"] * 2 + ["train"] * 2
-    assert "Left out: '_SUCCESS', 'default/extra/0000.parquet'" in said(found)
+    assert "Left out, named as no split: 'default/extra/0000.parquet'" in said(found)
+    assert "Left out, beside tables: '_SUCCESS'" in said(found)
+    assert set(sources.scan(tmp_path / "b", layout="classes").splits) == {""}
+
+
+def test_names_of_files_that_tell_one_split_or_none(tmp_path: Path) -> None:
+    name = "-00000-of-00002-0123456789abcdef.parquet"
+    for part in ("test", "x"):
+        tables.write_parquet(tmp_path / part / f"{part}{name}", hub(2))
+    found = sources.scan(tmp_path / "test")
+    assert set(found.splits) == {""} and "All packed files are named as test" in said(found)
+    assert set(sources.scan(tmp_path / "test", layout="splits").splits) == {"test"}
+    with pytest.raises(ManifestError, match="Expected packed files that are named as splits"):
+        sources.scan(tmp_path / "x", layout="splits")
+    tables.write_parquet(tmp_path / f"test/train{name}", hub(2))
+    assert sources.scan(tmp_path / "test").splits == ["test"] * 2 + ["train"] * 2
+
+
+def test_a_column_of_splits_goes_before_names_of_files(tmp_path: Path) -> None:
+    def write(name: str, split: list[str | None]) -> None:
+        parquet(tmp_path, {"image": [b"a", b"b"], "split": pa.array(split, pa.string())}, name)
+
+    write("train-0.parquet", ["test", "validation"])
+    write("extra.parquet", ["train", "train"])
+    found = sources.scan(tmp_path)
+    assert found.splits == ["train", "train", "test", "val"]
+    assert "Splits are those of the column 'split', not of names of files" in said(found)
+    write("extra.parquet", ["train", None])
+    with pytest.raises(ManifestError, match="to be named as splits, or none"):
+        sources.scan(tmp_path)
+    (tmp_path / "extra.parquet").rename(tmp_path / "test-0.parquet")
+    found = sources.scan(tmp_path)
+    assert found.splits == ["train", "test", "test", "val"]
+    note = "of the column 'split' (3 rows), and where it is blank those of files (1 row)"
+    assert note in said(found)
 
 
 def test_a_folder_of_images_with_a_table_in_it_is_a_folder(tmp_path: Path) -> None:
@@ -293,6 +365,13 @@ def test_damage_within_a_file_is_bad_images_or_an_error(table_file: Any) -> None
         read_all(listing)
 
 
+def test_an_empty_file_beside_a_damaged_one(tmp_path: Path) -> None:
+    parquet(tmp_path, {"image": pa.array([], pa.binary())}, "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match=r"no rows in .*\. 'b\.parquet' is damaged: Expected a"):
+        sources.scan(tmp_path)
+
+
 def test_compressed_arrow_is_refused(tmp_path: Path) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     table = pa.table({"image": [b"a" * 1000] * 9})
@@ -329,6 +408,23 @@ def test_one_data_set_and_one_per_split(tmp_path: Path) -> None:
     found = sources.scan(tmp_path / "dict")
     assert found.splits == ["test"] * 2 + ["train"] * 4 + [""] * 3
     assert "none of train, val or test: 'unsupervised'; their images are divided" in said(found)
+
+
+def test_a_data_set_of_another_split_is_divided_and_that_is_said(tmp_path: Path) -> None:
+    tables.save_to_disk(tmp_path / "one", hub(5), split="extra")
+    found = sources.scan(tmp_path / "one")
+    assert set(found.splits) == {""}
+    assert "none of train, val or test: 'extra'; their images are divided by hash" in said(found)
+
+
+@pytest.mark.parametrize("names", [7, "cat", {"0": "cat"}, [0, 1]])
+def test_names_of_classes_that_are_none_are_refused(tmp_path: Path, names: object) -> None:
+    tables.save_to_disk(tmp_path / "one", hub(5))
+    info = json.loads((tmp_path / "one/dataset_info.json").read_text())
+    info["features"]["label"]["names"] = names
+    (tmp_path / "one/dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(ManifestError, match=r"names of classes of 'label' in .* a list of texts"):
+        sources.scan(tmp_path / "one")
 
 
 def test_a_selection_of_rows_is_refused(tmp_path: Path) -> None:

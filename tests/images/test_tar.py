@@ -252,7 +252,7 @@ def test_what_is_no_file_or_points_elsewhere_is_left_out_and_said(tmp_path: Path
         "left out, devices, 1: 'd'",
         "left out, links, 2: 'l', 'h'",
         "left out, members of an unknown kind, 1: '?'",
-        "left out, names that point elsewhere, 2: '../up.jpg', 'a/../b.jpg'",
+        "left out, names that point elsewhere or are too long, 2: '../up.jpg', 'a/../b.jpg'",
         "left out, pipes, 1: 'p'",
         "left out, sparse files, 1: 's'",
     ]
@@ -384,6 +384,9 @@ def test_shards_are_one_folder_with_splits_by_name(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"Received both: 'train-0.tar'.* and not 'more.tar'"):
         sources.scan(data)
     assert len(sources.scan(data, layout="splits")) == 8
+    lone = write_shards(tmp_path / "lone", {f"test-{n}.tar": {"cat/1.jpg": b"x"} for n in range(2)})
+    assert set(sources.scan(lone).splits) == {""}
+    assert sources.scan(lone).notes[0].startswith("All packed files are named as test, so that")
 
 
 def test_folders_of_several_splits_in_a_file_go_before_its_name(tmp_path: Path) -> None:
@@ -454,17 +457,50 @@ def test_a_file_per_class_and_numbered_files(tmp_path: Path) -> None:
     assert sorted(set(sources.scan(imagenet).labels)) == ["n01440764", "n01443537"]
 
 
+@pytest.mark.parametrize("kind", ["folders", "samples"])
+def test_folders_around_packed_files_are_classes_as_if_unpacked_in_them(
+    tmp_path: Path, kind: str
+) -> None:
+    def shard(name: str) -> dict[str, bytes]:
+        return {f"{name}.jpg": b"x"} if kind == "folders" else sample(name, json=b"{}")
+
+    names = [f"{label}/p{n}.tar" for label in ("cat", "dog") for n in range(2)]
+    data = write_shards(tmp_path / "a", dict.fromkeys(names, shard("1")))
+    listing = sources.scan(data)
+    assert {path: label for path, (label, _) in rows(listing).items()} == {
+        f"{name}/1.jpg": name[:3] for name in names
+    }
+    assert "Folders around packed files are classes: 'cat', 'dog'" in listing.notes
+    split = [f"{split}/{name}" for split in ("train", "test") for name in names]
+    write_shards(tmp_path / "b", dict.fromkeys(split, shard("1")))
+    assert set(rows(sources.scan(tmp_path / "b")).values()) == {
+        (label, split) for label in ("cat", "dog") for split in ("train", "test")
+    }
+    # With folders inside as well, either may be the classes.
+    write_shards(tmp_path / "c", dict.fromkeys(names, shard("indoor/1") | shard("outdoor/1")))
+    with pytest.raises(ManifestError, match=r"such files in several .*: 'cat', 'dog'") as refused:
+        sources.scan(tmp_path / "c")
+    assert "--layout classes takes the folders around them" in str(refused.value.hint)
+    listing = sources.scan(tmp_path / "c", layout="classes")
+    assert {label for label, _ in rows(listing).values()} == {"cat", "dog"}
+    assert "Folders around packed files are classes: 'cat', 'dog'" in listing.notes
+    # A file beside the folders is unpacked beside them.
+    write_shards(tmp_path / "d", {"0.tar": shard("1"), "more/1.tar": shard("1")})
+    assert sources.scan(tmp_path / "d").labels == ["", "more"]
+
+
 def test_a_damaged_shard_is_left_out_and_said(tmp_path: Path) -> None:
     data = write_shards(tmp_path, {"s-0.tar": {"cat/1.jpg": b"x", "dog/in.tar": b"y"}})
     (data / "s-1.tar").write_bytes(b"nothing of the kind" * 100)
     (data / "README.md").write_text("about")
+    (data / "s-0.idx").write_text("an index of DALI's")
     listing = sources.scan(data)
     assert listing.paths == ["s-0.tar/cat/1.jpg"]
     assert listing.notes[0] == (
         "Packed files within packed files are not entered, 1: 's-0.tar/dog/in.tar'"
     )
     assert listing.notes[1].startswith("Left out, 1: 's-1.tar' (Expected a tar file at")
-    assert listing.notes[2] == "Left out, beside packed files: 'README.md'"
+    assert listing.notes[2] == "Left out, beside packed files: 'README.md', 's-0.idx'"
     (data / "s-0.tar").unlink()
     with pytest.raises(ManifestError, match="No packed file could be read"):
         sources.scan(data)
@@ -575,6 +611,34 @@ def test_samples_in_folders_have_the_splits_and_classes_of_a_folder(tmp_path: Pa
     assert not any(sources.scan(tmp_path / "d.tar").splits)
     with pytest.raises(ManifestError, match="in folders that are named as splits"):
         sources.scan(tmp_path / "d.tar", layout="splits")
+
+
+def test_an_image_beside_the_class_folders_takes_no_label_of_the_others(tmp_path: Path) -> None:
+    members = sample("cat/1", json=b'{"iso": 1}') | sample("dog/2", json=b"{}")
+    members["cover.jpg"] = b"x"
+    for name in ("a", "b"):
+        write_shards(tmp_path / name, {f"s-{n}.tar": members for n in range(1 + (name == "b"))})
+        listing = sources.scan(tmp_path / name)
+        labels = {path.partition("/")[2]: label for path, (label, _) in rows(listing).items()}
+        assert labels == {"cat/1.jpg": "cat", "cover.jpg": "", "dog/2.jpg": "dog"}
+        assert any(
+            note.startswith("Images in no class folder but in ")
+            and note.endswith(
+                f"have no label and are never trained or scored on: {len(listing) // 3}"
+            )
+            for note in listing.notes
+        )
+
+
+def test_a_cls_that_is_of_no_sample_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of({"a.b.jpg": b"x", "a.b.cls": b"3"}))
+    listing = sources.scan(tmp_path / "a.tar")
+    assert rows(listing) == {"a.b.jpg": ("", "")}
+    assert listing.notes == (
+        "No .cls or .json of a sample says a label: images have no label",
+        "Left out, labels of no sample, which is named up to the first dot and has its label in "
+        "NAME.cls, 1: 'a.tar/a.b.cls'",
+    )
 
 
 def test_samples_by_folder_and_a_cls_before_a_json(tmp_path: Path) -> None:

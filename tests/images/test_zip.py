@@ -120,7 +120,7 @@ def test_names_that_windows_and_others_write(tmp_path: Path) -> None:
     assert list(pack.names) == ["cat/1.jpg", "abs/2.jpg", "cat/3.jpg", "\u00fc/4.jpg"]
     assert pack.notes == [
         "left out, links, 1: 'link.jpg'",
-        "left out, names that point elsewhere, 1: '../up.jpg'",
+        "left out, names that point elsewhere or are too long, 1: '../up.jpg'",
         "names whose backslashes were read as slashes, 2: 'cat\\\\1.jpg', 'dog\\\\'",
     ]
 
@@ -183,3 +183,25 @@ def test_what_macos_leaves_and_packed_files_within(tmp_path: Path) -> None:
     assert "Packed files within packed files are not entered, 1: 'photos/dog/in.zip'" in (
         listing.notes
     )
+
+
+def test_what_systems_leave_is_ignored_in_several_files_as_in_one(tmp_path: Path) -> None:
+    junk = ("cat/.DS_Store", "cat/._1.png", "dog/Thumbs.db", "dog/desktop.ini", "@eaDir/1.png")
+    images = {"cat/1.png": b"x", "dog/2.png": b"y"}
+    (tmp_path / "a.zip").write_bytes(zip_of(images | dict.fromkeys(junk, b"")))
+    expected = [f"a.zip/{name}" for name in images]
+    assert sources.scan(tmp_path).paths == expected
+    (tmp_path / "b.zip").write_bytes(zip_of(images))
+    assert sources.scan(tmp_path).paths == [*expected, *(f"b.zip/{name}" for name in images)]
+    for name in ("a.zip", "b.zip"):
+        (tmp_path / name).write_bytes(zip_of({"cat/.DS_Store": b""}))
+    with pytest.raises(ManifestError, match="There are no files"):
+        sources.scan(tmp_path)
+
+
+def test_a_member_in_very_many_folders(tmp_path: Path) -> None:
+    deep, deeper = (f"cat/{'d/' * count}1.png" for count in (1500, 2500))
+    (tmp_path / "a.zip").write_bytes(zip_of({deep: b"x", deeper: b"y", "dog/2.png": b"z"}))
+    listing = sources.scan(tmp_path / "a.zip")
+    assert listing.paths == [deep, "dog/2.png"] and list(listing.labels) == ["cat", "dog"]
+    assert any("point elsewhere or are too long, 1: 'cat/d/d/" in note for note in listing.notes)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from collections import Counter
@@ -17,7 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import tables
 from fakes import (
     Bar,
     Command,
@@ -288,7 +291,7 @@ def test_result_has_the_keys_that_programs_rely_on(made: Path) -> None:
 
 
 def listed(*paths: str) -> list[str]:
-    return list_files(paths, Silence(), without=None)
+    return list(list_files(paths, Silence(), without=None))
 
 
 def test_packed_files_are_listed_as_folders(tmp_path: Path) -> None:
@@ -301,14 +304,58 @@ def test_packed_files_are_listed_as_folders(tmp_path: Path) -> None:
         (tmp_path / "in" / name).write_bytes(bytes(range(200)) * 9)
     members = ["z/1.png", "a/2.png"]
     inside = ["a.png", *(f"b.zip/{name}" for name in members), "c.png", "damaged.tar"]
-    assert list_files(
-        [str(tmp_path / "in"), str(tmp_path / "alone.zip")], Silence(), without=None
-    ) == [
+    assert listed(str(tmp_path / "in"), str(tmp_path / "alone.zip")) == [
         *(str(tmp_path / "in" / name) for name in inside),
         *(str(tmp_path / "alone.zip" / name) for name in members),
     ]
     with pytest.raises(ManifestError, match="Expected a tar file"):
-        list_files([str(tmp_path / "in" / "damaged.tar")], Silence(), without=None)
+        listed(str(tmp_path / "in" / "damaged.tar"))
+
+
+def test_what_packed_files_lack_is_said_and_each_table_is_entered(tmp_path: Path) -> None:
+    data, notes = tmp_path / "in", Notes()
+    photo = pa.array([{"bytes": b"a", "path": "a.png"}], tables.IMAGE)
+    for part in ("x", "y"):
+        both = pa.table({"photo": photo, "mask": [b"m"]})
+        tables.write_parquet(data / f"{part}.parquet", both)
+    tables.write_parquet(data / "paths.parquet", pa.table({"path": ["a.png"]}))
+    with tarfile.open(data / "s.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in ("1.png", "2.png", "3.png", "in.zip"):
+            archive.addfile(tarfile.TarInfo(name))
+    whole = bytearray((data / "s.tar").read_bytes())
+    whole[512 + 130] ^= 1
+    (data / "s.tar").write_bytes(whole)
+    (data / "t.tar").write_bytes(b"no tar" * 500)
+    found = list_files([str(data)], notes, without=None)
+    reasons = {Path(name).relative_to(data).as_posix(): reason for name, reason in found.items()}
+    assert list(reasons) == [
+        "paths.parquet", "s.tar/1.png", "s.tar/3.png", "t.tar", "x.parquet/photo/00000000-a.png",
+        "y.parquet/photo/00000000-a.png",
+    ]  # fmt: skip
+    assert "Received: none" in reasons["paths.parquet"]
+    assert "Expected a tar file at" in reasons["t.tar"]
+    assert notes.lines == [
+        "'s.tar': a damaged header at byte 512: 512 bytes, up to the next one, are lost",
+        "'s.tar': packed files in it are not entered, 1: 'in.zip'",
+        "'x.parquet': images are in 'photo', and 'mask' not taken for images",
+        "'y.parquet': images are in 'photo', and 'mask' not taken for images",
+    ]
+
+
+def test_packed_files_and_folders_are_no_image_and_why(made: Path, tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "photos"), "zip", made / "photos")
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "t.tar").write_bytes(b"no tar" * 500)
+    packed = str(tmp_path / "photos.zip")
+    found = Classifier.load(made / "run").predict([packed, tmp_path, tmp_path / "folder.zip"])
+    assert [error["reason"] for error in found.errors] == [
+        f"a packed file: name its members, such as {packed}/cat/1.jpg, or use pipeline predict",
+        *["a folder: list its files"] * 2,
+    ]
+    result = run_predict(made, tmp_path)
+    (error,) = result["errors"]
+    assert len(result["predictions"]) > 1
+    assert error["path"] == str(tmp_path / "t.tar") and "a tar file at" in error["reason"]
 
 
 def test_files_and_folders_are_listed_once_each(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class ArrowPack(TableFile):
     def _read(self, column: str, row: int, limit: int) -> bytes:
         start, size = self._places[column][row].tolist()
         if size < 0:
-            raise UnreadableImageError("cannot be read: the row has no bytes")
+            raise self._no_bytes(column, row)
         if size > limit:
             raise UnreadableImageError(f"too large: {size:,} bytes")
         with open_regular(self.path) as file:
@@ -101,8 +101,8 @@ class ArrowPack(TableFile):
             values.validate(full=True)
         return values
 
-    def has_bytes(self, column: str) -> NDArray[np.bool_]:
-        """Tell of each row whether its image is in the file."""
+    def has_bytes(self, column: str, *, exactly: bool = False) -> NDArray[np.bool_]:
+        """Tell of each row whether its image is in the file: always exactly."""
         return self._places[column][:, 1] >= 0
 
     def _mapped(self) -> "pa.Buffer":

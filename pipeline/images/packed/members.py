@@ -10,6 +10,11 @@ import numpy as np
 from pipeline.errors import mention
 
 _ODD_STARTS: Final = ("", "/", ".")
+# Characters of a path, as far as systems take them.
+_LONGEST: Final = 4096
+# What is said of names that are no paths here, and how much of each is shown.
+NO_PATHS: Final = "names that point elsewhere or are too long"
+SHOWN: Final = 100
 
 
 class Members:
@@ -76,8 +81,11 @@ class Members:
 def usable(name: str) -> str | None:
     """Return the one spelling of a member's name; None of one that names no place below.
 
-    Without ``.`` and doubled slashes, so that a path in a manifest is always the same.
+    Without ``.`` and doubled slashes, so that a path in a manifest is always the same. One that no
+    system could take would need memory by the square of its length where folders are told.
     """
+    if len(name) > _LONGEST:
+        return None
     if name[:1] not in _ODD_STARTS and "/." not in name and "//" not in name:
         return name
     parts = [part for part in name.split("/") if part not in ("", ".")]

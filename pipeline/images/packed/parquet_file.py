@@ -86,7 +86,7 @@ class ParquetPack(TableFile):
         except ERRORS as error:
             raise UnreadableImageError(f"cannot be read: {first_line(error)}") from error
         if data is None:
-            raise UnreadableImageError("cannot be read: the row has no bytes")
+            raise self._no_bytes(column, row)
         return data
 
     def values(self, column: str, part: str = "") -> "pa.ChunkedArray":
@@ -97,7 +97,8 @@ class ParquetPack(TableFile):
         """
         leaf = f"{column}.{part}" if part else column
         with damage_of(_WHAT, self.path), self._opened() as file:
-            values = file.read(columns=[leaf], use_threads=False).column(0)
+            # By name: a column called ``image.bytes`` comes with a part of ``image``.
+            values = file.read(columns=[leaf], use_threads=False).column(column)
             if part:
                 kind = values.type.field(0).type
                 parts = [chunk.flatten()[0] for chunk in values.chunks]
@@ -105,11 +106,12 @@ class ParquetPack(TableFile):
             values.validate(full=True)
         return values
 
-    def has_bytes(self, column: str) -> NDArray[np.bool_]:
+    def has_bytes(self, column: str, *, exactly: bool = False) -> NDArray[np.bool_]:
         """Tell of each row whether its image is in the file.
 
-        Where one of the first rows is, all are taken to be, so that not every image is read. Counts
-        of nulls would tell more, but where they are damaged, asking for them aborts the process.
+        Where one of the first rows is, all are taken to be, so that not every image is read, unless
+        it is asked ``exactly``. Counts of nulls would tell more, but where they are damaged, asking
+        for them aborts the process.
 
         Raises:
             DamagedTableError: The first rows cannot be decoded.
@@ -117,7 +119,7 @@ class ParquetPack(TableFile):
         with damage_of(_WHAT, self.path):
             parts = self._are_valid(column)
             first = next(parts, np.zeros(0, dtype=np.bool_))
-            if "path" not in self._parts[column] or first.any():
+            if "path" not in self._parts[column] or (first.any() and not exactly):
                 return np.ones(self.rows, dtype=np.bool_)
             return np.concatenate([first, *parts])
 
@@ -136,7 +138,7 @@ class ParquetPack(TableFile):
                 columns=[self._leaf(column)],
                 use_threads=False,
             ):
-                values = batch.column(0)
+                values = batch.column(column)
                 yield values.flatten()[0] if self._parts[column] else values
 
     def _opened(self, **options: Any) -> Any:

@@ -65,8 +65,13 @@ class TablePack(Protocol):
             DamagedTableError: It is damaged.
         """
 
-    def has_bytes(self, column: str) -> NDArray[np.bool_]:
-        """Tell of each row whether its image is in the file."""
+    def has_bytes(self, column: str, *, exactly: bool = False) -> NDArray[np.bool_]:
+        """Tell of each row whether its image is in the file.
+
+        Args:
+            column: Its images.
+            exactly: Whether every row is looked at, where that means to decode all images.
+        """
 
 
 class TableFile(ABC):
@@ -109,6 +114,15 @@ class TableFile(ABC):
     def texts(self, suffixes: Collection[str], *, limit: int) -> Iterator[tuple[str, bytes]]:
         """Yield nothing: a table has columns in the place of texts beside images."""
         yield from ()
+
+    def _no_bytes(self, column: str, row: int) -> UnreadableImageError:
+        """Return the error for a row without bytes; a file at its path would have been listed."""
+        end = self.names.name(column, row).partition("/")[2].partition("-")[2]
+        if not end:
+            return UnreadableImageError("cannot be read: the row has no bytes")
+        return UnreadableImageError(
+            f"cannot be read: the row has neither bytes nor a file at its path, .../{end}"
+        )
 
     def _place(self, name: str) -> tuple[str, int]:
         """Return column and row of an image."""
@@ -276,6 +290,11 @@ class MemberNames(Sequence[str]):
             make = self._columns[column]
             self._short[column] = None if make is None else make()
         return self._short[column]
+
+
+def name_of(column: str, row: int) -> str:
+    """Return what an image without a former name is called."""
+    return _name(_folder(column), row, None)
 
 
 def _folder(column: str) -> str:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline.errors import mention
-from pipeline.images.packed.members import usable
+from pipeline.images.packed.members import NO_PATHS, SHOWN, usable
 from pipeline.system.wording import counted
 
 BLOCK: Final = 512
@@ -29,7 +29,6 @@ _OTHERS: Final[Mapping[bytes, str]] = MappingProxyType(
     {b"1": "links", b"2": "links", b"3": "devices", b"4": "devices", b"6": "pipes"}
 )
 _SPARSE: Final = b"S"
-_ELSEWHERE: Final = "names that point elsewhere"
 _LONG_NAME: Final = b"L"
 _PAX: Final = frozenset((b"x", b"X"))
 # What says something of members, which is not wanted here: long targets of links, defaults.
@@ -176,7 +175,7 @@ def _adder(
             return
         known = usable(name)
         if known is None or "\0" in known:
-            left_out[_ELSEWHERE].append(name)
+            left_out[NO_PATHS].append(name[:SHOWN])
             return
         names(known)
         starts(start)

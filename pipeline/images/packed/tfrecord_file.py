@@ -101,7 +101,7 @@ class TfrecordPack(TableFile):
         except (TypeError, ValueError) as error:
             raise _damaged(self.path, f"other values of {column!r} than in the first") from error
 
-    def has_bytes(self, column: str) -> NDArray[np.bool_]:
+    def has_bytes(self, column: str, *, exactly: bool = False) -> NDArray[np.bool_]:
         """Tell of each record whether its image is in the file: always."""
         return np.ones(self.rows, dtype=np.bool_)
 

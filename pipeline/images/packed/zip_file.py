@@ -17,7 +17,7 @@ from typing import Final
 from pipeline.errors import ManifestError, UnreadableImageError, mention
 from pipeline.files.state import FileState
 from pipeline.images.packed.kinds import Pack
-from pipeline.images.packed.members import Members, usable
+from pipeline.images.packed.members import NO_PATHS, SHOWN, Members, usable
 from pipeline.images.packed.positional import PositionalPack, pread, unchanged
 
 _LOCAL: Final = struct.Struct("<4s22xHH")
@@ -132,7 +132,7 @@ def _name(info: zipfile.ZipInfo, said: dict[str, list[str]]) -> str | None:
         return None
     known = usable(name)
     if known is None:
-        said["left out, names that point elsewhere"].append(name)
+        said[f"left out, {NO_PATHS}"].append(name[:SHOWN])
     return known
 
 

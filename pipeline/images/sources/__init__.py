@@ -4,22 +4,18 @@ To add a kind: a module with ``recognizes`` and ``scan_source``, and its row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import Final, cast
 
-from pipeline.errors import ManifestError, mention
+from pipeline.errors import ManifestError
 from pipeline.files import remote
-from pipeline.files.location import Location, Remote, is_below
-from pipeline.files.state import FileState
-from pipeline.images import packed, place
+from pipeline.files.location import Location, Remote
+from pipeline.images import place
 from pipeline.images.manifest import Manifest
-from pipeline.images.sources import samples
-from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
+from pipeline.images.sources.folder_tree import Tree, objects_below
 from pipeline.images.sources.given import Given
-from pipeline.system.progress import Reporter, Silence
 
 # From what a kind is called to its module; the first that recognizes the data lists it.
 SOURCES: Final[Mapping[str, str]] = MappingProxyType(
@@ -67,8 +63,8 @@ def scan(
         ManifestError: The data is missing or empty, has a loop of symbolic links, holds a mixture
             of split folders and others, or no folder that ``unlabelled`` names; or a table lacks a
             column, has a row that is none, or gives one path two labels, splits or groups.
-        ConfigError: A layout or unlabelled folders are given for a table, columns for others, or
-            what speaks to a storage is not installed.
+        ConfigError: A layout is given for data that says its splits itself, unlabelled folders for
+            tables, columns for others, or what speaks to a storage is not installed.
         StorageError: A storage refuses, or cannot be reached.
     """
     # Whatever was known of objects, an edited one is seen.
@@ -107,24 +103,12 @@ def _given(data: Location, layout: str, unlabelled: Sequence[str]) -> Given:
 def _given_at(data: Remote, layout: str, unlabelled: Sequence[str]) -> Given:
     """Return what is at an address; see ``_given``."""
     is_file = not remote.can_list(data) or (data.suffix and remote.state(data) is not None)
-    states, odd = ({}, []) if is_file else _below(data)
+    states, odd = ({}, []) if is_file else objects_below(data)
     left_out = [f"{name!r} (no path)" for name in odd]
     if not (states or (is_file and remote.current(data) is not None)):
         raise _missing(data)
     tree = None if is_file else Tree.of_paths(states)
     return Given(data, tree, layout, tuple(unlabelled), states, left_out=left_out)
-
-
-def _below(folder: Remote) -> tuple[dict[str, FileState], list[str]]:
-    """Return the objects below an address with their states, and names of others.
-
-    Names of objects may be any text; those of a manifest are paths.
-    """
-    states = remote.listing(folder)
-    odd = [name for name in states if not is_below(name)]
-    for name in odd:
-        del states[name]
-    return states, odd
 
 
 def _missing(data: Location) -> ManifestError:
@@ -148,64 +132,3 @@ def with_states(listing: Manifest) -> Manifest:
             return listing
         states = [place.state_of(listing.root, path) for path in listing.paths]
         return replace(listing, states=states)
-
-
-def walk(folder: Location, reporter: Reporter | None = None) -> list[str]:
-    """Return the files below a folder, POSIX paths relative to it; labels mean nothing.
-
-    They are sorted; members of tar and zip files are in their place, in stored order. The folder
-    may be a packed file itself.
-
-    Args:
-        folder: The folder.
-        reporter: Where it is said which objects are left out, since their names are no paths.
-
-    Raises:
-        ConfigError: The folder is a table of images, and pyarrow is not installed.
-        ManifestError: The folder has no files, cannot be listed, or has a loop of symbolic links.
-        StorageError: The storage refuses, or cannot be reached.
-    """
-    if isinstance(folder, Remote):
-        paths = _members(folder) or _objects(folder, reporter or Silence())
-    else:
-        paths = Tree.of(folder).paths if folder.is_dir() else _members(folder)
-    inside: dict[str, list[str]] = {}
-    for name in packed.among(paths):
-        # A damaged one, or one that holds no image, counts as a file, which is no image.
-        with suppress(ManifestError, OSError):
-            inside[name] = [f"{name}/{member}" for member in _members(folder / name)]
-    paths = [path for name in paths for path in inside.get(name) or [name]]
-    if not paths:
-        raise ManifestError(
-            f"There are no files in {str(folder)!r}.",
-            hint="Give image files, or folders of images.",
-        )
-    return paths
-
-
-def _objects(folder: Remote, reporter: Reporter) -> list[str]:
-    states, odd = _below(folder)
-    if odd:
-        reporter.say(f"Left out of {str(folder)!r}, names that are no paths: {mention(odd)}")
-    return Tree.of_paths(states).paths
-
-
-def _members(file: Location) -> list[str]:
-    """Return the members of a packed file that may be images; none where there is no such file.
-
-    Raises:
-        ConfigError: It is a table of images, and pyarrow is not installed.
-        ManifestError: It is damaged.
-        OSError: It cannot be read.
-        StorageError: A storage refuses, or cannot be reached.
-    """
-    if packed.kind_of(file.name) is None or not place.exists(file, ""):
-        return []
-    names = place.pack_of(file).names
-    if not packed.among([file.name]):
-        return list(names)
-    return [
-        name
-        for name in names
-        if may_be_image(name) and not is_ignored(name) and not name.lower().endswith(samples.CLS)
-    ]

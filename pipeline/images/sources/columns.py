@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PATH, _LABEL, _SPLIT = "path", "label", "split"
+_SHOWN: Final = 60
 # Kinds of Hugging Face's columns that are stored as images are.
 _NO_IMAGES: Final = ("Audio", "Pdf", "Video")
 
@@ -70,6 +71,11 @@ def features_of(schema: "pa.Schema") -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def split_name(schema: "pa.Schema") -> str:
+    """Return the column that says splits; empty where there is none."""
+    return next((name for name in schema.names if folded(name) == _SPLIT), "")
+
+
 def choose(
     schema: "pa.Schema",
     features: Mapping[str, Any],
@@ -119,24 +125,28 @@ def choose(
     return Columns(has_paths=is_text(kind), names=names, unused=unused, **chosen)
 
 
-def _image(schema: "pa.Schema", features: Mapping[str, Any], where: str) -> str:
-    kinds = {name: _kind(features.get(name)) for name in schema.names}
+def image_names(schema: "pa.Schema", features: Mapping[str, Any]) -> list[str]:
+    """Return the columns of images; several where it is open which is meant."""
     parts = {
         name: parts
         for name, parts in image_columns(schema).items()
-        if kinds[name] not in _NO_IMAGES
+        if _kind(features.get(name)) not in _NO_IMAGES
     }
     # As described, or as Hugging Face writes them; else plain bytes, which may be anything.
-    described = [name for name in parts if kinds[name] == "Image"]
-    for found in (described, [name for name in parts if parts[name]], list(parts)):
-        if len(found) > 1:
-            raise _several(where, "images", found, "--image-column")
-        if found:
-            return found[0]
+    described = [name for name in parts if _kind(features.get(name)) == "Image"]
+    return described or [name for name in parts if parts[name]] or list(parts)
+
+
+def _image(schema: "pa.Schema", features: Mapping[str, Any], where: str) -> str:
+    found = image_names(schema, features)
+    if len(found) > 1:
+        raise _several(where, "images", found, "--image-column")
+    if found:
+        return found[0]
     named = _named(schema, _PATH, where)
     if named:
         return named
-    raise _no_images(schema, kinds, where)
+    raise _no_images(schema, {name: _kind(features.get(name)) for name in schema.names}, where)
 
 
 def _no_images(schema: "pa.Schema", kinds: Mapping[str, str], where: str) -> ManifestError:
@@ -187,7 +197,13 @@ def _label_names(
     names = described.get("names") if isinstance(described, Mapping) else None
     if not names or not types.is_integer(kind):
         return None
-    return tuple(str(name) for name in names)
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ManifestError(
+            f"Expected the names of classes of {label!r} in {where} to be a list of texts. "
+            f"Received: {str(names)[:_SHOWN]!r}.",
+            hint="Correct them in the metadata, or in dataset_info.json beside it.",
+        )
+    return tuple(names)
 
 
 def _named(schema: "pa.Schema", wanted: str, where: str) -> str:

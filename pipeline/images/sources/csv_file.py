@@ -17,6 +17,7 @@ from pipeline.images.manifest import (
     Manifest,
     group_column,
     listing_of,
+    repeated_rows,
     split_column,
     unique_rows,
 )
@@ -32,7 +33,7 @@ def recognizes(given: Given) -> bool:
 
 def scan_source(given: Given) -> Manifest:
     """List the images of a table; see ``sources.scan``."""
-    given.require_no_folders()
+    given.require_no_folders("a table", "whose splits a column 'split' says")
     return scan_csv(given.data)
 
 
@@ -55,6 +56,7 @@ def scan_csv(data: Location) -> Manifest:
     labels = [sys.intern(label if label.strip() else "") for _, label, _, _ in rows]
     groups = [row[3] for row in rows]
     listed = sorted(zip([row[0] for row in rows], labels, splits, groups, strict=True))
+    notes += repeated_rows(data, found, rows)
     listing = listing_of(root, [row[:3] for row in listed], (*table.notes, *notes))
     return replace(listing, groups=group_column([row[3] for row in listed]))
 
@@ -77,16 +79,20 @@ def _read(data: Location, root: Location) -> Table:
     return replace(table, notes=notes)
 
 
-def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+def found_rows(
+    data: Location, root: Location, rows: Sequence[Row], *, are_all: bool = True
+) -> tuple[list[Row], list[str]]:
     """Return rows with the paths under which their files are, and what to note about them.
 
     Args:
         data: The table that they are from.
         root: What their paths are relative to.
         rows: Each with its path first.
+        are_all: Whether the table has no others.
 
     Raises:
-        ManifestError: None of the files exists, or an address holds credentials.
+        ManifestError: None of the files exists and there are no other rows, or an address holds
+            credentials.
         StorageError: A storage is out of reach.
     """
     _look_up(data, root, [row[0] for row in rows])
@@ -99,7 +105,7 @@ def found_rows(data: Location, root: Location, rows: Sequence[Row]) -> tuple[lis
         elif name != path:
             respelled.append(f"{path!r} as {name!r}")
         found.append((name or path, *cells))
-    if len(missing) == len(rows):
+    if missing and are_all and len(missing) == len(rows):
         raise ManifestError(
             f"{data}: {len(missing):,} of {len(rows):,} files do not exist: {mention(missing)}.",
             hint=f"Paths are relative to the folder of {data.name!r}, {str(root)!r}; correct them.",

@@ -1,8 +1,9 @@
-"""The splits of packed files: told from what files are called, or from folders inside them.
+"""The splits of packed files, tables too: told from what they are called, or from folders inside.
 
 All of them are named as splits, or none; where that is left open, it is refused, not guessed.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -14,6 +15,8 @@ from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
 _SPLITS: Final = ("train", "val", "test")
+# As Hugging Face numbers files, with a digest behind it in earlier releases.
+_NUMBERING: Final = re.compile(r"-\d+-of-\d+(?:-[0-9a-f]{16})?$")
 
 
 def stem(path: str) -> str:
@@ -43,7 +46,8 @@ def of_files(
     none: list[str | None] = [""] * len(paths)
     if given.layout == "classes" or not paths[0]:
         return none, []
-    splits = _named([stem(path) for path in paths], alone=given.layout == "splits")
+    stems = [_NUMBERING.sub("", stem(path)) for path in paths]
+    splits = _named(stems, alone=given.layout == "splits")
     if _folders_say(members):
         note = "Splits are the folders in packed files, not what these are called"
         return none, [note] if any(splits) else []
@@ -65,7 +69,11 @@ def of_files(
             "takes no name for a split.",
         )
     if given.layout == "auto" and len(set(splits)) == 1:
-        return none, []
+        note = (
+            f"All packed files are named as {splits[0]}, so that names tell no splits; --layout "
+            "splits takes it for one"
+        )
+        return none, [note]
     notes = said(splits, "names of packed files", "file")
     if without:
         notes.append(f"Left out, named as no split: {mention(without)}")

@@ -12,6 +12,7 @@ from typing import Final
 
 from pipeline.errors import ManifestError, mention
 from pipeline.files.location import Location, Remote
+from pipeline.images import packed
 from pipeline.images.manifest import Manifest, listing_of
 from pipeline.images.sources.folder_tree import Tree, may_be_image, parent
 from pipeline.images.sources.given import Given
@@ -72,6 +73,7 @@ def scan_tree(tree: Tree, given: Given) -> Manifest:
             hint=_HINT,
         )
     found = _layout(tree, data, given.layout, given.unlabelled)
+    _require_no_packed(tree, found, data)
     found.unlabelled = _named_unlabelled(tree, found, data, given.unlabelled)
     rows, left_out = _rows(tree, found)
     left_out += [f"{name!r} (names no split)" for name in found.others]
@@ -179,7 +181,37 @@ def _rows(tree: Tree, layout: _Layout) -> tuple[list[tuple[str, str, str]], list
             rows.append((path, label, said))
         else:
             no_images.append(path)
-    return rows, [f"{name!r} (no image)" for name in (*empty, *no_images)]
+    inner = packed.among(tree.paths)
+    return rows, [_without_images(name, inner) for name in (*empty, *no_images)]
+
+
+def _without_images(name: str, inner: Sequence[str]) -> str:
+    """Return a file or folder that is left out, with the reason, given all packed files."""
+    is_packed = any(f"{path}/".startswith(f"{name}/") for path in inner)
+    return f"{name!r} ({'packed, and not entered: unpack it' if is_packed else 'no image'})"
+
+
+def _require_no_packed(tree: Tree, layout: _Layout, data: Location) -> None:
+    """Refuse packed files beside images that are in no class folder: either may be the data.
+
+    Raises:
+        ManifestError: There are some.
+    """
+    levels = _levels(layout)
+    beside = [
+        path
+        for path in packed.among(tree.paths)
+        if parent(path) in levels and tree.loose[parent(path)]
+    ]
+    if not beside:
+        return
+    folder = parent(beside[0])
+    image = next(path for path in tree.paths if parent(path) == folder and may_be_image(path))
+    raise ManifestError(
+        f"Expected images or packed files in {str(data)!r}. Received: both, the packed files "
+        f"{mention(beside)} beside {image!r}.",
+        hint="Give one of them, from a folder of its own, or unpack the packed files.",
+    )
 
 
 def _levels(layout: _Layout) -> set[str]:

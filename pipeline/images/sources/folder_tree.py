@@ -12,6 +12,9 @@ from types import MappingProxyType
 from typing import Final
 
 from pipeline.errors import ManifestError
+from pipeline.files import remote
+from pipeline.files.location import Remote, is_below
+from pipeline.files.state import FileState
 
 # Names are compared in lower case; those that begin with a dot are ignored too.
 IGNORED_FILES: Final = frozenset((
@@ -29,7 +32,7 @@ _ZONE: Final = "zone.identifier"
 # no suffix, and the bytes decide.
 _NO_IMAGES: Final = frozenset((
     "7z", "bat", "bz2", "cfg", "ckpt", "cmd", "css", "csv", "db", "doc", "docx",
-    "exe", "feather", "gz", "h5", "hdf5", "htm", "html", "ini", "ipynb", "js",
+    "exe", "feather", "gz", "h5", "hdf5", "htm", "html", "idx", "ini", "ipynb", "js",
     "json", "jsonl", "keras", "lnk", "log", "mat", "md", "npy", "npz", "odp", "ods",
     "odt", "onnx", "parquet", "pb", "pdf", "pickle", "pkl", "ppt", "pptx", "ps1",
     "pt", "pth", "py", "pyc", "rar", "rst", "rtf", "sh", "sql", "sqlite", "tar",
@@ -74,7 +77,7 @@ class Tree:
             ManifestError: A folder cannot be listed, or links of folders form a loop.
         """
         tree = cls()
-        _walk(folder, "", (), tree)
+        _walk(folder, tree)
         tree._complete()
         return tree
 
@@ -87,7 +90,7 @@ class Tree:
             _make(folders, above)
             folders[above].files.append(path[len(above) :].lstrip("/"))
         tree = cls()
-        _add(folders, "", tree)
+        _add(folders, tree)
         tree._complete()
         return tree
 
@@ -143,31 +146,34 @@ class _Listed:
 
 def _make(folders: dict[str, _Listed], path: str) -> None:
     """Add a folder and those that it lies in."""
+    missing = []
     while path not in folders:
-        folders[path] = _Listed()
-        above = parent(path)
-        _make(folders, above)
-        folders[above].folders[path[len(above) :].lstrip("/")] = None
+        missing.append(path)
+        path = parent(path)
+    for name in reversed(missing):
+        folders[name] = _Listed()
+        folders[parent(name)].folders[name.rpartition("/")[2]] = None
 
 
-def _add(folders: Mapping[str, _Listed], folder: str, tree: Tree) -> None:
-    """Add all that is below a listed folder to a tree."""
-    listed = folders[folder]
-    prefix = f"{folder}/" if folder else ""
-    own = _own((*listed.files, *listed.folders)) if prefix else ""
-    if own:
-        tree.own[folder] = own
-        return
-    tree.loose[folder] = 0
-    images = 0
-    for name in sorted(listed.folders):
-        if not name.startswith(".") and name.lower() not in IGNORED_FOLDERS:
-            _add(folders, prefix + name, tree)
-    for name in listed.files:
-        if _counts(name):
-            tree.paths.append(prefix + name)
-            images += may_be_image(name)
-    tree.loose[folder] = images
+def _add(folders: Mapping[str, _Listed], tree: Tree) -> None:
+    """Add all listed folders to a tree; not by recursion, as names may be very deep."""
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        listed = folders[folder]
+        prefix = f"{folder}/" if folder else ""
+        own = _own((*listed.files, *listed.folders)) if prefix else ""
+        if own:
+            tree.own[folder] = own
+            continue
+        files = [name for name in listed.files if _counts(name)]
+        tree.loose[folder] = sum(map(may_be_image, files))
+        tree.paths.extend(prefix + name for name in files)
+        pending += [
+            prefix + name
+            for name in sorted(listed.folders, reverse=True)
+            if not name.startswith(".") and name.lower() not in IGNORED_FOLDERS
+        ]
 
 
 def _counts(name: str) -> bool:
@@ -176,29 +182,30 @@ def _counts(name: str) -> bool:
     return not (name.startswith(".") or lowered in IGNORED_FILES or lowered.endswith(_ZONE))
 
 
-def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], tree: Tree) -> None:
+def _walk(top: Path, tree: Tree) -> None:
     """Add all that is below a folder to a tree."""
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:
-        raise _link_loop(folder)
-    entries = _entries(folder)
-    own = _own([entry.name for entry in entries]) if prefix else ""
-    if own:
-        tree.own[prefix[:-1]] = own
-        return
-    tree.loose[prefix[:-1]] = 0
-    images = 0
-    for entry in entries:
-        name = entry.name.lower()
-        if _is_folder(entry):
-            if name not in IGNORED_FOLDERS:
-                inner = f"{prefix}{entry.name}/"
-                _walk(folder / entry.name, inner, (*ancestors, identity), tree)
-        elif _counts(entry.name):
-            tree.paths.append(prefix + entry.name)
-            images += may_be_image(entry.name)
-    tree.loose[prefix[:-1]] = images
+    pending: list[tuple[Path, str, tuple[tuple[int, int], ...]]] = [(top, "", ())]
+    while pending:
+        folder, prefix, ancestors = pending.pop()
+        entries = _entries(folder)
+        status = folder.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in ancestors:
+            raise _link_loop(folder)
+        own = _own([entry.name for entry in entries]) if prefix else ""
+        if own:
+            tree.own[prefix[:-1]] = own
+            continue
+        images = 0
+        for entry in entries:
+            if _is_folder(entry):
+                if entry.name.lower() not in IGNORED_FOLDERS:
+                    inner = (folder / entry.name, f"{prefix}{entry.name}/", (*ancestors, identity))
+                    pending.append(inner)
+            elif _counts(entry.name):
+                tree.paths.append(prefix + entry.name)
+                images += may_be_image(entry.name)
+        tree.loose[prefix[:-1]] = images
 
 
 def _own(names: Sequence[str]) -> str:
@@ -235,3 +242,15 @@ def _link_loop(path: Path) -> ManifestError:
         f"{str(path)!r} is part of a loop of symbolic links.",
         hint="Remove the link that points back, then run this again.",
     )
+
+
+def objects_below(folder: Remote) -> tuple[dict[str, FileState], list[str]]:
+    """Return the objects below an address with their states, and the names of others.
+
+    Names of objects may be any text; those of a manifest are paths.
+    """
+    states = remote.listing(folder)
+    odd = [name for name in states if not is_below(name)]
+    for name in odd:
+        del states[name]
+    return states, odd

@@ -39,19 +39,23 @@ class Given:
         """Tell whether the data is a file whose name ends in one of some suffixes."""
         return self.tree is None and self.data.name.lower().endswith(suffixes)
 
-    def require_no_folders(self) -> None:
-        """Refuse what says how folders are laid out, for data whose columns say it all.
+    def require_no_folders(self, what: str, why: str) -> None:
+        """Refuse what says how folders are laid out, for data that says it itself.
+
+        Args:
+            what: What the data is, such as ``a table``.
+            why: What says its splits, after that.
 
         Raises:
             ConfigError: A layout is given, or unlabelled folders.
         """
         if self.layout != "auto":
             raise ConfigError(
-                f"--layout: expected none for a table, whose column split says it all. "
-                f"Received: {self.layout!r} for {str(self.data)!r}.",
+                f"--layout: expected none for {what}, {why}. Received: {self.layout!r} for "
+                f"{str(self.data)!r}.",
                 hint="Leave it out.",
             )
-        self.require_no_unlabelled("a table")
+        self.require_no_unlabelled(what)
 
     def require_no_unlabelled(self, what: str) -> None:
         """Refuse names of unlabelled folders, for data without folders.

@@ -36,7 +36,7 @@ def recognizes(given: Given) -> bool:
 
 def scan_source(given: Given) -> Manifest:
     """List the images of such a folder; see ``sources.scan``."""
-    given.require_no_folders()
+    given.require_no_folders("a folder of Hugging Face datasets", "which says its splits itself")
     if given.tree is not None and _SPLITS in given.tree.paths:
         names = _texts(_record(given, _SPLITS).get("splits"))
         if not names:
@@ -49,7 +49,9 @@ def scan_source(given: Given) -> Manifest:
         ]
         unnamed = [name for name in names if not splits[name]]
     else:
-        files, unnamed = _files(given, ""), []
+        files = _files(given, "")
+        name = _split_of(_record(given, _STATE))
+        unnamed = [name] if name and not splits_of([name])[name] else []
     listing = scan_tables(files, given, root=given.data)
     if not unnamed:
         return listing
@@ -77,9 +79,13 @@ def _files(given: Given, folder: str) -> list[TableFile]:
     if not names:
         raise _malformed(given, f"{folder}{_STATE}", "no _data_files")
     features = _record(given, f"{folder}{_INFO}").get("features")
-    split = splits_of([str(state.get("_split") or "")]).popitem()[1]
+    split = splits_of([_split_of(state)]).popitem()[1]
     described = features if isinstance(features, Mapping) else None
     return [TableFile(f"{folder}{name}", split, described) for name in names]
+
+
+def _split_of(state: Mapping[str, Any]) -> str:
+    return str(state.get("_split") or "")
 
 
 def _texts(values: object) -> list[str]:

@@ -18,7 +18,7 @@ from pipeline.images.manifest import Manifest, listing_of
 from pipeline.images.packed.kinds import ChangedPackError, Pack
 from pipeline.images.sources import file_splits, samples
 from pipeline.images.sources.folder import scan_tree
-from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
+from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image, parent
 from pipeline.images.sources.given import Given
 from pipeline.images.split_names import splits_of
 
@@ -157,8 +157,10 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
             f"{mention(said, quoted=False) or 'no image'}.",
             hint=_HINT,
         )
-    by_folder = not found.source and all("/" in name for name in found.names)
-    notes += _sample_notes(found, by_folder)
+    inside = any("/" in name for name in found.names)
+    around = [] if found.source else _classes_around(given, files, inside=inside)
+    by_folder = not found.source and (inside or bool(around))
+    notes += [*_sample_notes(found, by_folder), *around]
     names, paths, said, states, row = [], [], [], [], 0
     for file, split, count in zip(files, splits, found.counts, strict=True):
         prefix = file.place("")
@@ -168,7 +170,8 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
         states += [file.state] * count
         row += count
     if by_folder:
-        listing = _listed(given, files, [*splits] if files[0].path else [None], names)
+        prefixes: list[str | None] = [*splits] if files[0].path else [None]
+        listing = _listed(given, files, _unpacked(files) if around else prefixes, names)
         return replace(listing, notes=(*notes, *listing.notes))
     if not any(said) and given.layout != "classes":
         said = file_splits.of_folders(found.names)
@@ -186,14 +189,14 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
 
 def _sample_notes(found: samples.Found, by_folder: bool) -> list[str]:
     """Return what to say of samples."""
-    keys = mention(sorted(found.keys))
-    notes = {
-        samples.CLS: "Labels are from the .cls of each sample",
-        "": f"The .json of samples say nothing of labels, only {keys}: images have none",
-    }
-    note = notes.get(found.source, f"Labels are from {found.source!r} in the .json of each sample")
-    if by_folder:
-        note = f"The .json of samples say nothing of labels, only {keys}: folders do"
+    note = f"Labels are from {found.source!r} in the .json of each sample"
+    if found.source == samples.CLS:
+        note = "Labels are from the .cls of each sample"
+    if not found.source:
+        says = "No .cls or .json of a sample says a label"
+        if found.keys:
+            says = f"The .json of samples say nothing of labels, only {mention(sorted(found.keys))}"
+        note = f"{says}: {'folders give labels' if by_folder else 'images have no label'}"
     if found.source and all(label.isdigit() for label in set(found.labels) - {""}):
         note += "; they are numbers, and are taken for the names of classes"
     said = [note]
@@ -222,14 +225,20 @@ def _scan_folders(given: Given, files: Sequence[_File]) -> Manifest:
     """
     given.require_no_columns("packed folders")
     prefixes, notes, files = _prefixes(given, files)
-    names = [[name for name in file.pack.names if not packed.among([name])] for file in files]
-    if not any(names) and any(file.pack.names for file in files):
+    names = [[name for name in file.pack.names if _is_listed(name)] for file in files]
+    inner = _inner(files)
+    if inner and not any(names):
         raise ManifestError(
-            f"Expected images in {str(given.data)!r}. {_inner(files)[0]}.",
+            f"Expected images in {str(given.data)!r}. {inner[0]}.",
             hint="Unpack the outer one, and give what was in it.",
         )
     listing = _listed(given, files, prefixes, names)
     return replace(listing, notes=(*notes, *listing.notes))
+
+
+def _is_listed(name: str) -> bool:
+    # By the member's own name: where it would be if unpacked, it is called otherwise.
+    return not (is_ignored(name) or packed.among([name]))
 
 
 def _listed(
@@ -283,7 +292,11 @@ def _prefixes(
     """Return the folder that each file stands for, and what was assumed; None of a lone one."""
     if not files[0].path:
         return [None], [], files
-    if any(_has_folders(file.pack) for file in files):
+    inside = any(_has_folders(file.pack) for file in files)
+    around = _classes_around(given, files, inside=inside)
+    if around:
+        return _unpacked(files), around, files
+    if inside:
         splits, notes, files = _named(given, files)
         return [*splits], notes, files
     stems = [file_splits.stem(file.path) for file in files]
@@ -296,6 +309,42 @@ def _prefixes(
         return [*splits], [note, *notes], files
     note = f"Packed files without folders are classes, named by the file: {mention(stems)}"
     return [*stems], [note], files
+
+
+def _classes_around(given: Given, files: Sequence[_File], *, inside: bool) -> list[str]:
+    """Return what to say of folders around packed files that are classes; nothing of no such.
+
+    Args:
+        given: The data.
+        files: The packed files.
+        inside: Whether there are folders in them.
+
+    Raises:
+        ManifestError: The folders inside may be the classes as well.
+    """
+    folders = sorted({parent(file.path) for file in files})
+    if given.layout == "splits" or len(folders) == 1:
+        return []
+    tree = Tree.of_paths([f"{folder}/1".lstrip("/") for folder in folders])
+    try:
+        found = set(scan_tree(tree, Given(given.data, tree)).labels) - {""}
+    except ManifestError:  # splits beside others, of which the caller has more to say
+        return []
+    classes = mention(sorted(found))
+    if found and inside and given.layout == "auto":
+        raise ManifestError(
+            "Expected packed files that hold class folders in one folder, or in folders that are "
+            f"named as splits. Received: such files in several folders of {str(given.data)!r}: "
+            f"{mention([folder or '.' for folder in folders])}.",
+            hint=f"--layout classes takes the folders around them for classes ({classes}); for "
+            "those inside, put the packed files into one folder.",
+        )
+    return [f"Folders around packed files are classes: {classes}"] if found else []
+
+
+def _unpacked(files: Sequence[_File]) -> list[str | None]:
+    """Return the folder that each file would be if unpacked where it is; at the top, the top."""
+    return [file_splits.stem(file.path) if "/" in file.path else "" for file in files]
 
 
 def _has_folders(pack: Pack) -> bool:

@@ -33,6 +33,9 @@ _MOST_KEYS: Final = 100
 _MOST_KNOWN: Final = 10_000
 _BESIDE: Final = (".cls", ".json")
 _TWO: Final = object()
+_OTHER_KEY: Final = (
+    "labels of no sample, which is named up to the first dot and has its label in NAME.cls"
+)
 
 
 @dataclass(slots=True)
@@ -200,7 +203,10 @@ def _images(
             if first != name:
                 several.setdefault(key, [first]).append(name)
         elif kind not in ("cls", "json") and not is_ignored(name):
-            found.kinds[kind] += 1
+            if kind.endswith(CLS):
+                found.left_out[_OTHER_KEY].append(f"{called}/{name}")
+            else:
+                found.kinds[kind] += 1
     for key, names in several.items():
         # One named by a kind alone is the sample's; ``seg.png`` beside ``jpg`` belongs to it.
         plain = [name for name in names if "." not in _split(name)[1]]

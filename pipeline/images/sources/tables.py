@@ -4,11 +4,12 @@ One file, or a folder of them whose names, or those of their folders, may be tho
 ``train-00000-of-00002.parquet``.
 """
 
+import os
 import posixpath
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -21,22 +22,23 @@ from pipeline.images.manifest import (
     Manifest,
     group_column,
     listing_of,
+    repeated_rows,
     split_column,
     unique_rows,
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
-from pipeline.images.packed.table_members import TablePack, damage_of
-from pipeline.images.place import name_of, opened, state_of
-from pipeline.images.sources.columns import Columns, choose, features_of
+from pipeline.images.packed.table_members import TablePack, damage_of, image_columns, name_of
+from pipeline.images.place import name_of as place_of
+from pipeline.images.place import opened, state_of
+from pipeline.images.sources import file_splits
+from pipeline.images.sources.columns import Columns, choose, features_of, split_name
 from pipeline.images.sources.csv_file import found_rows
 from pipeline.images.sources.folder_tree import may_be_image
 from pipeline.images.sources.given import Given
 from pipeline.images.sources.labels import labels_of, texts_of
-from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
 _SUFFIXES: Final = (".parquet", ".arrow")
-_NUMBERING: Final = re.compile(r"-\d+-of-\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class _Listed:
     Attributes:
         rows: Path, label, split, group.
         paths: Rows of the same kind that name files, in the order of the tables.
+        pathless: Rows of the same kind that should name a file and do not.
         damaged: Files of which some images or all cannot be listed, each with the error.
         columns: The columns of each file that was read.
         states: The state of each file that was read.
@@ -68,10 +71,13 @@ class _Listed:
         beyond: Rows whose label no class name is for.
         example: Such a label, and where it is.
         slow: Bytes of the largest row group.
+        overruled: Rows whose cell says the split although their file does.
+        blank: Rows of such files whose cell is blank.
     """
 
     rows: list[Row] = field(default_factory=list)
     paths: list[Row] = field(default_factory=list)
+    pathless: list[Row] = field(default_factory=list)
     damaged: list[tuple[TableFile, str]] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=dict)
     states: dict[str, FileState] = field(default_factory=dict)
@@ -79,6 +85,8 @@ class _Listed:
     beyond: int = 0
     example: str = ""
     slow: int = 0
+    overruled: int = 0
+    blank: int = 0
 
 
 def recognizes(given: Given) -> bool:
@@ -98,61 +106,51 @@ def _may_be_image(path: str) -> bool:
 def scan_source(given: Given) -> Manifest:
     """List the images of tables; see ``sources.scan``."""
     if given.tree is None:
-        given.require_no_folders()
+        given.require_no_folders("a table", "whose splits a column 'split' says")
         root, name = given.data.parent, given.data.name
         # Of one with a query, the address alone leads to it.
         path = name if join(root, name) == given.data else str(given.data)
         return scan_tables([TableFile(path)], given, root=root)
-    _require_no_classes(given)
+    given.require_no_unlabelled("tables")
     names = [path for path in given.tree.paths if packed.kind_of(path)]
-    files = [TableFile(path, split) for path, split in _splits_of_files(names).items()]
-    notes = []
-    left_out = [path for path in given.tree.paths if not packed.kind_of(path)]
-    unnamed = [file.path for file in files if not file.split]
-    if len(unnamed) < len(files):
-        counts = Counter(file.split for file in files if file.split)
-        listed = [f"{split} ({counted(count, 'file')})" for split, count in counts.items()]
-        notes.append(f"Splits go by names of files: {', '.join(listed)}")
-        if given.layout == "splits":
-            files, left_out = [file for file in files if file.split], [*left_out, *unnamed]
-        elif unnamed:
-            notes.append(
-                f"Files that name no split are divided by hash: {mention(unnamed)}; "
-                "--layout splits leaves them out"
-            )
+    splits, notes = _splits_of_files(given, names)
+    files = [
+        TableFile(path, split)
+        for path, split in zip(names, splits, strict=True)
+        if split is not None
+    ]
+    others = [repr(path) for path in given.tree.paths if not packed.kind_of(path)]
+    left_out = [*others, *given.left_out]
     if left_out:
-        notes.append(f"Left out: {mention(left_out)}")
+        notes.append(f"Left out, beside tables: {mention(left_out, quoted=False)}")
     listing = scan_tables(files, given, root=given.data)
     return replace(listing, notes=(*notes, *listing.notes))
 
 
-def _require_no_classes(given: Given) -> None:
-    """Refuse what says that folders are classes.
+def _splits_of_files(given: Given, paths: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """Return the split of each file by its name, None of those left out, and what to say.
 
     Raises:
-        ConfigError: They are said to be.
+        ManifestError: Some are named as splits and some are not, and no column says the splits.
     """
-    layout = "auto" if given.layout == "splits" else given.layout
-    replace(given, layout=layout).require_no_folders()
+    if given.layout != "splits" and _column_says(given, paths):
+        return [""] * len(paths), ["Splits are those of the column 'split', not of names of files"]
+    return file_splits.of_files(given, paths, [()] * len(paths))
 
 
-def _splits_of_files(paths: Sequence[str]) -> dict[str, str]:
-    """Return the split of each file, by its name or that of a folder around it; else empty."""
-    names = {path: _names_of(path) for path in paths}
-    for level in range(max(map(len, names.values()), default=0)):
-        at_level = {
-            path: parts[level] if level < len(parts) else "" for path, parts in names.items()
-        }
-        splits = splits_of(set(at_level.values()))
-        if any(splits.values()):
-            return {path: splits[name] for path, name in at_level.items()}
-    return dict.fromkeys(paths, "")
-
-
-def _names_of(path: str) -> list[str]:
-    """Return a file's name without numbers of shards, then those of its folders from inside."""
-    *folders, name = path.split("/")
-    return [_NUMBERING.sub("", name.rpartition(".")[0]), *reversed(folders)]
+def _column_says(given: Given, paths: Sequence[str]) -> bool:
+    """Tell whether a column says the split of every row of the tables that can be read."""
+    is_said = False
+    for path in paths:
+        # What is damaged is said when rows are listed.
+        with suppress(DamagedTableError), damage_of("a table", join(given.data, path)):
+            table, _ = _opened(given.data, path)
+            column = split_name(table.schema)
+            if table.rows:
+                is_said = bool(column) and all(map(str.strip, texts_of(table, column)))
+                if not is_said:
+                    return False
+    return is_said
 
 
 def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> Manifest:
@@ -177,20 +175,23 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
             listed.damaged.append((file, error.message.rstrip(".")))
     if first is not None and len(listed.damaged) == len(files):
         raise first
-    if not listed.rows and not listed.paths:
+    if not (listed.rows or listed.paths or listed.pathless):
+        damaged = "".join(f" {file.path!r} is damaged: {why}." for file, why in listed.damaged)
         raise ManifestError(
-            f"There are no rows in {str(given.data)!r}.", hint="Give one per image."
+            f"There are no rows in {str(given.data)!r}.{damaged}", hint="Give one per image."
         )
     data = Path(str(given.data))
-    found, notes = found_rows(given.data, root, listed.paths) if listed.paths else ([], [])
+    found, notes = found_rows(given.data, root, listed.paths, are_all=not listed.rows)
     # Names of members are unique as they are made.
-    rows = [*listed.rows, *unique_rows(data, [*found, *_bad_rows(listed)])]
+    named = [*found, *_bad_rows(listed)]
+    unique = unique_rows(data, named)
+    rows = [*listed.rows, *listed.pathless, *unique]
     splits = split_column(data, [row[2] for row in rows])
     order = sorted(range(len(rows)), key=lambda place: rows[place][0])
     listing = listing_of(
         root if isinstance(root, Remote) else root.resolve(),
         [(rows[place][0], rows[place][1], splits[place]) for place in order],
-        (*_notes(listed, given), *notes),
+        (*_notes(listed, given), *notes, *repeated_rows(data, named, unique)),
     )
     groups = group_column([rows[place][3] for place in order])
     states = _states({**given.states, **listed.states}, listing)
@@ -216,11 +217,12 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
     )
     _require_alike(listed, file, columns, given)
     labels, beyond = labels_of(table, columns)
-    splits = texts_of(table, columns.split) if columns.split else [file.split] * table.rows
+    splits = _splits(listed, table, columns, file)
     groups = texts_of(table, columns.group) if columns.group else [""] * table.rows
-    paths = list(_paths(table, columns, file, where))
+    paths = list(_paths(table, columns, file, root))
     for (path, is_file), *cells in zip(paths, labels, splits, groups, strict=True):
-        (listed.paths if is_file else listed.rows).append((path, *cells))
+        kept = listed.paths if is_file else listed.pathless if columns.has_paths else listed.rows
+        kept.append((path, *cells))
     listed.columns[file.path], listed.states[file.path] = columns, state
     listed.slow = max(listed.slow, 0 if columns.has_paths else table.largest_group)
     if columns.label:
@@ -229,6 +231,19 @@ def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None
         row, number = beyond[0]
         listed.beyond += len(beyond)
         listed.example = listed.example or f"{number} in row {row:,} of {file.path!r}"
+
+
+def _splits(listed: _Listed, table: TablePack, columns: Columns, file: TableFile) -> list[str]:
+    """Return the split of each row: that of its cell, else that of its file."""
+    if not columns.split:
+        return [file.split] * table.rows
+    cells = texts_of(table, columns.split)
+    if not file.split:
+        return cells
+    splits = [cell if cell.strip() else file.split for cell in cells]
+    listed.overruled += sum(bool(cell.strip()) for cell in cells)
+    listed.blank += sum(not cell.strip() for cell in cells)
+    return splits
 
 
 def _opened(root: Location, path: str) -> tuple[TablePack, FileState]:
@@ -265,21 +280,26 @@ def _require_alike(listed: _Listed, file: TableFile, columns: Columns, given: Gi
 
 
 def _paths(
-    table: TablePack, columns: Columns, file: TableFile, where: str
+    table: TablePack, columns: Columns, file: TableFile, root: Location
 ) -> Iterable[tuple[str, bool]]:
     """Yield the path of each row's image relative to the data, and whether it is a file's own."""
     folder = posixpath.dirname(file.path)
     if columns.has_paths:
         for row, text in enumerate(texts_of(table, columns.image)):
-            if not text.strip():
-                raise ManifestError(f"{where}: row {row:,} has no path.")
-            yield posixpath.join(folder, text), True
+            if text.strip():
+                yield posixpath.join(folder, text), True
+            else:
+                yield f"{file.path}/{name_of(columns.image, row)}", False
         return
     names, has_bytes = table.names.of(columns.image), table.has_bytes(columns.image)
-    kind = table.schema.field(columns.image).type
-    # What was never packed is where it was, as far as the table knows.
-    has_paths = not has_bytes.all() and any(name.endswith("path") for name in _fields(kind))
-    stored = texts_of(table, columns.image, "path") if has_paths else [""] * len(names)
+    stored = [""] * len(names)
+    if "path" in image_columns(table.schema)[columns.image]:
+        # What was never packed is where it was, as far as the table knows.
+        stored = texts_of(table, columns.image, "path")
+        if has_bytes.any() and not isinstance(root, Remote):
+            stored = _there(root / folder, stored)
+            if any(stored):
+                has_bytes = table.has_bytes(columns.image, exactly=True)
     for name, is_inside, text in zip(names, has_bytes.tolist(), stored, strict=True):
         if is_inside or not text:
             yield f"{file.path}/{name}", False
@@ -287,8 +307,18 @@ def _paths(
             yield posixpath.join(folder, text), True
 
 
-def _fields(kind: Any) -> list[str]:
-    return [kind.field(place).name for place in range(kind.num_fields)]
+def _there(folder: Path, paths: Sequence[str]) -> list[str]:
+    """Return paths relative to a folder, those empty that are not there."""
+
+    @cache
+    def inside(above: str) -> frozenset[str]:
+        try:
+            return frozenset(os.listdir(folder / above))
+        except (OSError, ValueError):
+            return frozenset()
+
+    split = [(path, *posixpath.split(path)) for path in paths]
+    return [path if name in inside(above) else "" for path, above, name in split]
 
 
 def _bad_rows(listed: _Listed) -> list[Row]:
@@ -306,6 +336,17 @@ def _notes(listed: _Listed, given: Given) -> list[str]:
         notes.append(
             f"{data}: row groups of up to {listed.slow / 1e6:,.0f} MB, which are decoded from "
             "their start when images are read in another order; row_group_size=100 avoids it"
+        )
+    if listed.overruled or listed.blank:
+        notes.append(
+            f"{data}: splits are those of the column {columns.split!r} "
+            f"({counted(listed.overruled, 'row')}), and where it is blank those of files "
+            f"({counted(listed.blank, 'row')})"
+        )
+    if listed.pathless:
+        notes.append(
+            f"{data}: rows without a path, which count as bad images, {len(listed.pathless):,}: "
+            f"{mention([row[0] for row in listed.pathless])}"
         )
     if listed.unlabelled:
         notes.append(
@@ -337,7 +378,7 @@ def _states(known: Mapping[str, FileState], listing: Manifest) -> Sequence[FileS
     for path in listing.paths:
         state = known.get(path.rsplit("/", 2)[0]) or known.get(path)
         if state is None:
-            if is_address(name_of(listing.root, path)):
+            if is_address(place_of(listing.root, path)):
                 return ()
             state = state_of(listing.root, path)
         states.append(state)

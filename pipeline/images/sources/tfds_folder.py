@@ -32,7 +32,7 @@ def scan_source(given: Given) -> Manifest:
 
     Labels are in the records, so that all of them are read.
     """
-    given.require_no_folders()
+    given.require_no_folders("a folder of TensorFlow Datasets", "which says its splits itself")
     info, described = _record(given, _INFO), _record(given, _FEATURES)
     paths = given.tree.paths if given.tree is not None else []
     names = [path for path in paths if packed.kind_of(path) == _KIND]
