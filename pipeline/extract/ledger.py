@@ -5,14 +5,13 @@ It holds no pixels and no network, and opens no image.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from pipeline.errors import DecodeError, ManifestError
 from pipeline.images import decoder, reading
-from pipeline.images.manifest import KEY_DTYPE, OK, Manifest, mark_conflicts, none_usable
+from pipeline.images.manifest import CONFLICT, KEY_DTYPE, OK, Manifest, as_read, none_usable
 from pipeline.images.reading import ReadFile
 from pipeline.images.views import PLAIN
 from pipeline.store.scan_cache import ScanCache
@@ -106,16 +105,24 @@ class Ledger:
         """
         if self.skipped == len(self.listing):
             raise none_usable(self.errors, hint="Give a folder of images.")
-        return mark_conflicts(
-            replace(self.listing, keys=self._keys.copy(), statuses=tuple(self._statuses))
-        )
+        return as_read(self.listing, self._keys.copy(), self._statuses)
 
     def keys_of(self, status: str) -> Keys:
         """Return the keys of the images of a status, ``S64``, ``(n,)``."""
         return self._keys[[found == status for found in self._statuses]]
 
     def look_up(self) -> None:
-        """Settle every file that is unchanged since an earlier run, without opening it."""
+        """Settle every file that is unchanged since an earlier run, without opening it.
+
+        Raises:
+            ManifestError: The source tells two labels of a path, and ``on_error`` is ``raise``.
+        """
+        if self._on_error == "raise" and CONFLICT in self.listing.statuses:
+            path = self.listing.paths[list(self.listing.statuses).index(CONFLICT)]
+            raise ManifestError(
+                f"Expected one label per path. Received: {path!r} with two.",
+                hint="Keep one of its rows, or go on with --on-error skip.",
+            )
         pending = self.pending
         for start in range(0, len(pending), _LOOKED_UP):
             found = self._known_keys(pending[start : start + _LOOKED_UP])

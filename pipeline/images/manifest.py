@@ -222,7 +222,8 @@ def mark_conflicts(manifest: Manifest) -> Manifest:
     ]
     for index in counted:
         key, label = manifest.keys[index], manifest.labels[index]
-        if labels.setdefault(key, label) != label:
+        # A source may have told two labels of one path.
+        if labels.setdefault(key, label) != label or manifest.statuses[index] == CONFLICT:
             conflicting.add(key)
     statuses = list(manifest.statuses)
     for index in counted:
@@ -284,12 +285,16 @@ def none_usable(errors: Sequence[Mapping[str, str]], *, hint: str) -> ManifestEr
     )
 
 
-def unique_rows(path: Location, rows: Iterable[Row]) -> list[Row]:
+def unique_rows(
+    path: Location, rows: Iterable[Row], conflicts: dict[str, str] | None = None
+) -> list[Row]:
     """Return rows, one a path, with their paths in normal form.
 
     Args:
         path: The file that they are from.
         rows: Path, label, split, group, and what else there is, of which a key comes first.
+        conflicts: Is told of every path with two labels, as which it stands there; None refuses
+            such paths.
 
     Raises:
         ManifestError: A path has two labels, splits, groups or keys.
@@ -298,7 +303,9 @@ def unique_rows(path: Location, rows: Iterable[Row]) -> list[Row]:
     for row in rows:
         name = normalized(row[0])
         before = found.setdefault(name, (name, *row[1:]))
-        if before[1:3] != row[1:3]:
+        if conflicts is not None and before[1] != row[1]:
+            conflicts[name] = f"{name!r} as {_spelled(before[1:2])} and as {_spelled(row[1:2])}"
+        elif before[1:3] != row[1:3]:
             raise ManifestError(
                 f"{path}: expected one label and one split per path. Received: {name!r} "
                 f"as {_spelled(before[1:3])} and as {_spelled(row[1:3])}.",
@@ -320,6 +327,33 @@ def repeated_rows(path: Location, rows: Sequence[Row], unique: Sequence[Row]) ->
     counts = Counter(normalized(row[0]) for row in rows)
     names = mention([name for name, count in counts.items() if count > 1])
     return [f"{path}: rows that repeat others count once, {len(rows) - len(unique):,}: {names}"]
+
+
+def with_conflicts(listing: Manifest, conflicts: Mapping[str, str]) -> Manifest:
+    """Return a listing in which paths with two labels have the status ``conflicting label``.
+
+    Args:
+        listing: The listing.
+        conflicts: Such paths, with what ``unique_rows`` says of each.
+    """
+    if not conflicts:
+        return listing
+    listed = mention(list(conflicts.values()), quoted=False)
+    note = f"Images with two labels are in no split, {len(conflicts):,}: {listed}"
+    statuses = [CONFLICT if path in conflicts else "" for path in listing.paths]
+    return replace(listing, statuses=statuses, notes=(*listing.notes, note))
+
+
+def as_read(listing: Manifest, keys: NDArray[np.bytes_], statuses: Sequence[str]) -> Manifest:
+    """Return a listing with what was found of its images: keys, and statuses by ``mark_conflicts``.
+
+    Those that the source gave two labels stay what they are, unless they are bad.
+    """
+    told = [
+        CONFLICT if (before, found) == (CONFLICT, OK) else found
+        for before, found in zip(listing.statuses, statuses, strict=True)
+    ]
+    return mark_conflicts(replace(listing, keys=keys, statuses=told))
 
 
 def _spelled(label_and_split: Row) -> str:

@@ -6,7 +6,7 @@ Images are read and encoded by the classifier, as for ``predict``.
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from pipeline.files.location import locate
 from pipeline.files.table import write_csv
 from pipeline.heads.calibration import coverage_curve
 from pipeline.images import reading
-from pipeline.images.manifest import CONFLICT, KEY_DTYPE, OK, Manifest, mark_conflicts
+from pipeline.images.manifest import CONFLICT, KEY_DTYPE, OK, Manifest, as_read
 from pipeline.images.sources import scan
 from pipeline.runs import metrics
 from pipeline.runs.per_class import per_class
@@ -187,7 +187,7 @@ def _classified(
     reasons = {item["path"]: item["reason"] for item in errors}
     for row in rows:
         statuses[row] = reasons.get(listing.paths[row], OK)
-    marked = mark_conflicts(replace(listing, keys=keys, statuses=statuses))
+    marked = as_read(listing, keys, statuses)
     return _Found(marked, rows, probabilities, errors)
 
 

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import Command, FakeEncoder, write_classes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline
 from pipeline.errors import ManifestError
 from pipeline.images import manifest, sources
-from pipeline.images.manifest import Manifest
+from pipeline.images.manifest import CONFLICT, Manifest
+from pipeline.store.store import Store
 
 PLAIN = "path,label,split\nimg/1.jpg,cat,train\nimg/2.jpg,dog,test\n"
 ROWS = [("img/1.jpg", "cat", "train"), ("img/2.jpg", "dog", "test")]
@@ -126,6 +129,40 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path) -> None:
         sources.scan(write(tmp_path, twice))
 
 
+@pytest.mark.slow
+def test_a_path_with_two_labels_is_in_no_split_and_the_others_go_on(
+    tmp_path: Path, command: Command, fake_network: FakeEncoder
+) -> None:
+    write_classes(tmp_path, {"cat": 8, "dog": 8})
+    (tmp_path / "dog/copy.png").write_bytes((tmp_path / "cat/000.png").read_bytes())
+    paths = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.glob("*/*.png"))]
+    lines = [f"{path},{path[:3]}" for path in paths]
+    text = "\n".join(["path,label", *lines, "cat/001.png,dog", "dog/001.png, dog"])
+    data = write(tmp_path, text)
+    found = sources.scan(data)
+    assert found.notes[-1] == (
+        "Images with two labels are in no split, 2: 'cat/001.png' as 'cat' and as 'dog', "
+        "'dog/001.png' as 'dog' and as ' dog'"
+    )
+    store = tmp_path / "store"
+    status, result = command("extract", data, "--store", store, "--weights", "random")
+    # The copy stands under two labels as well, and so does what it is a copy of.
+    assert status == 0 and (result["images"], result["conflicting"]) == (17, 4)
+    rows = Store.open(store).read_manifest()
+    told = dict(zip(rows.paths, rows.statuses, strict=True))
+    assert told["cat/001.png"] == told["cat/000.png"] == told["dog/copy.png"] == CONFLICT
+    assert told["dog/001.png"] == CONFLICT
+    assert sorted(pipeline.load(store)[1]) == [0] * 6 + [1] * 7
+    head = ("train-head", "--store", store, "--run", tmp_path / "run", "--head", "centroid")
+    status, result = command(*head)
+    assert status == 0 and result["dropped"] == {"conflicting label": 4}
+    status, result = command("evaluate", tmp_path / "run", data)
+    assert status == 0 and (result["conflicting"], result["scored"]) == (4, 13)
+    other = ("extract", data, "--store", tmp_path / "other", "--weights", "random")
+    status, result = command(*other, "--on-error", "raise")
+    assert status == 2 and "'cat/001.png' with two" in result["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "header", ["path,label,Label", "Path,label,path ", "path,label,split,SPLIT"]
 )
@@ -214,9 +251,9 @@ def test_a_backslash_that_belongs_to_the_name_stays(tmp_path: Path) -> None:
     assert list(found.paths) == ["img\\1.jpg"] and found.notes == ()
 
 
-def test_two_spellings_of_one_path_with_two_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="one label"):
-        sources.scan(write(tmp_path, "path,label\nimg/1.jpg,a\nimg\\1.jpg,b\n"))
+def test_two_spellings_of_one_path_with_two_labels_are_one(tmp_path: Path) -> None:
+    found = sources.scan(write(tmp_path, "path,label\nimg/1.jpg,a\nimg\\1.jpg,b\n"))
+    assert list(found.paths) == ["img/1.jpg"] and list(found.statuses) == [CONFLICT]
 
 
 def test_missing_files_are_rows_and_are_named(tmp_path: Path) -> None:

@@ -125,7 +125,6 @@ def test_csv(tmp_path: Path, bom: str) -> None:
         ("", "expected the columns path,label"),
         ("path,label\n", "no rows"),
         ("path,label\nimg/9.jpg,a\n", "img/9.jpg"),
-        ("path,label\nimg/1.jpg,a\nimg/./1.jpg,b\n", "one label"),
         ("path,label,split\nimg/1.jpg,a,train\nimg/1.jpg,a,test\n", "one label"),
         ("path,label,split\nimg/1.jpg,a,fold1\n", "'fold1'"),
         ("path,label\n,a\n", "no path"),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, ManifestError, UnreadableImageError
-from pipeline.images import packed, reading, sources
+from pipeline.images import manifest, packed, reading, sources
 from pipeline.images.manifest import Manifest
 from pipeline.images.packed import row_groups, table_members
 from pipeline.images.packed.kinds import ChangedPackError
@@ -199,6 +199,12 @@ def test_images_that_were_never_packed_are_where_the_table_says(
     listing = sources.scan(table_file(tables.hub_table(rows, [0, 1, 0], ("cat", "dog"))))
     assert list(listing.paths) == ["of/0.png", "of/1.png", "of/2.png"]
     assert read_all(listing) == [b"0", b"1", b"2"]
+    # One of them a second time, as another class.
+    listing = sources.scan(
+        table_file(tables.hub_table([*rows, rows[1]], [0, 1, 0, 0], ("cat", "dog")))
+    )
+    assert listing.notes[-1].endswith(", 1: 'of/1.png' as 'dog' and as 'cat'")
+    assert list(listing.statuses) == ["", manifest.CONFLICT, ""]
 
 
 def test_a_row_that_was_not_packed_beside_some_that_were(tmp_path: Path, table_file: Any) -> None:
@@ -240,10 +246,7 @@ def test_paths_are_read_as_those_of_a_csv(tmp_path: Path) -> None:
     data = parquet(tmp_path, {"path": ["1.png", "./1.png"], "label": ["a", "a"]})
     assert "rows that repeat others count once, 1: '1.png'" in said(sources.scan(data))
     data = parquet(tmp_path, {"path": ["1.png", "./1.png"], "label": ["a", "b"]})
-    with pytest.raises(
-        ManifestError, match=r"one label .* per path\. Received: '1.png' as 'a' and"
-    ):
-        sources.scan(data)
+    assert "in no split, 1: '1.png' as 'a' and as 'b'" in said(sources.scan(data))
 
 
 def test_the_rest_goes_on_under_on_error(

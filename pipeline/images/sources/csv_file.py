@@ -20,6 +20,7 @@ from pipeline.images.manifest import (
     repeated_rows,
     split_column,
     unique_rows,
+    with_conflicts,
 )
 from pipeline.images.sources.given import Given
 
@@ -41,8 +42,8 @@ def scan_csv(data: Location) -> Manifest:
     """List the images of a table, paths relative to it; keys and statuses are empty.
 
     Raises:
-        ManifestError: A column is missing, a row has no path, a path has two labels, splits or
-            groups, or none of the files exists.
+        ManifestError: A column is missing, a row has no path, a path has two splits or groups, or
+            none of the files exists.
         StorageError: A storage refuses, or cannot be reached.
     """
     root = data.parent if isinstance(data, Remote) else data.resolve().parent
@@ -50,7 +51,8 @@ def scan_csv(data: Location) -> Manifest:
     if not table.rows:
         raise ManifestError(f"{data} has no rows.", hint="Add one row path,label per image.")
     found, notes = found_rows(data, root, table.rows)
-    rows = unique_rows(data, found)
+    conflicts: dict[str, str] = {}
+    rows = unique_rows(data, found, conflicts)
     splits = split_column(data, [row[2] for row in rows])
     # A hundred thousand copies of ten names would take more memory than the paths.
     labels = [sys.intern(label if label.strip() else "") for _, label, _, _ in rows]
@@ -58,7 +60,8 @@ def scan_csv(data: Location) -> Manifest:
     listed = sorted(zip([row[0] for row in rows], labels, splits, groups, strict=True))
     notes += repeated_rows(data, found, rows)
     listing = listing_of(root, [row[:3] for row in listed], (*table.notes, *notes))
-    return replace(listing, groups=group_column([row[3] for row in listed]))
+    listing = replace(listing, groups=group_column([row[3] for row in listed]))
+    return with_conflicts(listing, conflicts)
 
 
 def _read(data: Location, root: Location) -> Table:

@@ -25,6 +25,7 @@ from pipeline.images.manifest import (
     repeated_rows,
     split_column,
     unique_rows,
+    with_conflicts,
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
 from pipeline.images.packed.table_members import TablePack, damage_of, image_columns, name_of
@@ -184,7 +185,8 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
     found, notes = found_rows(given.data, root, listed.paths, are_all=not listed.rows)
     # Names of members are unique as they are made.
     named = [*found, *_bad_rows(listed)]
-    unique = unique_rows(data, named)
+    conflicts: dict[str, str] = {}
+    unique = unique_rows(data, named, conflicts)
     rows = [*listed.rows, *listed.pathless, *unique]
     splits = split_column(data, [row[2] for row in rows])
     order = sorted(range(len(rows)), key=lambda place: rows[place][0])
@@ -195,7 +197,7 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
     )
     groups = group_column([rows[place][3] for place in order])
     states = _states({**given.states, **listed.states}, listing)
-    return replace(listing, groups=groups, states=states)
+    return with_conflicts(replace(listing, groups=groups, states=states), conflicts)
 
 
 def _add(listed: _Listed, file: TableFile, given: Given, root: Location) -> None:
