@@ -168,8 +168,8 @@ def _without_room(count: int, dim: int, classes: int, judges: Sequence[str], bes
     width = min(dim, _COMPONENTS)
     # Components, those of the other folds, what the head takes beside them; then the scores of
     # every head in both rounds, their mean, and what cleanlab makes of it.
-    copies = 2 + max(heads.copies_of(head) for head in judges)
-    needed = count * (4 * width * copies + 8 * classes * (6 + 4 * len(judges)))
+    fitting = max(heads.create(head, {}, seed=0).memory(count, width, classes) for head in judges)
+    needed = count * (8 * width + 8 * classes * (6 + 4 * len(judges))) + fitting
     free = machine.free_memory() - beside
     if needed <= free:
         return ""
@@ -252,23 +252,22 @@ def out_of_fold(
         head: Name of the head.
         trusted: Rows to fit on, ``(k,)``; all by default.
         params: Parameters of the head; by default it chooses on the first fold that is held out.
-        progress: Called when a fold begins.
+        progress: Called once a fold.
     """
     trusted = np.ones(len(y), bool) if trusted is None else trusted
     folds = _num_folds(y, groups)
     scores = np.full((len(y), int(y.max()) + 1), -np.inf)
     # Where every class is one picture, saved again, no fold can judge another.
     for rows, held_out in grouped_folds(y, groups, folds) if folds > 1 else ():
-        progress()
         fit_rows = rows[trusted[rows]]
-        if len(held_out) == 0 or len(np.unique(y[fit_rows])) < 2:
-            continue
-        fitted = heads.create(head, params or {}, seed=0)
-        # What the first fold chooses, the others take: of one number nothing leaks.
-        validation = None if params is not None else (features[held_out], y[held_out])
-        fitted.fit(features[fit_rows], y[fit_rows], validation=validation)
-        params = fitted.selected_params()
-        scores[np.ix_(held_out, fitted.classes_)] = fitted.scores(features[held_out])
+        if len(held_out) and len(np.unique(y[fit_rows])) > 1:
+            fitted = heads.create(head, params or {}, seed=0)
+            # What the first fold chooses, the others take: of one number nothing leaks.
+            validation = None if params is not None else (features[held_out], y[held_out])
+            fitted.fit(features[fit_rows], y[fit_rows], validation=validation)
+            params = fitted.selected_params()
+            scores[np.ix_(held_out, fitted.classes_)] = fitted.scores(features[held_out])
+        progress()
     # Of a row that no fold could judge, every class is as likely.
     scores[~np.isfinite(scores).any(axis=1)] = 0.0
     temperature = fit_temperature([scores[trusted]], y[trusted])

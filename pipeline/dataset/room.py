@@ -1,7 +1,7 @@
 """Whether memory has room for features and heads, asked before the features are read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pipeline import heads
@@ -33,14 +33,18 @@ class Room:
         examples: The rows.
         dim: Length of a feature row.
         options: Which views are fitted on, and averaged over.
-        most_settings: How many settings of a head cross-validation scores, where there is no val.
+        settings: How many settings of each head are tried; one by default.
+        folds: Parts of cross-validation that chooses where there is no val; none by default.
+        in_parts: Whether heads are fitted on parts of train, whatever chooses.
     """
 
     heads: "Mapping[str, Head]"
     examples: Examples
     dim: int
     options: StageTwoOptions
-    most_settings: int = 0
+    settings: Mapping[str, int] = field(default_factory=dict)
+    folds: int = 0
+    in_parts: bool = False
 
     def for_features(self) -> bool:
         """Tell whether features fit into memory, beside what fitting takes; else they stay on disk.
@@ -52,10 +56,9 @@ class Room:
         free, scores = machine.free_memory(), self._scores()
         if scores > free:
             raise self._no_room_for_scores(scores, free)
-        needed = {name: self._to_fit(head) for name, head in self.heads.items()}
-        most = max(needed, key=lambda name: needed[name], default="")
+        needed = {name: self._to_fit(name) for name in self.heads}
         features = 4 * self.dim * len(self.examples) * (1 + self._num_views)
-        total = features + max(scores, needed.get(most, 0))
+        total = features + max(scores, *needed.values(), 0)
         if total <= free:
             return True
         if self._num_views:
@@ -64,10 +67,12 @@ class Room:
                 f"{counted(self._num_views, 'view')}, and to fit on them: {_size(total, free)}",
                 hint="Leave out --augment and --average: without views, features can stay on disk.",
             )
-        if not all(head.streams for head in self.heads.values()):
+        whole = [name for name, head in self.heads.items() if not head.streams]
+        if whole:
+            most = max(whole, key=lambda name: needed[name])
             raise ConfigError(
-                f"Expected memory to fit {most} on {self._fitted:,} images, beside all features: "
-                f"{_size(total, free)}",
+                f"Expected memory to fit {', '.join(self.heads)} on {self._fitted:,} images, "
+                f"beside all features, which {most} needs there: {_size(total, free)}",
                 hint=f"Give heads alone that read features in a stream ({_STREAMING}), or take a "
                 "part of the images, with --manifest.",
             )
@@ -75,10 +80,11 @@ class Room:
 
     def say_what_takes_long(self, reporter: Reporter) -> None:
         """Say of heads that do not scale how long they take."""
+        images, classes = len(self.examples), len(self.examples.names)
         for name, head in self.heads.items():
-            seconds = head.seconds(
-                self._fitted, len(self.examples), self.dim, len(self.examples.names)
-            )
+            settings = self.settings.get(name, 1)
+            seconds = head.seconds(self._fitted, images, self.dim, classes, settings)
+            seconds *= self.folds if self._is_folded else 1
             if seconds >= _LONG:
                 reporter.say(
                     f"{name} takes about {seconds / 60:,.0f} minutes for so many images, on two "
@@ -91,7 +97,7 @@ class Room:
 
     @property
     def _is_folded(self) -> bool:
-        return self.most_settings > 0 and not self.examples.counts()["val"]
+        return self.folds > 0 and not self.examples.counts()["val"]
 
     @property
     def _fitted(self) -> int:
@@ -100,19 +106,21 @@ class Room:
         images = counts["train"] + (counts["val"] if self.options.refit else 0)
         return images * (1 + len(self.options.augment))
 
-    def _to_fit(self, head: "Head") -> float:
+    def _to_fit(self, name: str) -> float:
         """Return the bytes that a head takes beside the features."""
-        # Rows of a fold, or of several views, are put together for it.
-        is_joined = bool(self.options.augment) or self._is_folded
+        # Rows of a part, or of several views, are put together for it.
+        is_joined = bool(self.options.augment) or self._is_folded or self.in_parts
         joined = 4 * self.dim * self._fitted if is_joined else 0
-        return joined + head.memory(self._fitted, self.dim, len(self.examples.names))
+        classes, settings = len(self.examples.names), self.settings.get(name, 1)
+        return joined + self.heads[name].memory(self._fitted, self.dim, classes, settings)
 
     def _scores(self) -> int:
         """Return the bytes that scores take at most."""
         counts = self.examples.counts()
         chosen = counts["train" if self._is_folded else "val"]
         arrays = max(_TO_CHOOSE * chosen, _AT_THE_END * (chosen + counts["test"]))
-        arrays += self.most_settings * counts["train"] if self._is_folded else 0
+        most = max(self.settings.values(), default=1)
+        arrays += most * counts["train"] if self._is_folded else 0
         return 8 * len(self.examples.names) * (1 + len(self.options.average)) * arrays
 
     def _no_room_for_scores(self, scores: int, free: int) -> ConfigError:

@@ -4,6 +4,7 @@ A node that must not go on ends the run. Trouble of another kind, such as a full
 system that is away for a moment, costs the part: it stays pending, and a further round takes it.
 """
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -48,6 +49,7 @@ class Books:
     bar: Bar
     reporter: Reporter
     trouble: str = ""
+    _since: float = field(default_factory=time.monotonic)
     _in_a_row: Counter[str] = field(default_factory=Counter)
     _said: set[str] = field(default_factory=set)
 
@@ -70,6 +72,7 @@ class Books:
                 self.ledger.accept(index, file.key)
             self.bar.advance(reused=self.ledger.reused, skipped=self.ledger.skipped)
         self.cache.commit()
+        self._since = time.monotonic()
         for done in (answer.reading, answer.making):
             if done is not None:
                 del self._in_a_row[done.node]
@@ -86,7 +89,8 @@ class Books:
         """Say which node is in trouble, once.
 
         Raises:
-            PipelineError: The node must not go on, or no node did since it was in trouble.
+            PipelineError: The node must not go on; or every node is in trouble, or nothing was
+                done for as long as a cluster is waited for.
         """
         if refusal.is_final:
             raise refusal.error()
@@ -96,5 +100,7 @@ class Books:
             self._said.add(refusal.node)
             self.reporter.say(f"Note: {refusal.message} Its images are tried again later.")
         able = {node.name for node in nodes.alive(self.ray) if node.fits(self.wanted)}
-        if all(self._in_a_row[name] >= _TROUBLES for name in able | {refusal.node}):
+        limit = nodes.patience(self.ray)
+        is_long = limit is not None and time.monotonic() - self._since >= limit
+        if is_long or all(self._in_a_row[name] >= _TROUBLES for name in able | {refusal.node}):
             raise refusal.error()

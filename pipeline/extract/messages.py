@@ -82,7 +82,9 @@ class Refusal:
         """Return what an error says, with the name of the node that it came up on."""
         kind = ClusterError.__name__
         if isinstance(error, PipelineError):
-            kind, is_final = type(error).__name__, not isinstance(error, StorageError)
+            # A file that could not be read for a moment says nothing of what is in it.
+            passes = isinstance(error, StorageError) or isinstance(error.__cause__, OSError)
+            kind, is_final = type(error).__name__, not passes
             return cls(node, is_final, kind, f"The node {node}: {error.message}", error.hint)
         if isinstance(error, OSError):
             place = f" ({error.filename})" if error.filename else ""

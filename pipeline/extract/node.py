@@ -6,6 +6,7 @@ answered stays, whatever becomes of the node. What cannot be done is an answer t
 the leader would not learn which node it is, and whether it may go on.
 """
 
+import errno
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -292,6 +293,8 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
         files.append((part.rows[place], ReadFile(file.key, file.state, {}, file.reason)))
         views.append(tuple(file.pixels))
         pixels += [np.ascontiguousarray(made).data for made in file.pixels.values()]
+    if not all(file.key for _, file in files):
+        _require_sight_still(job)
     decoded = Decoded(
         paths=part.listing.paths,
         files=files,
@@ -299,6 +302,18 @@ def _read(part: Part, job: Job, stored: Mapping[str, Keys]) -> tuple[Decoded, by
         reading=Reading(nodes.here(), len(files), since, time.time(), busy),
     )
     return decoded, b"".join(pixels)
+
+
+def _require_sight_still(job: Job) -> None:
+    """Tell images that are bad from a file system that went away after this node saw it.
+
+    Raises:
+        OSError: The data or the store is not to be seen any more: passing trouble of the node.
+    """
+    try:
+        require_sight(job)
+    except ClusterError as error:
+        raise OSError(errno.ESTALE, error.message.rstrip(".")) from error
 
 
 def _holds(keys: Keys, key: str) -> bool:

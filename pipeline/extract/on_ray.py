@@ -9,7 +9,7 @@ node comes, and what is stored is found by its keys and never by the memory of a
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,6 +44,8 @@ _PART_BYTES: Final = 40 << 20
 _PART_ROWS: Final = 512
 # Parts of a small data set for each actor, so that all end at about the same time.
 _PARTS_PER_ACTOR: Final = 16
+# Rounds in a row that bring nothing, for trouble of nodes that may pass, to end a run.
+_FRUITLESS: Final = 3
 # Parts at a time that a cluster of this machine alone has room for.
 _PARTS_IN_MEMORY: Final = 16
 # Most processors of one actor; a network gains little from more.
@@ -137,12 +139,7 @@ def encode(
         rows = max(1, min(_PART_ROWS, _PART_BYTES // pixels))
         with reporter.bar(len(ledger.pending), "img") as bar:
             books = Books(ray, pool.encoding, ledger, cache, store.storage, work, bar, reporter)
-            while pending := ledger.pending:
-                few = -(-len(pending) // (_PARTS_PER_ACTOR * pool.actors))
-                parts = _parts(ledger, pending, min(rows, max(options.batch_size, few)))
-                trouble = _round(ray, parts, _told(ray, job, ledger), pool, books)
-                store.reindex(cache)
-                _require_progress(len(pending), ledger, trouble or books.trouble, reporter)
+            _all_rounds(pool, rows, options.batch_size, books, job, partial(store.reindex, cache))
         _require_stored(ledger, store, cache)
         seconds = time.monotonic() - began
     done = [each for each in work.values() if each.parts]
@@ -193,8 +190,8 @@ def _note_packed(listing: Manifest, reporter: Reporter) -> None:
     slow = reading.forward_only(listing)
     if slow:
         reporter.say(
-            f"Note: {mention(slow)} can be read from front to back alone, by every process that "
-            "decodes a part of it. Decompressed (gunzip FILE) it is read at any place"
+            f"Note: on a cluster every process that decodes begins at the front of these, "
+            f"{len(slow):,}: {mention(slow)}"
         )
 
 
@@ -299,22 +296,49 @@ def _streaming(data: Any) -> Iterator[None]:
             setattr(context, name, value)
 
 
-def _require_progress(before: int, ledger: Ledger, trouble: str, reporter: Reporter) -> None:
-    """Refuse to begin a round like the one before.
+def _all_rounds(
+    pool: Pool, most: int, least: int, books: Books, job: Job, reindex: Callable[[], None]
+) -> None:
+    """Send what is pending through the cluster until nothing is.
+
+    Args:
+        pool: Where it goes.
+        most: Images of a part at most.
+        least: Images of a part at least, as long as there are as many.
+        books: Where answers are entered.
+        job: What is to be done.
+        reindex: Looks at what the store has by now.
 
     Raises:
-        ClusterError: Nothing of it was done; names the images that were to be done first.
+        ClusterError: A round did nothing and Ray could not mend it, or several for other trouble.
     """
+    ledger, fruitless = books.ledger, 0
+    while pending := ledger.pending:
+        few = -(-len(pending) // (_PARTS_PER_ACTOR * pool.actors))
+        parts = _parts(ledger, pending, min(most, max(least, few)))
+        trouble = _round(books.ray, parts, _told(books.ray, job, ledger), pool, books)
+        reindex()
+        fruitless = 0 if len(ledger.pending) < len(pending) else fruitless + 1
+        if fruitless >= (1 if trouble else _FRUITLESS):
+            raise _no_progress(ledger, trouble or books.trouble)
+        _say_again(ledger, books.reporter)
+
+
+def _no_progress(ledger: Ledger, trouble: str) -> ClusterError:
+    """Return that rounds did nothing, with the images that were to be done first."""
     pending = ledger.pending
-    if len(pending) == before:
-        first = mention([ledger.listing.paths[index] for index in pending])
-        raise ClusterError(
-            f"Expected nodes that encode {counted(before, 'image')}: {first}. Received: none of "
-            f"them; what was said last: {trouble.rstrip('.') or 'nothing'}.",
-            hint=f"{cluster.LOOK} Where one of these images ends the process that reads it, take "
-            "it out.",
-        )
-    if pending:
+    first = mention([ledger.listing.paths[index] for index in pending])
+    return ClusterError(
+        f"Expected nodes that encode {counted(len(pending), 'image')}: {first}. Received: none of "
+        f"them; what was said last: {trouble.rstrip('.') or 'nothing'}.",
+        hint=f"{cluster.LOOK} Where one of these images ends the process that reads it, take it "
+        "out.",
+    )
+
+
+def _say_again(ledger: Ledger, reporter: Reporter) -> None:
+    """Say how many images a further round takes."""
+    if pending := ledger.pending:
         reporter.say(
             f"Note: {counted(len(pending), 'image')} were under way on what was lost, or in "
             "trouble; they are done again"

@@ -385,7 +385,11 @@ def _say_head_room(run: Run, origin: Origin, reporter: Reporter) -> None:
     """Say whether more photos or better features are to gain by; record it in the run once."""
     found = run.record.finetuned().head_room
     if found is None:
-        found = measure_head_room(origin)
+        try:
+            found = measure_head_room(origin)
+        except ConfigError as error:
+            reporter.say(f"Note: what is to gain was not measured. {error.message}")
+            return
         finetuned = replace(run.record.finetuned(), head_room=found)
         run.record = replace(run.record, finetune=finetuned)
         run.save_record()

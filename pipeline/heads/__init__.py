@@ -108,12 +108,6 @@ def create(name: str, params: Mapping[str, object], *, seed: int) -> "Head":
     return seeded_head
 
 
-def copies_of(name: str) -> float:
-    """Return what fitting a head of the table takes beside its features; see ``Head.copies``."""
-    kind = _class(name)
-    return 0.0 if kind.streams else float(kind.copies)
-
-
 def check_type(where: str, param: str, default: object, value: object) -> None:
     """Refuse a value of another type than a default's.
 

@@ -67,15 +67,22 @@ class Head(ClassifierMixin, BaseEstimator):
         """What class frequencies its probabilities are for: those of train, or balanced ones."""
         return "balanced" if getattr(self, "class_weight", None) == "balanced" else "train"
 
-    def memory(self, images: int, dim: int, classes: int) -> float:
-        """Return the bytes that fitting and scoring take beside ``images`` features in memory."""
+    def memory(self, images: int, dim: int, classes: int, settings: int = 1) -> float:
+        """Return the bytes that fitting and scoring take beside features in memory.
+
+        Args:
+            images: Rows that it is fitted on.
+            dim: Length of a feature row.
+            classes: Number of classes.
+            settings: How many settings ``fit_many`` fits.
+        """
         return self.copies * 4 * images * dim
 
-    def seconds(self, images: int, scored: int, dim: int, classes: int) -> float:
-        """Return about how long fitting on ``images`` and scoring others takes two processors.
+    def seconds(self, images: int, scored: int, dim: int, classes: int, settings: int = 1) -> float:
+        """Return about how long fitting and scoring ``scored`` rows takes two processors.
 
         Of heads that pass over the features a few times, which takes minutes at most, it is zero,
-        as where nobody knows.
+        as where nobody knows. The other arguments are those of ``memory``.
         """
         return 0.0
 

@@ -57,7 +57,7 @@ class KnnHead(GridHead):
         self.grid = grid
         self.temperature = temperature
 
-    def seconds(self, images: int, scored: int, dim: int, classes: int) -> float:
+    def seconds(self, images: int, scored: int, dim: int, classes: int, settings: int = 1) -> float:
         """See ``Head.seconds``; every image scored is compared with every one of train."""
         return images * scored * dim / _RATE
 

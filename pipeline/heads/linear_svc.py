@@ -65,9 +65,9 @@ class LinearSvcHead(GridHead):
         self.class_weight = class_weight
         self.seed = seed
 
-    def seconds(self, images: int, scored: int, dim: int, classes: int) -> float:
+    def seconds(self, images: int, scored: int, dim: int, classes: int, settings: int = 1) -> float:
         """See ``Head.seconds``."""
-        return images * dim * classes * len(self.grid) / _RATE
+        return images * dim * classes * max(len(self.grid), settings) / _RATE
 
     def _fit_path(
         self,

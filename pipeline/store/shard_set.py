@@ -213,8 +213,8 @@ class ShardSet:
     def _rewrite(self, numbers: NDArray[np.intp], wanted: NDArray[np.bool_]) -> None:
         """Replace some shards by large ones that hold their wanted rows.
 
-        Rows stay in the order of the shards, and within each as they were written, so that each is
-        read once, and a manifest finds its rows beside each other.
+        Rows come shard by shard, as they were written in each: every shard is read once, and rows
+        that lay beside each other stay so.
         """
         index = self.index
         chosen = np.flatnonzero(wanted & np.isin(index.shard_of, numbers))

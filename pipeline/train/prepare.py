@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from pipeline import heads
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import, SciPy half of one
 
 
 _SILENCE: Final = Silence()
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 HeadParameters = Mapping[str, Mapping[str, object]]
 
@@ -92,7 +94,8 @@ def prepare_data(
     wanted: "Mapping[str, Head]",
     reporter: Reporter = _SILENCE,
     *,
-    most_settings: int = 0,
+    settings: Mapping[str, int] = _NONE,
+    folds: int = 0,
 ) -> TrainingData:
     """Join a store and a manifest, and read the features, or leave them on disk.
 
@@ -100,9 +103,10 @@ def prepare_data(
 
     Args:
         options: What to train on what.
-        wanted: The heads by name.
+        wanted: The heads that are left to fit, by name.
         reporter: Where progress is shown.
-        most_settings: See ``Room``.
+        settings: See ``Room``.
+        folds: See ``Room``.
 
     Raises:
         ConfigError: Shares are none, or memory has no room; see ``Room.for_features``.
@@ -114,9 +118,9 @@ def prepare_data(
     manifest = store.read_manifest(chosen, group=options.group)
     rule = rule_of(options)
     examples = prepare(manifest, rule)
-    room = Room(wanted, examples, store.dim, options, most_settings)
-    room.say_what_takes_long(reporter)
+    room = Room(wanted, examples, store.dim, options, settings, folds)
     fits = room.for_features()
+    room.say_what_takes_long(reporter)
     copies = _near_duplicates(store, manifest, rule, reporter) if rule.leak_free else None
     if copies:
         examples = prepare(manifest, rule, copies.groups)
@@ -154,6 +158,12 @@ def _merged(copies: "NearDuplicates") -> MergedCopies:
         groups=len(copies.groups),
         merged=sum(len(group) for group in copies.groups),
     )
+
+
+def left_to_fit(wanted: "Mapping[str, Head]", path: Path, *, force: bool) -> "dict[str, Head]":
+    """Return the heads that a run does not hold yet; with ``force`` it is replaced."""
+    held = Run.open(path).record.heads if Run.exists(path) and not force else {}
+    return {name: head for name, head in wanted.items() if name not in held}
 
 
 def open_run(prepared: TrainingData, path: Path, *, force: bool, reporter: Reporter) -> Run:

@@ -11,7 +11,7 @@ from pipeline.config.options import TrainHeadOptions
 from pipeline.dataset.examples import prepare
 from pipeline.dataset.features import SplitFeatures, features_of, rule_of
 from pipeline.dataset.room import Room
-from pipeline.errors import RunError
+from pipeline.errors import ConfigError, RunError
 from pipeline.images.manifest import OK, Manifest
 from pipeline.runs import metrics
 from pipeline.runs.learning_curve import fit_on, is_right, nested
@@ -93,7 +93,14 @@ class Retraining:
         rule = replace(rule_of(options), by_group=bool(rows.groups))
         examples = prepare(rows, rule)
         created = {name: self.create(name, seed) for name in self.heads}
-        fits = Room(created, examples, self._store.dim, options).for_features()
+        room = Room(created, examples, self._store.dim, options, in_parts=True)
+        try:
+            fits = room.for_features()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{str(self.run.path)!r}, trained again: {error.message}",
+                hint="Compare without --seeds and --curve, or where more memory is free.",
+            ) from error
         return features_of(self._store, examples, options, in_memory=fits)
 
     def create(self, name: str, seed: int) -> "Head":

@@ -3,7 +3,7 @@
 A head that the run already holds is kept; one that was tried with other settings is refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from pipeline.errors import unknown_name
 from pipeline.heads import HEADS, is_known
 from pipeline.runs.leaderboard import result_of
 from pipeline.runs.lock import reserved
+from pipeline.runs.record import HeadRecord
 from pipeline.runs.run import FittedHead, Run
 from pipeline.runs.scoring import parameters, plain, score_head
 from pipeline.system import cluster
@@ -24,6 +25,7 @@ from pipeline.train.logs import log_features, log_heads
 from pipeline.train.prepare import (
     check_first,
     create_heads,
+    left_to_fit,
     note_rows,
     open_run,
     prepare_data,
@@ -62,8 +64,9 @@ def sweep(
         for name, base in bases.items()
     }
     with reserved(path, "sweep", wait=options.wait, reporter=reporter), saying_warnings(reporter):
-        most = max(map(len, settings.values()), default=0)
-        prepared = prepare_data(options, bases, reporter, most_settings=most)
+        left = left_to_fit(bases, path, force=common.force)
+        tried = {name: len(settings[name]) for name in left}
+        prepared = prepare_data(options, left, reporter, settings=tried, folds=options.folds)
         run = open_run(prepared, path, force=common.force, reporter=reporter)
         note_rows(prepared.examples, reporter)
         asked = {
@@ -80,6 +83,8 @@ def sweep(
                 run.add_head(name, _scored(swept, prepared.data, options, asked[name]))
                 run.say_notes(name, reporter)
                 log_heads(run, options)
+        # A cluster gives them as they are done.
+        run.record = run.record.with_heads(_in_order(run.record.heads, todo))
         found = lead(run.record.heads) or _known_lead(run)
         run.record = replace(run.record.naming("lead"), lead=found)
         run.write_predictions()
@@ -111,6 +116,13 @@ def _swept(
             name, base, settings[name], data, folds=options.folds,
             progress=lambda best: bar.advance(**_shown_best(best)),
         )  # fmt: skip
+
+
+def _in_order(found: Mapping[str, HeadRecord], asked: Iterable[str]) -> dict[str, HeadRecord]:
+    """Return heads with those that were asked for in that order, after the others."""
+    last = list(asked)
+    first = [name for name in found if name not in last]
+    return {name: found[name] for name in (*first, *last)}
 
 
 def _known_lead(run: Run) -> Mapping[str, object] | None:

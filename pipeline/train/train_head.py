@@ -17,6 +17,7 @@ from pipeline.train.prepare import (
     HeadParameters,
     check_first,
     create_heads,
+    left_to_fit,
     note_rows,
     open_run,
     prepare_data,
@@ -45,7 +46,8 @@ def train_head(
         reserved(path, "train-head", wait=options.wait, reporter=reporter),
         saying_warnings(reporter),
     ):
-        prepared = prepare_data(options, wanted, reporter)
+        todo = left_to_fit(wanted, path, force=common.force)
+        prepared = prepare_data(options, todo, reporter)
         if not prepared.examples.counts()["val"]:
             raise ConfigError(
                 "train-head: expected images in val to choose on. "

@@ -20,6 +20,7 @@ from pipeline.config.auditing import AuditOptions
 from pipeline.copies import duplicates, pixels
 from pipeline.copies.neighbours import Pairs
 from pipeline.errors import EngineUnavailableError
+from pipeline.heads.ridge import RidgeHead
 
 # The fake network takes a mirrored image for another; real ones mostly do not.
 PLANTED = ("crop", "jpeg", "bright")
@@ -320,7 +321,7 @@ def test_of_very_many_images_ridge_alone_judges(
     status, result = command("audit", tmp_path / "store", *out)
     assert (status, result["label_error_head"]["head"]) == (0, "ridge")
     assert "more than 30 images, ridge alone" in result["notes"]["label_errors"]
-    monkeypatch.setattr(label_errors.heads, "copies_of", lambda name: 1e12)
+    monkeypatch.setattr(RidgeHead, "copies", 1e12)
     status, result = command("audit", tmp_path / "store", *out)
     assert (status, result["label_errors"]) == (0, [])
     assert "label errors of 40 images need memory" in result["notes"]["label_errors"]
@@ -351,7 +352,7 @@ def test_what_will_be_left_out_is_said_before_anything_long_and_bars_end(
     store = planted_store(tmp_path / "store", {"ant": 20, "bee": 20})
     monkeypatch.setattr(label_errors, "LARGE", 30)
     if copies is not None:
-        monkeypatch.setattr(label_errors.heads, "copies_of", lambda name: copies)
+        monkeypatch.setattr(RidgeHead, "copies", copies)
     reporter = Watching()
     listing = read_listing(store, None, None, reporter)
     options = AuditOptions(store=str(store.path))

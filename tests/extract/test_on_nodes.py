@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,13 @@ import pytest
 from fakes import IDENTITY, FakeEncoder, Notes, planted_store, write_image
 
 from pipeline.engines import probing
-from pipeline.errors import ClusterError, EngineUnavailableError, StaleFeaturesError, StorageError
+from pipeline.errors import (
+    ClusterError,
+    EngineUnavailableError,
+    StaleFeaturesError,
+    StorageError,
+    StoreError,
+)
 from pipeline.extract import node, on_ray
 from pipeline.extract.books import Books
 from pipeline.extract.ledger import Ledger
@@ -25,17 +32,25 @@ from pipeline.extract.messages import (
     Decoded,
     Job,
     Making,
+    Part,
     Reading,
     Refusal,
     packed,
     unpacked,
 )
+from pipeline.extract.on_ray import Pool
 from pipeline.images.manifest import listing_of
 from pipeline.images.reading import ReadFile
 from pipeline.runs import backbone as run_backbone
 from pipeline.store.scan_cache import ScanCache
 from pipeline.system import nodes
 from pipeline.system.nodes import Node
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "shard.h5")
 
@@ -50,6 +65,7 @@ def books(
         Notes(),
         Ledger(store.read_manifest(store.manifest_path), store, ScanCache(None)),
     )
+    patch.setattr(nodes, "patience", lambda ray: None)
     patch.setattr(nodes, "alive", lambda ray: [Node(name, name, 2, 0) for name in alive])
     with store.scan_cache() as cache:
         yield Books(None, {"num_cpus": 1}, ledger, cache, store.storage, {}, notes, notes), notes  # type: ignore[arg-type]
@@ -109,17 +125,67 @@ def test_a_shard_that_is_not_to_be_seen_yet_is_waited_for(
         assert found.ledger.pending == [1, 2]
 
 
-def test_of_a_round_that_did_nothing_the_first_images_are_named(
+def test_rounds_that_do_nothing_end_a_run_and_the_first_images_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        books(tmp_path, monkeypatch, ("a",)) as (found, notes),
-        pytest.raises(
-            ClusterError, match=r"3 images: 'ant/0000.png', 'ant/0001.png'.*OOM"
-        ) as caught,
-    ):
-        on_ray._require_progress(3, found.ledger, "OOM.", notes)
-    assert "take it out" in caught.value.hint
+    """Three of them where nodes are in trouble that may pass, one where Ray gave up."""
+    for said, expected in (("", 3), ("OOM.", 1)):
+        with books(tmp_path / str(expected), monkeypatch, ("a", "b")) as (found, notes):
+            rounds: list[int] = []
+
+            def fail(*_: object, made: list[int] = rounds, text: str = said) -> str:
+                made.append(1)
+                return text
+
+            monkeypatch.setattr(on_ray, "_round", fail)
+            monkeypatch.setattr(on_ray, "_told", lambda *_: None)
+            found.trouble = "Full."
+            with pytest.raises(
+                ClusterError, match=r"3 images: 'ant/0000.png', 'ant/0001"
+            ) as caught:
+                on_ray._all_rounds(Pool(1, 2), 8, 2, found, None, lambda: None)  # type: ignore[arg-type]
+            assert (said or "Full.").rstrip(".") in str(caught.value)
+            assert len(rounds) == expected and "take it out" in caught.value.hint
+            assert all("done again" in line for line in notes.lines)
+
+
+def test_trouble_that_nothing_comes_after_ends_the_run_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node that could go on answers nothing, since something else holds it."""
+    with books(tmp_path, monkeypatch, ("a", "b")) as (found, _):
+        monkeypatch.setattr(nodes, "patience", lambda ray: 60.0)
+        for _ in range(8):
+            found.enter(Answer(refusal=Refusal.of(FULL, "a")))
+        monkeypatch.setattr(nodes, "patience", lambda ray: 0.0)
+        with pytest.raises(ClusterError, match="The node a: No space left"):
+            found.enter(Answer(refusal=Refusal.of(FULL, "a")))
+
+
+def test_images_are_not_bad_where_a_file_system_went_away(
+    tmp_path: Path, alone: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    write_image(tmp_path / "photos/1.png", 1)
+    (tmp_path / "photos/2.png").touch()
+    listing = listing_of(tmp_path / "photos", [(f"{n}.png", "cat", "") for n in (1, 2)])
+    part = packed(Part(listing, [0, 1]))
+    known = replace(job(tmp_path / "none"), sight=listing)
+    monkeypatch.setattr(node, "_stored", lambda _: {"": np.zeros(0, "S64")})
+    monkeypatch.setattr(node.time, "time", lambda: 0.0, raising=False)
+    monkeypatch.setattr(node.time, "monotonic", lambda: 0.0, raising=False)
+
+    def decoded() -> Decoded:
+        table = node.decode({node.PART: [SimpleNamespace(as_py=lambda: part)]}, job=known)
+        found: Decoded = unpacked(table[node.PART][0].as_py())
+        return found
+
+    monkeypatch.setattr(node.Store, "exists", lambda _: True)
+    monkeypatch.setattr(node.Store, "unchecked", lambda _: SimpleNamespace(identity=IDENTITY))
+    assert decoded().refusal is None
+    shutil.rmtree(tmp_path / "photos")
+    refusal = decoded().refusal
+    assert refusal is not None and not refusal.is_final and "1.png" in refusal.message
 
 
 def job(store: Path, **more: Any) -> Job:
@@ -152,6 +218,7 @@ def failing(error: Exception) -> Callable[..., Any]:
         (MemoryError("none left"), False),
         (StorageError("The storage is out of reach."), False),
         (ClusterError("Expected the store."), True),
+        (caused(StoreError("store.json cannot be read."), OSError(errno.EIO, "")), False),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -208,7 +275,7 @@ def test_files_that_every_process_reads_from_the_start_are_named(tmp_path: Path)
     assert notes.lines == []
     on_ray._note_packed(listing_of(tmp_path, [("a.tar.gz/cat/0.png", "cat", "")]), notes)
     (line,) = notes.lines
-    assert line.startswith(f"Note: {str(tmp_path / 'a.tar.gz')!r} can be read from front to back")
+    assert line.endswith(f"at the front of these, 1: {str(tmp_path / 'a.tar.gz')!r}")
 
 
 def test_nodes_are_asked_for_an_image_that_is_there(

@@ -95,7 +95,7 @@ def test_folds_are_copies_of_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda: needed)
     assert prepare_data(options, {"knn": head})
     with pytest.raises(ConfigError, match="Expected memory to fit knn"):
-        prepare_data(options, {"knn": head}, most_settings=4)
+        prepare_data(options, {"knn": head}, settings={"knn": 4}, folds=5)
 
 
 @pytest.mark.parametrize("name", ["train-head", "sweep"])

@@ -56,15 +56,15 @@ class LogregHead(GridHead):
         self.tol = tol
         self.class_weight = class_weight
 
-    def memory(self, images: int, dim: int, classes: int) -> float:
+    def memory(self, images: int, dim: int, classes: int, settings: int = 1) -> float:
         """See ``Head.memory``; the loss holds scores of each class for all values it is made of."""
-        rows = classes if classes > 2 else 1
-        scores = rows * min(len(self.grid), max(1, STACK_ROWS // rows))
+        rows, values = classes if classes > 2 else 1, max(len(self.grid), settings)
+        scores = rows * min(values, max(1, STACK_ROWS // rows))
         return super().memory(images, dim, classes) + _SCORE_BYTES * images * scores
 
-    def seconds(self, images: int, scored: int, dim: int, classes: int) -> float:
+    def seconds(self, images: int, scored: int, dim: int, classes: int, settings: int = 1) -> float:
         """See ``Head.seconds``."""
-        return images * dim * classes * len(self.grid) / _RATE
+        return images * dim * classes * max(len(self.grid), settings) / _RATE
 
     def _fit_path(
         self,
