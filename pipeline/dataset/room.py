@@ -67,12 +67,15 @@ class Room:
                 f"{counted(self._num_views, 'view')}, and to fit on them: {_size(total, free)}",
                 hint="Leave out --augment and --average: without views, features can stay on disk.",
             )
-        whole = [name for name, head in self.heads.items() if not head.streams]
+        whole = {name: needed[name] for name, head in self.heads.items() if not head.streams}
         if whole:
-            most = max(whole, key=lambda name: needed[name])
+            # Alone it may have room, and another that would stream may not beside its features.
+            name = max(whole, key=lambda name: whole[name])
+            if features + whole[name] <= free:
+                name = f"{', '.join(self.heads)}, of which {name} needs features there,"
             raise ConfigError(
-                f"Expected memory to fit {', '.join(self.heads)} on {self._fitted:,} images, "
-                f"beside all features, which {most} needs there: {_size(total, free)}",
+                f"Expected memory to fit {name} on {self._fitted:,} images, beside all features: "
+                f"{_size(total, free)}",
                 hint=f"Give heads alone that read features in a stream ({_STREAMING}), or take a "
                 "part of the images, with --manifest.",
             )
