@@ -91,7 +91,7 @@ class Room:
             if seconds >= _LONG:
                 reporter.say(
                     f"{name} takes about {seconds / 60:,.0f} minutes for so many images, on two "
-                    f"processors; heads that read them in a stream take a few ({_STREAMING})"
+                    "processors; ridge and centroid read them twice"
                 )
 
     @property

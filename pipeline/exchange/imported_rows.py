@@ -26,8 +26,8 @@ from pipeline.images.manifest import (
     mark_conflicts,
     none_usable,
     split_column,
-    unique_rows,
 )
+from pipeline.images.table_rows import unique_rows
 from pipeline.system.progress import Reporter
 
 NOT_FINITE: Final = "features that are not finite"

@@ -81,8 +81,8 @@ class Head(ClassifierMixin, BaseEstimator):
     def seconds(self, images: int, scored: int, dim: int, classes: int, settings: int = 1) -> float:
         """Return about how long fitting and scoring ``scored`` rows takes two processors.
 
-        Of heads that pass over the features a few times, which takes minutes at most, it is zero,
-        as where nobody knows. The other arguments are those of ``memory``.
+        Of heads that pass over the features once or twice it is zero, as where nobody knows. The
+        other arguments are those of ``memory``.
         """
         return 0.0
 

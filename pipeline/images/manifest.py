@@ -7,8 +7,7 @@ feature.
 
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,11 +18,12 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError, mention
 from pipeline.files.atomic import write_atomically
-from pipeline.files.location import Location, join, normalized
+from pipeline.files.location import Location, join
 from pipeline.files.state import FileState
-from pipeline.files.table import Row, folded, read_table, write_csv
+from pipeline.files.table import folded, read_table, write_csv
 from pipeline.images.place import exists
 from pipeline.images.split_names import splits_of
+from pipeline.images.table_rows import repeated_rows, unique_rows
 from pipeline.system.wording import counted
 
 COLUMNS: Final = ("path", "label", "split", "key", "status")
@@ -38,7 +38,7 @@ KEY_DTYPE: Final = np.dtype("S64")
 _KEY: Final = re.compile(r"[0-9a-f]{64}")
 # Columns that are read, in the order of a row's cells; a person may name another one for the group.
 _READ: Final = ("path", "label", "split", GROUP, "key", "status", DECLARED)
-_GROUP_PLACE, _KEY_PLACE = _READ.index(GROUP), _READ.index("key")
+_KEY_PLACE: Final = _READ.index("key")
 # What a path ends in, where it is surely one.
 SUFFIX: Final = re.compile(r"\.[A-Za-z]\w{2,4}$")
 
@@ -222,8 +222,7 @@ def mark_conflicts(manifest: Manifest) -> Manifest:
     ]
     for index in counted:
         key, label = manifest.keys[index], manifest.labels[index]
-        # A source may have told two labels of one path.
-        if labels.setdefault(key, label) != label or manifest.statuses[index] == CONFLICT:
+        if labels.setdefault(key, label) != label:
             conflicting.add(key)
     statuses = list(manifest.statuses)
     for index in counted:
@@ -285,52 +284,8 @@ def none_usable(errors: Sequence[Mapping[str, str]], *, hint: str) -> ManifestEr
     )
 
 
-def unique_rows(
-    path: Location, rows: Iterable[Row], conflicts: dict[str, str] | None = None
-) -> list[Row]:
-    """Return rows, one a path, with their paths in normal form.
-
-    Args:
-        path: The file that they are from.
-        rows: Path, label, split, group, and what else there is, of which a key comes first.
-        conflicts: Is told of every path with two labels, as which it stands there; None refuses
-            such paths.
-
-    Raises:
-        ManifestError: A path has two labels, splits, groups or keys.
-    """
-    found: dict[str, Row] = {}
-    for row in rows:
-        name = normalized(row[0])
-        before = found.setdefault(name, (name, *row[1:]))
-        if conflicts is not None and before[1] != row[1]:
-            conflicts[name] = f"{name!r} as {_spelled(before[1:2])} and as {_spelled(row[1:2])}"
-        elif before[1:3] != row[1:3]:
-            raise ManifestError(
-                f"{path}: expected one label and one split per path. Received: {name!r} "
-                f"as {_spelled(before[1:3])} and as {_spelled(row[1:3])}.",
-                hint="Keep one of the rows.",
-            )
-        for place, what in ((_GROUP_PLACE, "group"), (_KEY_PLACE, "key")):
-            if before[place : place + 1] != row[place : place + 1]:
-                raise ManifestError(
-                    f"{path}: expected one {what} per path. Received: {name!r} with two.",
-                    hint="Keep one of the rows.",
-                )
-    return list(found.values())
-
-
-def repeated_rows(path: Location, rows: Sequence[Row], unique: Sequence[Row]) -> list[str]:
-    """Return what to say of rows that ``unique_rows`` made one; nothing if there are none."""
-    if len(rows) == len(unique):
-        return []
-    counts = Counter(normalized(row[0]) for row in rows)
-    names = mention([name for name, count in counts.items() if count > 1])
-    return [f"{path}: rows that repeat others count once, {len(rows) - len(unique):,}: {names}"]
-
-
 def with_conflicts(listing: Manifest, conflicts: Mapping[str, str]) -> Manifest:
-    """Return a listing in which paths with two labels have the status ``conflicting label``.
+    """Return a listing in which paths with two labels have none, and ``conflicting label``.
 
     Args:
         listing: The listing.
@@ -340,24 +295,33 @@ def with_conflicts(listing: Manifest, conflicts: Mapping[str, str]) -> Manifest:
         return listing
     listed = mention(list(conflicts.values()), quoted=False)
     note = f"Images with two labels are in no split, {len(conflicts):,}: {listed}"
-    statuses = [CONFLICT if path in conflicts else "" for path in listing.paths]
-    return replace(listing, statuses=statuses, notes=(*listing.notes, note))
+    return replace(
+        listing,
+        labels=["" if path in conflicts else label
+                for path, label in zip(listing.paths, listing.labels, strict=True)],
+        statuses=[CONFLICT if path in conflicts else "" for path in listing.paths],
+        notes=(*listing.notes, note),
+    )  # fmt: skip
 
 
 def as_read(listing: Manifest, keys: NDArray[np.bytes_], statuses: Sequence[str]) -> Manifest:
     """Return a listing with what was found of its images: keys, and statuses by ``mark_conflicts``.
 
-    Those that the source gave two labels stay what they are, unless they are bad.
+    What the source gave two labels has none, and nor have copies of it, so that whoever reads the
+    rows again, such as edited ones, does not take one of the two for the right one.
     """
-    told = [
-        CONFLICT if (before, found) == (CONFLICT, OK) else found
-        for before, found in zip(listing.statuses, statuses, strict=True)
-    ]
-    return mark_conflicts(replace(listing, keys=keys, statuses=told))
-
-
-def _spelled(label_and_split: Row) -> str:
-    return " in ".join(repr(text) for text in label_and_split if text) or "unlabelled"
+    told = {
+        key
+        for key, before, found in zip(keys.tolist(), listing.statuses, statuses, strict=True)
+        if (before, found) == (CONFLICT, OK)
+    }
+    labels, marked = listing.labels, list(statuses)
+    if told:
+        labels = list(labels)
+        for row, key in enumerate(keys.tolist()):
+            if key in told and marked[row] == OK:
+                labels[row], marked[row] = "", CONFLICT
+    return mark_conflicts(replace(listing, labels=labels, keys=keys, statuses=marked))
 
 
 def split_column(path: Location, cells: Sequence[str]) -> list[str]:

@@ -183,7 +183,10 @@ def _classified(
 
     with reporter.bar(len(rows), "img") as bar:
         errors = classifier.classify(inputs, keep, bar=bar)
-    statuses = [UNKNOWN if label else UNLABELLED for label in listing.labels]
+    statuses = [
+        before or (UNKNOWN if label else UNLABELLED)
+        for label, before in zip(listing.labels, listing.statuses, strict=True)
+    ]
     reasons = {item["path"]: item["reason"] for item in errors}
     for row in rows:
         statuses[row] = reasons.get(listing.paths[row], OK)

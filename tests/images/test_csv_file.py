@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline.errors import ManifestError
 from pipeline.images import manifest, sources
-from pipeline.images.manifest import CONFLICT, Manifest
+from pipeline.images.manifest import CONFLICT, Manifest, cells
 from pipeline.store.store import Store
 
 PLAIN = "path,label,split\nimg/1.jpg,cat,train\nimg/2.jpg,dog,test\n"
@@ -135,6 +135,7 @@ def test_a_path_with_two_labels_is_in_no_split_and_the_others_go_on(
 ) -> None:
     write_classes(tmp_path, {"cat": 8, "dog": 8})
     (tmp_path / "dog/copy.png").write_bytes((tmp_path / "cat/000.png").read_bytes())
+    (tmp_path / "cat/same.png").write_bytes((tmp_path / "cat/001.png").read_bytes())
     paths = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.glob("*/*.png"))]
     lines = [f"{path},{path[:3]}" for path in paths]
     text = "\n".join(["path,label", *lines, "cat/001.png,dog", "dog/001.png, dog"])
@@ -147,17 +148,24 @@ def test_a_path_with_two_labels_is_in_no_split_and_the_others_go_on(
     store = tmp_path / "store"
     status, result = command("extract", data, "--store", store, "--weights", "random")
     # The copy stands under two labels as well, and so does what it is a copy of.
-    assert status == 0 and (result["images"], result["conflicting"]) == (17, 4)
+    assert status == 0 and (result["images"], result["conflicting"]) == (18, 5)
     rows = Store.open(store).read_manifest()
     told = dict(zip(rows.paths, rows.statuses, strict=True))
     assert told["cat/001.png"] == told["cat/000.png"] == told["dog/copy.png"] == CONFLICT
     assert told["dog/001.png"] == CONFLICT
+    # A table to edit leaves the label open, whatever becomes of it.
+    edited = tmp_path / "edited.csv"
+    manifest.write_csv(edited, [rows.columns, *(cells(rows, row) for row in range(len(rows)))])
+    again = Store.open(store).read_manifest(edited)
+    assert [path for path, label in zip(again.paths, again.labels, strict=True) if not label] == [
+        "cat/001.png", "cat/same.png", "dog/001.png",
+    ]  # fmt: skip
     assert sorted(pipeline.load(store)[1]) == [0] * 6 + [1] * 7
     head = ("train-head", "--store", store, "--run", tmp_path / "run", "--head", "centroid")
     status, result = command(*head)
-    assert status == 0 and result["dropped"] == {"conflicting label": 4}
+    assert status == 0 and result["dropped"] == {"conflicting label": 5}
     status, result = command("evaluate", tmp_path / "run", data)
-    assert status == 0 and (result["conflicting"], result["scored"]) == (4, 13)
+    assert status == 0 and (result["conflicting"], result["scored"]) == (4, 14)
     other = ("extract", data, "--store", tmp_path / "other", "--weights", "random")
     status, result = command(*other, "--on-error", "raise")
     assert status == 2 and "'cat/001.png' with two" in result["error"]["message"]
@@ -249,6 +257,15 @@ def test_a_backslash_that_belongs_to_the_name_stays(tmp_path: Path) -> None:
     (tmp_path / "img\\1.jpg").touch()
     found = sources.scan(path)
     assert list(found.paths) == ["img\\1.jpg"] and found.notes == ()
+
+
+def test_a_blank_label_beside_one_says_nothing_and_splits_stay_one(tmp_path: Path) -> None:
+    for twice in ("img/1.jpg,\nimg/1.jpg,cat\n", "img/1.jpg,cat\nimg/1.jpg,  \n"):
+        found = sources.scan(write(tmp_path, f"path,label\n{twice}"))
+        assert rows(found) == [("img/1.jpg", "cat", "")] and list(found.statuses) == [""]
+    text = "path,label,split\nimg/1.jpg,cat,train\nimg/1.jpg,dog,test\n"
+    with pytest.raises(ManifestError, match="one split per path"):
+        sources.scan(write(tmp_path, text))
 
 
 def test_two_spellings_of_one_path_with_two_labels_are_one(tmp_path: Path) -> None:

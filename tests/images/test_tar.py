@@ -484,9 +484,43 @@ def test_folders_around_packed_files_are_classes_as_if_unpacked_in_them(
     listing = sources.scan(tmp_path / "c", layout="classes")
     assert {label for label, _ in rows(listing).values()} == {"cat", "dog"}
     assert "Folders around packed files are classes: 'cat', 'dog'" in listing.notes
-    # A file beside the folders is unpacked beside them.
+    # A file beside the folders is of no class.
     write_shards(tmp_path / "d", {"0.tar": shard("1"), "more/1.tar": shard("1")})
-    assert sources.scan(tmp_path / "d").labels == ["", "more"]
+    with pytest.raises(ManifestError, match=r"'0\.tar' beside folders with others"):
+        sources.scan(tmp_path / "d")
+    assert sources.scan(tmp_path / "d", layout="classes").labels == ["", "more"]
+    # Names of the files say splits, or some of them do.
+    named = [f"{label}/{split}-0.tar" for label in ("cat", "dog") for split in ("train", "val")]
+    write_shards(tmp_path / "e", dict.fromkeys(named, shard("1")))
+    listing = sources.scan(tmp_path / "e")
+    assert {path.rpartition("/")[0]: row for path, row in rows(listing).items()} == {
+        name: (name[:3], name[4:].partition("-")[0]) for name in named
+    }
+    assert any("names of packed files: train (2 files), val (2 files)" in n for n in listing.notes)
+    write_shards(tmp_path / "e", {"cat/more.tar": shard("1")})
+    with pytest.raises(ManifestError, match="to be named as splits, or none"):
+        sources.scan(tmp_path / "e")
+    # Numbered folders are parts of one data set; bare numbers are classes.
+    for start, labels in (("part-", {""}), ("", {"0", "1"})):
+        parts = {f"{start}{number}/{number}.tar": shard("1") for number in range(2)}
+        listing = sources.scan(write_shards(tmp_path / f"f{start}", parts))
+        assert {label for label, _ in rows(listing).values()} == labels
+
+
+def test_folders_around_packed_files_with_splits_above_and_classes_inside(tmp_path: Path) -> None:
+    shard = {"cat/1.jpg": b"x", "dog/1.jpg": b"y"}
+    places = [f"{split}/{group}/0.tar" for split in ("train", "test") for group in ("a", "b")]
+    data = write_shards(tmp_path, dict.fromkeys(places, shard))
+    with pytest.raises(ManifestError) as refused:
+        sources.scan(data)
+    assert "--layout classes takes the folders around them for classes ('test', 'train'); " in str(
+        refused.value.hint
+    )
+    assert "--layout splits those named as splits for splits" in str(refused.value.hint)
+    found = set(rows(sources.scan(data, layout="classes")).values())
+    assert found == {("train", ""), ("test", "")}
+    found = set(rows(sources.scan(data, layout="splits")).values())
+    assert found == {(label, split) for label in ("cat", "dog") for split in ("train", "test")}
 
 
 def test_a_damaged_shard_is_left_out_and_said(tmp_path: Path) -> None:

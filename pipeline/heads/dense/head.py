@@ -23,6 +23,8 @@ from pipeline.system.keras_setup import Tensor, import_keras
 # Weights, of all heads, up to which heads share a pass: with Adam's two moments 15 MB. Beyond the
 # processor's cache each step waits for memory, and heads are faster one at a time.
 SHARED_WEIGHTS: Final = 1_250_000
+# Weights times images that are passed in a second, at the least.
+_RATE: Final = 1.5e10
 
 
 class DenseHead(Head):
@@ -86,6 +88,11 @@ class DenseHead(Head):
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
         self.order_seed = order_seed
+
+    def seconds(self, images: int, scored: int, dim: int, classes: int, settings: int = 1) -> float:
+        """See ``Head.seconds``."""
+        weights = sum(a * b for a, b in pairwise((dim, *self.hidden, classes)))
+        return self.epochs * images * weights * settings / _RATE
 
     def fit(
         self,

@@ -20,6 +20,8 @@ from pipeline.heads.scaler import FeatureScaler, scale_into
 MAX_ENTRIES: Final = 2**25
 # Parameters in which the heads of one bank may differ.
 _OWN: Final = ("learning_rate", "weight_decay")
+# Weights times images that are passed in a second, at the least.
+_RATE: Final = 1.5e10
 
 
 class LinearHead(Head):
@@ -73,6 +75,10 @@ class LinearHead(Head):
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
         self.seed = seed
+
+    def seconds(self, images: int, scored: int, dim: int, classes: int, settings: int = 1) -> float:
+        """See ``Head.seconds``."""
+        return self.epochs * images * dim * classes * settings / _RATE
 
     def fit(
         self,

@@ -62,7 +62,7 @@ def scan(
     Raises:
         ManifestError: The data is missing or empty, has a loop of symbolic links, holds a mixture
             of split folders and others, or no folder that ``unlabelled`` names; or a table lacks a
-            column, has a row that is none, or gives one path two labels, splits or groups.
+            column, has a row that is none, or gives one path two splits or groups.
         ConfigError: A layout is given for data that says its splits itself, unlabelled folders for
             tables, columns for others, or what speaks to a storage is not installed.
         StorageError: A storage refuses, or cannot be reached.

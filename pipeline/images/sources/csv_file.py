@@ -17,12 +17,11 @@ from pipeline.images.manifest import (
     Manifest,
     group_column,
     listing_of,
-    repeated_rows,
     split_column,
-    unique_rows,
     with_conflicts,
 )
 from pipeline.images.sources.given import Given
+from pipeline.images.table_rows import repeated_rows, unique_rows
 
 _SUFFIXES: Final = (".csv", ".tsv", ".txt")
 
@@ -58,7 +57,7 @@ def scan_csv(data: Location) -> Manifest:
     labels = [sys.intern(label if label.strip() else "") for _, label, _, _ in rows]
     groups = [row[3] for row in rows]
     listed = sorted(zip([row[0] for row in rows], labels, splits, groups, strict=True))
-    notes += repeated_rows(data, found, rows)
+    notes += repeated_rows(data, found, rows, conflicts)
     listing = listing_of(root, [row[:3] for row in listed], (*table.notes, *notes))
     listing = replace(listing, groups=group_column([row[3] for row in listed]))
     return with_conflicts(listing, conflicts)

@@ -14,6 +14,7 @@ from pipeline.images.sources.given import Given
 from pipeline.images.split_names import splits_of
 from pipeline.system.wording import counted
 
+_NUMBER: Final = re.compile(r"\d+")
 _SPLITS: Final = ("train", "val", "test")
 # As Hugging Face numbers files, with a digest behind it in earlier releases.
 _NUMBERING: Final = re.compile(r"-\d+-of-\d+(?:-[0-9a-f]{16})?$")
@@ -22,6 +23,17 @@ _NUMBERING: Final = re.compile(r"-\d+-of-\d+(?:-[0-9a-f]{16})?$")
 def stem(path: str) -> str:
     """Return the path of a packed file without the suffix."""
     return path[: len(path) - len(packed.kind_of(path) or "")]
+
+
+def are_numbered(stems: Sequence[str]) -> bool:
+    """Tell whether names are those of shards: one name with numbers that follow on each other."""
+    names = [stem.rpartition("/")[2] for stem in stems]
+    if len(names) == 1:
+        return True
+    numbers = {int(found[0]) for name in names if (found := _NUMBER.findall(name))}
+    bare = {_NUMBER.sub("", name) for name in names}
+    is_one_name = len(bare) == 1 or all(splits_of(bare, alone=True).values())
+    return is_one_name and bool(numbers) and max(numbers) - min(numbers) < len(names)
 
 
 def of_files(

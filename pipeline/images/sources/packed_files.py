@@ -4,7 +4,6 @@ With a .cls or a .json beside each image they are WebDataset shards; else they h
 are read as the folder that was packed. Rows are in stored order, so that reading goes forward.
 """
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,11 @@ from pipeline.files.state import FileState
 from pipeline.images import packed, place
 from pipeline.images.manifest import Manifest, listing_of
 from pipeline.images.packed.kinds import ChangedPackError, Pack
-from pipeline.images.sources import file_splits, samples
+from pipeline.images.sources import file_splits, outer_folders, samples
 from pipeline.images.sources.folder import scan_tree
-from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image, parent
+from pipeline.images.sources.folder_tree import Tree, is_ignored, may_be_image
 from pipeline.images.sources.given import Given
-from pipeline.images.split_names import splits_of
 
-_NUMBER: Final = re.compile(r"\d+")
 _HINT: Final = "Give packed files with class folders in them, or with a .cls beside each image."
 
 
@@ -147,7 +144,7 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
     Raises:
         ManifestError: There is no image, or the labels may be several things.
     """
-    splits, notes, files = _named(given, files)
+    splits, named, files = _named(given, files)
     called = [(file.path or given.data.name, file) for file in files]
     found = samples.collect(called, given.image_column, given.label_column)
     if not found.names:
@@ -158,9 +155,11 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
             hint=_HINT,
         )
     inside = any("/" in name for name in found.names)
-    around = [] if found.source else _classes_around(given, files, inside=inside)
-    by_folder = not found.source and (inside or bool(around))
-    notes += [*_sample_notes(found, by_folder), *around]
+    around = None
+    if not found.source:
+        around = outer_folders.prefixes(given, [file.path for file in files], inside=inside)
+    by_folder = not found.source and (inside or around is not None)
+    notes = [*(named if around is None else around[1]), *_sample_notes(found, by_folder)]
     names, paths, said, states, row = [], [], [], [], 0
     for file, split, count in zip(files, splits, found.counts, strict=True):
         prefix = file.place("")
@@ -171,7 +170,7 @@ def _scan_samples(given: Given, files: Sequence[_File]) -> Manifest:
         row += count
     if by_folder:
         prefixes: list[str | None] = [*splits] if files[0].path else [None]
-        listing = _listed(given, files, _unpacked(files) if around else prefixes, names)
+        listing = _listed(given, files, prefixes if around is None else around[0], names)
         return replace(listing, notes=(*notes, *listing.notes))
     if not any(said) and given.layout != "classes":
         said = file_splits.of_folders(found.names)
@@ -293,14 +292,14 @@ def _prefixes(
     if not files[0].path:
         return [None], [], files
     inside = any(_has_folders(file.pack) for file in files)
-    around = _classes_around(given, files, inside=inside)
-    if around:
-        return _unpacked(files), around, files
+    around = outer_folders.prefixes(given, [file.path for file in files], inside=inside)
+    if around is not None:
+        return [*around[0]], around[1], files
     if inside:
         splits, notes, files = _named(given, files)
         return [*splits], notes, files
     stems = [file_splits.stem(file.path) for file in files]
-    if given.layout != "classes" and _are_numbered(stems):
+    if given.layout != "classes" and file_splits.are_numbered(stems):
         splits, notes, files = _named(given, files)
         note = (
             "Images in packed files without folders have no label; if each file is a class, "
@@ -311,55 +310,8 @@ def _prefixes(
     return [*stems], [note], files
 
 
-def _classes_around(given: Given, files: Sequence[_File], *, inside: bool) -> list[str]:
-    """Return what to say of folders around packed files that are classes; nothing of no such.
-
-    Args:
-        given: The data.
-        files: The packed files.
-        inside: Whether there are folders in them.
-
-    Raises:
-        ManifestError: The folders inside may be the classes as well.
-    """
-    folders = sorted({parent(file.path) for file in files})
-    if given.layout == "splits" or len(folders) == 1:
-        return []
-    tree = Tree.of_paths([f"{folder}/1".lstrip("/") for folder in folders])
-    try:
-        found = set(scan_tree(tree, Given(given.data, tree)).labels) - {""}
-    except ManifestError:  # splits beside others, of which the caller has more to say
-        return []
-    classes = mention(sorted(found))
-    if found and inside and given.layout == "auto":
-        raise ManifestError(
-            "Expected packed files that hold class folders in one folder, or in folders that are "
-            f"named as splits. Received: such files in several folders of {str(given.data)!r}: "
-            f"{mention([folder or '.' for folder in folders])}.",
-            hint=f"--layout classes takes the folders around them for classes ({classes}); for "
-            "those inside, put the packed files into one folder.",
-        )
-    return [f"Folders around packed files are classes: {classes}"] if found else []
-
-
-def _unpacked(files: Sequence[_File]) -> list[str | None]:
-    """Return the folder that each file would be if unpacked where it is; at the top, the top."""
-    return [file_splits.stem(file.path) if "/" in file.path else "" for file in files]
-
-
 def _has_folders(pack: Pack) -> bool:
     return any("/" in name and may_be_image(name) and not is_ignored(name) for name in pack.names)
-
-
-def _are_numbered(stems: Sequence[str]) -> bool:
-    """Tell whether names are those of shards: one name with numbers that follow on each other."""
-    names = [stem.rpartition("/")[2] for stem in stems]
-    if len(names) == 1:
-        return True
-    numbers = {int(found[0]) for name in names if (found := _NUMBER.findall(name))}
-    bare = {_NUMBER.sub("", name) for name in names}
-    is_one_name = len(bare) == 1 or all(splits_of(bare, alone=True).values())
-    return is_one_name and bool(numbers) and max(numbers) - min(numbers) < len(names)
 
 
 def _named(given: Given, files: Sequence[_File]) -> tuple[list[str], list[str], list[_File]]:

@@ -22,9 +22,7 @@ from pipeline.images.manifest import (
     Manifest,
     group_column,
     listing_of,
-    repeated_rows,
     split_column,
-    unique_rows,
     with_conflicts,
 )
 from pipeline.images.packed.row_groups import KEPT_BYTES
@@ -37,6 +35,7 @@ from pipeline.images.sources.csv_file import found_rows
 from pipeline.images.sources.folder_tree import may_be_image
 from pipeline.images.sources.given import Given
 from pipeline.images.sources.labels import labels_of, texts_of
+from pipeline.images.table_rows import repeated_rows, unique_rows
 from pipeline.system.wording import counted
 
 _SUFFIXES: Final = (".parquet", ".arrow")
@@ -193,7 +192,7 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
     listing = listing_of(
         root if isinstance(root, Remote) else root.resolve(),
         [(rows[place][0], rows[place][1], splits[place]) for place in order],
-        (*_notes(listed, given), *notes, *repeated_rows(data, named, unique)),
+        (*_notes(listed, given), *notes, *repeated_rows(data, named, unique, conflicts)),
     )
     groups = group_column([rows[place][3] for place in order])
     states = _states({**given.states, **listed.states}, listing)
