@@ -27,7 +27,7 @@ from pipeline.extract.node import ANSWER, PART, EncodingActor, decode, probed, r
 from pipeline.extract.node_work import NodeWork, bottleneck_of
 from pipeline.extract.work import Work, rate_of
 from pipeline.files import places
-from pipeline.files.location import locate
+from pipeline.files.location import is_address, locate
 from pipeline.images import reading
 from pipeline.images.manifest import OK, Manifest
 from pipeline.store.scan_cache import ScanCache
@@ -227,7 +227,12 @@ def _parts(ledger: Ledger, pending: Sequence[int], rows: int) -> list[bytes]:
 def _sent(listing: Manifest, rows: Sequence[int]) -> Manifest:
     """Return some rows as nodes get them, whose working directory is another one."""
     root = locate(places.absolute(listing.root))
-    return replace(listing.take(rows), root=root, notes=())
+    taken = listing.take(rows)
+    states = [
+        state if state is None or is_address(reading.name_of(taken, row)) else state.elsewhere()
+        for row, state in enumerate(taken.states)
+    ]
+    return replace(taken, root=root, notes=(), states=states)
 
 
 def _round(ray: ModuleType, parts: Sequence[bytes], job: Job, pool: Pool, books: Books) -> str:

@@ -15,7 +15,10 @@ from pipeline.errors import ConfigError
 
 _ADDRESS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.+)", re.DOTALL)
 # The host or bucket of an address without credentials, which stand before it, up to an @.
-_HOST: Final = re.compile(r"(?:\[[^\]]*\]|arn:[^@]*|[^:@]*)(?::\d{1,5})?")
+_HOST: Final = re.compile(r"(?:\[[^\]]*\]|[^:@]*)(?::\d{1,5})?")
+# Buckets have no port: what follows their colon is a secret.
+_BUCKET: Final = re.compile(r"arn:[^@]*|[^:@]*")
+_OF_BUCKETS: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 _QUERY: Final = re.compile("[?#](.*)", re.DOTALL)
 # Of a parameter whose value is a credential, the name, or what it ends in. Those of a download
 # have others, as in ?download=1, ?token_count=3 or Dropbox' ?rlkey=.
@@ -103,7 +106,7 @@ def locate(text: str | Path) -> Location:
     scheme, rest = match[1].lower(), match[2]
     if scheme == "file":
         return Path("/" + rest.lstrip("/"))
-    if _has_credentials(rest):
+    if _has_credentials(rest, _BUCKET if scheme in _OF_BUCKETS else _HOST):
         raise ConfigError(
             f"Expected an address without credentials, which would be written into records. "
             f"Received one with: {scheme}://...",
@@ -112,12 +115,12 @@ def locate(text: str | Path) -> Location:
     return Remote(f"{scheme}://{rest.rstrip('/')}")
 
 
-def _has_credentials(rest: str) -> bool:
+def _has_credentials(rest: str, host: re.Pattern[str]) -> bool:
     """Tell whether what follows a scheme holds credentials, which would be written into records.
 
     A secret before the host may have slashes in it; a ? in the name of an object stays.
     """
-    if "@" in rest and not _HOST.fullmatch(re.split("[/?#]", rest)[0]):
+    if "@" in rest and not host.fullmatch(re.split("[/?#]", rest)[0]):
         return True
     query = _QUERY.search(rest)
     parameters = re.split("[?#&;]", query[1]) if query else []

@@ -24,6 +24,17 @@ class FileState(NamedTuple):
         stamp = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
         return cls(stamp, max(status.st_mtime_ns, status.st_ctime_ns), status.st_size)
 
+    def elsewhere(self) -> "FileState":
+        """Return a file's state as other machines see it, to whom inode and times may differ.
+
+        What is left is size and time of writing, with which every stamp of the file begins.
+        """
+        return self._replace(stamp=":".join(self.stamp.split(":")[:2]))
+
+    def is_of(self, known: "FileState") -> bool:
+        """Tell whether this is the state of the file of a known one, seen here or elsewhere."""
+        return self.stamp == known.stamp or self.stamp.startswith(f"{known.stamp}:")
+
     @property
     def is_proof(self) -> bool:
         """Whether an equal state says that the bytes are equal."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What PNG holds as it is.
 _PNG_MODES: Final = frozenset({"1", "I;16", "L", "LA", "P", "RGB", "RGBA"})
 # Of a path; one input is one result.
-_PACKED: Final = "a packed file: name its members, such as {}/cat/1.jpg, or use pipeline predict"
+_PACKED: Final = "a packed file: name images in it, as pipeline predict calls them, such as {}/..."
 # Pillow reads pixels at the first look, into the image, which may stand in a list twice.
 _LOADING: Final = threading.Lock()
 

@@ -19,6 +19,7 @@ from fakes import IDENTITY, FakeEncoder, Notes, planted_store, write_image
 from pipeline.engines import probing
 from pipeline.errors import (
     ClusterError,
+    DecodeError,
     EngineUnavailableError,
     StaleFeaturesError,
     StorageError,
@@ -39,6 +40,7 @@ from pipeline.extract.messages import (
     unpacked,
 )
 from pipeline.extract.on_ray import Pool
+from pipeline.images import reading, sources
 from pipeline.images.manifest import listing_of
 from pipeline.images.reading import ReadFile
 from pipeline.runs import backbone as run_backbone
@@ -160,6 +162,28 @@ def test_trouble_that_nothing_comes_after_ends_the_run_in_time(
         monkeypatch.setattr(nodes, "patience", lambda ray: 0.0)
         with pytest.raises(ClusterError, match="The node a: No space left"):
             found.enter(Answer(refusal=Refusal.of(FULL, "a")))
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_packed_file_is_the_same_to_nodes_that_call_it_by_another_inode(
+    changed: bool, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for name in ("cat/1.png", "dog/2.png"):
+            (tmp_path / "one.png").write_bytes(name.encode())
+            file.add(tmp_path / "one.png", name)
+    listing = sources.scan(tmp_path / "a.tar")
+    sent = on_ray._sent(listing, [0, 1])
+    times = (tmp_path / "a.tar").stat()
+    shutil.copy(tmp_path / "a.tar", tmp_path / "b.tar")
+    (tmp_path / "b.tar").replace(tmp_path / "a.tar")
+    os.utime(tmp_path / "a.tar", ns=(times.st_atime_ns, times.st_mtime_ns + changed))
+    found = reading.reference(sent, 0)
+    if changed:
+        with pytest.raises(DecodeError, match="changed since it was listed"):
+            found()
+    else:
+        assert found().data == b"cat/1.png"
 
 
 def test_images_are_not_bad_where_a_file_system_went_away(

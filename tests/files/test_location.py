@@ -34,7 +34,7 @@ def test_a_text_names_a_path_or_an_address(text: str, expected: object) -> None:
 @pytest.mark.parametrize(
     "text",
     ["s3://key:secret@bucket/a", "https://user@host/a", "https://host/a?X-Amz-Signature=abc",
-     "https://account/a?sv=1&sig=abc", "s3://AKIA:secret/abc@bucket/a", "s3://AKIA:/abc@bucket",
+     "https://account/a?sv=1&sig=abc", "s3://AKIA:secret/abc@bucket/a", "s3://AKIA:/abc@bucket", "s3://AKIA:1234/abc@bucket/a",
      "https://user:secret?abc@host/a", "https://user:secret#abc@host:80/a",
      *(f"https://host/a?x=1&{name}=abc" for name in (
          "private_token", "access_token", "auth_token", "api_key", "apiKey", "password", "code",

@@ -215,7 +215,7 @@ def test_a_row_that_was_not_packed_beside_some_that_were(tmp_path: Path, table_f
     listing = sources.scan(data)
     assert listing.paths[0] == "of/5.png" and listing.labels[0] == "dog"
     assert listing.paths[5] == f"{data.name}/image/00000004-4.png"
-    gone = "cannot be read: the row has neither bytes nor a file at its path, .../4.png"
+    gone = "cannot be read: the row has no bytes, and no file was found at its path, .../4.png"
     assert read_all(listing) == [b"of its own", b"0", b"1", b"2", b"3", gone]
 
 
@@ -225,7 +225,7 @@ def test_a_row_without_a_path_is_one_bad_image(tmp_path: Path, table_file: Any) 
     listing = sources.scan(data)
     assert listing.paths == ["1.png", f"{data.name}/path/00000001"]
     assert f"count as bad images, 1: '{data.name}/path/00000001'" in said(listing)
-    assert str(read_all(listing)[1]).startswith("cannot be read: not in the ")
+    assert str(read_all(listing)[1]).startswith("cannot be read: no image in the ")
     (tmp_path / "1.png").unlink()
     with pytest.raises(ManifestError, match="1 of 1 files do not exist"):
         sources.scan(data)
@@ -299,9 +299,9 @@ def test_names_of_files_that_tell_one_split_or_none(tmp_path: Path) -> None:
     for part in ("test", "x"):
         tables.write_parquet(tmp_path / part / f"{part}{name}", hub(2))
     found = sources.scan(tmp_path / "test")
-    assert set(found.splits) == {""} and "All packed files are named as test" in said(found)
+    assert set(found.splits) == {""} and "All files are named as test" in said(found)
     assert set(sources.scan(tmp_path / "test", layout="splits").splits) == {"test"}
-    with pytest.raises(ManifestError, match="Expected packed files that are named as splits"):
+    with pytest.raises(ManifestError, match="Expected files that are named as splits"):
         sources.scan(tmp_path / "x", layout="splits")
     tables.write_parquet(tmp_path / f"test/train{name}", hub(2))
     assert sources.scan(tmp_path / "test").splits == ["test"] * 2 + ["train"] * 2
@@ -612,7 +612,7 @@ def test_too_many_bytes_are_not_read(table_file: Any) -> None:
     pack = packed.opened(table_file(hub()))
     with pytest.raises(UnreadableImageError, match=r"^too large: 1 bytes"):
         pack.read("image/00000003-3.png", limit=0)
-    with pytest.raises(UnreadableImageError, match="not in the"):
+    with pytest.raises(UnreadableImageError, match="no image in the"):
         pack.read("image/00000003-4.png", limit=LIMIT)
 
 

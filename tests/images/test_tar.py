@@ -377,7 +377,7 @@ def test_shards_are_one_folder_with_splits_by_name(tmp_path: Path) -> None:
         ("train-1.tar/cat/1.jpg", ("cat", "train")),
     ]
     assert len(listing) == 8 and listing.root == tmp_path
-    said = "Splits are told from the names of packed files: train (2 files), val (2 files)"
+    said = "Splits are told from the names of files: train (2 files), val (2 files)"
     assert said in listing.notes
     assert set(sources.scan(data, layout="classes").splits) == {""}
     write_shards(tmp_path, {"more.tar": {"cat/2.jpg": b"y"}})
@@ -386,7 +386,7 @@ def test_shards_are_one_folder_with_splits_by_name(tmp_path: Path) -> None:
     assert len(sources.scan(data, layout="splits")) == 8
     lone = write_shards(tmp_path / "lone", {f"test-{n}.tar": {"cat/1.jpg": b"x"} for n in range(2)})
     assert set(sources.scan(lone).splits) == {""}
-    assert sources.scan(lone).notes[0].startswith("All packed files are named as test, so that")
+    assert sources.scan(lone).notes[0].startswith("All files are named as test, so that")
 
 
 def test_folders_of_several_splits_in_a_file_go_before_its_name(tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_folders_around_packed_files_are_classes_as_if_unpacked_in_them(
     assert {path.rpartition("/")[0]: row for path, row in rows(listing).items()} == {
         name: (name[:3], name[4:].partition("-")[0]) for name in named
     }
-    assert any("names of packed files: train (2 files), val (2 files)" in n for n in listing.notes)
+    assert any("names of files: train (2 files), val (2 files)" in n for n in listing.notes)
     write_shards(tmp_path / "e", {"cat/more.tar": shard("1")})
     with pytest.raises(ManifestError, match="to be named as splits, or none"):
         sources.scan(tmp_path / "e")

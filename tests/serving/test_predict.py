@@ -349,7 +349,7 @@ def test_packed_files_and_folders_are_no_image_and_why(made: Path, tmp_path: Pat
     packed = str(tmp_path / "photos.zip")
     found = Classifier.load(made / "run").predict([packed, tmp_path, tmp_path / "folder.zip"])
     assert [error["reason"] for error in found.errors] == [
-        f"a packed file: name its members, such as {packed}/cat/1.jpg, or use pipeline predict",
+        f"a packed file: name images in it, as pipeline predict calls them, such as {packed}/...",
         *["a folder: list its files"] * 2,
     ]
     result = run_predict(made, tmp_path)

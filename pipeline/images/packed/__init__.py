@@ -151,7 +151,7 @@ def require_listed(state: FileState, known: FileState) -> None:
     Raises:
         UnreadableImageError: Its state is another.
     """
-    if known.is_proof and state.stamp != known.stamp:
+    if known.is_proof and not state.is_of(known):
         raise UnreadableImageError(
             "cannot be read: the packed file changed since it was listed: run this again"
         )

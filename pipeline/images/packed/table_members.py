@@ -116,19 +116,19 @@ class TableFile(ABC):
         yield from ()
 
     def _no_bytes(self, column: str, row: int) -> UnreadableImageError:
-        """Return the error for a row without bytes; a file at its path would have been listed."""
+        """Return the error for a row without bytes."""
         end = self.names.name(column, row).partition("/")[2].partition("-")[2]
         if not end:
             return UnreadableImageError("cannot be read: the row has no bytes")
         return UnreadableImageError(
-            f"cannot be read: the row has neither bytes nor a file at its path, .../{end}"
+            f"cannot be read: the row has no bytes, and no file was found at its path, .../{end}"
         )
 
     def _place(self, name: str) -> tuple[str, int]:
         """Return column and row of an image."""
         found = self.names.find(name)
         if found is None:
-            raise UnreadableImageError(f"cannot be read: not in the {self.kind} file")
+            raise UnreadableImageError(f"cannot be read: no image in the {self.kind} file")
         return found
 
 

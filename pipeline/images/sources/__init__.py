@@ -125,10 +125,15 @@ def with_states(listing: Manifest) -> Manifest:
         ConfigError: What speaks to a storage is not installed.
         StorageError: A storage is out of reach.
     """
-    if listing.states:
+    if listing.states and None not in listing.states:
         return listing
     with place.looked_up(listing.root, listing.paths) as is_remote:
         if not is_remote:
             return listing
-        states = [place.state_of(listing.root, path) for path in listing.paths]
+        # Those that are known go with the labels that were read then.
+        known = listing.states or [None] * len(listing)
+        states = [
+            before or place.state_of(listing.root, path)
+            for before, path in zip(known, listing.paths, strict=True)
+        ]
         return replace(listing, states=states)

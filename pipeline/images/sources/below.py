@@ -77,7 +77,7 @@ def _enter(found: Below, folder: Location, name: str) -> None:
     try:
         members, notes = _members(folder / name, name)
     except (ConfigError, ManifestError) as error:
-        found.refused[name] = error.message.rstrip(".")
+        found.refused[name] = str(error).rstrip(".")
     except OSError as error:
         found.refused[name] = f"cannot be read: {error.strerror or error}"
     else:

@@ -67,7 +67,7 @@ def of_files(
     if len(without) == len(paths):
         if given.layout == "splits":
             raise ManifestError(
-                f"Expected packed files that are named as splits in {str(given.data)!r}. "
+                f"Expected files that are named as splits in {str(given.data)!r}. "
                 f"Received: {mention(without)}.",
                 hint="Name them train, val and test, or leave --layout out.",
             )
@@ -75,18 +75,18 @@ def of_files(
     if without and given.layout == "auto":
         others = [path for path, split in zip(paths, splits, strict=True) if split]
         raise ManifestError(
-            f"Expected all packed files in {str(given.data)!r} to be named as splits, or none. "
+            f"Expected all files in {str(given.data)!r} to be named as splits, or none. "
             f"Received both: {mention(others)}, and not {mention(without)}.",
             hint="Say what they are: --layout splits leaves the others out, --layout classes "
             "takes no name for a split.",
         )
     if given.layout == "auto" and len(set(splits)) == 1:
         note = (
-            f"All packed files are named as {splits[0]}, so that names tell no splits; --layout "
+            f"All files are named as {splits[0]}, so that names tell no splits; --layout "
             "splits takes it for one"
         )
         return none, [note]
-    notes = said(splits, "names of packed files", "file")
+    notes = said(splits, "names of files", "file")
     if without:
         notes.append(f"Left out, named as no split: {mention(without)}")
     return [split or None for split in splits], notes

@@ -6,7 +6,7 @@ out is noted.
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -181,14 +181,16 @@ def _rows(tree: Tree, layout: _Layout) -> tuple[list[tuple[str, str, str]], list
             rows.append((path, label, said))
         else:
             no_images.append(path)
-    inner = packed.among(tree.paths)
-    return rows, [_without_images(name, inner) for name in (*empty, *no_images)]
+    inner = {above for path in packed.among(tree.paths) for above in _with_parents(path)}
+    reasons = {True: "packed, and not entered: unpack it", False: "no image"}
+    return rows, [f"{name!r} ({reasons[name in inner]})" for name in (*empty, *no_images)]
 
 
-def _without_images(name: str, inner: Sequence[str]) -> str:
-    """Return a file or folder that is left out, with the reason, given all packed files."""
-    is_packed = any(f"{path}/".startswith(f"{name}/") for path in inner)
-    return f"{name!r} ({'packed, and not entered: unpack it' if is_packed else 'no image'})"
+def _with_parents(path: str) -> Iterator[str]:
+    """Yield a path, and the folders that it is in."""
+    while path:
+        yield path
+        path = parent(path)
 
 
 def _require_no_packed(tree: Tree, layout: _Layout, data: Location) -> None:

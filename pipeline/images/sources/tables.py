@@ -180,7 +180,7 @@ def scan_tables(files: Sequence[TableFile], given: Given, *, root: Location) -> 
         raise ManifestError(
             f"There are no rows in {str(given.data)!r}.{damaged}", hint="Give one per image."
         )
-    data = Path(str(given.data))
+    data = given.data
     found, notes = found_rows(given.data, root, listed.paths, are_all=not listed.rows)
     # Names of members are unique as they are made.
     named = [*found, *_bad_rows(listed)]
@@ -373,14 +373,12 @@ def _states(known: Mapping[str, FileState], listing: Manifest) -> Sequence[FileS
         listing: Its paths are a table, a column and a row; or files, a damaged table among them.
 
     Returns:
-        The states; nothing if one is at an address, where all are asked for together.
+        The states; None of those at addresses, which are asked for together.
     """
     states = []
     for path in listing.paths:
         state = known.get(path.rsplit("/", 2)[0]) or known.get(path)
-        if state is None:
-            if is_address(place_of(listing.root, path)):
-                return ()
+        if state is None and not is_address(place_of(listing.root, path)):
             state = state_of(listing.root, path)
         states.append(state)
     return states
