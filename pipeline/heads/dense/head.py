@@ -24,7 +24,7 @@ from pipeline.system.keras_setup import Tensor, import_keras
 # processor's cache each step waits for memory, and heads are faster one at a time.
 SHARED_WEIGHTS: Final = 1_250_000
 # Weights times images that are passed in a second, at the least.
-_RATE: Final = 1.5e10
+_RATE: Final = 8e9
 
 
 class DenseHead(Head):

@@ -21,7 +21,7 @@ MAX_ENTRIES: Final = 2**25
 # Parameters in which the heads of one bank may differ.
 _OWN: Final = ("learning_rate", "weight_decay")
 # Weights times images that are passed in a second, at the least.
-_RATE: Final = 1.5e10
+_RATE: Final = 1e10
 
 
 class LinearHead(Head):
