@@ -351,6 +351,7 @@ def test_what_will_be_left_out_is_said_before_anything_long_and_bars_end(
 ) -> None:
     store = planted_store(tmp_path / "store", {"ant": 20, "bee": 20})
     monkeypatch.setattr(label_errors, "LARGE", 30)
+    monkeypatch.setattr(label_errors.machine, "free_memory", lambda: 1 << 34)
     if copies is not None:
         monkeypatch.setattr(RidgeHead, "copies", copies)
     reporter = Watching()
