@@ -150,7 +150,7 @@ def _splits_by_key(run: Path) -> dict[bytes, str] | None:
 def _known_rows(
     listing: Manifest, classifier: Classifier, options: EvaluateOptions
 ) -> Sequence[int]:
-    """Return the rows whose class the run knows.
+    """Return the rows whose class the run knows, and those with two labels, for their copies.
 
     Raises:
         ManifestError: There is none.
@@ -164,7 +164,7 @@ def _known_rows(
             f"Received: {mention(others) if others else 'no labels'}.",
             hint="Name the class folders, or the labels of the CSV, as the run does.",
         )
-    return rows
+    return sorted({*rows, *(row for row, status in enumerate(listing.statuses) if status)})
 
 
 def _classified(
@@ -183,10 +183,7 @@ def _classified(
 
     with reporter.bar(len(rows), "img") as bar:
         errors = classifier.classify(inputs, keep, bar=bar)
-    statuses = [
-        before or (UNKNOWN if label else UNLABELLED)
-        for label, before in zip(listing.labels, listing.statuses, strict=True)
-    ]
+    statuses = [UNKNOWN if label else UNLABELLED for label in listing.labels]
     reasons = {item["path"]: item["reason"] for item in errors}
     for row in rows:
         statuses[row] = reasons.get(listing.paths[row], OK)

@@ -164,8 +164,10 @@ def test_a_path_with_two_labels_is_in_no_split_and_the_others_go_on(
     head = ("train-head", "--store", store, "--run", tmp_path / "run", "--head", "centroid")
     status, result = command(*head)
     assert status == 0 and result["dropped"] == {"conflicting label": 5}
-    status, result = command("evaluate", tmp_path / "run", data)
-    assert status == 0 and (result["conflicting"], result["scored"]) == (4, 14)
+    told = tmp_path / "told.csv"
+    status, result = command("evaluate", tmp_path / "run", data, "--csv", told)
+    assert status == 0 and (result["conflicting"], result["scored"]) == (5, 13)
+    assert "cat/001.png" in told.read_text()
     other = ("extract", data, "--store", tmp_path / "other", "--weights", "random")
     status, result = command(*other, "--on-error", "raise")
     assert status == 2 and "'cat/001.png' with two" in result["error"]["message"]

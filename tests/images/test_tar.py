@@ -500,11 +500,46 @@ def test_folders_around_packed_files_are_classes_as_if_unpacked_in_them(
     write_shards(tmp_path / "e", {"cat/more.tar": shard("1")})
     with pytest.raises(ManifestError, match="to be named as splits, or none"):
         sources.scan(tmp_path / "e")
-    # Numbered folders are parts of one data set; bare numbers are classes.
-    for start, labels in (("part-", {""}), ("", {"0", "1"})):
-        parts = {f"{start}{number}/{number}.tar": shard("1") for number in range(2)}
-        listing = sources.scan(write_shards(tmp_path / f"f{start}", parts))
-        assert {label for label, _ in rows(listing).values()} == labels
+    # One split alone is none, of which nothing is to be said here.
+    write_shards(tmp_path / "g", {f"{label}/train.tar": shard("1") for label in ("cat", "dog")})
+    listing = sources.scan(tmp_path / "g")
+    assert set(rows(listing).values()) == {("cat", ""), ("dog", "")}
+    assert not any("--layout splits" in note for note in listing.notes)
+    with pytest.raises(ManifestError, match="Received: 'cat', 'dog'") as refused:
+        sources.scan(tmp_path / "g", layout="splits")
+    assert "Leave --layout out" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        (("part-00", "part-01"), {""}),
+        (("train/shard1", "test/shard2"), {""}),
+        (("0", "1"), {"0", "1"}),
+        (("class1", "class2"), {"class1", "class2"}),
+        (("cat/part-0", "dog/part-0"), {"cat", "dog"}),
+    ],
+)
+def test_numbered_parts_of_a_data_set_are_no_classes(
+    folders: tuple[str, ...], labels: set[str], tmp_path: Path
+) -> None:
+    data = write_shards(tmp_path, {f"{folder}/0.tar": {"1.jpg": b"x"} for folder in folders})
+    listing = sources.scan(data)
+    assert {label for label, _ in rows(listing).values()} == labels
+    assert {split for _, split in rows(listing).values()} == {
+        folder.partition("/")[0] if "/s" in folder else "" for folder in folders
+    }
+    assert set(sources.scan(data, layout="classes").labels) == {
+        folder.partition("/")[0] for folder in folders
+    }
+
+
+def test_split_folders_around_class_folders_of_packed_files(tmp_path: Path) -> None:
+    places = [f"{split}/{label}/0.tar" for split in ("train", "test") for label in ("cat", "dog")]
+    data = write_shards(tmp_path, {place: {"1.jpg": b"x"} for place in places})
+    for layout in ("auto", "splits"):
+        found = set(rows(sources.scan(data, layout=layout)).values())
+        assert found == {(label, split) for label in ("cat", "dog") for split in ("train", "test")}
 
 
 def test_folders_around_packed_files_with_splits_above_and_classes_inside(tmp_path: Path) -> None:

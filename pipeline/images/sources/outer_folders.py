@@ -1,7 +1,9 @@
 """Folders around packed files that are classes: as if each file were unpacked where it is."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from pipeline.errors import ManifestError, mention
 from pipeline.images.manifest import Manifest
@@ -9,6 +11,9 @@ from pipeline.images.sources import file_splits
 from pipeline.images.sources.folder import scan_tree
 from pipeline.images.sources.folder_tree import Tree, parent
 from pipeline.images.sources.given import Given
+
+# A part of a data set, whatever is in it.
+_PART: Final = re.compile(r"(?:batch|chunk|part|shard)(?:es|s)?[ _.-]?\d+", re.IGNORECASE)
 
 
 def prefixes(
@@ -31,12 +36,15 @@ def prefixes(
             some are named as splits and some are not.
     """
     folders = sorted({parent(path) for path in paths})
-    is_open = given.layout == "auto"
-    if given.layout == "splits" or len(folders) == 1 or (is_open and _hold_shards(folders)):
+    if len(folders) == 1 or (given.layout == "splits" and inside):
         return None
+    is_open = given.layout == "auto"
     listing = _listed(given, folders)
+    if listing is None and not is_open:
+        _require_open(given, folders)
     classes = sorted(set(listing.labels) - {""}) if listing else []
-    if listing is None or not classes:
+    # Numbered parts of a data set are no classes.
+    if listing is None or not classes or (is_open and all(map(_PART.fullmatch, classes))):
         return None
     has_splits = any(listing.splits)
     if is_open and inside:
@@ -53,16 +61,26 @@ def prefixes(
     notes = [f"Folders around packed files are classes: {mention(classes)}"]
     if not has_splits:
         splits, said = file_splits.of_files(given, paths, [()] * len(paths))
-        notes += said
+        notes += said if any(splits) else []
     where = [file_splits.stem(path) if "/" in path else "" for path in paths]
     found = zip(splits, where, strict=True)
     return ["/".join(filter(None, parts)) for parts in found], notes
 
 
-def _hold_shards(folders: Sequence[str]) -> bool:
-    """Tell whether folders are numbered parts (part-00); bare numbers may be names of classes."""
-    last = [folder.rpartition("/")[2] for folder in folders]
-    return not any(name.isdigit() for name in last) and file_splits.are_numbered(last)
+def _require_open(given: Given, folders: Sequence[str]) -> None:
+    """Refuse to take folders for splits that are classes, and whose files may be named as splits.
+
+    Raises:
+        ManifestError: They are classes.
+    """
+    as_classes = _listed(replace(given, layout="auto"), folders)
+    if as_classes and any(as_classes.labels):
+        raise ManifestError(
+            f"Expected folders that are named as splits in {str(given.data)!r}. Received: "
+            f"{mention(sorted(set(as_classes.labels) - {''}))}.",
+            hint="Leave --layout out: these are classes then, and names of all files may say "
+            "splits.",
+        )
 
 
 def _listed(given: Given, folders: Sequence[str]) -> Manifest | None:
