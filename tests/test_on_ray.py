@@ -307,16 +307,17 @@ def test_a_sweep_finds_the_same(connected: Nodes, tmp_path: Path) -> None:
 def test_a_cluster_that_lost_all_its_nodes_is_given_up_and_a_rerun_goes_on(
     connected: Nodes, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    have_patience(monkeypatch, 25)
     store = data / "lost"
     thread = when_shards(store, 2, connected.lose_all)
-    assert main(on_ray(data, "lost")) == 2
+    with monkeypatch.context() as patch:
+        have_patience(patch, 20)
+        assert main(on_ray(data, "lost")) == 2
     thread.join()
     out, err = capfd.readouterr()
     assert err.count("\n") == 1
     error = json.loads(out)["error"]
     assert error["type"] == "ClusterError"
-    assert "no progress within 25 s" in error["message"]
+    assert "no progress within 20 s" in error["message"]
     assert 0 < len(Store.open(store)) < 60
     connected.add(2)
     assert main(on_ray(data, "lost")) == 0
