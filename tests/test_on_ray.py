@@ -319,6 +319,6 @@ def test_a_cluster_that_lost_all_its_nodes_is_given_up_and_a_rerun_goes_on(
     assert error["type"] == "ClusterError"
     assert "no progress within 20 s" in error["message"]
     assert 0 < len(Store.open(store)) < 60
-    connected.add(2)
-    assert main(on_ray(data, "lost")) == 0
+    # On one machine, since actors of what was given up may still wait for nodes here.
+    assert main(arguments(data, "lost")) == 0
     require_equal(data, "lost")
