@@ -129,6 +129,14 @@ def exists(root: Location, path: str) -> bool:
         return False
 
 
+def is_relative_to(root: Location, path: str) -> bool:
+    """Tell whether the path of an image is relative to a root: whether the image is there.
+
+    One at an address is there, or not, whatever the others are relative to.
+    """
+    return bool(path) and not is_address(path) and exists(root, path)
+
+
 def is_file(root: Location, path: str) -> bool:
     """Tell what is named on this machine, in no packed file; whether it is there is not asked."""
     name = name_of(root, path)

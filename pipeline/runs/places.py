@@ -11,8 +11,8 @@ from typing import Final
 
 from pipeline.errors import RunError
 from pipeline.files import places
-from pipeline.files.location import Location, Remote, is_address, locate
-from pipeline.images.place import exists, may_hold_images
+from pipeline.files.location import Location, Remote, locate
+from pipeline.images.place import is_relative_to, may_hold_images
 from pipeline.runs.record import Nearby, RunRecord
 from pipeline.store.store import Store
 
@@ -73,10 +73,7 @@ def root_of(record: RunRecord, folder: Path, first: str) -> Location:
         first: The path of one image.
     """
     nearby = record.nearby.root if record.nearby else None
-    # One at an address is there, or not, whatever the others are relative to.
-    is_relative = bool(first) and not is_address(first)
-    has_images = partial(exists, path=first) if is_relative else (lambda root: False)
-    return places.of_images(record.root, nearby, folder, has_images)
+    return places.of_images(record.root, nearby, folder, partial(is_relative_to, path=first))
 
 
 def given_root(place: str | None) -> Location | None:

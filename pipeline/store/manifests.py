@@ -7,11 +7,10 @@ from typing import Final
 
 from pipeline.errors import ManifestError
 from pipeline.files import places
-from pipeline.files.location import is_address
 from pipeline.files.regular import UnfitFileError, sha256_file
 from pipeline.images.manifest import Manifest
 from pipeline.images.manifest import read as read_manifest
-from pipeline.images.place import exists
+from pipeline.images.place import is_relative_to
 from pipeline.store.record import StoreRecord
 from pipeline.store.storage import Storage
 
@@ -57,9 +56,7 @@ class Manifests:
         known = self.record.manifests.get(name, self.record)
         rows = read_manifest(chosen, root=Path(), group=group)
         first = rows.paths[0] if rows.paths else ""
-        # One at an address is there, or not, whatever the others are relative to.
-        is_relative = bool(first) and not is_address(first)
-        has_images = partial(exists, path=first) if is_relative else (lambda root: False)
+        has_images = partial(is_relative_to, path=first)
         found = places.of_images(known.root, known.nearby_root, folder, has_images)
         return replace(rows, root=found)
 
