@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from pipeline import heads
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Room:
     """What heads, and the features that they are fitted on, ask of memory and time.
 
@@ -98,15 +99,23 @@ class Room:
     def _num_views(self) -> int:
         return len({*self.options.augment, *self.options.average})
 
+    @cached_property
+    def _counts(self) -> Mapping[str, int]:
+        return self.examples.counts()
+
     @property
     def _is_folded(self) -> bool:
-        return self.folds > 0 and not self.examples.counts()["val"]
+        return self.folds > 0 and not self._counts["val"]
+
+    @property
+    def _chosen_on(self) -> int:
+        """How many images settings are chosen on."""
+        return self._counts["train" if self._is_folded else "val"]
 
     @property
     def _fitted(self) -> int:
         """How many rows of features a head is fitted on at most."""
-        counts = self.examples.counts()
-        images = counts["train"] + (counts["val"] if self.options.refit else 0)
+        images = self._counts["train"] + (self._counts["val"] if self.options.refit else 0)
         return images * (1 + len(self.options.augment))
 
     def _to_fit(self, name: str) -> float:
@@ -119,19 +128,16 @@ class Room:
 
     def _scores(self) -> int:
         """Return the bytes that scores take at most."""
-        counts = self.examples.counts()
-        chosen = counts["train" if self._is_folded else "val"]
-        arrays = max(_TO_CHOOSE * chosen, _AT_THE_END * (chosen + counts["test"]))
-        most = max(self.settings.values(), default=1)
-        arrays += most * counts["train"] if self._is_folded else 0
+        chosen = self._chosen_on
+        arrays = max(_TO_CHOOSE * chosen, _AT_THE_END * (chosen + self._counts["test"]))
+        arrays += max(self.settings.values(), default=1) * chosen if self._is_folded else 0
         return 8 * len(self.examples.names) * (1 + len(self.options.average)) * arrays
 
     def _no_room_for_scores(self, scores: int, free: int) -> ConfigError:
-        counts = self.examples.counts()
-        chosen = counts["train" if self._is_folded else "val"]
+        held_out = self._chosen_on + self._counts["test"]
         return ConfigError(
-            f"Expected memory for scores of {chosen + counts['test']:,} images (to choose on, and "
-            f"test) and {len(self.examples.names):,} classes: {_size(scores, free)}",
+            f"Expected memory for scores of {held_out:,} images (to choose on, and test) and "
+            f"{len(self.examples.names):,} classes: {_size(scores, free)}",
             hint="Take a part of the images, with --manifest, or "
             + ("give val a share, with --split." if self._is_folded else "hold fewer of them out."),
         )
