@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,7 @@ from pipeline.images.manifest import OK, Manifest
 from pipeline.runs.backbone import require_features_of
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
-from pipeline.system.progress import Reporter, Silence
-
-_SILENCE: Final = Silence()
+from pipeline.system.progress import SILENCE, Reporter
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Listing(DistinctImages):
 
 
 def read_listing(
-    store: Store, manifest: Path | None, run: Run | None, reporter: Reporter = _SILENCE
+    store: Store, manifest: Path | None, run: Run | None, reporter: Reporter = SILENCE
 ) -> Listing:
     """Read rows and features.
 

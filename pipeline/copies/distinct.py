@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from pipeline.copies import neighbours, scratch
 from pipeline.copies.projection import Units
 from pipeline.errors import ConfigError, ManifestError
+from pipeline.heads.rows import blocks
 from pipeline.images.manifest import CONFLICT, OK, Manifest, mark_conflicts
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
 from pipeline.system import machine
-from pipeline.system.progress import Reporter, Silence
+from pipeline.system.progress import SILENCE, Reporter
 from pipeline.system.wording import counted
 
 # What work on features takes beside them, as a share: products, a head, scaled parts.
@@ -32,7 +33,6 @@ _MORE: Final = 128
 BYTES_OF_FILE: Final = 1536
 # Rows that are read together.
 _AT_ONCE: Final = 8192
-_SILENCE: Final = Silence()
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DistinctImages:
 
 
 def distinct_images(
-    store: Store, manifest: Manifest, reporter: Reporter = _SILENCE
+    store: Store, manifest: Manifest, reporter: Reporter = SILENCE
 ) -> DistinctImages:
     """Read the features of all images of a manifest that have any.
 
@@ -133,13 +133,8 @@ def _usable(rows: Manifest, store: Store) -> Manifest:
 def _read_units(store: Store, keys: NDArray[np.bytes_], units: Units, reporter: Reporter) -> None:
     """Read features and bring them to a norm of one; a row of zeros stays as it is."""
     features = StoredFeatures.of(store.plain, keys)
-    # Rows that lie side by side are read at once, whatever their order here.
-    order = features.disk_order()
-    starts = range(0, len(order), _AT_ONCE)
-    with reporter.bar(len(starts), "block") as bar:
-        for start in starts:
-            rows = order[start : start + _AT_ONCE]
-            part = features.read(rows)
+    with reporter.bar(-(-len(keys) // _AT_ONCE), "block") as bar:
+        for rows, part in blocks(features, _AT_ONCE):
             norms = np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64))
             units[rows] = part / np.where(norms, norms, 1.0)[:, None].astype(np.float32)
             bar.advance()

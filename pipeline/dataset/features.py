@@ -5,7 +5,7 @@ They are in memory or on disk; fitting and scoring a head is the same for both.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pipeline.config.options import StageTwoOptions
 from pipeline.dataset.examples import Examples, SplitRule
 from pipeline.dataset.splits import SPLITS, read_split
-from pipeline.heads.rows import row_blocks
+from pipeline.heads.rows import BLOCK_ROWS, blocks, row_blocks
 from pipeline.store.store import Store
 from pipeline.store.stream import StoredFeatures
-from pipeline.system.progress import Reporter, Silence
+from pipeline.system.progress import SILENCE, Bar, Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 # In memory, or on disk.
 Features = NDArray[np.floating] | StoredFeatures
 Scores = list[NDArray[np.floating]]
-_SILENCE: Final = Silence()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ def features_of(
     options: StageTwoOptions,
     *,
     in_memory: bool = True,
-    reporter: Reporter = _SILENCE,
+    reporter: Reporter = SILENCE,
 ) -> SplitFeatures:
     """Read the features of rows and of the views asked for, or leave them on disk.
 
@@ -153,21 +152,30 @@ def features_of(
         store: Where they are.
         examples: The rows.
         options: Which views are asked for.
-        in_memory: Whether to read them; views are always read.
+        in_memory: Whether to read them, as views have to be.
         reporter: Where progress is shown.
 
     Raises:
         StoreError: The store has no such view, or lacks features.
     """
-    if not in_memory:
-        return SplitFeatures.of(examples, StoredFeatures.of(store.plain, examples.keys))
     names: list[str | None] = [None, *dict.fromkeys((*options.augment, *options.average))]
-    total = sum(store.set_of(name).num_shards(examples.keys) for name in names)
-    with reporter.bar(total, "shard") as bar:
-        read = {name: store.set_of(name).read(examples.keys, bar.advance) for name in names}
+    stored = {name: StoredFeatures.of(store.set_of(name), examples.keys) for name in names}
+    if not in_memory:
+        return SplitFeatures.of(examples, stored[None])
+    with reporter.bar(len(stored) * -(-len(examples) // BLOCK_ROWS), "block") as bar:
+        read = {name: _in_memory(features, bar) for name, features in stored.items()}
     return SplitFeatures.of(
         examples,
         read[None],
         augment=[read[name] for name in options.augment],
         average=[read[name] for name in options.average],
     )
+
+
+def _in_memory(features: StoredFeatures, bar: Bar) -> NDArray[np.float32]:
+    """Read all features, a block at a time."""
+    out = np.empty(features.shape, np.float32)
+    for rows, part in blocks(features):
+        out[rows] = part
+        bar.advance()
+    return out

@@ -21,7 +21,7 @@ from pipeline.runs.record import best
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system.keras_setup import Tensor
-from pipeline.system.progress import Reporter, Silence
+from pipeline.system.progress import SILENCE, Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import
 
 # The best of these on val is the default.
 STARTING_HEADS: Final = ("dense", "linear", "logreg")
-_SILENCE: Final = Silence()
 
 _HINT: Final = (
     "Put the images back, say where they are with --data DIR, or extract again and train again."
@@ -64,7 +63,7 @@ class Origin:
         return np.arange(place.start, place.stop)
 
 
-def open_origin(options: FinetuneOptions, reporter: Reporter = _SILENCE) -> Origin:
+def open_origin(options: FinetuneOptions, reporter: Reporter = SILENCE) -> Origin:
     """Open the run to start from, its store and one of its heads.
 
     Args:

@@ -32,14 +32,12 @@ from pipeline.images.views import PLAIN
 from pipeline.serving import trained_head
 from pipeline.serving.inputs import ImageInput, listed
 from pipeline.system import machine
-from pipeline.system.progress import Bar, Reporter, Silence
+from pipeline.system.progress import SILENCE, Bar, Reporter
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import
     from pipeline.heads.head import Head
 
 NO_ANSWER: Final = ""
-
-_SILENCE: Final = Silence()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +220,7 @@ class Classifier:
         """What the encoder is given of an image: the image as it is, then other views."""
         return (PLAIN, *self.average)
 
-    def predict(self, images: object, top: int = 1, *, bar: Bar = _SILENCE) -> Predictions:
+    def predict(self, images: object, top: int = 1, *, bar: Bar = SILENCE) -> Predictions:
         """Classify images; decoding and encoding overlap, and memory stays bounded.
 
         Args:
@@ -275,7 +273,7 @@ class Classifier:
         return out
 
     def classify(
-        self, inputs: Sequence[ImageInput], keep: "Keep", *, bar: Bar = _SILENCE
+        self, inputs: Sequence[ImageInput], keep: "Keep", *, bar: Bar = SILENCE
     ) -> list[dict[str, str]]:
         """Hand on the probabilities of each good image, in order; return the bad ones.
 

@@ -78,17 +78,11 @@ class ShardSet:
         """
         self.index = KeyIndex.over(self._opened(path, cache) for path in self.shard_paths())
 
-    def num_shards(self, keys: Keys) -> int:
-        """Return how many shards hold some keys; keys that no shard holds are left out."""
-        places = self.index.find(keys)
-        return len(np.unique(self.index.shard_of[places[places >= 0]]))
-
-    def read(self, keys: Keys, advance: Callable[[], object] = lambda: None) -> Features:
+    def read(self, keys: Keys) -> Features:
         """Return the features of keys, in their order.
 
         Args:
             keys: ``S64``, shape ``(n,)``; may repeat.
-            advance: Called once a shard.
 
         Returns:
             float32, shape ``(n, dim)``.
@@ -106,7 +100,6 @@ class ShardSet:
             wanted = np.flatnonzero(shard_of == number)
             rows = self.index.row_of[places[wanted]]
             shards.read_into(self.index.shards[number], rows, out, wanted)
-            advance()
         return out
 
     def bring(self, paths: Sequence[Path]) -> None:

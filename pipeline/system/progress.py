@@ -6,7 +6,7 @@ The command line implements it with text and bars on stderr; library callers nee
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 
 class Bar(Protocol):
@@ -41,6 +41,9 @@ class Silence:
 
     def advance(self, **shown: object) -> None:
         """Show nothing."""
+
+
+SILENCE: Final = Silence()
 
 
 def say_notes(reporter: Reporter, notes: Iterable[str]) -> list[str]:

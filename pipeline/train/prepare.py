@@ -25,7 +25,7 @@ from pipeline.runs.record import MergedCopies, RunInputs, RunSource
 from pipeline.runs.run import Run
 from pipeline.store.store import Store
 from pipeline.system import keras_setup
-from pipeline.system.progress import Reporter, Silence, say_notes
+from pipeline.system.progress import SILENCE, Reporter, say_notes
 from pipeline.system.wording import counted
 
 if TYPE_CHECKING:  # scikit-learn takes two seconds to import, SciPy half of one
@@ -33,7 +33,6 @@ if TYPE_CHECKING:  # scikit-learn takes two seconds to import, SciPy half of one
     from pipeline.heads.head import Head
 
 
-_SILENCE: Final = Silence()
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 
 HeadParameters = Mapping[str, Mapping[str, object]]
@@ -92,7 +91,7 @@ def check_first(options: StageTwoOptions, names: tuple[str, ...], path: Path) ->
 def prepare_data(
     options: StageTwoOptions,
     wanted: "Mapping[str, Head]",
-    reporter: Reporter = _SILENCE,
+    reporter: Reporter = SILENCE,
     *,
     settings: Mapping[str, int] = _NONE,
     folds: int = 0,
